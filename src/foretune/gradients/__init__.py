@@ -1,0 +1,1 @@
+"""Per-example gradients as short sums of outer products, captured from one forward and c backward passes."""

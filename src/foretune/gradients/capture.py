@@ -1,0 +1,129 @@
+"""Gradient factors of one batch: one forward pass, then one backward pass per output.
+
+The model's weights are frozen. The graph starts at the first result that a watched parameter touches (normally the
+embedding output), so that no weight gradient is ever formed: the backward pass costs about one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foretune.errors import NonFiniteError
+from foretune.gradients.factors import Dense, Factor, FactorBatch, joined
+from foretune.gradients.recorder import Recorder, Use
+from foretune.shapes import Float
+
+
+class UnruledError(Exception):
+    """Parameters that no factor rule covers; `names` says which."""
+
+    def __init__(self, names: set[str]) -> None:
+        super().__init__(", ".join(sorted(names)))
+        self.names = frozenset(names)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass is: a closure that runs the model, and the shape of its batch."""
+
+    forward: Callable[[], Float[Tensor, "n c"]]
+    positions: tuple[int, ...]
+    tokens: int
+
+
+def capture(run: Pass, parameters: Mapping[str, Tensor], direct: frozenset[str] = frozenset()) -> FactorBatch:
+    """The gradient factors of `parameters` for the examples of one batch.
+
+    Args:
+        run: the forward pass; it must use the very tensors in `parameters`, none of which requires a gradient.
+        parameters: name -> tensor.
+        direct: names whose gradient autograd materialises instead; needs a batch of one example.
+
+    Returns:
+        The factors; parameters without any influence on the outputs are absent.
+
+    Raises:
+        UnruledError: a parameter enters an operation without a rule.
+        NotPerExampleError: the model mixes or flattens examples; run them one at a time.
+        NonFiniteError: an infinite or undefined number, with the module where it first appears.
+    """
+    n = len(run.positions)
+    recorder = Recorder(parameters, n, run.tokens, skip=direct)
+    materialised = [parameters[name].requires_grad_() for name in sorted(direct)]
+    try:
+        with torch.enable_grad():
+            with recorder:
+                logits = run.forward()  # (n, c)
+            if recorder.unruled:
+                raise UnruledError(recorder.unruled)
+            _refuse_non_finite(logits, recorder.uses)
+            dense = _backward(logits, recorder, materialised)
+    finally:
+        for tensor in materialised:
+            tensor.requires_grad_(False)
+    factors = _factors(recorder.uses)
+    factors.update({name: Dense(values) for name, values in zip(sorted(direct), dense, strict=True)})
+    return FactorBatch(run.positions, logits.detach(), factors)
+
+
+def _backward(logits: Tensor, recorder: Recorder, materialised: list[Tensor]) -> list[Float[Tensor, "n c p"]]:
+    """Run one backward pass per output; the uses receive their share, materialised gradients are returned."""
+    c = logits.shape[1]
+    targets = recorder.leaves + materialised
+    dense = [tensor.new_zeros(1, c, tensor.numel()) for tensor in materialised]
+    if not logits.requires_grad:
+        return dense
+    for use in recorder.uses:
+        use.outputs = c
+    for output in range(c):
+        for use in recorder.uses:
+            use.output = output
+        grads = torch.autograd.grad(logits[:, output].sum(), targets, retain_graph=output < c - 1, allow_unused=True)
+        for values, grad in zip(dense, grads[len(recorder.leaves) :], strict=True):
+            if grad is not None:
+                values[0, output] = grad.reshape(-1)
+    return dense
+
+
+def _factors(uses: list[Use]) -> dict[str, Factor]:
+    """Factors by parameter, the uses of one parameter joined."""
+    found: dict[str, list[Factor]] = defaultdict(list)
+    for use in uses:
+        if use.g is None:
+            continue  # the outputs do not depend on this call
+        if not torch.isfinite(use.g).all():
+            raise NonFiniteError(
+                f"The gradient at module {module_of(use.name)!r} is infinite or undefined. Try dtype float32 or "
+                "float64, or check the weights of this module."
+            )
+        for name, factor in use.rule(use.g):
+            found[name].append(factor)
+        use.g = None
+    mixed = {name for name, factors in found.items() if len({type(factor) for factor in factors}) > 1}
+    if mixed:
+        raise UnruledError(mixed)
+    return {name: joined(factors) for name, factors in found.items()}
+
+
+def _refuse_non_finite(logits: Tensor, uses: list[Use]) -> None:
+    """Name the first module whose result is not finite, if the logits are not."""
+    finite = bool(torch.isfinite(logits).all())
+    for use in uses:
+        if not finite and not torch.isfinite(use.result).all():
+            raise NonFiniteError(
+                f"The result of module {module_of(use.name)!r} is infinite or undefined. Try dtype float32 or float64, "
+                "or check the weights and the inputs of this module."
+            )
+        del use.result
+    if not finite:
+        raise NonFiniteError("The model's outputs are infinite or undefined although every layer's result is finite.")
+
+
+def module_of(parameter: str) -> str:
+    """The module that a parameter name belongs to."""
+    return parameter.rpartition(".")[0] or parameter

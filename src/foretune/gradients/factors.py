@@ -1,0 +1,113 @@
+r"""Gradient factors: an exact, compact form of a parameter's per-example gradients.
+
+For example `n` and output `c` the gradient of parameter block `W` is one of
+
+    Products   dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]              a linear layer over tokens t
+    Rows       dW[n, c, ids[n, t]] += values[n, c, t]                   an embedding table, or a few rows of a matrix
+    Dense      dW[n, c] = values[n, c]                                  a bias, a norm weight, anything materialised
+
+Equations: the linear-layer form is the structured derivative of Novak et al., "Fast Finite Width Neural Tangent
+Kernel" (2022), section 4; embeddings are linear layers on one-hot inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foretune.shapes import Float, Int
+
+
+@dataclass(frozen=True)
+class Products:
+    """`dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`; with `group`, token t acts on slice `group[n, t]` of a 3-D weight."""
+
+    x: Float[Tensor, "n t i"]
+    g: Float[Tensor, "n c t o"]
+    group: Int[Tensor, "n t"] | None = None
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors held, for counting memory."""
+        return (self.x, self.g)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`dW[n, c, ids[n, t]] += values[n, c, t]`: only a few rows of the parameter have a gradient."""
+
+    ids: Int[Tensor, "n t"]
+    values: Float[Tensor, "n c t o"]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors held, for counting memory."""
+        return (self.ids, self.values)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """`dW[n, c] = values[n, c]`, flattened."""
+
+    values: Float[Tensor, "n c p"]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors held, for counting memory."""
+        return (self.values,)
+
+
+Factor = Products | Rows | Dense
+
+
+def joined(uses: Sequence[Factor]) -> Factor:
+    """The factor of a parameter that a forward pass used several times: its uses laid end to end along tokens.
+
+    Raises:
+        TypeError: the uses are of different kinds (the caller materialises such a parameter instead).
+    """
+    first = uses[0]
+    if len(uses) == 1:
+        return first
+    if all(isinstance(use, Products) for use in uses):
+        x = torch.cat([use.x for use in uses], dim=1)  # (n, t, i)
+        g = torch.cat([use.g for use in uses], dim=2)  # (n, c, t, o)
+        groups = [use.group for use in uses]
+        if all(group is None for group in groups):
+            return Products(x, g)
+        if all(group is not None for group in groups):
+            return Products(x, g, torch.cat(groups, dim=1))
+    if all(isinstance(use, Rows) for use in uses):
+        return Rows(torch.cat([use.ids for use in uses], dim=1), torch.cat([use.values for use in uses], dim=2))
+    if all(isinstance(use, Dense) for use in uses):
+        return Dense(sum(use.values for use in uses))
+    kinds = sorted({type(use).__name__ for use in uses})
+    raise TypeError(f"a parameter is used in ways that do not join: {', '.join(kinds)}")
+
+
+@dataclass(frozen=True)
+class FactorBatch:
+    """The factors of a few examples.
+
+    Attributes:
+        positions: where each example stands in the list that was asked for.
+        outputs: the logits f(theta, x), shape (n, c).
+        factors: parameter name -> factor; a parameter that the forward pass does not use is absent (zero gradient).
+    """
+
+    positions: tuple[int, ...]
+    outputs: Float[Tensor, "n c"]
+    factors: dict[str, Factor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, a tensor that several factors share counted once."""
+        storages = {}
+        for factor in self.factors.values():
+            for tensor in factor.tensors:
+                storage = tensor.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+        return sum(storages.values())

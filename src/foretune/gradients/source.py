@@ -1,0 +1,110 @@
+"""Examples in, gradient factors out: batching by length, one example at a time where a model needs it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from foretune.errors import UsageError
+from foretune.gradients.capture import Pass, UnruledError, capture
+from foretune.gradients.factors import FactorBatch
+from foretune.gradients.recorder import NotPerExampleError
+from foretune.model.encoding import Encoded
+from foretune.model.outputs import Outputs
+from foretune.text.example import Example
+
+
+class GradientSource:
+    """The gradient factors of a list of examples, captured on demand.
+
+    Args:
+        outputs: the model as a function.
+        examples: all examples that will be asked for, by their place in this list.
+        names: the parameters wanted, in order.
+
+    Attributes:
+        lengths: tokens of each example.
+        single: one example per forward pass, because the model mixes examples or has parameters without a rule.
+    """
+
+    def __init__(self, outputs: Outputs, examples: Sequence[Example], names: Sequence[str]) -> None:
+        self.outputs = outputs
+        parameters = outputs.parameters()
+        self.parameters: dict[str, Tensor] = {name: parameters[name] for name in names}
+        if any(not tensor.is_floating_point() for tensor in self.parameters.values()):
+            raise UsageError("A quantised parameter has no gradient. Load the model in float32 or bfloat16.")
+        self.encoded: list[Encoded] = [outputs.encode(example) for example in examples]
+        self.lengths = [len(encoded.ids) for encoded in self.encoded]
+        self.direct: frozenset[str] = frozenset()
+        self.single = False
+
+    @property
+    def truncated(self) -> int:
+        """How many texts were cut to fit."""
+        return sum(encoded.cut for encoded in self.encoded)
+
+    def capture(
+        self, positions: Iterable[int], batch: int, done: Callable[[int], None] = lambda _: None
+    ) -> list[FactorBatch]:
+        """The factors of the examples at `positions`, in batches of similar length.
+
+        Args:
+            positions: places in the list of examples.
+            batch: examples per forward pass at most.
+            done: called with the number of examples finished, for progress bars.
+
+        Raises:
+            NonFiniteError: see `capture`.
+        """
+        ordered = sorted(positions, key=lambda place: (-self.lengths[place], place))
+        batches: list[FactorBatch] = []
+        start = 0
+        while start < len(ordered):
+            part = tuple(ordered[start : start + (1 if self.single else batch)])
+            found = self._attempt(part)
+            if found is None:
+                continue  # again, one example at a time or with gradients from autograd
+            batches.append(found)
+            start += len(part)
+            done(len(part))
+        return batches
+
+    def _attempt(self, positions: tuple[int, ...]) -> FactorBatch | None:
+        """The factors of one batch, or None after changing how batches are run."""
+        encoded = self.outputs.collate([self.encoded[place] for place in positions])
+        run = Pass(lambda: self.outputs.forward(encoded), positions, encoded["input_ids"].shape[1])
+        try:
+            return capture(run, self.parameters, self.direct)
+        except NotPerExampleError:
+            if self.single:
+                raise
+            self.single = True
+        except UnruledError as error:
+            if error.names <= self.direct:
+                raise
+            self.single = True
+            self.direct |= error.names
+            warnings.warn(
+                f"No factor rule covers {', '.join(sorted(error.names))}: their gradients come from autograd, exactly, "
+                "one example at a time. This is slower.",
+                stacklevel=2,
+            )
+        return None
+
+    def footprint(self, place: int) -> tuple[int, int]:
+        """Bytes of the factors of one example, and of what its forward pass keeps for the backward pass."""
+        weights = {tensor.untyped_storage().data_ptr() for tensor in self.outputs.module.state_dict().values()}
+        saved: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            held = sum(batch.nbytes for batch in self.capture([place], 1))
+        return held, sum(saved.values())

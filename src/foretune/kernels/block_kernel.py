@@ -1,0 +1,89 @@
+"""The kernel of every parameter block, in one array.
+
+`K[b, i, a, j, e] = <d f_a(x_i) / d theta_b, d f_e(x_j) / d theta_b>` for the SGD kernel. Blocks add up: the kernel of
+any set of parameters is the sum over its blocks.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from foretune.errors import UsageError, nearest
+from foretune.kernels.folder import read_folder, write_folder
+from foretune.shapes import Float64
+
+Pattern = str | Sequence[str] | Callable[[str], bool]
+
+
+def matching(names: Sequence[str], pattern: Pattern) -> list[int]:
+    """The places of the names that a glob, one of several globs, or a predicate accepts.
+
+    Raises:
+        UsageError: none does; the message names the nearest.
+    """
+    if callable(pattern):
+        chosen = [place for place, name in enumerate(names) if pattern(name)]
+    else:
+        globs = [pattern] if isinstance(pattern, str) else list(pattern)
+        chosen = [place for place, name in enumerate(names) if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+    if not chosen:
+        hint = nearest(str(pattern).strip("*"), names)
+        raise UsageError(f"No parameter block matches {pattern!r}; there are {len(names)}, from {names[0]!r}.{hint}")
+    return chosen
+
+
+@dataclass(frozen=True)
+class BlockKernel:
+    """Kernels by parameter block.
+
+    Attributes:
+        names: the parameter of each block.
+        array: float64, shape (b, n, c, m, d): rows are examples i with outputs a, columns examples j with outputs e.
+        description: how the values were got (model, data, formula, versions).
+    """
+
+    names: tuple[str, ...]
+    array: Float64[np.ndarray, "b n c m d"]
+    description: Mapping[str, object] = field(default_factory=dict)
+
+    def total(self) -> Float64[np.ndarray, "n c m d"]:
+        """The kernel of all blocks together."""
+        return self.array.sum(0)
+
+    def matrix(self) -> Float64[np.ndarray, "nc md"]:
+        """The kernel of all blocks as a matrix: row `i * c + a`, column `j * d + e`."""
+        n, c, m, d = self.array.shape[1:]
+        return self.total().reshape(n * c, m * d)
+
+    def select(self, pattern: Pattern) -> BlockKernel:
+        """The blocks whose name matches a glob, one of several globs, or a predicate.
+
+        Raises:
+            UsageError: no block matches.
+        """
+        chosen = matching(self.names, pattern)
+        return BlockKernel(tuple(self.names[place] for place in chosen), self.array[chosen], self.description)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a kernel folder: `kernel.zarr` and a readable `kernel.json`.
+
+        Raises:
+            KernelFolderError: the folder holds another computation.
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        write_folder(Path(folder), self.names, self.array, self.description)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> BlockKernel:
+        """Read a complete kernel folder.
+
+        Raises:
+            KernelFolderError: no kernel there, or an unfinished or damaged one.
+        """
+        names, array, description = read_folder(Path(folder))
+        return cls(tuple(names), array, description)

@@ -1,0 +1,91 @@
+"""Logits of label words: at the mask of a masked language model, or after the prompt of a causal one.
+
+Malladi et al. 2023, section 2, prompt-based fine-tuning: `f(s) = Phi~^T h(s)`, the columns of the output embedding
+that belong to the label words, applied to the hidden state at the answer's place.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from foretune.errors import ModelError
+from foretune.model.encoding import Batch, PromptEncoder, token_limit
+from foretune.model.load import LanguageModel
+from foretune.model.outputs import LabelRows, Outputs, answering_copy, cache_off, reading_at
+from foretune.shapes import Float
+from foretune.text.task import Task
+
+
+class _AnswerModule(nn.Module):
+    """The language model with its vocabulary cut down to the label words, read at one position."""
+
+    def __init__(self, model: nn.Module, word_ids: list[int], *, difference: bool) -> None:
+        super().__init__()
+        self.model = model
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        layer = inner.get_output_embeddings()
+        owner_name = next((name for name, module in inner.named_modules() if module is layer), None) if layer else None
+        if owner_name is None or not hasattr(layer, "weight"):
+            raise ModelError(
+                f"{type(inner).__name__} has no output layer over the vocabulary, so no words to answer with. Use a "
+                "classification head: ft.HeadLogits, or --output head."
+            )
+        self._words = [LabelRows(layer, word_ids)]  # in a list: its weight belongs to the model already
+        owner, _, attribute = owner_name.rpartition(".")
+        setattr(inner.get_submodule(owner), attribute, self._words[0])
+        self._body = [inner.base_model]
+        self._options = cache_off(inner)
+        self.difference = difference
+
+    @property
+    def output_layer(self) -> nn.Module:
+        return self._words[0]
+
+    def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
+        with reading_at(self._body[0], batch["position"]):
+            out = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **self._options)
+        logits = out.logits[:, 0]  # (n, w)
+        return logits[:, 1:] - logits[:, :1] if self.difference else logits
+
+
+class AnswerLogits(Outputs):
+    """Label-word logits of a prompted language model.
+
+    Args:
+        lm: a causal or masked language model.
+        task: template and label words.
+        difference: `f_1 - f_0` (c = 1); the default for two labels.
+        max_length: longest input in tokens; longer texts are cut, the prompt never.
+
+    Raises:
+        ModelError: the model has no output layer over the vocabulary.
+        DataError: a label word is not one token.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, task: Task, difference: bool | None = None, max_length: int | None = None
+    ) -> None:
+        if lm.kind == "encoder":
+            raise ModelError(
+                f"{lm.name} has no output layer over the vocabulary, so it cannot answer a prompt with words. Use a "
+                "classification head: ft.HeadLogits, or --output head."
+            )
+        limit = token_limit(lm.tokenizer, lm.module.config, max_length)
+        encode = PromptEncoder(lm.tokenizer, task, limit, masked=lm.kind == "masked")
+        difference = len(task.labels) == 2 if difference is None else difference
+        module = _AnswerModule(answering_copy(lm), encode.answer_ids(), difference=difference)
+        super().__init__(lm, module.eval(), encode, len(task.labels), difference=difference)
+        self.task = task
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What determines the outputs besides the weights, for result files."""
+        return {
+            "kind": "answer",
+            "difference": self.difference,
+            "template": self.task.template,
+            "words": {label: self.task.words[label] for label in self.task.labels},
+            "word_ids": self.module.output_layer.ids.tolist(),
+            "max_length": self.encode.limit,
+        }
+

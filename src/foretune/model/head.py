@@ -1,0 +1,122 @@
+"""Logits of a linear classification head on `[CLS]`, mean or last-token features.
+
+Malladi et al. 2023, section 2, standard fine-tuning: `f(s) = Gamma(h(s))`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from foretune.errors import UsageError, nearest
+from foretune.model.encoding import Batch, PlainEncoder, token_limit
+from foretune.model.load import LanguageModel
+from foretune.model.outputs import Outputs, answering_copy, cache_off
+from foretune.shapes import Float
+
+POOLINGS = ("mean", "cls", "last")
+
+
+class _HeadModule(nn.Module):
+    """The transformer body, pooled features, and a linear head."""
+
+    def __init__(self, model: nn.Module, head: nn.Linear, pooling: str, *, difference: bool) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        body = inner.base_model
+        if getattr(body, "pooler", None) is not None:
+            body.pooler = None  # features are pooled here; its weights would only carry zeros
+        self._body, self._options = [body], cache_off(body)
+        self.pooling, self.difference = pooling, difference
+
+    @property
+    def output_layer(self) -> nn.Module:
+        return self.head
+
+    def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
+        out = self._body[0](input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **self._options)
+        hidden = out[0]  # (n, t, i)
+        if self.pooling == "cls":
+            features = hidden[:, :1]
+        elif self.pooling == "last":
+            features = hidden[torch.arange(len(hidden), device=hidden.device), batch["position"]][:, None]
+        else:
+            mask = batch["attention_mask"].to(hidden.dtype)[:, :, None]
+            features = (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+        logits = self.head(features)[:, 0]  # (n, c)
+        return logits[:, 1:] - logits[:, :1] if self.difference else logits
+
+
+class HeadLogits(Outputs):
+    """A linear head on pooled features.
+
+    Args:
+        lm: any language model or encoder; its output layer, if any, is not used.
+        n_outputs: classes.
+        pooling: `mean` (over real tokens), `cls` (first token) or `last` (last real token).
+        seed: of the head's initial weights, N(0, 1/features); biases start at zero.
+        weight, bias: the head's weights instead, shapes (n_outputs, features) and (n_outputs,); the linear-probing
+            solution for example.
+        difference: `f_1 - f_0` (c = 1); the default for two outputs.
+        max_length: longest input in tokens; longer texts are cut.
+
+    Raises:
+        UsageError: an unknown pooling, or weights of the wrong shape.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        n_outputs: int = 2,
+        pooling: str = "mean",
+        seed: int = 0,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        difference: bool | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise UsageError(f"Unknown pooling {pooling!r}. Expected {', '.join(POOLINGS)}.{nearest(pooling, POOLINGS)}")
+        if n_outputs < 2:
+            raise UsageError(f"A head needs two or more outputs, got {n_outputs}.")
+        features = _feature_size(lm)
+        head = nn.Linear(features, n_outputs)
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(n_outputs, features, generator=generator, dtype=torch.float64) / math.sqrt(features)
+        with torch.no_grad():
+            head.weight.copy_(_shaped("weight", start if weight is None else weight, head.weight))
+            head.bias.copy_(_shaped("bias", torch.zeros(n_outputs) if bias is None else bias, head.bias))
+        head = head.to(lm.device, lm.dtype).requires_grad_(False)
+        difference = n_outputs == 2 if difference is None else difference
+        module = _HeadModule(answering_copy(lm), head, pooling, difference=difference)
+        encode = PlainEncoder(lm.tokenizer, token_limit(lm.tokenizer, lm.module.config, max_length))
+        super().__init__(lm, module.eval(), encode, n_outputs, difference=difference)
+        self.pooling, self.seed = pooling, seed
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What determines the outputs besides the weights, for result files."""
+        return {
+            "kind": "head",
+            "difference": self.difference,
+            "classes": self.n_classes,
+            "pooling": self.pooling,
+            "seed": self.seed,
+            "max_length": self.encode.limit,
+        }
+
+
+def _feature_size(lm: LanguageModel) -> int:
+    config = lm.module.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    return int(getattr(config, "hidden_size", None) or config.n_embd)
+
+
+def _shaped(name: str, value: Tensor, like: Tensor) -> Tensor:
+    value = torch.as_tensor(value)
+    if value.shape != like.shape:
+        raise UsageError(f"The head's {name} has shape {tuple(value.shape)}, expected {tuple(like.shape)}.")
+    return value.to(like)

@@ -1,0 +1,148 @@
+r"""A language model as a function f(theta, batch) -> logits (n, c).
+
+Two kinds share this interface: `AnswerLogits` (label words of a prompt) and `HeadLogits` (a linear classification
+head). For two classes the difference form `f_1 - f_0` (c = 1) is the default: softmax and every kernel method need
+only the difference, and a kernel of one output costs a quarter of one of two.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from foretune.errors import UsageError
+from foretune.model.encoding import Batch, Encoded, padded
+from foretune.model.load import LanguageModel
+from foretune.model.sharing import shared_copy
+from foretune.shapes import Float
+from foretune.text.example import Example
+
+
+class Encoder(Protocol):
+    """Turns an example into token ids."""
+
+    limit: int
+
+    def __call__(self, example: Example) -> Encoded:
+        """The example as token ids."""
+        ...
+
+
+class Outputs:
+    """What `AnswerLogits` and `HeadLogits` have in common.
+
+    Attributes:
+        lm: the language model; its own module is never changed.
+        module: an `nn.Module` that maps a batch to logits (n, c), on the same weights, frozen, in evaluation mode.
+        n_outputs: c.
+        encode: turns an example into token ids.
+    """
+
+    def __init__(self, lm: LanguageModel, module: nn.Module, encode: Encoder, n_outputs: int, *, difference: bool) -> None:
+        if difference and n_outputs != 2:
+            raise UsageError(f"The difference form needs two outputs, this task has {n_outputs}. Use difference=False.")
+        self.lm, self.module, self.encode = lm, module, encode
+        self.difference = difference
+        self.n_classes = n_outputs
+        self.n_outputs = 1 if difference else n_outputs
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The trainable parameters by name (frozen ones of `lm.module` are left out); they share the model's memory."""
+        frozen = {name for name, parameter in self.lm.module.named_parameters() if not parameter.requires_grad}
+        return {name: tensor for name, tensor in self._named_tensors().items() if name not in frozen}
+
+    def _named_tensors(self) -> dict[str, Tensor]:
+        prefix = "model."
+        return {name.removeprefix(prefix): tensor for name, tensor in self.module.named_parameters()}
+
+    def batch(self, rows: Sequence[Example | str | Mapping[str, object]]) -> Batch:
+        """The rows as one padded batch: `input_ids` and `attention_mask` (n, t), `position` (n,)."""
+        return self.collate([self.encode(Example.of(row)) for row in rows])
+
+    def collate(self, encoded: Sequence[Encoded]) -> Batch:
+        """Encoded rows as one padded batch."""
+        return padded(encoded, self.lm.tokenizer.pad_token_id or 0, self.lm.device)
+
+    def logits(self, params: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "n c"]:
+        """f(theta, batch) for the given parameters; those left out keep the model's own values."""
+        named = self._named_tensors()
+        unknown = set(params) - set(named)
+        if unknown:
+            raise UsageError(f"Unknown parameters {sorted(unknown)[:3]}; see outputs.parameters().")
+        return torch.func.functional_call(self.module, {_inner(name): value for name, value in params.items()}, (batch,))
+
+    def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
+        """f(theta0, batch), on the very tensors of `parameters()`."""
+        return self.module(batch)
+
+    def features(self, batch: Batch) -> Float[Tensor, "n i"]:
+        """The pretrained features that the output layer reads, without a graph."""
+        found: list[Tensor] = []
+        handle = self.module.output_layer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+        try:
+            with torch.no_grad():
+                self.module(batch)
+        finally:
+            handle.remove()
+        return found[0].reshape(len(batch["input_ids"]), -1)
+
+
+def _inner(name: str) -> str:
+    return name if name.startswith("head.") else f"model.{name}"
+
+
+class LabelRows(nn.Module):
+    """The rows of an output matrix that belong to the label words: (n, t, i) -> (n, t, w)."""
+
+    def __init__(self, layer: nn.Module, ids: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = layer.weight
+        self.register_parameter("bias", getattr(layer, "bias", None))
+        self.register_buffer("ids", torch.tensor(ids, device=layer.weight.device), persistent=False)
+
+    def forward(self, x: Float[Tensor, "n t i"]) -> Float[Tensor, "n t w"]:
+        """Logits of the label words."""
+        bias = None if self.bias is None else self.bias.index_select(0, self.ids)
+        return nn.functional.linear(x, self.weight.index_select(0, self.ids), bias)
+
+
+@contextmanager
+def reading_at(model: nn.Module, position: Tensor):  # noqa: ANN201 - a context manager
+    """Let everything behind the transformer body see one position per example: (n, t, i) becomes (n, 1, i)."""
+
+    def pick(_module: nn.Module, _args: tuple, output: object) -> object:
+        hidden = output[0]
+        output[0 if isinstance(output, list) else "last_hidden_state"] = hidden[_rows(hidden), position][:, None]
+        return output
+
+    handle = model.register_forward_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return torch.arange(len(tensor), device=tensor.device)
+
+
+def answering_copy(lm: LanguageModel) -> nn.Module:
+    """A copy of the model on the same weights, experts written as loops over plain linear layers."""
+    model = shared_copy(lm.module)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if hasattr(inner, "set_experts_implementation"):
+        inner.set_experts_implementation("eager")
+    for part in model.modules():
+        if hasattr(part, "gradient_checkpointing"):
+            part.gradient_checkpointing = False
+    return model
+
+
+def cache_off(model: nn.Module) -> dict[str, bool]:
+    """The argument that keeps a decoder from building a key-value cache, for models that take it."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}

@@ -1,0 +1,24 @@
+"""A second module tree on the same weights.
+
+Computing gradient factors needs a model in evaluation mode, with frozen weights and a different output layer. None of
+that may happen to the user's own module, so it happens to a structural copy whose parameters share their memory.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A structural copy of `module` in evaluation mode: new modules, the same memory, no gradient required.
+
+    An in-place change of a weight, an optimiser step for example, is seen by both.
+    """
+    memo: dict[int, object] = {}
+    for parameter in module.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in module.buffers():
+        memo[id(buffer)] = buffer
+    return copy.deepcopy(module, memo).eval()

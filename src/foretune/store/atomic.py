@@ -1,0 +1,80 @@
+"""Writes that are whole or not there: everything goes to a temporary name and is renamed at the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foretune.errors import StorageError
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """A message for a failed write that says what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = "The disk is full: free some space, or point --out or FORETUNE_CACHE to another disk."
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "The folder is not writable: choose another --out, or set FORETUNE_CACHE to a folder of yours."
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        remedy = "A file stands where a folder is needed: choose another name."
+    else:
+        remedy = "Check the folder and try again."
+    return StorageError(f"Cannot write {path}: {error.strerror or error}. {remedy}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well, and vanishes when it does not.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as a whole, or leave what was there.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
