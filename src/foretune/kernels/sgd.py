@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -101,61 +102,72 @@ def _chunks(
     kind: Factor, left: list[Factor | None], right: list[Factor | None], rows: Tile, columns: Tile, *, same: bool
 ) -> Iterator[tuple[Float[Tensor, "k p"], Float[Tensor, "l p"]]]:
     """Materialised gradients of both sides, as matrices (examples * outputs, entries), some entries at a time."""
-    examples = max(_zeros_rows(rows), _zeros_rows(columns))
+    examples = max(_output_count(rows), _output_count(columns))
     if isinstance(kind, Dense):
-        first = _stacked(left, rows, lambda factor: factor.values, kind.values.shape[-1])
-        yield first, first if same else _stacked(right, columns, lambda factor: factor.values, kind.values.shape[-1])
+        count, width = 1, kind.values.shape[-1]
     elif isinstance(kind, Rows):
         ids = _common_ids(left, right)
-        width = kind.values.shape[-1]
-        step = max(1, CHUNK_BYTES // (examples * width * kind.values.element_size()))
-        for start in range(0, len(ids), step):
-            part = ids[start : start + step]
-            first = _stacked(left, rows, lambda factor: _row_gradients(factor, part), len(part) * width)
-            yield first, first if same else _stacked(
-                right, columns, lambda factor: _row_gradients(factor, part), len(part) * width
-            )
+        count, width = len(ids), kind.values.shape[-1]
     else:
-        inputs, features = kind.x.shape[-1], kind.g.shape[-1]
-        step = max(1, CHUNK_BYTES // (examples * inputs * kind.x.element_size()))
-        for start in range(0, features, step):
-            stop = min(start + step, features)
-            size = (stop - start) * inputs
-            first = _stacked(left, rows, lambda factor: _weight_gradients(factor, start, stop), size)
-            yield first, first if same else _stacked(
-                right, columns, lambda factor: _weight_gradients(factor, start, stop), size
-            )
+        count, width = kind.g.shape[-1], kind.x.shape[-1]
+    step = max(1, CHUNK_BYTES // (examples * width * rows[0].outputs.element_size()))
+    sides = [_Side(left, rows, min(step, count) * width)]
+    if not same:
+        sides.append(_Side(right, columns, min(step, count) * width))
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        if isinstance(kind, Dense):
+            chunks = [side.filled(width, _dense_gradients) for side in sides]
+        elif isinstance(kind, Rows):
+            chunks = [side.filled((stop - start) * width, partial(_row_gradients, ids[start:stop])) for side in sides]
+        else:
+            chunks = [side.filled((stop - start) * width, partial(_weight_gradients, start, stop)) for side in sides]
+        yield chunks[0], chunks[-1]
 
 
-def _zeros_rows(tile: Tile) -> int:
+class _Side:
+    """Materialised gradients of one tile, in a buffer that is filled again for each chunk of entries."""
+
+    def __init__(self, factors: list[Factor | None], tile: Tile, size: int) -> None:
+        self.factors = factors
+        self.counts = [batch.outputs.numel() for batch in tile]
+        self.buffer = tile[0].outputs.new_zeros(sum(self.counts) * size)
+
+    def filled(self, size: int, fill: Callable[[Factor, Tensor], None]) -> Float[Tensor, "k p"]:
+        """Gradients (examples * outputs, `size`); a batch that does not use the block stays zero."""
+        matrix = self.buffer[: sum(self.counts) * size].view(-1, size)
+        start = 0
+        for factor, count in zip(self.factors, self.counts, strict=True):
+            if factor is None:
+                matrix[start : start + count] = 0
+            else:
+                fill(factor, matrix[start : start + count])
+            start += count
+        return matrix
+
+
+def _dense_gradients(factor: Dense, into: Float[Tensor, "nc p"]) -> None:
+    into.copy_(factor.values.flatten(0, 1))
+
+
+def _output_count(tile: Tile) -> int:
     return sum(batch.outputs.numel() for batch in tile)
 
 
-def _stacked(
-    factors: list[Factor | None], tile: Tile, gradients: Callable[[Factor], Tensor], size: int
-) -> Float[Tensor, "k p"]:
-    """Gradients of all examples of a tile below each other; a batch without the block is zero."""
-    parts = [
-        batch.outputs.new_zeros(batch.outputs.numel(), size) if factor is None else gradients(factor).reshape(-1, size)
-        for factor, batch in zip(factors, tile, strict=True)
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _weight_gradients(factor: Products, start: int, stop: int) -> Float[Tensor, "n c o i"]:
+def _weight_gradients(start: int, stop: int, factor: Products, into: Float[Tensor, "nc p"]) -> None:
     """Rows `start:stop` of dW for each example and output."""
     n, c, t, _ = factor.g.shape
     g = factor.g[..., start:stop].transpose(2, 3).reshape(n, -1, t)  # (n, c * o, t)
-    return torch.bmm(g, factor.x).view(n, c, stop - start, -1)
+    torch.bmm(g, factor.x, out=into.view(n, c * (stop - start), -1))
 
 
-def _row_gradients(factor: Rows, ids: Int[Tensor, "k"]) -> Float[Tensor, "n c k o"]:
+def _row_gradients(ids: Int[Tensor, "k"], factor: Rows, into: Float[Tensor, "nc p"]) -> None:
     """The gradient's rows `ids` (sorted) for each example and output; repeated tokens of an example add up."""
     n, c, t, o = factor.values.shape
-    place = torch.searchsorted(ids, factor.ids).clamp(max=len(ids) - 1)  # (n, t)
+    place = torch.searchsorted(ids, factor.ids.contiguous()).clamp(max=len(ids) - 1)  # (n, t)
     hit = (ids[place] == factor.ids)[:, None, :, None]  # (n, 1, t, 1)
-    gradient = factor.values.new_zeros(n, c, len(ids), o)
-    return gradient.scatter_add_(2, place[:, None, :, None].expand(n, c, t, o), factor.values * hit)
+    index = place[:, None, :, None].expand(n, c, t, o)
+    into.zero_().view(n, c, len(ids), o).scatter_add_(2, index, factor.values * hit)
 
 
 def _common_ids(left: list[Factor | None], right: list[Factor | None]) -> Int[Tensor, "k"]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import torch
+import xxhash
 from torch import Tensor
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """BLAKE2b over names, shapes, dtypes and bytes of the tensors."""
-    digest = hashlib.blake2b(digest_size=16)
+    """XXH3 (128 bits) over names, shapes, dtypes and bytes of the tensors."""
+    digest = xxhash.xxh3_128()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
