@@ -63,14 +63,14 @@ class Plan:
         batch: examples per forward pass.
         rows, columns: examples per tile; `columns` covers all of them when everything fits.
         passes: how many examples go through the model in all.
-        held: bytes of factors held at most.
+        peak: bytes of factors, activations and work space at most.
     """
 
     batch: int
     rows: int
     columns: int
     passes: int
-    held: int
+    peak: int
 
 
 def planned(
@@ -97,16 +97,17 @@ def planned(
         room = available - graph
         everything = _held(footprint, lengths[1] if overlap else (*lengths[0], *lengths[1]))
         if everything <= room:
-            return Plan(batch, max(1, n), max(1, m), m if overlap else n + m, int(everything))
+            return Plan(batch, n, m, m if overlap else n + m, int(everything + graph + _RESERVE))
         beside = room - _held(footprint, lengths[0])
         if beside >= _WIDE * example:  # all rows at once, columns in a stream
             columns = int(beside / example) // batch * batch
-            return Plan(batch, n, columns, n + m, int(_held(footprint, lengths[0]) + columns * example))
+            held = _held(footprint, lengths[0]) + columns * example
+            return Plan(batch, n, columns, m if overlap else n + m, int(held + graph + _RESERVE))
         tile = int(room / 2 / example)
         if tile >= batch:
             rows = min(n, tile // batch * batch)
             columns = min(m, tile // batch * batch)
-            return Plan(batch, rows, columns, n + -(-n // rows) * m, int((rows + columns) * example))
+            return Plan(batch, rows, columns, n + -(-n // rows) * m, int((rows + columns) * example + graph + _RESERVE))
     needed = _RESERVE + longest * footprint.activations + 3 * example
     raise UsageError(
         f"The memory budget of {budget / 2**20:.0f} MiB is too small: this model needs about {needed / 2**20:.0f} MiB "

@@ -80,16 +80,16 @@ class Outputs:
         """f(theta0, batch), on the very tensors of `parameters()`."""
         return self.module(batch)
 
-    def features(self, batch: Batch) -> Float[Tensor, "n i"]:
-        """The pretrained features that the output layer reads, without a graph."""
+    def logits_and_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
+        """f(theta0, batch) and the pretrained features that the output layer reads, without a graph."""
         found: list[Tensor] = []
         handle = self.module.output_layer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
         try:
             with torch.no_grad():
-                self.module(batch)
+                logits = self.module(batch)
         finally:
             handle.remove()
-        return found[0].reshape(len(batch["input_ids"]), -1)
+        return logits, found[0].reshape(len(logits), -1)
 
 
 def _inner(name: str) -> str:

@@ -1,0 +1,5 @@
+"""`python -m foretune`."""
+
+from foretune.cli.main import main
+
+main()

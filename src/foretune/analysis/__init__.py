@@ -1,0 +1,1 @@
+"""Arithmetic on kernels: spectra, solvers, baselines. Nothing here knows a model or a text."""

@@ -1,0 +1,97 @@
+"""Scores with error bars, and the baselines that every forecast is compared with."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+
+from foretune.shapes import Float, Int
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score on test examples.
+
+    Attributes:
+        value: the metric's value, 0 to 1.
+        low, high: 95% interval (Wilson's for accuracy; bootstrap over examples for F1).
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def predicted_classes(f: Float[np.ndarray, "n c"], threshold: float = 0.0) -> Int[np.ndarray, "n"]:
+    """The class of each row: the largest output, or the sign of a single difference output above a threshold."""
+    return (f[:, 0] > threshold).astype(int) if f.shape[1] == 1 else f.argmax(1)
+
+
+def score(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: str) -> float:
+    """Accuracy, or F1 of class 1; not a number for no examples."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    if len(y) == 0:
+        return float("nan")
+    return float(accuracy_score(y, predictions) if metric == "accuracy" else f1_score(y, predictions, zero_division=0))
+
+
+def scored(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: str) -> Score:
+    """A score with its 95% interval; the bootstrap draws 1000 resamples with seed 0."""
+    from scipy.stats import binomtest
+
+    value = score(y, predictions, metric)
+    if metric == "accuracy":
+        interval = binomtest(int((y == predictions).sum()), len(y)).proportion_ci(method="wilson")
+        return Score(value, float(interval.low), float(interval.high))
+    generator = np.random.default_rng(0)
+    draws = [generator.integers(len(y), size=len(y)) for _ in range(1000)]
+    low, high = np.quantile([score(y[draw], predictions[draw], metric) for draw in draws], [0.025, 0.975])
+    return Score(value, float(low), float(high))
+
+
+def best_threshold(f: Float[np.ndarray, "n 1"], y: Int[np.ndarray, "n"], metric: str) -> float:
+    """The threshold on a difference output that scores best; between two outputs, the middle one of equal choices."""
+    values = np.unique(f[:, 0])
+    places = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
+    scores = np.array([score(y, predicted_classes(f, place), metric) for place in places])
+    best = np.flatnonzero(scores == scores.max())
+    return float(places[best[len(best) // 2]])
+
+
+def majority(y_train: Int[np.ndarray, "n"], m: int) -> Int[np.ndarray, "m"]:
+    """The most frequent training class, m times."""
+    return np.full(m, np.bincount(y_train).argmax())
+
+
+def linear_probe(
+    features: tuple[np.ndarray, np.ndarray, np.ndarray], y_train: np.ndarray, y_validation: np.ndarray, metric: str
+) -> tuple[Int[np.ndarray, "m"], float]:
+    """Logistic regression on standardised pretrained features, its strength chosen on validation data.
+
+    Args:
+        features: of training, validation and test examples.
+        y_train, y_validation: class numbers.
+        metric: what validation maximises.
+
+    Returns:
+        Test predictions, and the chosen inverse strength C.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, validation, test = features
+    best: tuple[float, float, np.ndarray] | None = None
+    for strength in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            probe.fit(train, y_train)
+        value = score(y_validation, probe.predict(validation), metric)
+        if best is None or value > best[0]:
+            best = (value, strength, probe.predict(test))
+    return best[2], best[1]

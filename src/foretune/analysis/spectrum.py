@@ -1,0 +1,122 @@
+r"""The spectrum of a training kernel and what follows from it.
+
+    kappa(K + sigma I) = (lambda_max + sigma) / (lambda_min + sigma)       Afzal et al. 2024, below eq. 7
+    R(sigma) = sigma y^T (K + sigma I)^-1 y                                the ridge objective's empirical risk,
+                                                                           bracketed by Afzal et al. 2024, eq. 6
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+
+from foretune.errors import UsageError
+from foretune.shapes import Float64
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues and eigenvectors of a symmetric kernel matrix.
+
+    Attributes:
+        values: float64, ascending, shape (k,).
+        vectors: columns, shape (k, k).
+    """
+
+    values: Float64[np.ndarray, "k"]
+    vectors: Float64[np.ndarray, "k k"]
+
+    @property
+    def largest(self) -> float:
+        """lambda_max, zero for an empty kernel."""
+        return float(max(self.values[-1], 0.0))
+
+    @property
+    def smallest(self) -> float:
+        """lambda_min, clipped at zero: a kernel is positive semidefinite up to rounding."""
+        return float(max(self.values[0], 0.0))
+
+    @property
+    def trace(self) -> float:
+        """The sum of the eigenvalues."""
+        return float(self.values.sum())
+
+    @property
+    def rank(self) -> int:
+        """Eigenvalues above rounding error, `k * eps * lambda_max` in single precision (the factors' own)."""
+        return int((self.values > len(self.values) * np.finfo(np.float32).eps * self.largest).sum())
+
+    @property
+    def effective_rank(self) -> float:
+        """trace / lambda_max: how many directions carry the kernel; zero for a zero kernel."""
+        return self.trace / self.largest if self.largest else 0.0
+
+    def condition_number(self, sigma: float) -> float:
+        """kappa(K + sigma I); infinite for a singular matrix."""
+        return (self.largest + sigma) / (self.smallest + sigma) if self.smallest + sigma else float("inf")
+
+    def ridge_risk(self, y: Float64[np.ndarray, "k"], sigma: float) -> float:
+        """sigma y^T (K + sigma I)^-1 y: what ridge regression of strength sigma leaves of ||y||^2 (Afzal et al., eq. 6).
+
+        Raises:
+            UsageError: sigma is not positive.
+        """
+        if not sigma > 0:
+            raise UsageError(f"sigma is {sigma}; expected more than zero.")
+        shares = (self.vectors.T @ y) ** 2
+        return float((sigma * shares / (sigma + np.clip(self.values, 0, None))).sum())
+
+
+def spectrum(matrix: Float64[np.ndarray, "k k"]) -> Spectrum:
+    """The spectrum of a symmetric kernel matrix, in float64.
+
+    Raises:
+        UsageError: the matrix is not square, not symmetric or not finite.
+    """
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise UsageError(f"A spectrum needs a square kernel matrix, got shape {matrix.shape}.")
+    if not np.isfinite(matrix).all():
+        raise UsageError(f"The kernel of shape {matrix.shape} has {int((~np.isfinite(matrix)).sum())} undefined entries.")
+    if np.abs(matrix - matrix.T).max(initial=0) > 1e-4 * np.abs(matrix).max(initial=0):
+        raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
+    values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2)
+    return Spectrum(values, vectors)
+
+
+@dataclass(frozen=True)
+class StableLearningRate:
+    """The largest stable learning rate of gradient descent, and what it assumes.
+
+    Attributes:
+        squared: for the mean squared loss, 2 n / lambda_max.
+        cross_entropy: for the mean cross-entropy.
+        assumption: in words.
+    """
+
+    squared: float
+    cross_entropy: float
+    assumption: str
+
+
+def stable_learning_rate(largest: float, n: int, outputs: int) -> StableLearningRate:
+    """Learning rates below which gradient descent on `n` examples converges in the linear regime.
+
+    The loss `1/n sum_i l(f(x_i), y_i)` has, in function space, curvature at most `h lambda_max / n`, where h bounds the
+    second derivative of l: 1 for half the squared distance, 1/4 for the logistic loss of one difference output, 1/2
+    for softmax. Gradient descent is stable below 2 over the curvature.
+
+    Args:
+        largest: lambda_max of the training kernel.
+        n: training examples.
+        outputs: c; 1 stands for the difference form.
+    """
+    bound = 0.25 if outputs == 1 else 0.5
+    squared = 2 * n / largest if largest else float("inf")
+    return StableLearningRate(
+        squared,
+        squared / bound,
+        "plain full-batch gradient descent (no momentum, not Adam) on the mean loss, all listed parameters trained, and "
+        "a kernel that stays as it is at the start; a mini-batch is less stable than the full batch",
+    )

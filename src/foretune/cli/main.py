@@ -1,0 +1,107 @@
+"""`foretune`: forecast, kernel, tasks, env."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+import click
+import typer
+
+from foretune.cli.settings import Settings, with_settings
+from foretune.errors import ForetuneError
+
+app = typer.Typer(
+    name="foretune",
+    help="Forecast the fine-tuning of a pretrained language model from a few dozen labelled examples.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def forecast(settings: Settings) -> None:
+    """Say what fine-tuning MODEL on DATA would reach, which parts matter, and which learning rate is stable.
+
+    Example: foretune forecast smollm2 movies --k 16 --test 64
+    """
+    from foretune.cli.commands import run_forecast
+
+    run_forecast(settings)
+
+
+def kernel(settings: Settings) -> None:
+    """Compute the kernel of every parameter block on a few-shot split of DATA, into the folder --out.
+
+    Example: foretune kernel minilm movies --k 16 --out runs/movies
+    """
+    from foretune.cli.commands import run_kernel
+
+    run_kernel(settings)
+
+
+app.command()(with_settings(forecast))
+app.command()(with_settings(kernel))
+
+
+@app.command()
+def tasks() -> None:
+    """List the built-in tasks and models."""
+    from foretune.cli.commands import run_tasks
+
+    run_tasks()
+
+
+@app.command()
+def env() -> None:
+    """Show versions, devices and the cache folder."""
+    from foretune.cli.commands import run_env
+
+    run_env()
+
+
+def main() -> None:
+    """Run the command line; every mistake ends in one message on standard error and exit code 1 or 2."""
+    debug = "--debug" in sys.argv
+    if not debug:
+        _quiet()
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        resumable = any(argument.startswith("--out") for argument in sys.argv)
+        _fail("Stopped. " + ("Repeat the same command to go on where it stopped." if resumable else "Nothing was written."))
+    except ForetuneError as error:
+        if debug:
+            raise
+        _fail(f"Error: {error}", error.exit_code)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except MemoryError:
+        _fail("Error: out of memory. Use a smaller --memory, fewer examples (--k, --test), or --blocks.")
+    except Exception as error:
+        if debug:
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        _fail(f"Error: {type(error).__name__}: {first} This is not expected; repeat with --debug for the traceback.")
+
+
+def _fail(message: str, code: int = 1) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
+def _quiet() -> None:
+    """Leave only foretune's own messages: libraries announce what a user cannot act on."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", module=r"(transformers|torch|huggingface_hub|zarr)\b.*")
+    warnings.showwarning = lambda message, *_args, **_kw: print(f"Note: {message}", file=sys.stderr)

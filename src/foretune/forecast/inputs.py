@@ -1,0 +1,92 @@
+"""What a forecast needs besides the kernel: labels, pretrained outputs and features of every example of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from foretune.errors import DataError
+from foretune.model.outputs import Outputs
+from foretune.shapes import Float64, Int
+from foretune.text.task import Split, Task
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Labels, outputs and features; examples are ordered train, validation, test.
+
+    Attributes:
+        y: class numbers.
+        f0: pretrained outputs.
+        features: what the output layer reads.
+        n_train, n_validation: how many examples of each come first.
+        n_classes: number of labels.
+        sizes: parameter name -> number of entries.
+        metric: `accuracy` or `f1`.
+        warnings: about the data.
+    """
+
+    y: Int[np.ndarray, "e"]
+    f0: Float64[np.ndarray, "e c"]
+    features: Float64[np.ndarray, "e i"]
+    n_train: int
+    n_validation: int
+    n_classes: int
+    sizes: dict[str, int]
+    metric: str
+    warnings: tuple[str, ...] = ()
+
+
+def forecast_inputs(
+    outputs: Outputs, task: Task, split: Split, batch: int = 8, done: Callable[[int, int], None] = lambda *_: None
+) -> Inputs:
+    """Run the model forward over a split.
+
+    Args:
+        outputs: the model as a function.
+        task: labels and metric.
+        split: few-shot data.
+        batch: examples per forward pass.
+        done: called with the number of examples finished and of all.
+
+    Raises:
+        DataError: there are no test examples.
+    """
+    if not split.test:
+        raise DataError("No test examples are left beside training and validation. Use a smaller --k or add rows.")
+    examples = [*split.train, *split.validation, *split.test]
+    encoded = [outputs.encode(example) for example in examples]
+    order = sorted(range(len(examples)), key=lambda place: -len(encoded[place].ids))
+    f0: list[np.ndarray] = [np.empty(0)] * len(examples)
+    features = list(f0)
+    for start in range(0, len(order), batch):
+        places = order[start : start + batch]
+        logits, hidden = (
+            tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(outputs.collate([encoded[place] for place in places]))
+        )
+        for row, place in enumerate(places):
+            f0[place], features[place] = logits[row], hidden[row]
+        done(min(start + batch, len(order)), len(order))
+    return Inputs(
+        y=np.array(task.targets(examples)),
+        f0=np.stack(f0),
+        features=np.stack(features),
+        n_train=len(split.train),
+        n_validation=len(split.validation),
+        n_classes=len(task.labels),
+        sizes={name: tensor.numel() for name, tensor in outputs.parameters().items()},
+        metric=task.metric,
+        warnings=_data_warnings(split, sum(item.cut for item in encoded), len(examples), outputs.encode.limit),
+    )
+
+
+def _data_warnings(split: Split, cut: int, examples: int, limit: int) -> tuple[str, ...]:
+    found = []
+    if split.duplicates:
+        found.append(f"{split.duplicates} rows repeat an earlier text and were left out.")
+    if split.conflicts:
+        found.append(f"{split.conflicts} rows have the same text with different labels and were left out.")
+    if cut:
+        found.append(f"{cut} of {examples} texts were cut to fit {limit} tokens; the prompt was kept whole.")
+    return tuple(found)

@@ -1,0 +1,90 @@
+"""Time, memory and disk of a kernel, before it is computed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from foretune.gradients.factors import Products
+from foretune.kernels.engine import Job
+from foretune.kernels.sgd import contraction_flops
+from foretune.kernels.tiles import memory_bytes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a computation would need.
+
+    Attributes:
+        train, evaluation: examples.
+        blocks, outputs: of the kernel.
+        longest: tokens of the longest example.
+        batch, rows, columns: examples per forward pass and per tile.
+        passes: examples through the model.
+        seconds: measured on one batch and one product, extrapolated.
+        memory: bytes above the model: factors held, the activations of a batch, and the kernel.
+        budget: bytes allowed.
+        disk: bytes of the kernel folder while it is being written.
+    """
+
+    train: int
+    evaluation: int
+    blocks: int
+    outputs: int
+    longest: int
+    batch: int
+    rows: int
+    columns: int
+    passes: int
+    seconds: float
+    memory: int
+    budget: int
+    disk: int
+
+
+def estimate(job: Job, memory: str | int) -> Estimate:
+    """Time one batch and one matrix product, and extrapolate.
+
+    Raises:
+        UsageError: the memory budget is too small.
+    """
+    budget = memory_bytes(memory)
+    plan = job.plan(budget)
+    source, lengths = job.source, job.source.lengths
+    places = sorted(range(len(lengths)), key=lambda place: abs(lengths[place] - sum(lengths) / len(lengths)))[: plan.batch]
+    start = time.perf_counter()
+    tile = source.capture(places, plan.batch)
+    capture_seconds = (time.perf_counter() - start) / len(places) * plan.passes
+    linear = [factor for batch in tile for factor in batch.factors.values() if isinstance(factor, Products)]
+    per_pair = sum(min(contraction_flops([factor], [factor], same=False)) for factor in linear) / len(places) ** 2
+    pairs = job.n * (len(job.columns) - (job.n / 2 if job.overlap else 0))
+    c = source.outputs.n_outputs
+    array = 8 * len(source.parameters) * job.n * len(job.columns) * c * c
+    return Estimate(
+        train=job.n,
+        evaluation=len(job.columns) - (job.n if job.overlap else 0),
+        blocks=len(source.parameters),
+        outputs=c,
+        longest=max(lengths),
+        batch=plan.batch,
+        rows=plan.rows,
+        columns=plan.columns,
+        passes=plan.passes,
+        seconds=capture_seconds + 2 * per_pair * pairs / product_rate(),
+        memory=plan.peak + array,
+        budget=budget,
+        disk=2 * array,
+    )
+
+
+def product_rate() -> float:
+    """Floating-point operations a second of a float32 matrix product here."""
+    size = 1024
+    a = torch.randn(size, size)
+    a @ a
+    start = time.perf_counter()
+    for _ in range(5):
+        a @ a
+    return 5 * 2 * size**3 / (time.perf_counter() - start)

@@ -1,0 +1,98 @@
+"""A forecast on the terminal: the answer on top, short tables below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from foretune.analysis.scores import Score
+from foretune.forecast.forecast import Forecast, Part
+from foretune.forecast.plan import Estimate
+from foretune.forecast.stages import Stage
+
+_MIB = 2**20
+
+
+def print_forecast(console: Console, forecast: Forecast, stages: Sequence[Stage], metric: str) -> None:
+    """Print the answer, the scores, the candidates and what it cost."""
+    console.print(f"\n[bold]{forecast.answer}[/bold]\n")
+    for warning in forecast.warnings:
+        console.print(f"[yellow]Note:[/yellow] {warning}")
+    console.print(_scores(forecast, metric))
+    for kind in ("layer", "module type"):
+        parts = [part for part in forecast.parts if part.kind == kind]
+        if parts:
+            console.print(_parts(f"Each {kind} alone", [forecast.whole, *parts], metric))
+    rate = forecast.learning_rate
+    console.print(
+        f"Largest stable learning rate: [bold]{rate.cross_entropy:.2e}[/bold] (cross-entropy), {rate.squared:.2e} "
+        f"(squared loss). Assumes {rate.assumption}.\n"
+    )
+    console.print(stage_table(stages))
+
+
+def _scores(forecast: Forecast, metric: str) -> Table:
+    table = Table(title=f"Test {metric}, 95% interval", title_justify="left")
+    table.add_column("method")
+    table.add_column(metric, justify="right")
+    table.add_column("from - to", justify="right")
+    chosen = forecast.whole.regression.chosen
+    rows: list[tuple[str, Score | None]] = [
+        ("majority label", forecast.majority),
+        ("zero-shot", forecast.zero_shot),
+        ("zero-shot, threshold set on validation", forecast.zero_shot_threshold),
+        (f"linear probe (C = {forecast.probe_strength:g})", forecast.probe),
+        (f"kernel regression (ridge {chosen.strength:g}, f0 / {chosen.f0_scale:g})", forecast.whole.score),
+    ]
+    for name, item in rows:
+        if item is not None:
+            table.add_row(name, f"{item.value:.3f}", f"{item.low:.2f} - {item.high:.2f}")
+    return table
+
+
+def _parts(title: str, parts: Sequence[Part], metric: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("blocks of", "parameters", "lambda max", "lambda min", "kappa", "ridge risk", f"validation", metric):
+        table.add_column(heading, justify="left" if heading == "blocks of" else "right")
+    for part in parts:
+        table.add_row(
+            part.name,
+            f"{part.parameters:,}",
+            f"{part.largest:.3g}",
+            f"{part.smallest:.2g}",
+            f"{part.condition_number:.3g}",
+            f"{part.ridge_risk:.3f}",
+            f"{part.regression.chosen.validation:.3f}",
+            f"{part.score.value:.3f}",
+        )
+    return table
+
+
+def stage_table(stages: Sequence[Stage]) -> Table:
+    """Seconds and memory of each stage."""
+    table = Table(title="Cost", title_justify="left")
+    for heading in ("stage", "seconds", "peak memory", "above the start"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for stage in stages:
+        table.add_row(
+            stage.name, f"{stage.seconds:.1f}", f"{stage.peak / _MIB:,.0f} MiB", f"{stage.above / _MIB:,.0f} MiB"
+        )
+    return table
+
+
+def print_estimate(console: Console, estimate: Estimate) -> None:
+    """Print what a computation would need."""
+    table = Table(title="Plan (nothing was computed)", title_justify="left")
+    table.add_column("what")
+    table.add_column("how much", justify="right")
+    table.add_row("examples (training x evaluation)", f"{estimate.train} x {estimate.evaluation}")
+    table.add_row("parameter blocks, outputs", f"{estimate.blocks}, {estimate.outputs}")
+    table.add_row("longest example", f"{estimate.longest} tokens")
+    table.add_row("examples per forward pass / row tile / column tile", f"{estimate.batch} / {estimate.rows} / {estimate.columns}")
+    table.add_row("examples through the model", f"{estimate.passes}")
+    table.add_row("time", f"about {estimate.seconds:,.0f} s")
+    table.add_row("memory above the model", f"about {estimate.memory / _MIB:,.0f} MiB of {estimate.budget / _MIB:,.0f} MiB")
+    table.add_row("disk with --out", f"{estimate.disk / _MIB:,.1f} MiB")
+    console.print(table)
