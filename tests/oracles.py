@@ -8,8 +8,9 @@ import torch
 
 def jacobian_kernel(outputs, rows, columns=None) -> dict[str, np.ndarray]:  # noqa: ANN001
     """Block kernels (n, c, m, c) from whole Jacobians, one example at a time: no padding, no factors."""
-    left, right = (_jacobian(outputs, side) for side in (rows, rows if columns is None else columns))
-    return {name: torch.einsum("ncp,mdp->ncmd", left[name], right[name]).numpy() for name in left}
+    left = _jacobian(outputs, rows)
+    right = left if columns is None else _jacobian(outputs, columns)
+    return {name: torch.einsum("ncp,mdp->ncmd", left[name].double(), right[name].double()).numpy() for name in left}
 
 
 def _jacobian(outputs, rows) -> dict[str, torch.Tensor]:  # noqa: ANN001
@@ -22,4 +23,4 @@ def _jacobian(outputs, rows) -> dict[str, torch.Tensor]:  # noqa: ANN001
         grads = [pull(unit)[0] for unit in torch.eye(len(logits), dtype=logits.dtype)]
         for name in parameters:
             found[name].append(torch.stack([grad[name].detach().reshape(-1) for grad in grads]))
-    return {name: torch.stack(jacobians).double() for name, jacobians in found.items()}
+    return {name: torch.stack(jacobians) for name, jacobians in found.items()}

@@ -63,3 +63,20 @@ def test_the_users_model_is_left_as_it_was() -> None:
         assert parameter.requires_grad == before[name][0]
         assert torch.equal(parameter, before[name][1])
         assert parameter.grad is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["minilm", "smollm2"])
+def test_real_models_in_float32_agree_with_jacobians(name: str) -> None:
+    lm, task = ft.load_model(name), ft.load_task("movies")
+    rows = task.few_shot(ft.load_rows(task), k=2, seed=13, test=4).test[: 4 if name == "minilm" else 2]
+    outputs = ft.HeadLogits(lm, difference=False) if name == "minilm" else ft.AnswerLogits(lm, task)
+    kernel = ft.block_kernels(outputs, rows)
+    oracle = jacobian_kernel(outputs, rows)
+    scale = max(np.abs(values).max() for values in oracle.values())
+    for block, values in zip(kernel.names, kernel.array, strict=True):
+        largest = np.abs(oracle[block]).max()
+        if largest < 1e-12 * scale:  # key biases: zero in exact arithmetic, rounding noise here
+            assert np.abs(values).max() < 1e-10 * scale, block
+        else:
+            assert np.abs(values - oracle[block]).max() <= 1e-4 * largest, block

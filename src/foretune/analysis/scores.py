@@ -61,9 +61,9 @@ def best_threshold(f: Float[np.ndarray, "n 1"], y: Int[np.ndarray, "n"], metric:
     return float(places[best[len(best) // 2]])
 
 
-def majority(y_train: Int[np.ndarray, "n"], m: int) -> Int[np.ndarray, "m"]:
-    """The most frequent training class, m times."""
-    return np.full(m, np.bincount(y_train).argmax())
+def majority(y: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
+    """The most frequent class of the test examples, m times: few-shot training data are balanced and cannot name it."""
+    return np.full(len(y), np.bincount(y).argmax())
 
 
 def linear_probe(

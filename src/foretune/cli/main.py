@@ -6,11 +6,13 @@ import os
 import sys
 import warnings
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from foretune.cli.settings import Settings, with_settings
 from foretune.errors import ForetuneError
+
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     name="foretune",
@@ -69,11 +71,12 @@ def main() -> None:
         _quiet()
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except TyperException as error:
+        _fail(f"Error: {error.format_message()} See `foretune {' '.join(sys.argv[1:2])} --help`.", error.exit_code)
+    except (Abort, KeyboardInterrupt):
         resumable = any(argument.startswith("--out") for argument in sys.argv)
         _fail("Stopped. " + ("Repeat the same command to go on where it stopped." if resumable else "Nothing was written."))
     except ForetuneError as error:

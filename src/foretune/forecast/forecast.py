@@ -7,7 +7,7 @@ rate that lambda_max allows, and for each candidate set of blocks the ridge risk
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,7 +102,7 @@ def forecast(inputs: Inputs, kernel: BlockKernel) -> Forecast:
     probe, strength = linear_probe(features, y[:n], y[n : n + v], metric)
     whole, parts, sigma = _parts(inputs, kernel)
     rate = stable_learning_rate(whole.largest, n, f0.shape[1])
-    base = scored(y_test, majority(y[:n], len(y_test)), metric)
+    base = scored(y_test, majority(y_test), metric)
     best_start = max([zero_shot, *([tuned] if tuned else [])], key=lambda item: item.value)
     return Forecast(
         answer=_answer(inputs, whole, parts, best_start, rate),
@@ -174,16 +174,17 @@ def _part(
     )
 
 
+def ranked(parts: Sequence[Part]) -> list[Part]:
+    """Parts, best first: by validation score, then by ridge risk; test examples have no say."""
+    return sorted(parts, key=lambda part: (-part.regression.chosen.validation, part.ridge_risk))
+
+
 def _answer(inputs: Inputs, whole: Part, parts: tuple[Part, ...], start: Score, rate: StableLearningRate) -> str:
-    """The forecast in one sentence; parts are ranked by validation, never by the test examples."""
+    """The forecast in one sentence."""
     gain = whole.score.value - start.value
     verdict = "should help" if whole.score.low > start.value else "may help" if gain > 0 else "is not expected to help"
-    ranked = sorted(parts, key=lambda part: (-part.regression.chosen.validation, part.ridge_risk))
-    best: Mapping[str, str] = {}
-    for part in reversed(ranked):
-        best = {**best, part.kind: part.name}
-    hint = f"; by validation the best single layer is {best['layer']}" if "layer" in best else ""
-    hint += f" and the best module type {best['module type']}" if "module type" in best else ""
+    best = {part.kind: part.name for part in reversed(ranked(parts))}
+    hint = "".join(f"; best single {kind} by validation: {best[kind]}" for kind in ("layer", "module type") if kind in best)
     return (
         f"Fine-tuning {verdict}: {inputs.metric} {whole.score.value:.2f} expected in the linear regime "
         f"({whole.score.low:.2f} to {whole.score.high:.2f}), {start.value:.2f} without training{hint}; gradient descent "

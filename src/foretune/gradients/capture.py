@@ -63,11 +63,12 @@ def capture(run: Pass, parameters: Mapping[str, Tensor], direct: frozenset[str] 
                 raise UnruledError(recorder.unruled)
             _refuse_non_finite(logits, recorder.uses)
             dense = _backward(logits, recorder, materialised)
+        factors = _factors(recorder.uses)
+        factors.update({name: Dense(values) for name, values in zip(sorted(direct), dense, strict=True)})
     finally:
+        recorder.release()
         for tensor in materialised:
             tensor.requires_grad_(False)
-    factors = _factors(recorder.uses)
-    factors.update({name: Dense(values) for name, values in zip(sorted(direct), dense, strict=True)})
     return FactorBatch(run.positions, logits.detach(), factors)
 
 

@@ -102,12 +102,7 @@ class FactorBatch:
     outputs: Float[Tensor, "n c"]
     factors: dict[str, Factor]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held, a tensor that several factors share counted once."""
-        storages = {}
-        for factor in self.factors.values():
-            for tensor in factor.tensors:
-                storage = tensor.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-        return sum(storages.values())
+    def storages(self) -> dict[int, int]:
+        """Address and bytes of the memory held; a tensor that several factors share counts once."""
+        storages = [tensor.untyped_storage() for factor in self.factors.values() for tensor in factor.tensors]
+        return {storage.data_ptr(): storage.nbytes() for storage in storages}

@@ -133,6 +133,14 @@ class Recorder(TorchFunctionMode):
         self.kept.append(result)
         return True
 
+    def release(self) -> None:
+        """Drop everything held; the rules refer back here, and a cycle would keep the memory until the next sweep."""
+        self.uses.clear()
+        self.leaves.clear()
+        self.kept.clear()
+        self.watched.clear()
+        self._inputs.clear()
+
     def lookup(self, tensor: object) -> Watched | None:
         """The parameter that `tensor` stands for, unless it needs no factor."""
         watched = self.watched.get(id(tensor)) if isinstance(tensor, Tensor) else None

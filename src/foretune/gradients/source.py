@@ -95,16 +95,17 @@ class GradientSource:
         return None
 
     def footprint(self, place: int) -> tuple[int, int]:
-        """Bytes of the factors of one example, and of what its forward pass keeps for the backward pass."""
+        """Bytes of the factors of one example, and of what lives besides them while they are being computed."""
         weights = {tensor.untyped_storage().data_ptr() for tensor in self.outputs.module.state_dict().values()}
-        saved: dict[int, int] = {}
+        saved: list[Tensor] = []  # held, so that no address is given out twice
 
         def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                saved[storage.data_ptr()] = storage.nbytes()
+            saved.append(tensor.detach())
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            held = sum(batch.nbytes for batch in self.capture([place], 1))
-        return held, sum(saved.values())
+            (batch,) = self.capture([place], 1)
+        held = batch.storages()
+        storages = [tensor.untyped_storage() for tensor in saved]
+        graph = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        return sum(held.values()), sum(size for key, size in graph.items() if key not in held and key not in weights)

@@ -64,13 +64,13 @@ class Job:
         """Bytes per example and token, measured on the longest example."""
         lengths = self.source.lengths
         longest = max(range(len(lengths)), key=lengths.__getitem__)
-        held, saved = self.source.footprint(longest)
+        held, graph = self.source.footprint(longest)
         c = self.source.outputs.n_outputs
         vectors = [t for t in self.source.parameters.values() if t.dim() == 1]
         fixed = sum(t.numel() * t.element_size() * c for t in vectors)
         fixed += sum(self.source.parameters[name].numel() * 4 * c for name in self.source.direct)
         fixed = min(fixed, held)
-        return Footprint(fixed, (held - fixed) / lengths[longest], saved / lengths[longest])
+        return Footprint(fixed, (held - fixed) / lengths[longest], graph / lengths[longest])
 
     def plan(self, budget: int) -> Plan:
         """Tiles that keep the computation within `budget` bytes."""

@@ -15,8 +15,8 @@ from foretune.errors import UsageError
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 BATCH = 8
 """Examples per forward pass: small enough that similar lengths meet, large enough for efficient products."""
-_WIDE = 32
-"""Column examples beside all rows that make a stream worthwhile: fewer, and forming gradients again dominates."""
+_ALLOCATOR = 0.85
+"""Share of the budget that tensors may fill; the rest is what the allocator keeps between them."""
 _RESERVE = 96 * 2**20
 """Bytes kept free for chunks of formed gradients, products and the allocator."""
 
@@ -47,12 +47,12 @@ class Footprint:
     Attributes:
         fixed: bytes of factors whatever the length (biases, norm weights, materialised blocks).
         token: bytes of factors per token.
-        activations: bytes that a forward pass keeps per token, for the backward pass.
+        graph: bytes per token that live besides the factors while these are being computed.
     """
 
     fixed: int
     token: float
-    activations: float
+    graph: float
 
 
 @dataclass(frozen=True)
@@ -88,38 +88,53 @@ def planned(
     Raises:
         UsageError: not even one example against another fits; the message says how much is needed.
     """
-    n, m = len(lengths[0]), len(lengths[1])
-    longest = max((*lengths[0], *lengths[1]))
-    example = footprint.fixed + footprint.token * longest
-    available = budget - _RESERVE
-    for batch in ([1] if single else [BATCH, 4, 2, 1]):
-        graph = batch * longest * (footprint.activations + footprint.token)  # factors appear while the graph lives
-        room = available - graph
-        everything = _held(footprint, lengths[1] if overlap else (*lengths[0], *lengths[1]))
+    rows, columns = lengths
+    n, m = len(rows), len(columns)
+    longest = max((*rows, *columns))
+    plans = []
+    for batch in [1] if single else [BATCH, 4, 2, 1]:
+        graph = int(batch * longest * footprint.graph)
+        room = int(budget * _ALLOCATOR) - _RESERVE - graph
+        everything = _held(footprint, columns if overlap else (*rows, *columns))
+        held = _held(footprint, rows)
         if everything <= room:
-            return Plan(batch, n, m, m if overlap else n + m, int(everything + graph + _RESERVE))
-        beside = room - _held(footprint, lengths[0])
-        if beside >= _WIDE * example:  # all rows at once, columns in a stream
-            columns = int(beside / example) // batch * batch
-            held = _held(footprint, lengths[0]) + columns * example
-            return Plan(batch, n, columns, m if overlap else n + m, int(held + graph + _RESERVE))
-        tile = int(room / 2 / example)
-        if tile >= batch:
-            rows = min(n, tile // batch * batch)
-            columns = min(m, tile // batch * batch)
-            return Plan(batch, rows, columns, n + -(-n // rows) * m, int((rows + columns) * example + graph + _RESERVE))
-    needed = _RESERVE + longest * footprint.activations + 3 * example
+            plans.append(Plan(batch, n, m, m if overlap else n + m, everything + graph + _RESERVE))
+            continue
+        beside = _widest(footprint, columns, room - held, batch)  # all rows held, columns in a stream
+        if beside:
+            peak = held + _window(footprint, columns, beside) + graph + _RESERVE
+            plans.append(Plan(batch, n, beside, m if overlap else n + m, peak))
+        half = _widest(footprint, (*rows, *columns), room // 2, batch)
+        if half:
+            peak = 2 * _window(footprint, (*rows, *columns), half) + graph + _RESERVE
+            plans.append(Plan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
+    if plans:
+        return min(plans, key=lambda plan: (plan.passes, -plan.batch))
+    example = footprint.fixed + (footprint.token + footprint.graph) * longest
+    needed = _RESERVE + 3 * example
     raise UsageError(
         f"The memory budget of {budget / 2**20:.0f} MiB is too small: this model needs about {needed / 2**20:.0f} MiB "
         f"for two examples of {longest} tokens. Use --memory {needed / 2**30 * 1.1:.1f}GiB, or a smaller --max-length."
     )
 
 
-def _held(footprint: Footprint, lengths: Sequence[int]) -> float:
-    return footprint.fixed * len(lengths) + footprint.token * _padded_tokens(lengths)
-
-
-def _padded_tokens(lengths: Sequence[int]) -> int:
-    """Tokens after padding batches of similar length."""
+def _held(footprint: Footprint, lengths: Sequence[int]) -> int:
+    """Bytes of the factors of some examples, padded in batches of similar length."""
     ordered = sorted(lengths, reverse=True)
-    return sum(ordered[start] * len(ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH))
+    tokens = sum(ordered[start] * len(ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH))
+    return int(footprint.fixed * len(lengths) + footprint.token * tokens)
+
+
+def _window(footprint: Footprint, lengths: Sequence[int], size: int) -> int:
+    """Bytes of the largest tile of `size` consecutive examples."""
+    return max(_held(footprint, lengths[start : start + size]) for start in range(max(1, len(lengths) - size + 1)))
+
+
+def _widest(footprint: Footprint, lengths: Sequence[int], room: int, batch: int) -> int:
+    """The most consecutive examples, a multiple of `batch`, whose factors always fit into `room` bytes; 0 for none."""
+    fitting = 0
+    for size in range(batch, len(lengths) + batch, batch):
+        if _window(footprint, lengths, size) > room:
+            break
+        fitting = size
+    return fitting

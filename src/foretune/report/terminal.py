@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from foretune.analysis.scores import Score
-from foretune.forecast.forecast import Forecast, Part
+from foretune.forecast.forecast import Forecast, Part, ranked
 from foretune.forecast.plan import Estimate
 from foretune.forecast.stages import Stage
 
 _MIB = 2**20
+_SHOWN = 8
 
 
 def print_forecast(console: Console, forecast: Forecast, stages: Sequence[Stage], metric: str) -> None:
@@ -24,7 +25,7 @@ def print_forecast(console: Console, forecast: Forecast, stages: Sequence[Stage]
     for kind in ("layer", "module type"):
         parts = [part for part in forecast.parts if part.kind == kind]
         if parts:
-            console.print(_parts(f"Each {kind} alone", [forecast.whole, *parts], metric))
+            console.print(_parts(kind, forecast.whole, parts, metric))
     rate = forecast.learning_rate
     console.print(
         f"Largest stable learning rate: [bold]{rate.cross_entropy:.2e}[/bold] (cross-entropy), {rate.squared:.2e} "
@@ -52,22 +53,32 @@ def _scores(forecast: Forecast, metric: str) -> Table:
     return table
 
 
-def _parts(title: str, parts: Sequence[Part], metric: str) -> Table:
+def _parts(kind: str, whole: Part, parts: Sequence[Part], metric: str) -> Table:
+    """The whole model and the parts that validation ranks first, each as if it alone were trained."""
+    shown = ranked(parts)[:_SHOWN]
+    title = f"Training one {kind} alone: {len(shown)} of {len(parts)}, ranked by validation (--json has all)"
     table = Table(title=title, title_justify="left")
-    for heading in ("blocks of", "parameters", "lambda max", "lambda min", "kappa", "ridge risk", f"validation", metric):
-        table.add_column(heading, justify="left" if heading == "blocks of" else "right")
-    for part in parts:
+    for heading in (kind, "weights", "l. max", "l. min", "kappa", "risk", "valid.", metric):
+        table.add_column(heading, justify="left" if heading == kind else "right", no_wrap=True)
+    for part in [whole, *shown]:
         table.add_row(
-            part.name,
-            f"{part.parameters:,}",
-            f"{part.largest:.3g}",
-            f"{part.smallest:.2g}",
-            f"{part.condition_number:.3g}",
+            ".".join(part.name.split(".")[-2:]) if part.kind == "layer" else part.name,
+            _short(part.parameters),
+            f"{part.largest:.1e}",
+            f"{part.smallest:.1e}",
+            f"{part.condition_number:.1f}",
             f"{part.ridge_risk:.3f}",
             f"{part.regression.chosen.validation:.3f}",
             f"{part.score.value:.3f}",
         )
     return table
+
+
+def _short(count: int) -> str:
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
 
 
 def stage_table(stages: Sequence[Stage]) -> Table:

@@ -1,0 +1,35 @@
+# `make demo` and `make test` set up everything they need, their own virtual environment included.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check format benchmark clean
+
+demo: $(READY)
+	$(BIN)/foretune forecast smollm2 movies --k 16 --test 64 --json demo.json
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+check: $(READY)
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q -m "not slow" \
+		--jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
+
+format: $(READY)
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+benchmark: $(READY)
+	$(BIN)/python -m benchmarks.speed
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) demo.json

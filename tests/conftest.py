@@ -1,0 +1,71 @@
+"""Shared fixtures: the command line as a process, tiny model folders, and an offline hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cases import FAMILIES, ROWS, Family, tokenizer
+
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+def family(name: str) -> Family:
+    return next(f for f in FAMILIES if str(f) == name)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory):
+    """A function that saves a tiny model of a family as a safetensors folder."""
+
+    def made(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        family(name).build().to(torch.float32).save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def llama_folder(model_folder) -> Path:
+    return model_folder("llama-causal")
+
+
+@pytest.fixture(scope="session")
+def bert_folder(model_folder) -> Path:
+    return model_folder("bert-encoder")
+
+
+def many_rows(count: int = 40) -> list[dict[str, str]]:
+    """Different short texts with both labels."""
+    texts = []
+    for number in range(count):
+        row = ROWS[number % len(ROWS)]
+        words = row["text"].split()
+        extra = ["film", "movie", "plot", "story", "actor", "scene", "slow", "fast"]
+        texts.append({"text": " ".join([*words, extra[number % 8], extra[number // 8 % 8], extra[number // 3 % 8]]),
+                      "label": row["label"]})  # fmt: skip
+    return texts
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    file = tmp_path / "reviews.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
+    return file
+
+
+def run_cli(*arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None):
+    """Run the real command line."""
+    command = [sys.executable, "-m", "foretune", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, **(env or {})}, cwd=cwd, check=False)
+
+
+WORDS = "--words=negative=terrible,positive=great"

@@ -1,0 +1,115 @@
+"""Spectra, ridge risk, kernel regression and scores against slow or closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import foretune as ft
+from foretune.analysis.groups import layers, module_types
+from foretune.analysis.regression import Data, kernel_regression, targets
+from foretune.analysis.scores import best_threshold, linear_probe, majority, predicted_classes, score, scored
+from foretune.analysis.spectrum import spectrum, stable_learning_rate
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def random_kernel(seed: int, size: int, rank: int) -> np.ndarray:
+    factor = np.random.default_rng(seed).normal(size=(size, rank))
+    return factor @ factor.T
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=SEEDS, size=st.integers(1, 12), rank=st.integers(1, 12), sigma=st.floats(1e-3, 1e3))
+def test_ridge_risk_is_the_solution_and_lies_within_its_bounds(seed, size, rank, sigma) -> None:
+    matrix = random_kernel(seed, size, rank)
+    y = np.random.default_rng(seed + 1).choice([-1.0, 1.0], size)
+    eigen = spectrum(matrix)
+    risk = eigen.ridge_risk(y, sigma)
+    assert risk == pytest.approx(sigma * y @ np.linalg.solve(matrix + sigma * np.eye(size), y), rel=1e-8)
+    slack = 1 + 1e-9
+    assert sigma * (y @ y) / (sigma + eigen.largest) <= risk * slack
+    assert risk <= sigma * (y @ y) / (sigma + eigen.smallest) * slack
+    assert eigen.condition_number(sigma) >= 1
+    assert 1 - 1e-9 <= eigen.effective_rank <= min(size, rank) + 1e-9
+    assert eigen.rank <= min(size, rank)
+
+
+def test_a_spectrum_refuses_what_is_no_kernel() -> None:
+    with pytest.raises(ft.ForetuneError, match=r"\(2, 3\)"):
+        spectrum(np.zeros((2, 3)))
+    with pytest.raises(ft.ForetuneError, match="symmetric"):
+        spectrum(np.array([[1.0, 2.0], [0.0, 1.0]]))
+    with pytest.raises(ft.ForetuneError, match="undefined"):
+        spectrum(np.array([[np.nan]]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS, n=st.integers(2, 8), binary=st.booleans())
+def test_gradient_descent_is_stable_below_the_learning_rate_and_not_above(seed, n, binary) -> None:
+    matrix = random_kernel(seed, n, n)
+    rate = stable_learning_rate(spectrum(matrix).largest, n, 1 if binary else 3).squared
+    start = np.linalg.eigh(matrix)[1][:, -1]  # the residual along the steepest direction
+
+    def after(learning_rate: float) -> float:
+        residual = start.copy()
+        for _ in range(200):
+            residual = residual - learning_rate / n * matrix @ residual
+        return float(np.abs(residual).max())
+
+    assert after(0.99 * rate) < np.abs(start).max()
+    assert after(1.01 * rate) > np.abs(start).max()
+
+
+@pytest.mark.parametrize("c", [1, 3])
+def test_kernel_regression_is_the_linear_solve_on_every_grid_point(c: int) -> None:
+    generator = np.random.default_rng(5)
+    n, v, m, classes = 9, 6, 7, max(2, c)
+    kernel = random_kernel(3, (n + v + m) * c, 40).reshape(n + v + m, c, n + v + m, c)
+    y = generator.integers(classes, size=n + v + m)
+    f0 = generator.normal(size=(n + v + m, c))
+    data = Data(kernel[:n, :, :n], kernel[n:, :, :n], f0[:n], f0[n:], y[:n], y[n:], v)
+    result = kernel_regression(data)
+    assert len(result.grid) == 25
+    train, cross = data.train.reshape(n * c, n * c), data.evaluation.reshape(-1, n * c)
+    norm = np.linalg.norm(train, 2)
+    for point in result.grid:
+        wanted = (targets(y[:n], c) - f0[:n] / point.f0_scale).reshape(-1)
+        alpha = np.linalg.lstsq(train + point.strength * norm * np.eye(n * c), wanted, rcond=None)[0]
+        f = (cross @ alpha).reshape(-1, c) + f0[n:] / point.f0_scale
+        assert point.test == pytest.approx(score(y[n + v :], predicted_classes(f)[v:], "accuracy"))
+        assert point.validation_loss == pytest.approx(float(((f[:v] - targets(y[n:], c)[:v]) ** 2).mean()), rel=1e-4)
+    assert result.chosen.validation == max(point.validation for point in result.grid)
+
+
+def test_scores_carry_intervals_that_hold_them() -> None:
+    y, predictions = np.array([0, 1, 1, 0, 1, 1]), np.array([0, 1, 0, 0, 1, 1])
+    accuracy, f1 = scored(y, predictions, "accuracy"), scored(y, predictions, "f1")
+    assert accuracy.value == pytest.approx(5 / 6)
+    assert f1.value == pytest.approx(2 * 3 / (2 * 3 + 1))
+    for item in (accuracy, f1):
+        assert 0 <= item.low <= item.value <= item.high <= 1
+
+
+def test_the_threshold_maximises_the_validation_score() -> None:
+    f = np.array([[3.0], [4.0], [5.0], [6.0]])
+    assert best_threshold(f, np.array([0, 0, 1, 1]), "accuracy") == pytest.approx(4.5)
+    assert list(majority(np.array([1, 1, 0]))) == [1, 1, 1]
+
+
+def test_the_linear_probe_finds_a_linear_rule() -> None:
+    generator = np.random.default_rng(0)
+    features = [generator.normal(size=(60, 4)) for _ in range(3)]
+    y = [(part[:, 1] > 0).astype(int) for part in features]
+    predictions, _ = linear_probe(tuple(features), y[0], y[1], "accuracy")
+    assert score(y[2], predictions, "accuracy") > 0.85
+
+
+def test_names_fall_into_layers_and_module_types() -> None:
+    names = ["embed.weight"] + [f"model.layers.{i}.attn.{m}.weight" for i in range(11) for m in ("q", "k")] + ["head.bias"]
+    assert list(layers(names)) == [f"model.layers.{i}" for i in range(11)]
+    types = module_types(names)
+    assert list(types) == ["embed", "attn.q", "attn.k", "head"]
+    assert len(types["attn.q"]) == 11

@@ -1,0 +1,232 @@
+"""Laws of block kernels: sums, symmetry, tiles, memory, fallback, adapters, folders."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import peft
+import pytest
+import torch
+
+import foretune as ft
+from foretune.forecast.stages import peak_memory
+from foretune.gradients.source import GradientSource
+from foretune.kernels import sgd
+from foretune.kernels.engine import Job
+from foretune.kernels.tiles import Footprint, Plan, memory_bytes, planned
+from tests.cases import FAMILIES, ROWS, TASK, language_model, outputs_of, tokenizer
+from tests.conftest import family
+from tests.oracles import jacobian_kernel
+from tests.test_exactness import assert_same_kernel
+
+LLAMA = family("llama-tied-causal")
+BERT = family("bert-encoder")
+
+
+def test_block_kernels_sum_to_the_full_kernel() -> None:
+    kernel = ft.block_kernels(outputs_of(language_model(LLAMA), difference=False), ROWS[:3], ROWS[3:])
+    layers = [kernel.select(f"*layers.{layer}.*") for layer in range(2)]
+    rest = kernel.select(lambda name: "layers." not in name)
+    np.testing.assert_allclose(sum(part.total() for part in [*layers, rest]), kernel.total(), rtol=1e-12)
+    assert kernel.matrix().shape == (6, 6)
+    assert kernel.matrix()[2 * 1 + 1, 2 * 2 + 0] == pytest.approx(kernel.total()[1, 1, 2, 0])
+    assert kernel.select(["*q_proj*", "*v_proj*"]).names == tuple(n for n in kernel.names if "q_proj" in n or "v_proj" in n)
+    with pytest.raises(ft.ForetuneError, match=r"No parameter block matches '\*q_porj\*'"):
+        kernel.select("*q_porj*")
+
+
+def test_a_training_kernel_is_symmetric_and_positive_semidefinite() -> None:
+    matrix = ft.block_kernels(outputs_of(language_model(LLAMA), difference=False), ROWS).matrix()
+    assert np.array_equal(matrix, matrix.T)
+    assert np.linalg.eigvalsh(matrix).min() >= -1e-10 * np.abs(matrix).max()
+
+
+def test_the_difference_form_is_the_contrast_of_both_outputs() -> None:
+    lm = language_model(family("gpt2-causal"))
+    both = ft.block_kernels(outputs_of(lm, difference=False), ROWS).array
+    one = ft.block_kernels(outputs_of(lm, difference=True), ROWS).array
+    contrast = both[:, :, 1, :, 1] - both[:, :, 1, :, 0] - both[:, :, 0, :, 1] + both[:, :, 0, :, 0]
+    np.testing.assert_allclose(one[:, :, 0, :, 0], contrast, rtol=0, atol=1e-9 * np.abs(both).max())
+
+
+def test_both_contractions_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = outputs_of(language_model(LLAMA), difference=False)
+    kernels = []
+    for gram in (True, False):
+        monkeypatch.setattr(sgd, "contraction_flops", lambda *_, gram=gram, **__: (0.0, 1.0) if gram else (1.0, 0.0))
+        for chunk in (2**9, 2**22):
+            monkeypatch.setattr(sgd, "CHUNK_BYTES", chunk)
+            kernels.append(ft.block_kernels(outputs, ROWS).array)
+            kernels[-1][:, :3, :, 3:] = ft.block_kernels(outputs, ROWS[:3], ROWS[3:]).array
+    for kernel in kernels[1:]:
+        np.testing.assert_allclose(kernel, kernels[0], rtol=0, atol=1e-12 * np.abs(kernels[0]).max())
+
+
+@pytest.mark.parametrize("plan", [Plan(2, 2, 2, 0, 0), Plan(1, 4, 3, 0, 0), Plan(3, 5, 9, 0, 0)], ids=str)
+def test_tiles_do_not_change_the_kernel(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = outputs_of(language_model(LLAMA), difference=False)
+    train, evaluation = [[ft.Example.of(row) for row in part] for part in (ROWS[:4], ROWS[4:])]
+    whole = ft.joint_kernels(outputs, train, evaluation).array
+    monkeypatch.setattr(Job, "plan", lambda *_: plan)
+    tiled = ft.joint_kernels(outputs, train, evaluation).array
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-12 * np.abs(whole).max())
+    oblong = ft.block_kernels(outputs, train, evaluation).array
+    np.testing.assert_allclose(oblong, whole[:, :, :, 4:], rtol=0, atol=1e-12 * np.abs(whole).max())
+
+
+def test_examples_keep_their_order() -> None:
+    outputs = outputs_of(language_model(BERT))
+    order = [4, 0, 5, 2, 1, 3]
+    kernel = ft.block_kernels(outputs, ROWS).array
+    shuffled = ft.block_kernels(outputs, [ROWS[place] for place in order]).array
+    np.testing.assert_allclose(shuffled, kernel[:, order][:, :, :, order], rtol=0, atol=1e-12 * np.abs(kernel).max())
+
+
+def test_frozen_parameters_are_not_in_the_kernel() -> None:
+    lm = language_model(LLAMA)
+    lm.module.requires_grad_(False)
+    lm.module.model.layers[1].self_attn.q_proj.requires_grad_(True)
+    kernel = ft.block_kernels(outputs_of(lm), ROWS)
+    assert kernel.names == ("model.layers.1.self_attn.q_proj.weight",)
+    lm.module.requires_grad_(True)
+    full = ft.block_kernels(outputs_of(lm), ROWS).select(kernel.names[0])
+    np.testing.assert_allclose(kernel.array, full.array, rtol=1e-9)
+    lm.module.requires_grad_(False)
+    with pytest.raises(ft.ForetuneError, match="frozen"):
+        ft.block_kernels(outputs_of(lm), ROWS)
+
+
+@pytest.mark.parametrize("name", ["llama-causal", "gpt2-causal"])
+def test_peft_models_give_the_kernel_of_their_adapters(name: str) -> None:
+    base = language_model(family(name))
+    targets = ["q_proj", "v_proj"] if "llama" in name else ["c_attn"]
+    adapted = peft.get_peft_model(base.module, peft.LoraConfig(r=2, target_modules=targets, lora_dropout=0.3))
+    torch.manual_seed(3)
+    for parameter_name, parameter in adapted.named_parameters():
+        if "lora_B" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    lm = ft.LanguageModel(adapted.double(), tokenizer(), "adapted", None, "causal")
+    outputs = ft.AnswerLogits(lm, TASK)
+    kernel = ft.block_kernels(outputs, ROWS)
+    assert kernel.names
+    assert all("lora_" in block for block in kernel.names)
+    assert_same_kernel(kernel, jacobian_kernel(outputs, ROWS), 1e-7)
+
+
+class _Odd(torch.nn.Module):
+    """A layer whose weight enters operations that no rule knows."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.gain = torch.nn.Parameter(0.1 * torch.randn(16, 16, dtype=torch.float64))
+        self.offset = torch.nn.Parameter(torch.randn(16, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) + torch.tanh(x @ torch.linalg.matrix_exp(self.gain)) + self.offset.sin()
+
+
+def test_parameters_without_a_rule_are_exact_and_announced() -> None:
+    lm = language_model(family("llama-causal"))
+    torch.manual_seed(0)
+    layer = lm.module.model.layers[0].self_attn
+    layer.o_proj = _Odd(layer.o_proj)
+    outputs = ft.AnswerLogits(lm, TASK, difference=False)
+    with pytest.warns(UserWarning, match=r"No factor rule covers .*gain.*offset") as caught:
+        kernel = ft.block_kernels(outputs, ROWS[:4])
+    assert len([w for w in caught if "factor rule" in str(w.message)]) == 1
+    assert_same_kernel(kernel, jacobian_kernel(outputs, ROWS[:4]), 1e-7)
+
+
+class _InPlace(torch.nn.Module):
+    """Changes a layer's result in place."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(self.inner(x).mul_(0.5).relu_()).add_(x)
+
+
+def test_modules_called_twice_and_in_place_changes_are_exact() -> None:
+    lm = language_model(family("llama-causal"))
+    layer = lm.module.model.layers[1].self_attn
+    layer.o_proj = _InPlace(layer.o_proj)
+    outputs = ft.AnswerLogits(lm, TASK, difference=False)
+    assert_same_kernel(ft.block_kernels(outputs, ROWS), jacobian_kernel(outputs, ROWS), 1e-7)
+
+
+@pytest.mark.parametrize("case", FAMILIES, ids=str)
+def test_every_family_is_covered_by_factor_rules(case) -> None:
+    outputs = outputs_of(language_model(case))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = GradientSource(outputs, [ft.Example.of(row) for row in ROWS], list(outputs.parameters()))
+        source.capture(range(len(ROWS)), 8)
+    assert not source.direct
+    assert source.single == ("mixtral" in case.name)  # experts see flattened tokens
+
+
+def test_non_finite_weights_are_reported_by_module() -> None:
+    lm = language_model(LLAMA)
+    with torch.no_grad():
+        lm.module.model.layers[1].mlp.up_proj.weight[0, 0] = float("inf")
+    with pytest.raises(ft.ForetuneError, match=r"module 'model\.layers\.1\.mlp\.up_proj'"):
+        ft.block_kernels(outputs_of(lm), ROWS)
+
+
+def test_float32_agrees_with_float64() -> None:
+    for case in (LLAMA, BERT):
+        exact = ft.block_kernels(outputs_of(language_model(case)), ROWS)
+        single = ft.block_kernels(outputs_of(language_model(case, torch.float32)), ROWS)
+        assert single.array.dtype == np.float64
+        np.testing.assert_allclose(single.total(), exact.total(), rtol=0, atol=1e-4 * np.abs(exact.total()).max())
+
+
+def test_saved_kernels_come_back_and_foreign_ones_are_refused(tmp_path) -> None:
+    outputs = outputs_of(language_model(LLAMA))
+    kernel = ft.block_kernels(outputs, ROWS)
+    kernel.save(tmp_path / "k")
+    opened = ft.BlockKernel.open(tmp_path / "k")
+    assert opened.names == kernel.names
+    assert np.array_equal(opened.array, kernel.array)
+    with pytest.raises(ft.ForetuneError, match="holds another kernel"):
+        ft.block_kernels(outputs, ROWS[:3]).save(tmp_path / "k")
+    with pytest.raises(ft.ForetuneError, match="weights"):
+        with torch.no_grad():
+            outputs.lm.module.model.norm.weight += 1
+        ft.block_kernels(outputs, ROWS, out=tmp_path / "k")
+    description = json.loads((tmp_path / "k" / "kernel.json").read_text())
+    description["identity"]["model"] = "another"
+    (tmp_path / "k" / "kernel.json").write_text(json.dumps(description))
+    with pytest.raises(ft.ForetuneError, match="changed after it was written"):
+        ft.BlockKernel.open(tmp_path / "k")
+
+
+def test_memory_budgets_are_read_and_plans_keep_them() -> None:
+    assert memory_bytes("2GiB") == 2 * 2**30
+    assert memory_bytes("1.5 MB") == 1_500_000
+    assert memory_bytes(5) == 5
+    lengths = [10 + i % 30 for i in range(200)]
+    for budget in (2**28, 2**29, 2**31, 2**33):
+        for overlap in (True, False):
+            plan = planned(Footprint(2**16, 2**20, 2**19), (lengths[:64], lengths), budget, overlap=overlap, single=False)
+            assert plan.peak <= budget
+            assert plan.passes >= 200
+    with pytest.raises(ft.ForetuneError, match="too small"):
+        planned(Footprint(2**16, 2**20, 2**19), (lengths[:64], lengths), 2**27, overlap=True, single=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", ["600MiB", "1200MiB"])
+def test_the_memory_budget_is_kept_on_a_real_model(budget: str) -> None:
+    lm, task = ft.load_model("minilm"), ft.load_task("movies")
+    split = task.few_shot(ft.load_rows(task), k=24, seed=13, test=200)
+    outputs = ft.HeadLogits(lm, difference=False)
+    ft.block_kernels(outputs, split.train[:4])  # libraries load, threads start
+    with peak_memory() as peak:
+        ft.joint_kernels(outputs, split.train, split.test, memory=budget)
+    assert peak.peak - peak.before <= memory_bytes(budget)

@@ -1,0 +1,137 @@
+"""Rows, tasks, splits, prompts and label words."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import foretune as ft
+from foretune.model.encoding import PromptEncoder
+from foretune.text.rows import read_rows
+from tests.cases import TASK, language_model, tokenizer
+from tests.conftest import family, many_rows
+
+ROWS = st.lists(
+    st.tuples(st.text(min_size=1, max_size=6), st.sampled_from(["negative", "positive"])), min_size=4, max_size=60
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=ROWS, k=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_splits_are_disjoint_balanced_and_independent_of_row_order(rows, k, seed) -> None:
+    mappings = [{"text": text, "label": label} for text, label in rows]
+    try:
+        split = TASK.few_shot(mappings, k=k, seed=seed)
+    except ft.ForetuneError:
+        return
+    parts = [split.train, split.validation, split.test]
+    texts = [example.text for part in parts for example in part]
+    assert len(texts) == len(set(texts))
+    assert len(texts) + split.duplicates + split.conflicts == len(rows)
+    for part in parts[:2]:
+        assert [sum(e.label == label for e in part) for label in TASK.labels] == [k, k]
+    assert TASK.few_shot(mappings[::-1], k=k, seed=seed) == split
+
+
+def test_a_seed_means_the_same_split_everywhere() -> None:
+    split = TASK.few_shot(many_rows(), k=2, seed=13, test=3)
+    assert [example.text.split()[-3:] for example in split.train] == [
+        ["slow", "film", "scene"], ["actor", "plot", "movie"], ["scene", "movie", "story"], ["story", "film", "movie"],
+    ]  # fmt: skip
+    assert len(split.test) == 3
+    assert TASK.few_shot(many_rows(), k=2, seed=21, test=3).train != split.train
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path) -> None:
+    rows = [{"text": 'a "quoted"\nline', "label": "x"}, {"text": "b", "label": "y"}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    (tmp_path / "r.json").write_text(json.dumps(rows))
+    (tmp_path / "r.csv").write_text('text,label\n"a ""quoted""\nline",x\nb,y\n')
+    (tmp_path / "r.tsv").write_text('text\tlabel\n"a ""quoted""\nline"\tx\nb\ty\n')
+    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "r.parquet")
+    for suffix in ("jsonl", "json", "csv", "tsv", "parquet"):
+        assert list(read_rows(tmp_path / f"r.{suffix}")) == rows, suffix
+
+
+def test_hub_datasets_give_label_names(monkeypatch) -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    dataset = datasets.Dataset.from_list([{"text": "a", "label": 1}, {"text": "b", "label": 0}], features=features)
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or dataset)
+    rows = read_rows("owner/name:config", split="test", revision="main")
+    assert [row["label"] for row in rows] == ["yes", "no"]
+    assert asked == [(("owner/name", "config"), {"split": "test", "revision": "main"})]
+
+
+def test_prompts_of_masked_and_causal_models() -> None:
+    masked = PromptEncoder(tokenizer(), TASK, 64, masked=True)(ft.Example("the film"))
+    tokens = tokenizer().convert_ids_to_tokens(list(masked.ids))
+    assert tokens == ["<s>", "the", "film", "it", "was", "<mask>", "."]
+    assert tokens[masked.position] == "<mask>"
+    causal = PromptEncoder(tokenizer(), TASK, 64, masked=False)(ft.Example("the film"))
+    tokens = tokenizer().convert_ids_to_tokens(list(causal.ids))
+    assert tokens == ["<s>", "the", "film", "it", "was"]
+    assert causal.position == 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(words=st.integers(0, 150), limit=st.integers(8, 30), masked=st.booleans())
+def test_cutting_never_touches_the_prompt(words: int, limit: int, masked: bool) -> None:
+    encoded = PromptEncoder(tokenizer(), TASK, limit, masked=masked)(ft.Example(" ".join(["film"] * words)))
+    tokens = tokenizer().convert_ids_to_tokens(list(encoded.ids))
+    kept = tokens.count("film")
+    prompt = ["<s>", *["film"] * kept, "it", "was"] + (["<mask>", "."] if masked else [])
+    assert tokens == prompt
+    assert encoded.cut == (kept < words)
+    assert len(tokens) == min(limit, words + len(prompt) - kept)
+
+
+def test_a_causal_model_cannot_answer_before_a_text() -> None:
+    task = ft.Task(name="t", labels=["a", "b"], template="{mask} : {text}")
+    with pytest.raises(ft.ForetuneError, match=r"Put \{mask\} last"):
+        ft.AnswerLogits(language_model(family("llama-causal")), task)
+
+
+def test_encoders_have_no_words_to_answer_with() -> None:
+    with pytest.raises(ft.ForetuneError, match="HeadLogits"):
+        ft.AnswerLogits(language_model(family("bert-encoder")), TASK)
+
+
+def test_label_words_take_the_form_they_have_in_the_prompt() -> None:
+    lm = language_model(family("roberta-masked"))
+    outputs = ft.AnswerLogits(lm, TASK)
+    ids = outputs.module.output_layer.ids.tolist()
+    assert tokenizer().convert_ids_to_tokens(ids) == ["terrible", "great"]
+
+
+def test_answer_logits_are_the_models_own(  # the shortcut reads one position and two rows of the vocabulary
+) -> None:
+    for name in ("bert-masked", "roberta-masked", "distilbert-masked", "llama-tied-causal", "gpt2-causal", "opt-causal"):
+        lm = language_model(family(name))
+        outputs = ft.AnswerLogits(lm, TASK, difference=False)
+        batch = outputs.batch(many_rows(5))
+        logits = lm.module(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        words = [tokenizer().convert_tokens_to_ids(word) for word in ("terrible", "great")]
+        expected = logits[range(5), batch["position"]][:, words]
+        assert (outputs.logits(outputs.parameters(), batch) - expected).abs().max() < 1e-12
+
+
+def test_unknown_labels_and_tasks_name_the_nearest() -> None:
+    with pytest.raises(ft.ForetuneError, match="'positve'.*Did you mean 'positive'"):
+        TASK.targets([ft.Example("a", label="positve")])
+    with pytest.raises(ft.ForetuneError, match="Did you mean 'movies'"):
+        ft.load_task("movie")
+
+
+@pytest.mark.slow
+def test_the_built_in_text_is_real() -> None:
+    rows = ft.load_rows("movies")
+    assert len(rows) == 10072
+    assert {row["label"] for row in rows} == {"negative", "positive"}
+    assert all((row["rating"] > 0) == (row["label"] == "positive") for row in rows)
