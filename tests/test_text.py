@@ -42,7 +42,7 @@ def test_splits_are_disjoint_balanced_and_independent_of_row_order(rows, k, seed
 def test_a_seed_means_the_same_split_everywhere() -> None:
     split = TASK.few_shot(many_rows(), k=2, seed=13, test=3)
     assert [example.text.split()[-3:] for example in split.train] == [
-        ["slow", "film", "scene"], ["actor", "plot", "movie"], ["scene", "movie", "story"], ["story", "film", "movie"],
+        ["plot", "actor", "story"], ["scene", "movie", "actor"], ["scene", "actor", "actor"], ["film", "story", "film"],
     ]  # fmt: skip
     assert len(split.test) == 3
     assert TASK.few_shot(many_rows(), k=2, seed=21, test=3).train != split.train
@@ -110,8 +110,8 @@ def test_label_words_take_the_form_they_have_in_the_prompt() -> None:
     assert tokenizer().convert_ids_to_tokens(ids) == ["terrible", "great"]
 
 
-def test_answer_logits_are_the_models_own(  # the shortcut reads one position and two rows of the vocabulary
-) -> None:
+def test_answer_logits_are_the_models_own() -> None:
+    # the shortcut reads one position and two rows of the vocabulary
     for name in ("bert-masked", "roberta-masked", "distilbert-masked", "llama-tied-causal", "gpt2-causal", "opt-causal"):
         lm = language_model(family(name))
         outputs = ft.AnswerLogits(lm, TASK, difference=False)

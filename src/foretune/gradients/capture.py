@@ -85,26 +85,32 @@ def _backward(logits: Tensor, recorder: Recorder, materialised: list[Tensor]) ->
         for use in recorder.uses:
             use.output = output
         grads = torch.autograd.grad(logits[:, output].sum(), targets, retain_graph=output < c - 1, allow_unused=True)
+        if not all(torch.isfinite(grad).all() for grad in grads if grad is not None):
+            raise _gradient_error(recorder.uses)  # what goes wrong anywhere flows to where the graph starts
         for values, grad in zip(dense, grads[len(recorder.leaves) :], strict=True):
             if grad is not None:
                 values[0, output] = grad.reshape(-1)
     return dense
 
 
+def _gradient_error(uses: list[Use]) -> NonFiniteError:
+    """Name the module where a backward pass first met an infinite or undefined number."""
+    broken = [use for use in uses if use.g is not None and not torch.isfinite(use.g).all()]
+    where = f"module {module_of(broken[-1].name)!r}" if broken else "the embeddings"
+    return NonFiniteError(
+        f"The gradient at {where} is infinite or undefined. Try dtype float32 or float64, or check the weights there."
+    )
+
+
 def _factors(uses: list[Use]) -> dict[str, Factor]:
     """Factors by parameter, the uses of one parameter joined."""
     found: dict[str, list[Factor]] = defaultdict(list)
     for use in uses:
-        if use.g is None:
+        g = use.derivatives()
+        if g is None:
             continue  # the outputs do not depend on this call
-        if not torch.isfinite(use.g).all():
-            raise NonFiniteError(
-                f"The gradient at module {module_of(use.name)!r} is infinite or undefined. Try dtype float32 or "
-                "float64, or check the weights of this module."
-            )
-        for name, factor in use.rule(use.g):
+        for name, factor in use.rule(g):
             found[name].append(factor)
-        use.g = None
     mixed = {name for name, factors in found.items() if len({type(factor) for factor in factors}) > 1}
     if mixed:
         raise UnruledError(mixed)

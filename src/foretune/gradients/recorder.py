@@ -60,7 +60,7 @@ class Use:
     def __init__(self, name: str, rule: Rule, result: Tensor) -> None:
         self.name, self.rule, self.result = name, rule, result
         self.g: Tensor | None = None
-        self.output, self.outputs = 0, 1
+        self.output, self.outputs, self.seen = 0, 1, 0
 
     def receive(self, g: Float[Tensor, "n t o"]) -> None:
         """Take the derivative of the output whose backward pass is running."""
@@ -68,8 +68,17 @@ class Use:
             self.g = g.unsqueeze(1)  # (n, 1, t, o)
             return
         if self.g is None:
-            self.g = g.new_zeros(len(g), self.outputs, *g.shape[1:])  # (n, c, t, o)
+            self.g = g.new_empty(len(g), self.outputs, *g.shape[1:])  # (n, c, t, o)
+        self.g[:, self.seen : self.output] = 0  # outputs that do not depend on this call
         self.g[:, self.output] = g
+        self.seen = self.output + 1
+
+    def derivatives(self) -> Float[Tensor, "n c t o"] | None:
+        """All derivatives, after the last backward pass; None if no output depends on this call."""
+        g, self.g = self.g, None
+        if g is not None and self.outputs > 1:
+            g[:, self.seen :] = 0
+        return g
 
 
 class Recorder(TorchFunctionMode):

@@ -13,6 +13,7 @@ product and in float64 across products.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from foretune.gradients.factors import Dense, Factor, FactorBatch, Products, Rows
-from foretune.shapes import Float, Int
+from foretune.shapes import Float, Float64, Int
 
 CHUNK_BYTES = 12 * 2**20
 """Gradients are formed this much at a time: two such chunks stay within a usual last-level cache."""
@@ -53,14 +54,29 @@ class SGD:
             Name and kernel, float64 on the factors' device; zero where a block does not influence the outputs.
         """
         same = rows is columns
+        space = _Workspace(rows[0].outputs)
         grams = [name for name in names if _by_gram(name, rows, columns, same=same)]
-        yield from _gram_kernels(grams, rows, columns, same=same)
+        yield from _gram_kernels(grams, rows, columns, space, same=same)
         for name in names:
             if name not in grams:
-                yield name, _kernel_of(name, rows, columns, same=same)
+                yield name, _kernel_of(name, rows, columns, space, same=same)
 
 
-def _kernel_of(name: str, rows: Tile, columns: Tile, *, same: bool) -> Float[Tensor, "n c m d"]:
+class _Workspace:
+    """Memory that is used again and again: fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, size: int) -> Float[Tensor, "size"]:
+        """The first `size` entries of a buffer, whatever they hold."""
+        if name not in self.buffers or len(self.buffers[name]) < size:
+            self.buffers[name] = self.like.new_empty(size)
+        return self.buffers[name][:size]
+
+
+def _kernel_of(name: str, rows: Tile, columns: Tile, space: _Workspace, *, same: bool) -> Float[Tensor, "n c m d"]:
     """The kernel of one block through its materialised gradients, a chunk of entries at a time."""
     left = [batch.factors.get(name) for batch in rows]
     right = left if same else [batch.factors.get(name) for batch in columns]
@@ -70,7 +86,7 @@ def _kernel_of(name: str, rows: Tile, columns: Tile, *, same: bool) -> Float[Ten
     present = next((factor for factor in (*left, *right) if factor is not None), None)
     if present is None:
         return kernel
-    for first, second in _chunks(present, left, right, rows, columns, same=same):
+    for first, second in _chunks(present, (left, right), (rows, columns), space, same=same):
         if same:
             _add_symmetric(matrix, first)
         else:
@@ -99,21 +115,26 @@ def _add_symmetric(matrix: Tensor, chunk: Float[Tensor, "k p"], depth: int = 3) 
 
 
 def _chunks(
-    kind: Factor, left: list[Factor | None], right: list[Factor | None], rows: Tile, columns: Tile, *, same: bool
+    kind: Factor,
+    factors: tuple[list[Factor | None], list[Factor | None]],
+    tiles: tuple[Tile, Tile],
+    space: _Workspace,
+    *,
+    same: bool,
 ) -> Iterator[tuple[Float[Tensor, "k p"], Float[Tensor, "l p"]]]:
     """Materialised gradients of both sides, as matrices (examples * outputs, entries), some entries at a time."""
-    examples = max(_output_count(rows), _output_count(columns))
+    examples = max(_output_count(tile) for tile in tiles)
     if isinstance(kind, Dense):
         count, width = 1, kind.values.shape[-1]
     elif isinstance(kind, Rows):
-        ids = _common_ids(left, right)
+        ids = _common_ids(*factors)
         count, width = len(ids), kind.values.shape[-1]
     else:
         count, width = kind.g.shape[-1], kind.x.shape[-1]
-    step = max(1, CHUNK_BYTES // (examples * width * rows[0].outputs.element_size()))
-    sides = [_Side(left, rows, min(step, count) * width)]
-    if not same:
-        sides.append(_Side(right, columns, min(step, count) * width))
+    step = max(1, CHUNK_BYTES // (examples * width * space.like.element_size()))
+    sides = [_Side(side, tile, partial(space.take, f"chunk {number}")) for number, (side, tile) in enumerate(zip(factors, tiles, strict=True))]
+    if same:
+        sides.pop()
     for start in range(0, count, step):
         stop = min(start + step, count)
         if isinstance(kind, Dense):
@@ -128,14 +149,13 @@ def _chunks(
 class _Side:
     """Materialised gradients of one tile, in a buffer that is filled again for each chunk of entries."""
 
-    def __init__(self, factors: list[Factor | None], tile: Tile, size: int) -> None:
-        self.factors = factors
+    def __init__(self, factors: list[Factor | None], tile: Tile, take: Callable[[int], Tensor]) -> None:
+        self.factors, self.take = factors, take
         self.counts = [batch.outputs.numel() for batch in tile]
-        self.buffer = tile[0].outputs.new_zeros(sum(self.counts) * size)
 
     def filled(self, size: int, fill: Callable[[Factor, Tensor], None]) -> Float[Tensor, "k p"]:
-        """Gradients (examples * outputs, `size`); a batch that does not use the block stays zero."""
-        matrix = self.buffer[: sum(self.counts) * size].view(-1, size)
+        """Gradients (examples * outputs, `size`); a batch that does not use the block is zero."""
+        matrix = self.take(sum(self.counts) * size).view(-1, size)
         start = 0
         for factor, count in zip(self.factors, self.counts, strict=True):
             if factor is None:
@@ -188,65 +208,112 @@ def _by_gram(name: str, rows: Tile, columns: Tile, *, same: bool) -> bool:
     return gram < materialise
 
 
-def contraction_flops(left: Sequence[Products], right: Sequence[Products], *, same: bool) -> tuple[float, float]:
-    """Weighted multiplications of the token Gram and of materialising, for one block between two tiles."""
+def contraction_flops(
+    left: Sequence[Products], right: Sequence[Products], *, same: bool, weighted: bool = True
+) -> tuple[float, float]:
+    """Multiplications of the token Gram and of materialising, for one block between two tiles.
+
+    Weighted, those that run below the rate of a large matrix product count for more, which is what the choice needs.
+    """
     c, inputs, features = left[0].g.shape[1], left[0].x.shape[-1], left[0].g.shape[-1]
     d = right[0].g.shape[1]
     tokens_left, tokens_right = (sum(f.x.shape[0] * f.x.shape[1] for f in side) for side in (left, right))
     rows, columns = (sum(f.g.shape[0] * f.g.shape[1] for f in side) for side in (left, right))
     triangle = 0.5 if same else 1.0
-    gram = tokens_left * tokens_right * (inputs + c * d * (features + _ENTRY_COST)) * triangle
-    forming = _FORM_COST * (tokens_left * c + (0 if same else tokens_right * d)) * inputs * features
+    entry, form = (_ENTRY_COST, _FORM_COST) if weighted else (0.0, 1.0)
+    gram = tokens_left * tokens_right * (inputs + c * d * (features + entry)) * triangle
+    forming = form * (tokens_left * c + (0 if same else tokens_right * d)) * inputs * features
     return gram, forming + rows * columns * inputs * features * triangle
 
 
 def _gram_kernels(
-    names: Sequence[str], rows: Tile, columns: Tile, *, same: bool
+    names: Sequence[str], rows: Tile, columns: Tile, space: _Workspace, *, same: bool
 ) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
-    """Kernels of linear blocks by token Grams, batch pair by batch pair; blocks with one input share its Gram."""
-    kernels = {name: _zeros(rows, columns) for name in names}
-    starts_left, starts_right = _starts(rows), _starts(columns)
-    for p, left in enumerate(rows):
-        for q, right in enumerate(columns[: p + 1] if same else columns):
-            i, j = starts_left[p], starts_right[q]
-            gram_of: tuple[Tensor, Tensor, Tensor] | None = None
-            for name in names:
-                first, second = left.factors.get(name), right.factors.get(name)
-                if first is None or second is None:
-                    continue
-                if gram_of is None or gram_of[0] is not first.x or gram_of[1] is not second.x:
-                    gram_of = (first.x, second.x, _token_gram(first.x, second.x))
-                part = _gram_product(first, second, gram_of[2]).double()  # (n, c, m, d)
-                kernels[name][i : i + len(part), :, j : j + part.shape[2]] = part
-                if same and p != q:
-                    kernels[name][j : j + part.shape[2], :, i : i + len(part)] = part.permute(2, 3, 0, 1)
-    yield from kernels.items()
+    """Kernels of linear blocks by token Grams: a batch of rows against all columns at once.
+
+    Blocks with the same input (q, k and v) share its token Gram. For a symmetric kernel the columns end with the
+    batch of rows itself.
+    """
+    starts = (_starts(rows), _starts(columns))
+    grams = _TokenGrams()
+    for name in names:
+        kernel = _zeros(rows, columns)
+        right = [
+            (start, batch.factors[name]) for start, batch in zip(starts[1], columns, strict=True) if name in batch.factors
+        ]
+        h = _packed([factor.g for _, factor in right], partial(space.take, "g"))  # (m * d * s of all columns, o)
+        x = _packed([factor.x for _, factor in right], partial(space.take, "x"))  # (m * s of all columns, i)
+        for start, batch in zip(starts[0], rows, strict=True):
+            first = batch.factors.get(name)
+            used = [(place, factor) for place, factor in right if not same or place <= start]
+            if first is not None and used:
+                part = kernel[start : start + len(batch.positions)]
+                _add_gram(part, first, used, h, grams.of(first, used, x), partial(space.take, "entries"))
+        if same:
+            matrix = kernel.view(kernel.shape[0] * kernel.shape[1], -1)
+            matrix.copy_(matrix.tril() + matrix.tril(-1).T)
+        yield name, kernel
+
+
+class _TokenGrams:
+    """Token Grams `x[n, t] . x'[m, s]` of the blocks that share the current input, as long as they are small."""
+
+    def __init__(self) -> None:
+        self.inputs: Tensor | None = None
+        self.kept: dict[int, Tensor] = {}
+
+    def of(self, first: Products, used: list[tuple[int, Products]], x: Float[Tensor, "tokens i"]) -> Tensor:
+        """The Gram of one batch of rows with the columns used, (n * t, tokens of the columns)."""
+        if self.inputs is not used[0][1].x:
+            self.inputs, self.kept = used[0][1].x, {}
+        key = id(first.x)
+        if key not in self.kept:
+            tokens = sum(factor.x.shape[0] * factor.x.shape[1] for _, factor in used)
+            gram = first.x.flatten(0, 1) @ x[:tokens].T
+            if sum(kept.nbytes for kept in self.kept.values()) + gram.nbytes > 4 * CHUNK_BYTES:
+                return gram
+            self.kept[key] = gram
+        return self.kept[key]
+
+
+def _add_gram(
+    kernel: Float64[Tensor, "n c m d"],
+    first: Products,
+    used: list[tuple[int, Products]],
+    h: Float[Tensor, "tokens_d o"],
+    gram: Float[Tensor, "nt tokens"],
+    take: Callable[[int], Tensor],
+) -> None:
+    """Add `sum_{t, s} gram[n, t, m, s] (g[n, c, t] . g'[m, d, s])` for one batch of rows, in cache-sized pieces."""
+    n, c, t, o = first.g.shape
+    width = sum(factor.g.shape[:3].numel() for _, factor in used)
+    step = max(1, CHUNK_BYTES // (c * t * width * gram.element_size()))
+    gram = gram.view(n, t, -1)
+    for begin in range(0, n, step):
+        g = first.g[begin : begin + step]
+        entries = take(len(g) * c * t * width).view(-1, width)
+        entries = torch.mm(g.reshape(-1, o), h[:width].T, out=entries).view(len(g), c, t, width)
+        at_entry = at_token = 0
+        for place, factor in used:
+            m, d, s, _ = factor.g.shape
+            part = entries[..., at_entry : at_entry + m * d * s].view(len(g), c, t, m, d, s)
+            weights = gram[begin : begin + step, :, at_token : at_token + m * s].view(len(g), 1, t, m, 1, s)
+            if first.group is not None and factor.group is not None:
+                alike = first.group[begin : begin + step, :, None, None] == factor.group[None, None]  # (n, t, m, s)
+                weights = weights * alike[:, None, :, :, None, :]
+            part *= weights
+            kernel[begin : begin + len(g), :, place : place + m] += part.sum((2, 5)).double()
+            at_entry, at_token = at_entry + m * d * s, at_token + m * s
+
+
+def _packed(parts: Sequence[Float[Tensor, "... k"]], take: Callable[[int], Tensor]) -> Float[Tensor, "tokens k"]:
+    """Rows of all parts below each other."""
+    flat = [part.reshape(-1, part.shape[-1]) for part in parts]
+    if len(flat) == 1:
+        return flat[0]
+    return torch.cat(flat, out=take(sum(part.numel() for part in flat)).view(-1, flat[0].shape[1]))
 
 
 def _starts(tile: Tile) -> list[int]:
-    starts, total = [], 0
-    for batch in tile:
-        starts.append(total)
-        total += len(batch.positions)
-    return starts
-
-
-def _token_gram(x: Float[Tensor, "n t i"], y: Float[Tensor, "m s i"]) -> Float[Tensor, "n t m s"]:
-    return (x.flatten(0, 1) @ y.flatten(0, 1).T).view(*x.shape[:2], *y.shape[:2])
-
-
-def _gram_product(first: Products, second: Products, gram: Float[Tensor, "n t m s"]) -> Float[Tensor, "n c m d"]:
-    """`sum_{t, s} gram[n, t, m, s] (g[n, c, t] . g'[m, d, s])`, an output pair's rows in cache-sized pieces."""
-    n, c, t, o = first.g.shape
-    m, d, s, _ = second.g.shape
-    if first.group is not None:
-        gram = gram * (first.group[:, :, None, None] == second.group[None, None])
-    h = second.g.reshape(m * d * s, o)
-    kernel = gram.new_empty(n, c, m, d)
-    step = max(1, CHUNK_BYTES // (c * t * m * d * s * gram.element_size()))
-    for start in range(0, n, step):
-        g = first.g[start : start + step]
-        entries = (g.reshape(-1, o) @ h.T).view(len(g), c, t, m, d, s)
-        entries *= gram[start : start + step, None, :, :, None]
-        kernel[start : start + step] = entries.sum((2, 5))
-    return kernel
+    """Where each batch's examples begin."""
+    return list(itertools.accumulate((len(batch.positions) for batch in tile), initial=0))[:-1]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from foretune.errors import ModelError
 from foretune.model.encoding import Batch, PromptEncoder, token_limit
 from foretune.model.load import LanguageModel
-from foretune.model.outputs import LabelRows, Outputs, answering_copy, cache_off, reading_at
+from foretune.model.outputs import LabelRows, Outputs, answering_copy, cache_off, picked, reading_at
 from foretune.shapes import Float
 from foretune.text.task import Task
 
@@ -44,7 +44,7 @@ class _AnswerModule(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         with reading_at(self._body[0], batch["position"]):
             out = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **self._options)
-        logits = out.logits[:, 0]  # (n, w)
+        logits = picked(out.logits, batch["position"])  # (n, w)
         return logits[:, 1:] - logits[:, :1] if self.difference else logits
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foretune.errors import UsageError, nearest
 from foretune.model.encoding import Batch, PlainEncoder, token_limit
 from foretune.model.load import LanguageModel
-from foretune.model.outputs import Outputs, answering_copy, cache_off
+from foretune.model.outputs import Outputs, answering_copy, cache_off, picked
 from foretune.shapes import Float
 
 POOLINGS = ("mean", "cls", "last")
@@ -42,7 +42,7 @@ class _HeadModule(nn.Module):
         if self.pooling == "cls":
             features = hidden[:, :1]
         elif self.pooling == "last":
-            features = hidden[torch.arange(len(hidden), device=hidden.device), batch["position"]][:, None]
+            features = picked(hidden, batch["position"])[:, None]
         else:
             mask = batch["attention_mask"].to(hidden.dtype)[:, :, None]
             features = (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)

@@ -89,7 +89,7 @@ class Outputs:
                 logits = self.module(batch)
         finally:
             handle.remove()
-        return logits, found[0].reshape(len(logits), -1)
+        return logits, picked(found[0], batch["position"])
 
 
 def _inner(name: str) -> str:
@@ -117,7 +117,7 @@ def reading_at(model: nn.Module, position: Tensor):  # noqa: ANN201 - a context 
 
     def pick(_module: nn.Module, _args: tuple, output: object) -> object:
         hidden = output[0]
-        output[0 if isinstance(output, list) else "last_hidden_state"] = hidden[_rows(hidden), position][:, None]
+        output[0 if isinstance(output, list) else "last_hidden_state"] = picked(hidden, position)[:, None]
         return output
 
     handle = model.register_forward_hook(pick)
@@ -127,8 +127,14 @@ def reading_at(model: nn.Module, position: Tensor):  # noqa: ANN201 - a context 
         handle.remove()
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    return torch.arange(len(tensor), device=tensor.device)
+def picked(tensor: Float[Tensor, "n t k"], position: Tensor) -> Float[Tensor, "n k"]:
+    """One position per example, also where `reading_at` has picked it already (t = 1).
+
+    Some models (OPT) call the inside of their body and so pass by its hook; they compute all positions.
+    """
+    if tensor.shape[1] == 1:
+        return tensor[:, 0]
+    return tensor[torch.arange(len(tensor), device=tensor.device), position]
 
 
 def answering_copy(lm: LanguageModel) -> nn.Module:
