@@ -1,10 +1,10 @@
 """The published ways to an empirical NTK, written again for the same outputs, and the floor under all of them.
 
-    jvp         per-example Jacobian, then a Jacobian-vector product over every other example (Malladi et al. 2023, A.2)
-    vmap        `vmap(jacrev)` for all examples, then products of the Jacobians (the PyTorch tutorial's way)
-    nngeometry  the `nngeometry` package: `GramMatrix` from `PMatDense`-style generators, embedding tables left out
-    factors     foretune
-    passes      one forward and c backward passes, nothing else
+jvp         per-example Jacobian, then a Jacobian-vector product over every other example (Malladi et al. 2023, A.2)
+vmap        `vmap(jacrev)` for all examples, then products of the Jacobians (the PyTorch tutorial's way)
+nngeometry  the `nngeometry` package: `GramMatrix` from `PMatDense`-style generators, embedding tables left out
+factors     foretune
+passes      one forward and c backward passes, nothing else
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Measured:
 
 
 def factors(case: Case) -> Measured:
-    """foretune's block kernels of all parameters."""
+    """Foretune's block kernels of all parameters."""
     outputs, examples = case.outputs()
     ft.block_kernels(outputs, examples[:2])  # threads and libraries start
     with peak_memory() as peak:
@@ -70,7 +70,7 @@ def factors(case: Case) -> Measured:
 
 
 def factors_without_tables(case: Case) -> Measured:
-    """foretune's block kernels without embedding tables, for comparison with nngeometry."""
+    """Foretune's block kernels without embedding tables, for comparison with nngeometry."""
     outputs, examples = case.outputs()
     ft.block_kernels(outputs, examples[:2])
     with peak_memory() as peak:
@@ -157,7 +157,9 @@ def jvp(case: Case, rows: int = 2) -> Measured:
     return Measured(whole, peak.peak - peak.before, trace * case.n / rows, f"extrapolated from {rows} rows")
 
 
-def _derivative(outputs: Outputs, parameters: dict[str, Tensor], batch: dict[str, Tensor], tangent: dict[str, Tensor]) -> Tensor:
+def _derivative(
+    outputs: Outputs, parameters: dict[str, Tensor], batch: dict[str, Tensor], tangent: dict[str, Tensor]
+) -> Tensor:
     """The directional derivative of one example's logits."""
     return torch.func.jvp(lambda p: outputs.logits(p, batch)[0], (parameters,), (tangent,))[1]
 
@@ -203,7 +205,7 @@ def _allow_vmapped_masks(outputs: Outputs) -> None:
 
 
 def nngeometry(case: Case) -> Measured:
-    """nngeometry's Gram matrix of all linear and norm layers; it rejects embeddings, so they are left out."""
+    """Nngeometry's Gram matrix of all linear and norm layers; it rejects embeddings, so they are left out."""
     import benchmarks.nngeometry_way as way
 
     return way.measured(case)

@@ -28,7 +28,9 @@ class _TokenLinear(grads.JacobianFactory):
     def flat_grad(cls, buffer: Tensor, mod: torch.nn.Module, layer: LinearLayer, x: Tensor, gy: Tensor) -> None:
         """Add the per-example gradients (n, p)."""
         n, size = len(x), layer.weight.numel()
-        buffer[:, :size].add_(torch.bmm(gy.reshape(n, -1, gy.shape[-1]).transpose(1, 2), x.reshape(n, -1, x.shape[-1])).view(n, -1))
+        buffer[:, :size].add_(
+            torch.bmm(gy.reshape(n, -1, gy.shape[-1]).transpose(1, 2), x.reshape(n, -1, x.shape[-1])).view(n, -1)
+        )
         if layer.bias is not None:
             buffer[:, size:].add_(gy.reshape(n, -1, gy.shape[-1]).sum(1))
 
@@ -68,4 +70,6 @@ def measured(case: Case) -> Measured:
         gram = GramMatrix(model=module, loader=loader, function=function, layer_collection=layers)
         seconds = time.perf_counter() - start
     c, n = gram.to_torch().shape[:2]
-    return Measured(seconds, peak.peak - peak.before, float(gram.to_torch().reshape(c * n, c * n).trace()), "no embeddings")
+    return Measured(
+        seconds, peak.peak - peak.before, float(gram.to_torch().reshape(c * n, c * n).trace()), "no embeddings"
+    )

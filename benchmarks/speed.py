@@ -72,7 +72,12 @@ def medians(case: Case, methods: tuple[str, ...]) -> dict[str, dict[str, object]
 
 def table(name: str, found: dict[str, dict[str, object]]) -> str:
     """One case as a Markdown table with ratios to foretune."""
-    lines = [f"### {name}", "", "| method | seconds | peak GiB | time / foretune | memory / foretune | |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"### {name}",
+        "",
+        "| method | seconds | peak GiB | time / foretune | memory / foretune | |",
+        "|---|---|---|---|---|---|",
+    ]
     for method, run in found.items():
         if "failed" in run:
             lines.append(f"| {NAMES[method]} | failed | | | | {run['failed']} |")

@@ -13,10 +13,47 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 import foretune as ft
 
-WORDS = (
-    "a an the film movie plot story was is it good bad great terrible fine dull actor scene funny sad very not but and "
-    "of in with ends starts this that slow fast bright dark . , ? !"
-).split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "film",
+    "movie",
+    "plot",
+    "story",
+    "was",
+    "is",
+    "it",
+    "good",
+    "bad",
+    "great",
+    "terrible",
+    "fine",
+    "dull",
+    "actor",
+    "scene",
+    "funny",
+    "sad",
+    "very",
+    "not",
+    "but",
+    "and",
+    "of",
+    "in",
+    "with",
+    "ends",
+    "starts",
+    "this",
+    "that",
+    "slow",
+    "fast",
+    "bright",
+    "dark",
+    ".",
+    ",",
+    "?",
+    "!",
+]
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
 VOCABULARY = SPECIAL + WORDS
 
@@ -42,7 +79,9 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
     words = {word: number for number, word in enumerate(VOCABULARY)}
     inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A </s> $B", special_tokens=[("<s>", 1), ("</s>", 2)])
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A </s> $B", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner,
         pad_token="<pad>",
@@ -83,7 +122,10 @@ _GPT = {
     "vocab_size": len(VOCABULARY), "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64,
     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-_DISTIL = {"vocab_size": len(VOCABULARY), "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 64, "pad_token_id": 0}  # fmt: skip
+_DISTIL = {
+    "vocab_size": len(VOCABULARY), "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24,
+    "max_position_embeddings": 64, "pad_token_id": 0,
+}  # fmt: skip
 _OPT = {**_SMALL, "ffn_dim": 24, "word_embed_proj_dim": 16}
 _MOE = {**_DECODER, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "num_local_experts": 4}
 
@@ -122,7 +164,7 @@ def language_model(family: Family, dtype: torch.dtype = torch.float64) -> ft.Lan
     return ft.LanguageModel(family.build().to(dtype).eval(), tokenizer(), str(family), None, family.kind)
 
 
-def outputs_of(lm: ft.LanguageModel, *, head: bool = False, difference: bool | None = None):  # noqa: ANN201
+def outputs_of(lm: ft.LanguageModel, *, head: bool = False, difference: bool | None = None):
     """Answer logits where the model has words to answer with, else a head."""
     if head or lm.kind == "encoder":
         return ft.HeadLogits(lm, n_outputs=3 if difference is None else 2, difference=difference)

@@ -65,7 +65,9 @@ def data_file(tmp_path: Path) -> Path:
 def run_cli(*arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None):
     """Run the real command line."""
     command = [sys.executable, "-m", "foretune", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**ENVIRONMENT, **(env or {})}, cwd=cwd, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**ENVIRONMENT, **(env or {})}, cwd=cwd, check=False
+    )
 
 
 WORDS = "--words=negative=terrible,positive=great"

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 
 
-def jacobian_kernel(outputs, rows, columns=None) -> dict[str, np.ndarray]:  # noqa: ANN001
+def jacobian_kernel(outputs, rows, columns=None) -> dict[str, np.ndarray]:
     """Block kernels (n, c, m, c) from whole Jacobians, one example at a time: no padding, no factors."""
     left = _jacobian(outputs, rows)
     right = left if columns is None else _jacobian(outputs, columns)
     return {name: torch.einsum("ncp,mdp->ncmd", left[name].double(), right[name].double()).numpy() for name in left}
 
 
-def _jacobian(outputs, rows) -> dict[str, torch.Tensor]:  # noqa: ANN001
+def _jacobian(outputs, rows) -> dict[str, torch.Tensor]:
     parameters = {name: tensor.detach().clone() for name, tensor in outputs.parameters().items()}
     found: dict[str, list[torch.Tensor]] = {name: [] for name in parameters}
     for row in rows:

@@ -108,7 +108,9 @@ def test_the_linear_probe_finds_a_linear_rule() -> None:
 
 
 def test_names_fall_into_layers_and_module_types() -> None:
-    names = ["embed.weight"] + [f"model.layers.{i}.attn.{m}.weight" for i in range(11) for m in ("q", "k")] + ["head.bias"]
+    names = (
+        ["embed.weight"] + [f"model.layers.{i}.attn.{m}.weight" for i in range(11) for m in ("q", "k")] + ["head.bias"]
+    )
     assert list(layers(names)) == [f"model.layers.{i}" for i in range(11)]
     types = module_types(names)
     assert list(types) == ["embed", "attn.q", "attn.k", "head"]

@@ -82,7 +82,9 @@ def test_tasks_and_env_list_what_there_is() -> None:
     assert "torch" in run_cli("env").stdout
 
 
-def test_settings_file_with_an_unknown_option_names_the_nearest(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:
+def test_settings_file_with_an_unknown_option_names_the_nearest(
+    llama_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("memmory: 1GiB\n")
     assert_refused(run_cli("forecast", llama_folder, data_file, "--config", file), 2, "'memmory'", "'memory'")
@@ -96,8 +98,12 @@ BAD_DATA = {
     "binary": ("c.jsonl", b"\xff\xfe\x00\x01", "Cannot read"),
     "ragged-csv": ("c.csv", b"text,label\ngood,positive,9\n", "do not fit the header"),
     "unknown-suffix": ("c.xlsx", b"PK", "unknown kind of file"),
-    "null-label": ("c.jsonl", b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n{"text": "c", "label": null}\n', "row 3 has no value"),
-}  # fmt: skip
+    "null-label": (
+        "c.jsonl",
+        b'{"text": "a", "label": "x"}\n{"text": "b", "label": "y"}\n{"text": "c", "label": null}\n',
+        "row 3 has no value",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BAD_DATA, ids=str)
@@ -206,7 +212,21 @@ def _slowed(llama_folder: Path, data_file: Path, out: Path) -> subprocess.Popen:
         "f.KernelFolder.write_tile = slow\n"
         "from foretune.cli.main import main\nmain()"
     )
-    command = [sys.executable, "-c", code, "kernel", llama_folder, data_file, WORDS, "--k", "4", "--test", "6", "--out", out]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "kernel",
+        llama_folder,
+        data_file,
+        WORDS,
+        "--k",
+        "4",
+        "--test",
+        "6",
+        "--out",
+        out,
+    ]
     return subprocess.Popen(
         list(map(str, command)), env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         start_new_session=True,

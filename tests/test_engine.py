@@ -32,7 +32,9 @@ def test_block_kernels_sum_to_the_full_kernel() -> None:
     np.testing.assert_allclose(sum(part.total() for part in [*layers, rest]), kernel.total(), rtol=1e-12)
     assert kernel.matrix().shape == (6, 6)
     assert kernel.matrix()[2 * 1 + 1, 2 * 2 + 0] == pytest.approx(kernel.total()[1, 1, 2, 0])
-    assert kernel.select(["*q_proj*", "*v_proj*"]).names == tuple(n for n in kernel.names if "q_proj" in n or "v_proj" in n)
+    assert kernel.select(["*q_proj*", "*v_proj*"]).names == tuple(
+        n for n in kernel.names if "q_proj" in n or "v_proj" in n
+    )
     with pytest.raises(ft.ForetuneError, match=r"No parameter block matches '\*q_porj\*'"):
         kernel.select("*q_porj*")
 
@@ -213,7 +215,9 @@ def test_memory_budgets_are_read_and_plans_keep_them() -> None:
     lengths = [10 + i % 30 for i in range(200)]
     for budget in (2**28, 2**29, 2**31, 2**33):
         for overlap in (True, False):
-            plan = planned(Footprint(2**16, 2**20, 2**19), (lengths[:64], lengths), budget, overlap=overlap, single=False)
+            plan = planned(
+                Footprint(2**16, 2**20, 2**19), (lengths[:64], lengths), budget, overlap=overlap, single=False
+            )
             assert plan.peak <= budget
             assert plan.passes >= 200
     with pytest.raises(ft.ForetuneError, match="too small"):

@@ -112,7 +112,14 @@ def test_label_words_take_the_form_they_have_in_the_prompt() -> None:
 
 def test_answer_logits_are_the_models_own() -> None:
     # the shortcut reads one position and two rows of the vocabulary
-    for name in ("bert-masked", "roberta-masked", "distilbert-masked", "llama-tied-causal", "gpt2-causal", "opt-causal"):
+    for name in (
+        "bert-masked",
+        "roberta-masked",
+        "distilbert-masked",
+        "llama-tied-causal",
+        "gpt2-causal",
+        "opt-causal",
+    ):
         lm = language_model(family(name))
         outputs = ft.AnswerLogits(lm, TASK, difference=False)
         batch = outputs.batch(many_rows(5))
@@ -123,7 +130,7 @@ def test_answer_logits_are_the_models_own() -> None:
 
 
 def test_unknown_labels_and_tasks_name_the_nearest() -> None:
-    with pytest.raises(ft.ForetuneError, match="'positve'.*Did you mean 'positive'"):
+    with pytest.raises(ft.ForetuneError, match=r"'positve'.*Did you mean 'positive'"):
         TASK.targets([ft.Example("a", label="positve")])
     with pytest.raises(ft.ForetuneError, match="Did you mean 'movies'"):
         ft.load_task("movie")

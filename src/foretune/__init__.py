@@ -39,7 +39,10 @@ _WHERE = {
     "load_rows": "foretune.text.builtin",
     "load_task": "foretune.text.builtin",
 }
-__all__ = sorted([*_WHERE, "__version__"])
+__all__ = [
+    "__version__",
+    *_WHERE,
+]
 
 
 def __getattr__(name: str) -> object:
@@ -51,4 +54,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """The public names."""
-    return __all__
+    return [*_WHERE, "__version__"]

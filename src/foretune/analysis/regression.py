@@ -119,7 +119,9 @@ def kernel_regression(
                 score(data.y_evaluation[v:], classes[v:], data.metric),
             )
             points.append((point, classes[v:]))
-    chosen, predictions = min(points, key=lambda item: (-item[0].validation, item[0].validation_loss, -item[0].strength))
+    chosen, predictions = min(
+        points, key=lambda item: (-item[0].validation, item[0].validation_loss, -item[0].strength)
+    )
     return Regression(
         chosen,
         tuple(point for point, _ in points),

@@ -35,7 +35,9 @@ def score(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: st
 
     if len(y) == 0:
         return float("nan")
-    return float(accuracy_score(y, predictions) if metric == "accuracy" else f1_score(y, predictions, zero_division=0))
+    if metric == "accuracy":
+        return float(accuracy_score(y, predictions))
+    return float(f1_score(y, predictions, zero_division=0))  # pyright: ignore[reportArgumentType]
 
 
 def scored(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: str) -> Score:

@@ -1,8 +1,8 @@
 r"""The spectrum of a training kernel and what follows from it.
 
-    kappa(K + sigma I) = (lambda_max + sigma) / (lambda_min + sigma)       Afzal et al. 2024, below eq. 7
-    R(sigma) = sigma y^T (K + sigma I)^-1 y                                the ridge objective's empirical risk,
-                                                                           bracketed by Afzal et al. 2024, eq. 6
+kappa(K + sigma I) = (lambda_max + sigma) / (lambda_min + sigma)       Afzal et al. 2024, below eq. 7
+R(sigma) = sigma y^T (K + sigma I)^-1 y                                the ridge objective's empirical risk,
+                                                                       bracketed by Afzal et al. 2024, eq. 6
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Spectrum:
 
     @property
     def effective_rank(self) -> float:
-        """trace / lambda_max: how many directions carry the kernel; zero for a zero kernel."""
+        """Trace / lambda_max: how many directions carry the kernel; zero for a zero kernel."""
         return self.trace / self.largest if self.largest else 0.0
 
     def condition_number(self, sigma: float) -> float:
@@ -58,7 +58,7 @@ class Spectrum:
         return (self.largest + sigma) / (self.smallest + sigma) if self.smallest + sigma else float("inf")
 
     def ridge_risk(self, y: Float64[np.ndarray, "k"], sigma: float) -> float:
-        """sigma y^T (K + sigma I)^-1 y: what ridge regression of strength sigma leaves of ||y||^2 (Afzal et al., eq. 6).
+        """Sigma y^T (K + sigma I)^-1 y: what ridge regression of strength sigma leaves of ||y||^2 (Afzal et al., eq. 6).
 
         Raises:
             UsageError: sigma is not positive.
@@ -78,7 +78,9 @@ def spectrum(matrix: Float64[np.ndarray, "k k"]) -> Spectrum:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise UsageError(f"A spectrum needs a square kernel matrix, got shape {matrix.shape}.")
     if not np.isfinite(matrix).all():
-        raise UsageError(f"The kernel of shape {matrix.shape} has {int((~np.isfinite(matrix)).sum())} undefined entries.")
+        raise UsageError(
+            f"The kernel of shape {matrix.shape} has {int((~np.isfinite(matrix)).sum())} undefined entries."
+        )
     if np.abs(matrix - matrix.T).max(initial=0) > 1e-4 * np.abs(matrix).max(initial=0):
         raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
     values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2)

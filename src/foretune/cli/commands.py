@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -27,7 +28,7 @@ from foretune.kernels.engine import joint_job, joint_kernels
 from foretune.model.builtin import MODELS
 from foretune.model.load import load_model
 from foretune.model.outputs import Outputs
-from foretune.report.json import plain, write_json
+from foretune.report.json import write_json
 from foretune.report.terminal import print_estimate, print_forecast, stage_table
 from foretune.store.atomic import storage_error, write_text
 from foretune.store.packages import cache_folder
@@ -152,7 +153,7 @@ def run_kernel(settings: Settings) -> None:
     if settings.out is None and not settings.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
     prepared = _prepared(settings)
-    if settings.plan:
+    if settings.plan or settings.out is None:
         return _planned(settings, prepared, console)
     write_text(settings.out / "run.yaml", settings.as_yaml("kernel"))
     inputs = _inputs(prepared, errors)
@@ -179,7 +180,8 @@ def run_kernel(settings: Settings) -> None:
 def _record(settings: Settings, prepared: Prepared, kernel: BlockKernel) -> dict[str, object]:
     """What a result file says about how it was made."""
     task, split = prepared.problem.task, prepared.problem.split
-    values = {key: value for key, value in plain(settings).items() if key not in ("config", "debug", "plan")}
+    hidden = ("config", "debug", "plan")
+    values = {key: value for key, value in dataclasses.asdict(settings).items() if key not in hidden}
     return {
         "format": _FORMAT,
         "settings": values,
@@ -217,7 +219,9 @@ def run_tasks() -> None:
     for name, model in MODELS.items():
         table.add_row(name, model.package.about)
     console.print(table)
-    console.print("Any hub id, model folder or .gguf file works in the place of a model, any file or dataset id as data.")
+    console.print(
+        "Any hub id, model folder or .gguf file works in the place of a model, any file or dataset id as data."
+    )
 
 
 def run_env() -> None:

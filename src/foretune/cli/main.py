@@ -78,7 +78,10 @@ def main() -> None:
         _fail(f"Error: {error.format_message()} See `foretune {' '.join(sys.argv[1:2])} --help`.", error.exit_code)
     except (Abort, KeyboardInterrupt):
         resumable = any(argument.startswith("--out") for argument in sys.argv)
-        _fail("Stopped. " + ("Repeat the same command to go on where it stopped." if resumable else "Nothing was written."))
+        _fail(
+            "Stopped. "
+            + ("Repeat the same command to go on where it stopped." if resumable else "Nothing was written.")
+        )
     except ForetuneError as error:
         if debug:
             raise

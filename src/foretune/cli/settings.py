@@ -39,9 +39,15 @@ def _config(context: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
-Model = Annotated[str, typer.Argument(help="smollm2, minilm, a hub id, a model folder, or a .gguf file.", show_default=False)]
-Data = Annotated[str, typer.Argument(help="A task name, a .jsonl/.csv/.parquet file, or a hub dataset id.", show_default=False)]
-Config = Annotated[Path | None, typer.Option(help="YAML file with any of these options.", callback=_config, is_eager=True)]
+Model = Annotated[
+    str, typer.Argument(help="smollm2, minilm, a hub id, a model folder, or a .gguf file.", show_default=False)
+]
+Data = Annotated[
+    str, typer.Argument(help="A task name, a .jsonl/.csv/.parquet file, or a hub dataset id.", show_default=False)
+]
+Config = Annotated[
+    Path | None, typer.Option(help="YAML file with any of these options.", callback=_config, is_eager=True)
+]
 
 _DATA, _OUTPUT, _COMPUTE, _RESULT = "Data", "Outputs", "Computation", "Results"
 
@@ -66,14 +72,20 @@ class Settings:
     k: Annotated[int, _option("Training examples per label, and as many for validation.", _DATA, "--k")] = 16
     test: Annotated[int, _option("At most this many test examples.", _DATA)] = 64
     seed: Annotated[int, _option("Seed of the few-shot split and of a new head.", _DATA)] = 13
-    output: Annotated[str, _option("prompt (label words), head, or auto (a prompt where the model has words).", _OUTPUT)] = "auto"
+    output: Annotated[
+        str, _option("prompt (label words), head, or auto (a prompt where the model has words).", _OUTPUT)
+    ] = "auto"
     task: Annotated[str | None, _option("Take template, words and metric from this task.", _OUTPUT)] = None
     template: Annotated[str | None, _option("Prompt, such as '{text} It was {mask} .'", _OUTPUT)] = None
     words: Annotated[str | None, _option("Label words, such as negative=terrible,positive=great.", _OUTPUT)] = None
     metric: Annotated[str | None, _option("accuracy or f1.", _OUTPUT)] = None
-    pooling: Annotated[str | None, _option("Features of a head: mean, cls or last.  [default: mean; last for causal models]", _OUTPUT)] = None
+    pooling: Annotated[
+        str | None, _option("Features of a head: mean, cls or last.  [default: mean; last for causal models]", _OUTPUT)
+    ] = None
     difference: Annotated[bool, _option("Two classes: one output f1 - f0 instead of two.", _OUTPUT)] = True
-    max_length: Annotated[int | None, _option("Longest input in tokens; the text is cut, the prompt never.", _OUTPUT)] = None
+    max_length: Annotated[
+        int | None, _option("Longest input in tokens; the text is cut, the prompt never.", _OUTPUT)
+    ] = None
     blocks: Annotated[str | None, _option("Only parameters that match these globs, comma-separated.", _COMPUTE)] = None
     dtype: Annotated[str, _option("float32, float64, bfloat16 or float16.", _COMPUTE)] = "float32"
     device: Annotated[str, _option("cpu, cuda, cuda:1, mps.", _COMPUTE)] = "cpu"
@@ -82,7 +94,9 @@ class Settings:
     trust_remote_code: Annotated[bool, _option("Run Python code that comes with the model.", _COMPUTE)] = False
     plan: Annotated[bool, _option("Print time, memory and disk needed, and stop.", _COMPUTE, "--plan")] = False
     json: Annotated[Path | None, _option("Write everything, unrounded, to this file.", _RESULT, "--json")] = None
-    out: Annotated[Path | None, _option("Folder for the kernel and run.yaml; a stopped run there is resumed.", _RESULT)] = None
+    out: Annotated[
+        Path | None, _option("Folder for the kernel and run.yaml; a stopped run there is resumed.", _RESULT)
+    ] = None
     debug: Annotated[bool, _option("Show tracebacks.", _RESULT, "--debug")] = False
 
     def as_yaml(self, command: str) -> str:

@@ -36,7 +36,9 @@ def problem(settings: Settings) -> Problem:
         UsageError, DataError: wrong options, or rows that cannot be used.
     """
     if settings.output not in OUTPUTS:
-        raise UsageError(f"--output {settings.output!r}: expected {', '.join(OUTPUTS)}.{nearest(settings.output, OUTPUTS)}")
+        raise UsageError(
+            f"--output {settings.output!r}: expected {', '.join(OUTPUTS)}.{nearest(settings.output, OUTPUTS)}"
+        )
     for name, value in (("--k", settings.k), ("--test", settings.test)):
         if value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1.")

@@ -103,7 +103,7 @@ def forecast(inputs: Inputs, kernel: BlockKernel) -> Forecast:
     whole, parts, sigma = _parts(inputs, kernel)
     rate = stable_learning_rate(whole.largest, n, f0.shape[1])
     base = scored(y_test, majority(y_test), metric)
-    best_start = max([zero_shot, *([tuned] if tuned else [])], key=lambda item: item.value)
+    best_start = tuned if tuned is not None and tuned.value > zero_shot.value else zero_shot
     return Forecast(
         answer=_answer(inputs, whole, parts, best_start, rate),
         zero_shot=zero_shot,
@@ -184,7 +184,9 @@ def _answer(inputs: Inputs, whole: Part, parts: tuple[Part, ...], start: Score, 
     gain = whole.score.value - start.value
     verdict = "should help" if whole.score.low > start.value else "may help" if gain > 0 else "is not expected to help"
     best = {part.kind: part.name for part in reversed(ranked(parts))}
-    hint = "".join(f"; best single {kind} by validation: {best[kind]}" for kind in ("layer", "module type") if kind in best)
+    hint = "".join(
+        f"; best single {kind} by validation: {best[kind]}" for kind in ("layer", "module type") if kind in best
+    )
     return (
         f"Fine-tuning {verdict}: {inputs.metric} {whole.score.value:.2f} expected in the linear regime "
         f"({whole.score.low:.2f} to {whole.score.high:.2f}), {start.value:.2f} without training{hint}; gradient descent "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from foretune.errors import DataError
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64, Int
@@ -63,7 +64,8 @@ def forecast_inputs(
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
         logits, hidden = (
-            tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(outputs.collate([encoded[place] for place in places]))
+            tensor.double().cpu().numpy()
+            for tensor in outputs.logits_and_features(outputs.collate([encoded[place] for place in places]))
         )
         for row, place in enumerate(places):
             f0[place], features[place] = logits[row], hidden[row]

@@ -23,7 +23,7 @@ from foretune.shapes import Float, Int
 
 @dataclass(frozen=True)
 class Products:
-    """`dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`; with `group`, token t acts on slice `group[n, t]` of a 3-D weight."""
+    """`dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`; with `group`, token t acts on that slice of a 3-D weight."""
 
     x: Float[Tensor, "n t i"]
     g: Float[Tensor, "n c t o"]
@@ -33,6 +33,14 @@ class Products:
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
         return (self.x, self.g)
+
+    @staticmethod
+    def end_to_end(uses: Sequence[Products]) -> Products:
+        """Several uses as one, along tokens."""
+        groups = [use.group for use in uses if use.group is not None]
+        x = torch.cat([use.x for use in uses], dim=1)  # (n, t, i)
+        g = torch.cat([use.g for use in uses], dim=2)  # (n, c, t, o)
+        return Products(x, g, torch.cat(groups, dim=1) if groups else None)
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,11 @@ class Rows:
         """The tensors held, for counting memory."""
         return (self.ids, self.values)
 
+    @staticmethod
+    def end_to_end(uses: Sequence[Rows]) -> Rows:
+        """Several uses as one, along tokens."""
+        return Rows(torch.cat([use.ids for use in uses], dim=1), torch.cat([use.values for use in uses], dim=2))
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -59,6 +72,11 @@ class Dense:
         """The tensors held, for counting memory."""
         return (self.values,)
 
+    @staticmethod
+    def end_to_end(uses: Sequence[Dense]) -> Dense:
+        """Several uses as one: their sum."""
+        return Dense(torch.stack([use.values for use in uses]).sum(0))
+
 
 Factor = Products | Rows | Dense
 
@@ -69,23 +87,11 @@ def joined(uses: Sequence[Factor]) -> Factor:
     Raises:
         TypeError: the uses are of different kinds (the caller materialises such a parameter instead).
     """
-    first = uses[0]
-    if len(uses) == 1:
-        return first
-    if all(isinstance(use, Products) for use in uses):
-        x = torch.cat([use.x for use in uses], dim=1)  # (n, t, i)
-        g = torch.cat([use.g for use in uses], dim=2)  # (n, c, t, o)
-        groups = [use.group for use in uses]
-        if all(group is None for group in groups):
-            return Products(x, g)
-        if all(group is not None for group in groups):
-            return Products(x, g, torch.cat(groups, dim=1))
-    if all(isinstance(use, Rows) for use in uses):
-        return Rows(torch.cat([use.ids for use in uses], dim=1), torch.cat([use.values for use in uses], dim=2))
-    if all(isinstance(use, Dense) for use in uses):
-        return Dense(sum(use.values for use in uses))
-    kinds = sorted({type(use).__name__ for use in uses})
-    raise TypeError(f"a parameter is used in ways that do not join: {', '.join(kinds)}")
+    kinds = {type(use) for use in uses}
+    if len(kinds) > 1:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"a parameter is used in ways that do not join: {names}")
+    return uses[0] if len(uses) == 1 else uses[0].end_to_end(uses)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

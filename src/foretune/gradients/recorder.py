@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -102,10 +102,12 @@ class Recorder(TorchFunctionMode):
         self.unruled: set[str] = set()
         self._inputs: dict[int, Tensor] = {}
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204, ARG002
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
         """Run the call; record it when a watched parameter takes part."""
         kwargs = kwargs or {}
-        found = [self.watched[id(a)] for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and id(a) in self.watched]
+        found = [
+            self.watched[id(a)] for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and id(a) in self.watched
+        ]
         if not found:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -128,7 +130,7 @@ class Recorder(TorchFunctionMode):
         watched = found[0]
         if watched.name in self.skip:
             return True
-        if name in _SAME_VALUES or name in {"add", "__radd__"} and _adds_constant(args, kwargs):
+        if name in _SAME_VALUES or (name in {"add", "__radd__"} and _adds_constant(args, kwargs)):
             derived = watched  # the derivative with respect to the parameter is one
         elif watched.rows is not None or watched.slice is not None:
             return False
@@ -195,8 +197,16 @@ def _is_index(index: object) -> bool:
     return isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0 and not index.is_floating_point())
 
 
-def _argument(args: tuple, kwargs: dict, position: int, name: str, default: object = None) -> object:
+def _argument(args: tuple, kwargs: dict, position: int, name: str, default: Any = None) -> Any:
     return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def _found(*watched: Watched | None) -> Watched:
+    return next(item for item in watched if item is not None)
+
+
+def _name(*watched: Watched | None) -> str:
+    return _found(*watched).name
 
 
 def _products(recorder: Recorder, weight: Watched | None, bias: Watched | None, x: Tensor) -> Rule:
@@ -229,7 +239,7 @@ def _linear(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Te
     if bias is not None and bias.slice is not None:
         return None
     rule = _products(recorder, weight, bias, x)
-    return recorder.note(func(*args, **kwargs), rule, (weight or bias).name)
+    return recorder.note(func(*args, **kwargs), rule, _name(weight, bias))
 
 
 def _addmm(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
@@ -239,7 +249,7 @@ def _addmm(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Ten
     if weight is None and bias is None:
         return func(*args)
     rule = _products(recorder, weight, bias, args[1])
-    return recorder.note(func(*args), rule, (weight or bias).name)
+    return recorder.note(func(*args), rule, _name(weight, bias))
 
 
 def _embedding(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
@@ -277,7 +287,7 @@ def _scaled(recorder: Recorder, pairs: list[tuple[Watched | None, Tensor | None]
 
 def _layer_norm(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
     x, shape = args[0], _argument(args, kwargs, 1, "normalized_shape")
-    has_bias = func is F.layer_norm
+    has_bias = func is torch.nn.functional.layer_norm
     weight = recorder.lookup(_argument(args, kwargs, 2, "weight"))
     bias = recorder.lookup(_argument(args, kwargs, 3, "bias")) if has_bias else None
     if weight is None and bias is None:
@@ -286,7 +296,7 @@ def _layer_norm(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -
         return None
     eps = _argument(args, kwargs, 4 if has_bias else 3, "eps", 1e-5 if has_bias else None)
     u = recorder.tokens(func(x.detach(), shape, eps=eps))  # (n, t, p)
-    return _scaled(recorder, [(weight, u), (bias, None)], func(*args, **kwargs), (weight or bias).name)
+    return _scaled(recorder, [(weight, u), (bias, None)], func(*args, **kwargs), _name(weight, bias))
 
 
 def _multiply(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
@@ -295,12 +305,12 @@ def _multiply(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> 
     first, second = recorder.lookup(args[0]), recorder.lookup(args[1])
     if first is None and second is None:
         return func(*args)
-    if (first is not None and second is not None) or (first or second).rows is not None:
+    if (first is not None and second is not None) or _found(first, second).rows is not None:
         return None
     w, u = args if first is not None else args[::-1]
     if w.dim() != 1 or u.dim() < 2 or u.shape[-1] != w.shape[0] or id(u) in recorder.watched:
         return None
-    return _scaled(recorder, [(first or second, recorder.tokens(u.detach()))], func(*args), (first or second).name)
+    return _scaled(recorder, [(first or second, recorder.tokens(u.detach()))], func(*args), _name(first, second))
 
 
 _RULES: dict[str, Callable[[Recorder, Callable, tuple, dict], Tensor | None]] = {

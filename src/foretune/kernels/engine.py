@@ -1,18 +1,18 @@
 """Block kernels of a model on examples: plan tiles, capture factors, contract, store.
 
-    rows x columns is cut into tiles; the factors of a row tile are held while the column tiles pass by
-    columns that begin with the rows themselves (a training kernel) use one triangle and no second capture
+rows x columns is cut into tiles; the factors of a row tile are held while the column tiles pass by
+columns that begin with the rows themselves (a training kernel) use one triangle and no second capture
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -34,10 +34,8 @@ Progress = Callable[[str, int, int], None]
 class Formula(Protocol):
     """How gradient factors become a kernel."""
 
-    @property
-    def symmetric(self) -> bool:
-        """Whether K(x, x') = K(x', x)."""
-        ...
+    symmetric: ClassVar[bool]
+    """Whether K(x, x') = K(x', x)."""
 
     def contract(self, rows: Tile, columns: Tile, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         """Name and kernel (n, c, m, d), float64, of each block."""
@@ -197,9 +195,7 @@ def _reopened(
     return KernelFolder(path, names, shape, {}, description) if (path / "kernel.json").exists() else None
 
 
-def _tiled(
-    job: Job, formula: Formula, plan: Plan, folder: KernelFolder | None, progress: Progress
-) -> np.ndarray:
+def _tiled(job: Job, formula: Formula, plan: Plan, folder: KernelFolder | None, progress: Progress) -> np.ndarray:
     """The array (b, n, c, m, c), tile by tile."""
     names, c = list(job.source.parameters), job.source.outputs.n_outputs
     array = np.zeros((len(names), job.n, c, len(job.columns), c))

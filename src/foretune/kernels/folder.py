@@ -143,7 +143,9 @@ def _stored_array(path: Path) -> np.ndarray:
     try:
         return np.asarray(zarr.open_array(path / "kernel.zarr", mode="r")[:])
     except (OSError, ValueError, KeyError) as error:
-        raise KernelFolderError(f"{path / 'kernel.zarr'} cannot be read: {error}. Delete the folder and repeat.") from error
+        raise KernelFolderError(
+            f"{path / 'kernel.zarr'} cannot be read: {error}. Delete the folder and repeat."
+        ) from error
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -154,12 +156,16 @@ def read_description(path: Path) -> dict[str, Any]:
     """
     file = path / "kernel.json"
     if not file.is_file():
-        raise KernelFolderError(f"{path} is not a kernel folder: it has no kernel.json. Make one with `foretune kernel`.")
+        raise KernelFolderError(
+            f"{path} is not a kernel folder: it has no kernel.json. Make one with `foretune kernel`."
+        )
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         found = (description["format"], description["hash"] == identity_hash(description["identity"]))
     except (ValueError, KeyError, OSError) as error:
-        raise KernelFolderError(f"{file} is damaged: {error!r}. Delete the folder and make the kernel again.") from error
+        raise KernelFolderError(
+            f"{file} is damaged: {error!r}. Delete the folder and make the kernel again."
+        ) from error
     if found != (_FORMAT, True):
         raise KernelFolderError(
             f"{file} has format {found[0]} (this version reads {_FORMAT}) or was changed after it was written. Make the "

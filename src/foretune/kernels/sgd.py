@@ -17,7 +17,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -43,11 +43,14 @@ class SGD:
     symmetric: ClassVar[bool] = True
     """K(x, x') = K(x', x), transposed in the outputs: one triangle is enough."""
 
-    def contract(self, rows: Tile, columns: Tile, names: Sequence[str]) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
+    def contract(
+        self, rows: Tile, columns: Tile, names: Sequence[str]
+    ) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
         """The kernel of each block between two tiles; the same tile twice computes one triangle.
 
         Args:
-            rows, columns: gradient factors; examples are in the order of the batches.
+            rows: gradient factors; examples are in the order of the batches.
+            columns: likewise.
             names: the blocks wanted.
 
         Yields:
@@ -132,7 +135,10 @@ def _chunks(
     else:
         count, width = kind.g.shape[-1], kind.x.shape[-1]
     step = max(1, CHUNK_BYTES // (examples * width * space.like.element_size()))
-    sides = [_Side(side, tile, partial(space.take, f"chunk {number}")) for number, (side, tile) in enumerate(zip(factors, tiles, strict=True))]
+    sides = [
+        _Side(side, tile, partial(space.take, f"chunk {number}"))
+        for number, (side, tile) in enumerate(zip(factors, tiles, strict=True))
+    ]
     if same:
         sides.pop()
     for start in range(0, count, step):
@@ -153,7 +159,7 @@ class _Side:
         self.factors, self.take = factors, take
         self.counts = [batch.outputs.numel() for batch in tile]
 
-    def filled(self, size: int, fill: Callable[[Factor, Tensor], None]) -> Float[Tensor, "k p"]:
+    def filled(self, size: int, fill: Callable[[Any, Tensor], None]) -> Float[Tensor, "k p"]:
         """Gradients (examples * outputs, `size`); a batch that does not use the block is zero."""
         matrix = self.take(sum(self.counts) * size).view(-1, size)
         start = 0
@@ -192,19 +198,22 @@ def _row_gradients(ids: Int[Tensor, "k"], factor: Rows, into: Float[Tensor, "nc 
 
 def _common_ids(left: list[Factor | None], right: list[Factor | None]) -> Int[Tensor, "k"]:
     """The row numbers that both sides touch, sorted; no other row adds to the kernel."""
-    sides = [torch.unique(torch.cat([f.ids.reshape(-1) for f in side if f is not None])) for side in (left, right)]
+    sides = [
+        torch.unique(torch.cat([factor.ids.reshape(-1) for factor in side if isinstance(factor, Rows)]))
+        for side in (left, right)
+    ]
     return sides[0][torch.isin(sides[0], sides[1])]
 
 
 def _by_gram(name: str, rows: Tile, columns: Tile, *, same: bool) -> bool:
     """Whether the token Gram of a linear block costs fewer multiplications than materialising."""
-    left = [batch.factors[name] for batch in rows if name in batch.factors]
-    right = [batch.factors[name] for batch in columns if name in batch.factors]
-    if not left or not right or not isinstance(left[0], Products):
+    left, right = _products(name, rows), _products(name, columns)
+    if not left or not right:
         return False
-    if left[0].group is not None:
+    if left[0][1].group is not None:
         return True
-    gram, materialise = contraction_flops(left, right, same=same)
+    factors = [[factor for _, factor in side] for side in (left, right)]
+    gram, materialise = contraction_flops(factors[0], factors[1], same=same)
     return gram < materialise
 
 
@@ -234,21 +243,16 @@ def _gram_kernels(
     Blocks with the same input (q, k and v) share its token Gram. For a symmetric kernel the columns end with the
     batch of rows itself.
     """
-    starts = (_starts(rows), _starts(columns))
     grams = _TokenGrams()
     for name in names:
         kernel = _zeros(rows, columns)
-        right = [
-            (start, batch.factors[name]) for start, batch in zip(starts[1], columns, strict=True) if name in batch.factors
-        ]
+        left, right = _products(name, rows), _products(name, columns)
         h = _packed([factor.g for _, factor in right], partial(space.take, "g"))  # (m * d * s of all columns, o)
         x = _packed([factor.x for _, factor in right], partial(space.take, "x"))  # (m * s of all columns, i)
-        for start, batch in zip(starts[0], rows, strict=True):
-            first = batch.factors.get(name)
+        for start, first in left:
             used = [(place, factor) for place, factor in right if not same or place <= start]
-            if first is not None and used:
-                part = kernel[start : start + len(batch.positions)]
-                _add_gram(part, first, used, h, grams.of(first, used, x), partial(space.take, "entries"))
+            part = kernel[start : start + len(first.x)]
+            _add_gram(part, first, used, h, grams.of(first, used, x), partial(space.take, "entries"))
         if same:
             matrix = kernel.view(kernel.shape[0] * kernel.shape[1], -1)
             matrix.copy_(matrix.tril() + matrix.tril(-1).T)
@@ -314,6 +318,8 @@ def _packed(parts: Sequence[Float[Tensor, "... k"]], take: Callable[[int], Tenso
     return torch.cat(flat, out=take(sum(part.numel() for part in flat)).view(-1, flat[0].shape[1]))
 
 
-def _starts(tile: Tile) -> list[int]:
-    """Where each batch's examples begin."""
-    return list(itertools.accumulate((len(batch.positions) for batch in tile), initial=0))[:-1]
+def _products(name: str, tile: Tile) -> list[tuple[int, Products]]:
+    """The factors of a linear block, each with the place where its batch's examples begin."""
+    starts = itertools.accumulate((len(batch.positions) for batch in tile), initial=0)
+    found = [(start, batch.factors.get(name)) for start, batch in zip(starts, tile, strict=False)]
+    return [(start, factor) for start, factor in found if isinstance(factor, Products)]

@@ -30,9 +30,9 @@ def memory_bytes(memory: str | int) -> int:
     if isinstance(memory, int):
         amount = float(memory)
     else:
-        found = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", memory)
+        found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z]*)\s*", memory)
         unit = _UNITS.get(found[2].lower()) if found else None
-        if unit is None:
+        if found is None or unit is None:
             raise UsageError(f"Cannot read the memory budget {memory!r}. Write for example 2GiB, 500MB or 4e9 bytes.")
         amount = float(found[1]) * unit
     if amount <= 0:

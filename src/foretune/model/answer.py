@@ -6,6 +6,8 @@ that belong to the label words, applied to the hidden state at the answer's plac
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from foretune.errors import ModelError
@@ -19,7 +21,7 @@ from foretune.text.task import Task
 class _AnswerModule(nn.Module):
     """The language model with its vocabulary cut down to the label words, read at one position."""
 
-    def __init__(self, model: nn.Module, word_ids: list[int], *, difference: bool) -> None:
+    def __init__(self, model: Any, word_ids: list[int], *, difference: bool) -> None:
         super().__init__()
         self.model = model
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -88,4 +90,3 @@ class AnswerLogits(Outputs):
             "word_ids": self.module.output_layer.ids.tolist(),
             "max_length": self.encode.limit,
         }
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Encoded:
     cut: bool
 
 
-def token_limit(tokenizer: PreTrainedTokenizerBase, config: object, max_length: int | None) -> int:
+def token_limit(tokenizer: PreTrainedTokenizerBase, config: Any, max_length: int | None) -> int:
     """The longest input in tokens: the smallest of the tokenizer's, the model's and the user's limits."""
     limits = [tokenizer.model_max_length, max_length]
     positions = getattr(config, "max_position_embeddings", None)
@@ -149,7 +149,7 @@ class PromptEncoder:
         for label in self.task.labels:
             word = self.task.words[label]
             pieces = self._answer_pieces(word)
-            shown = [self.tokenizer.convert_ids_to_tokens(piece) for piece in pieces]
+            shown = [str(self.tokenizer.convert_ids_to_tokens(piece)) for piece in pieces]
             if len(pieces) != 1:
                 raise DataError(
                     f"The word {word!r} for the label {label!r} is {len(pieces)} tokens here ({', '.join(shown)}); "
@@ -167,7 +167,7 @@ class PromptEncoder:
     def _answer_pieces(self, word: str) -> list[int]:
         """The tokens of `word` after the words of the template that stand before the answer."""
         lead = self.lead.rstrip()
-        spaced = self.lead != lead or not lead and self._follows_text()
+        spaced = self.lead != lead or (not lead and self._follows_text())
         before = self.tokenizer(lead, add_special_tokens=False)["input_ids"] if lead else []
         both = self.tokenizer(lead + (" " if spaced else "") + word, add_special_tokens=False)["input_ids"]
         if both[: len(before)] == before:

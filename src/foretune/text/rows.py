@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from foretune.errors import DataError, UsageError, nearest
 from foretune.text.example import Rows
@@ -59,7 +60,7 @@ def require_columns(rows: Rows, names: Iterable[str]) -> None:
                 raise DataError(f"{rows.source}: row {number} has no value in column {name!r}. Fill it in or drop it.")
 
 
-def _file_rows(path: Path) -> list[Mapping[str, object]]:
+def _file_rows(path: Path) -> Sequence[Mapping[str, object]]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
@@ -80,8 +81,8 @@ def _file_rows(path: Path) -> list[Mapping[str, object]]:
     raise UsageError(f"{path}: unknown kind of file {suffix or '(no suffix)'!r}. Expected {', '.join(_READERS)}.")
 
 
-def _jsonl_rows(path: Path) -> list[Mapping[str, object]]:
-    rows = []
+def _jsonl_rows(path: Path) -> Sequence[Mapping[str, object]]:
+    rows: list[object] = []
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -93,13 +94,13 @@ def _jsonl_rows(path: Path) -> list[Mapping[str, object]]:
     return _mappings(path, rows)
 
 
-def _mappings(path: Path, rows: object) -> list[Mapping[str, object]]:
+def _mappings(path: Path, rows: object) -> Sequence[Mapping[str, object]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: expected objects with named fields, such as {{'text': ..., 'label': ...}}.")
     return rows
 
 
-def _csv_rows(path: Path, delimiter: str) -> list[Mapping[str, object]]:
+def _csv_rows(path: Path, delimiter: str) -> Sequence[Mapping[str, object]]:
     with path.open(encoding="utf-8-sig", newline="") as file:  # the signature is dropped; quoted newlines are kept
         reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         rows = list(reader)
@@ -112,12 +113,12 @@ def _csv_rows(path: Path, delimiter: str) -> list[Mapping[str, object]]:
     return rows
 
 
-def _hub_rows(name: str, split: str, revision: str | None) -> list[Mapping[str, object]]:
+def _hub_rows(name: str, split: str, revision: str | None) -> Sequence[Mapping[str, object]]:
     import datasets
 
     dataset_id, _, configuration = name.partition(":")
     try:
-        dataset = datasets.load_dataset(dataset_id, configuration or None, split=split, revision=revision)
+        dataset: Any = datasets.load_dataset(dataset_id, configuration or None, split=split, revision=revision)
     except Exception as error:  # the hub client raises many kinds
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
@@ -125,7 +126,9 @@ def _hub_rows(name: str, split: str, revision: str | None) -> list[Mapping[str, 
             f"({', '.join(_READERS)}) or a built-in task: `foretune tasks` lists them."
         ) from error
     labels = {
-        column: feature.int2str for column, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)
+        column: feature.int2str
+        for column, feature in dataset.features.items()
+        if isinstance(feature, datasets.ClassLabel)
     }
     return [
         {column: labels[column](value) if column in labels and value >= 0 else value for column, value in row.items()}

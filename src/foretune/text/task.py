@@ -78,7 +78,9 @@ class Task:
 
     def _checked_words(self) -> tuple[str, ...]:
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-            raise UsageError(f"Task {self.name!r} has labels {list(self.labels)}. Expected two or more different labels.")
+            raise UsageError(
+                f"Task {self.name!r} has labels {list(self.labels)}. Expected two or more different labels."
+            )
         for label in self.words:
             if label not in self.labels:
                 raise UsageError(
@@ -141,7 +143,7 @@ class Task:
     def few_shot(
         self, rows: Iterable[Mapping[str, object] | Example], k: int = 16, seed: int = 13, test: int | None = None
     ) -> Split:
-        """k examples per label for training, k others for validation, and up to `test` of the rest.
+        """K examples per label for training, k others for validation, and up to `test` of the rest.
 
         The order is that of a hash of the seed and the row, so a seed gives the same split on every machine, whatever
         the order of the rows. Repeated texts are left out and counted, so that no text stands on both sides.
