@@ -216,12 +216,12 @@ def test_memory_budgets_are_read_and_plans_keep_them() -> None:
     for budget in (2**28, 2**29, 2**31, 2**33):
         for overlap in (True, False):
             plan = planned(
-                Footprint(2**16, 2**20, 2**19), (lengths[:64], lengths), budget, overlap=overlap, single=False
+                Footprint(2**16, 2.0**20, 2.0**19), (lengths[:64], lengths), budget, overlap=overlap, single=False
             )
             assert plan.peak <= budget
             assert plan.passes >= 200
     with pytest.raises(ft.ForetuneError, match="too small"):
-        planned(Footprint(2**16, 2**20, 2**19), (lengths[:64], lengths), 2**27, overlap=True, single=False)
+        planned(Footprint(2**16, 2.0**20, 2.0**19), (lengths[:64], lengths), 2**27, overlap=True, single=False)
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ class Spectrum:
         return float((sigma * shares / (sigma + np.clip(self.values, 0, None))).sum())
 
 
-def spectrum(matrix: Float64[np.ndarray, "k k"]) -> Spectrum:
+def spectrum(matrix: Float64[np.ndarray, "k l"]) -> Spectrum:
     """The spectrum of a symmetric kernel matrix, in float64.
 
     Raises:
