@@ -11,50 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
 import foretune as ft
+from benchmarks.case import Case, Measured
 from foretune.forecast.stages import peak_memory
 from foretune.gradients.factors import Products
 from foretune.gradients.source import GradientSource
 from foretune.kernels.sgd import contraction_flops
-from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
 from foretune.text.example import Example
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, its outputs and how many examples."""
-
-    model: str
-    n: int
-    difference: bool = False
-
-    def outputs(self, *, eager: bool = False) -> tuple[Outputs, list[Example]]:
-        """The model as a function, and n examples."""
-        lm, task = ft.load_model(self.model), ft.load_task("movies")
-        if eager:
-            lm.module.set_attn_implementation("eager")
-        examples = task.few_shot(ft.load_rows(task), k=16, seed=13, test=self.n).test
-        if self.model == "minilm":
-            return ft.HeadLogits(lm, difference=self.difference), examples
-        return ft.AnswerLogits(lm, task, difference=self.difference), examples
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One run: seconds of the whole kernel, bytes above the loaded model, a checksum, and what was extrapolated."""
-
-    seconds: float
-    peak: int
-    trace: float
-    note: str = ""
-    flops: float = 0.0
 
 
 def factors(case: Case) -> Measured:
@@ -219,5 +188,3 @@ METHODS: dict[str, Callable[[Case], Measured]] = {
     "factors-without-tables": factors_without_tables,
     "passes": passes,
 }
-
-__all__ = ["METHODS", "Case", "LanguageModel", "Measured"]

@@ -17,7 +17,7 @@ from nngeometry.layercollection import LayerCollection, LayerNormLayer, LinearLa
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.methods import Case, Measured
+from benchmarks.case import Case, Measured
 from foretune.forecast.stages import peak_memory
 
 

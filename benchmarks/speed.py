@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.methods import METHODS, Case
+from benchmarks.case import Case
+from benchmarks.methods import METHODS
 
 REPEATS = 3
 WITHOUT_TABLES = "factors-without-tables"

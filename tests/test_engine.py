@@ -13,7 +13,7 @@ import torch
 import foretune as ft
 from foretune.forecast.stages import peak_memory
 from foretune.gradients.source import GradientSource
-from foretune.kernels import sgd
+from foretune.kernels import sgd, tile
 from foretune.kernels.engine import Job
 from foretune.kernels.tiles import Footprint, Plan, memory_bytes, planned
 from tests.cases import FAMILIES, ROWS, TASK, language_model, outputs_of, tokenizer
@@ -59,7 +59,7 @@ def test_both_contractions_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     for gram in (True, False):
         monkeypatch.setattr(sgd, "contraction_flops", lambda *_, gram=gram, **__: (0.0, 1.0) if gram else (1.0, 0.0))
         for chunk in (2**9, 2**22):
-            monkeypatch.setattr(sgd, "CHUNK_BYTES", chunk)
+            monkeypatch.setattr(tile, "CHUNK_BYTES", chunk)
             kernels.append(ft.block_kernels(outputs, ROWS).array)
             kernels[-1][:, :3, :, 3:] = ft.block_kernels(outputs, ROWS[:3], ROWS[3:]).array
     for kernel in kernels[1:]:

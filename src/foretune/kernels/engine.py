@@ -21,7 +21,8 @@ from foretune.errors import UsageError
 from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import BlockKernel, Pattern, matching
 from foretune.kernels.folder import KernelFolder
-from foretune.kernels.sgd import SGD, Tile
+from foretune.kernels.sgd import SGD
+from foretune.kernels.tile import Tile
 from foretune.kernels.tiles import Footprint, Plan, memory_bytes, planned
 from foretune.model.fingerprint import fingerprint
 from foretune.model.outputs import Outputs

@@ -1,0 +1,50 @@
+"""Tiles of gradient factors, and the memory that contracting two of them works in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foretune.gradients.factors import FactorBatch, Products
+from foretune.shapes import Float, Float64
+
+CHUNK_BYTES = 12 * 2**20
+"""Work is done on pieces of this size: two of them stay within a usual last-level cache."""
+
+Tile = Sequence[FactorBatch]
+
+
+class Workspace:
+    """Memory that is used again and again: fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, size: int) -> Float[Tensor, "size"]:
+        """The first `size` entries of a buffer, whatever they hold."""
+        if name not in self.buffers or len(self.buffers[name]) < size:
+            self.buffers[name] = self.like.new_empty(size)
+        return self.buffers[name][:size]
+
+
+def zero_kernel(rows: Tile, columns: Tile) -> Float64[Tensor, "n c m d"]:
+    """A kernel of zeros between two tiles."""
+    n, m = sum(len(batch.positions) for batch in rows), sum(len(batch.positions) for batch in columns)
+    outputs = rows[0].outputs
+    return torch.zeros(n, outputs.shape[1], m, columns[0].outputs.shape[1], dtype=torch.float64, device=outputs.device)
+
+
+def output_count(tile: Tile) -> int:
+    """Examples times outputs of a tile."""
+    return sum(batch.outputs.numel() for batch in tile)
+
+
+def linear_factors(name: str, tile: Tile) -> list[tuple[int, Products]]:
+    """The factors of a linear block, each with the place where its batch's examples begin."""
+    starts = itertools.accumulate((len(batch.positions) for batch in tile), initial=0)
+    found = [(start, batch.factors.get(name)) for start, batch in zip(starts, tile, strict=False)]
+    return [(start, factor) for start, factor in found if isinstance(factor, Products)]
