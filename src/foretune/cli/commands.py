@@ -68,6 +68,12 @@ def _prepared(settings: Settings) -> Prepared:
     return Prepared(found, outputs, stages)
 
 
+def _console() -> Console:
+    """Standard output; wide enough for every table where it is a file or a pipe."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=120)
+
+
 def _check_writable(folder: Path) -> None:
     """Fail before the work, not after it.
 
@@ -111,7 +117,7 @@ def _planned(settings: Settings, prepared: Prepared, console: Console) -> None:
 
 def run_forecast(settings: Settings) -> None:
     """The forecast, to the terminal and, on request, to JSON and a folder."""
-    console, errors = Console(), Console(stderr=True)
+    console, errors = _console(), Console(stderr=True)
     prepared = _prepared(settings)
     if settings.plan:
         return _planned(settings, prepared, console)
@@ -149,7 +155,7 @@ def run_kernel(settings: Settings) -> None:
     Raises:
         UsageError: no --out.
     """
-    console, errors = Console(), Console(stderr=True)
+    console, errors = _console(), Console(stderr=True)
     if settings.out is None and not settings.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
     prepared = _prepared(settings)
@@ -206,7 +212,7 @@ def _versions() -> dict[str, str]:
 
 def run_tasks() -> None:
     """The built-in tasks and models."""
-    console = Console()
+    console = _console()
     table = Table(title="Tasks", title_justify="left")
     for heading in ("name", "labels", "template", "words", "metric"):
         table.add_column(heading)
@@ -226,7 +232,7 @@ def run_tasks() -> None:
 
 def run_env() -> None:
     """Versions, devices, cache."""
-    console = Console()
+    console = _console()
     table = Table(show_header=False)
     for name, version in _versions().items():
         table.add_row(name, version)

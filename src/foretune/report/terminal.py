@@ -59,7 +59,8 @@ def _parts(kind: str, whole: Part, parts: Sequence[Part], metric: str) -> Table:
     title = f"Training one {kind} alone: {len(shown)} of {len(parts)}, ranked by validation (--json has all)"
     table = Table(title=title, title_justify="left")
     for heading in (kind, "weights", "l. max", "l. min", "kappa", "risk", "valid.", metric):
-        table.add_column(heading, justify="left" if heading == kind else "right", no_wrap=True)
+        first = heading == kind  # the only column that may be narrowed
+        table.add_column(heading, justify="left" if first else "right", no_wrap=not first, overflow="fold")
     for part in [whole, *shown]:
         table.add_row(
             ".".join(part.name.split(".")[-2:]) if part.kind == "layer" else part.name,
