@@ -24,7 +24,9 @@ format: $(READY)
 	$(BIN)/ruff format src tests benchmarks
 
 benchmark: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps nngeometry==0.4
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.memory
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

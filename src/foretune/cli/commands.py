@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 import foretune
-from foretune.cli.progress import progress_bar
+from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import Settings
 from foretune.cli.setup import Problem, made_outputs, problem
 from foretune.errors import UsageError
@@ -47,16 +47,16 @@ class Prepared:
     stages: Stages
 
 
-def _prepared(settings: Settings) -> Prepared:
+def _prepared(settings: Settings, errors: Console) -> Prepared:
     """Read the data, check every place that will be written to, then load the model."""
     stages = Stages()
-    with stages.stage("read the data"):
+    with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
         found = problem(settings)
     if settings.json is not None:
         _check_writable(settings.json.parent)
     if settings.out is not None:
         _check_writable(settings.out)
-    with stages.stage("load the model"):
+    with stages.stage("load the model"), busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(
             settings.model,
             dtype=settings.dtype,
@@ -118,7 +118,7 @@ def _planned(settings: Settings, prepared: Prepared, console: Console) -> None:
 def run_forecast(settings: Settings) -> None:
     """The forecast, to the terminal and, on request, to JSON and a folder."""
     console, errors = _console(), Console(stderr=True)
-    prepared = _prepared(settings)
+    prepared = _prepared(settings, errors)
     if settings.plan:
         return _planned(settings, prepared, console)
     inputs = _inputs(prepared, errors)
@@ -158,7 +158,7 @@ def run_kernel(settings: Settings) -> None:
     console, errors = _console(), Console(stderr=True)
     if settings.out is None and not settings.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    prepared = _prepared(settings)
+    prepared = _prepared(settings, errors)
     if settings.plan or settings.out is None:
         return _planned(settings, prepared, console)
     write_text(settings.out / "run.yaml", settings.as_yaml("kernel"))

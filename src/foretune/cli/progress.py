@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from foretune.kernels.engine import Progress as Report
 
@@ -30,3 +38,12 @@ def progress_bar(console: Console) -> Iterator[Report]:
             bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
         yield report
+
+
+@contextmanager
+def busy(console: Console, what: str) -> Iterator[None]:
+    """A sign of life and the time so far, for work whose length nobody knows."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task(what, total=None)
+        yield
