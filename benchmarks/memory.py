@@ -33,10 +33,9 @@ def one(model: str, budget: str) -> str:
         ft.joint_kernels(outputs, split.train, others, memory=budget)
         seconds = time.perf_counter() - start
     above = peak.peak - peak.before
-    return (
-        f"| {model} | {budget} | {above / 2**20:.0f} MiB | {above / memory_bytes(budget):.2f} | {plan.rows} x {plan.columns} "
-        f"| {plan.passes} | {seconds:.1f} |"
-    )
+    share = above / memory_bytes(budget)
+    tile = f"{plan.rows} x {plan.columns}"
+    return f"| {model} | {budget} | {above / 2**20:.0f} MiB | {share:.2f} | {tile} | {plan.passes} | {seconds:.1f} |"
 
 
 def main() -> None:
