@@ -42,11 +42,6 @@ class Data:
     validation: int
     metric: str = "accuracy"
 
-    def with_kernels(self, train: np.ndarray, evaluation: np.ndarray) -> Data:
-        """The same examples under another kernel."""
-        return Data(train, evaluation, self.f0_train, self.f0_evaluation, self.y_train, self.y_evaluation,
-                    self.validation, self.metric)  # fmt: skip
-
 
 def targets(y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]:
     """Regression targets: +-1 for one difference output, one-hot otherwise."""

@@ -41,11 +41,6 @@ class GradientSource:
         self.direct: frozenset[str] = frozenset()
         self.single = False
 
-    @property
-    def truncated(self) -> int:
-        """How many texts were cut to fit."""
-        return sum(encoded.cut for encoded in self.encoded)
-
     def capture(
         self, positions: Iterable[int], batch: int, done: Callable[[int], None] = lambda _: None
     ) -> list[FactorBatch]:
