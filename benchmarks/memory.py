@@ -14,8 +14,8 @@ from pathlib import Path
 
 import foretune as ft
 from foretune.forecast.stages import peak_memory
-from foretune.kernels.engine import joint_job
-from foretune.kernels.tiles import memory_bytes
+from foretune.kernels.job import Job, joint_job
+from foretune.kernels.tiles import Plan, memory_bytes
 
 BUDGETS = {"minilm": ("400MiB", "800MiB", "2GiB"), "smollm2": ("2GiB", "4GiB")}
 
@@ -27,7 +27,7 @@ def one(model: str, budget: str) -> str:
     outputs = ft.HeadLogits(lm, difference=False) if model == "minilm" else ft.AnswerLogits(lm, task)
     others = [*split.validation, *split.test]
     ft.block_kernels(outputs, split.train[:2])  # threads and libraries start
-    plan = joint_job(outputs, split.train, others).plan(memory_bytes(budget))
+    plan = _planned(joint_job(outputs, split.train, others), budget)
     with peak_memory() as peak:
         start = time.perf_counter()
         ft.joint_kernels(outputs, split.train, others, memory=budget)
@@ -36,6 +36,10 @@ def one(model: str, budget: str) -> str:
     share = above / memory_bytes(budget)
     tile = f"{plan.rows} x {plan.columns}"
     return f"| {model} | {budget} | {above / 2**20:.0f} MiB | {share:.2f} | {tile} | {plan.passes} | {seconds:.1f} |"
+
+
+def _planned(job: Job, budget: str) -> Plan:
+    return job.plan(memory_bytes(budget), job.array_bytes(ft.SGD()))
 
 
 def main() -> None:

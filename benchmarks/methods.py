@@ -162,7 +162,7 @@ def _allow_vmapped_masks(outputs: Outputs) -> None:
         if causal:
             t = keep.shape[-1]
             mask = mask + torch.full((t, t), torch.finfo(outputs.lm.dtype).min / 2).triu(1)
-        body = outputs.module._body[0]
+        body = outputs.module.body
         plain = body.forward
         body.forward = lambda *args, attention_mask=None, **kwargs: plain(*args, attention_mask=mask, **kwargs)
         try:

@@ -58,7 +58,7 @@ def measured(case: Case) -> Measured:
     layers = LayerCollection.from_model(module, ignore_unsupported_layers=True)
     embedded = outputs.lm.module.get_input_embeddings()(batch["input_ids"]).detach()
     loader = DataLoader(TensorDataset(embedded, batch["attention_mask"], batch["position"]), batch_size=16)
-    body = module._body[0]
+    body = module.body
     plain = body.forward
     with peak_memory() as peak:
         start = time.perf_counter()

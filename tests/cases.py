@@ -95,12 +95,16 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
 
 @dataclass(frozen=True)
 class Family:
-    """One architecture: how to make a tiny random model, and what its outputs can be."""
+    """One architecture: how to make a tiny random model, and what its outputs can be.
+
+    `single`: it mixes or flattens the examples of a batch, so that they go through it one at a time.
+    """
 
     name: str
     kind: str
     build: Callable[[], torch.nn.Module]
     tolerance: float = 1e-10
+    single: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}-{self.kind}"
@@ -128,9 +132,27 @@ _DISTIL = {
 }  # fmt: skip
 _OPT = {**_SMALL, "ffn_dim": 24, "word_embed_proj_dim": 16}
 _MOE = {**_DECODER, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "num_local_experts": 4}
+_MOE_ALL = {**_MOE, "num_local_experts": 2}  # every token goes to every expert, in another order
+_ELECTRA = {**_SMALL, "embedding_size": 8}
+_DEBERTA = {**_SMALL, "relative_attention": True, "pos_att_type": "p2c|c2p", "share_att_key": True}
+_DEBERTA_V3 = {**_DEBERTA, "position_biased_input": False, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
+_CONVOLVED = {**_DEBERTA_V3, "conv_kernel_size": 3, "conv_act": "gelu"}
+_MODERN = {**_SMALL, "cls_token_id": 1, "sep_token_id": 2}
+_T5 = {"vocab_size": len(VOCABULARY), "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4,
+       "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16, "pad_token_id": 0,
+       "eos_token_id": 2}  # fmt: skip
 
 
-def _family(name: str, kind: str, model: str, config: str, options: dict[str, Any], tolerance: float = 1e-10) -> Family:
+def _family(
+    name: str,
+    kind: str,
+    model: str,
+    config: str,
+    options: dict[str, Any],
+    tolerance: float = 1e-10,
+    *,
+    single: bool = False,
+) -> Family:
     def build() -> torch.nn.Module:
         made = getattr(transformers, config)(**options)
         torch.manual_seed(7)
@@ -140,7 +162,7 @@ def _family(name: str, kind: str, model: str, config: str, options: dict[str, An
                 parameter += 0.05 * torch.randn_like(parameter)
         return module
 
-    return Family(name, kind, build, tolerance)
+    return Family(name, kind, build, tolerance, single)
 
 
 _RMS = 1e-7  # RMSNorm computes in float32 even inside a float64 model
@@ -155,8 +177,21 @@ FAMILIES = [
     _family("llama-tied", "causal", "LlamaForCausalLM", "LlamaConfig", {**_DECODER, "tie_word_embeddings": True}, _RMS),
     _family("qwen3", "causal", "Qwen3ForCausalLM", "Qwen3Config", _DECODER, _RMS),
     _family("gemma", "causal", "GemmaForCausalLM", "GemmaConfig", _DECODER, _RMS),
-    _family("mixtral", "causal", "MixtralForCausalLM", "MixtralConfig", _MOE, _RMS),
+    _family("mixtral", "causal", "MixtralForCausalLM", "MixtralConfig", _MOE, _RMS, single=True),
+    _family("mixtral-all-experts", "causal", "MixtralForCausalLM", "MixtralConfig", _MOE_ALL, _RMS, single=True),
+    _family("qwen2", "causal", "Qwen2ForCausalLM", "Qwen2Config", _DECODER, _RMS),
+    _family("electra", "masked", "ElectraForMaskedLM", "ElectraConfig", _ELECTRA),
+    _family("electra", "encoder", "ElectraModel", "ElectraConfig", _ELECTRA),
+    _family("deberta-v2", "masked", "DebertaV2ForMaskedLM", "DebertaV2Config", _DEBERTA_V3, single=True),
+    _family("deberta-v2", "encoder", "DebertaV2Model", "DebertaV2Config", _DEBERTA, single=True),
+    _family("t5", "encoder", "T5EncoderModel", "T5Config", _T5, _RMS, single=True),
+    _family("modernbert", "masked", "ModernBertForMaskedLM", "ModernBertConfig", _MODERN),
 ]
+FALLBACKS = [
+    _family("deberta", "masked", "DebertaForMaskedLM", "DebertaConfig", _DEBERTA, single=True),
+    _family("deberta-v2-conv", "encoder", "DebertaV2Model", "DebertaV2Config", _CONVOLVED, single=True),
+]
+"""Families with parameters that no factor rule covers."""
 
 
 def language_model(family: Family, dtype: torch.dtype = torch.float64) -> ft.LanguageModel:

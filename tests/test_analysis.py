@@ -1,4 +1,4 @@
-"""Spectra, ridge risk, kernel regression and scores against slow or closed forms."""
+"""Spectra, ridge risk and scores against slow or closed forms."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 import foretune as ft
 from foretune.analysis.groups import layers, module_types
-from foretune.analysis.regression import Data, kernel_regression, targets
-from foretune.analysis.scores import best_threshold, linear_probe, majority, predicted_classes, score, scored
+from foretune.analysis.scores import best_threshold, linear_probe, majority, score, scored
 from foretune.analysis.spectrum import spectrum, stable_learning_rate
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -61,27 +60,6 @@ def test_gradient_descent_is_stable_below_the_learning_rate_and_not_above(seed, 
 
     assert after(0.99 * rate) < np.abs(start).max()
     assert after(1.01 * rate) > np.abs(start).max()
-
-
-@pytest.mark.parametrize("c", [1, 3])
-def test_kernel_regression_is_the_linear_solve_on_every_grid_point(c: int) -> None:
-    generator = np.random.default_rng(5)
-    n, v, m, classes = 9, 6, 7, max(2, c)
-    kernel = random_kernel(3, (n + v + m) * c, 40).reshape(n + v + m, c, n + v + m, c)
-    y = generator.integers(classes, size=n + v + m)
-    f0 = generator.normal(size=(n + v + m, c))
-    data = Data(kernel[:n, :, :n], kernel[n:, :, :n], f0[:n], f0[n:], y[:n], y[n:], v)
-    result = kernel_regression(data)
-    assert len(result.grid) == 25
-    train, cross = data.train.reshape(n * c, n * c), data.evaluation.reshape(-1, n * c)
-    norm = np.linalg.norm(train, 2)
-    for point in result.grid:
-        wanted = (targets(y[:n], c) - f0[:n] / point.f0_scale).reshape(-1)
-        alpha = np.linalg.lstsq(train + point.strength * norm * np.eye(n * c), wanted, rcond=None)[0]
-        f = (cross @ alpha).reshape(-1, c) + f0[n:] / point.f0_scale
-        assert point.test == pytest.approx(score(y[n + v :], predicted_classes(f)[v:], "accuracy"))
-        assert point.validation_loss == pytest.approx(float(((f[:v] - targets(y[n:], c)[:v]) ** 2).mean()), rel=1e-4)
-    assert result.chosen.validation == max(point.validation for point in result.grid)
 
 
 def test_scores_carry_intervals_that_hold_them() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "foretune"
-LAYERS = ["errors", "shapes", "store", "text", "model", "gradients", "kernels", "analysis", "forecast", "report", "cli"]
+LAYERS = ["errors", "shapes", "naming", "store", "text", "model", "gradients", "kernels", "analysis", "forecast", "report", "cli"]
 MODULES = sorted(file for file in SOURCE.rglob("*.py") if file.parent != SOURCE)
 
 
@@ -42,7 +42,7 @@ def test_analysis_knows_no_model_and_only_edges_print() -> None:
             assert "print" not in names, file
         if layer == "analysis":
             lower = {module.split(".")[1] for module in imported(file)}
-            assert lower <= {"errors", "shapes", "analysis"}, file
+            assert lower <= {"errors", "shapes", "naming", "analysis"}, file
 
 
 def test_modules_stay_short() -> None:

@@ -204,9 +204,9 @@ def test_a_full_disk_leaves_nothing_half_written(llama_folder: Path, data_file: 
 def _slowed(llama_folder: Path, data_file: Path, out: Path) -> subprocess.Popen:
     """A kernel run that pauses after each tile."""
     code = (
-        "import time, foretune.kernels.folder as f, foretune.kernels.engine as e\n"
+        "import time, foretune.kernels.folder as f, foretune.kernels.job as j\n"
         "from foretune.kernels.tiles import Plan\n"
-        "e.Job.plan = lambda self, budget: Plan(2, 3, 4, 99, 0)\n"
+        "j.Job.plan = lambda self, budget, arrays: Plan(2, 3, 4, 99, 0)\n"
         "write = f.KernelFolder.write_tile\n"
         "def slow(self, name, values):\n    write(self, name, values); time.sleep(0.3)\n"
         "f.KernelFolder.write_tile = slow\n"

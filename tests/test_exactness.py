@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
+import peft
 import pytest
 import torch
+import transformers
 
 import foretune as ft
-from tests.cases import FAMILIES, ROWS, Family, language_model, outputs_of
+from tests.cases import FALLBACKS, FAMILIES, ROWS, TASK, Family, language_model, outputs_of, tokenizer
+from tests.conftest import family as family_of
 from tests.oracles import jacobian_kernel
 
 
@@ -48,6 +53,122 @@ def test_padding_never_changes_an_entry(family: Family) -> None:
         for j in range(len(ROWS)):
             alone[:, i : i + 1, :, j : j + 1] = ft.block_kernels(outputs, ROWS[i : i + 1], ROWS[j : j + 1]).array
     np.testing.assert_allclose(together, alone, rtol=0, atol=family.tolerance * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("family", FALLBACKS, ids=str)
+def test_families_beyond_the_rules_fall_back_exactly_and_say_so_once(family: Family) -> None:
+    outputs = outputs_of(language_model(family), difference=False)
+    with pytest.warns(UserWarning, match="No factor rule covers") as caught:
+        kernel = ft.block_kernels(outputs, ROWS[:4])
+    assert len(caught) == 1
+    assert_same_kernel(kernel, jacobian_kernel(outputs, ROWS[:4]), family.tolerance)
+
+
+@pytest.mark.parametrize("texts", [["the plot was good ."] * 5 + ["it is very slow ,"], ["", "", ""]], ids=["6x6", "1"])
+def test_tables_that_examples_share_are_never_taken_for_one_row_each(texts: list[str]) -> None:
+    outputs = outputs_of(language_model(family_of("t5-encoder")), difference=False)
+    assert {len(outputs.encode(ft.Example(text)).ids) for text in texts} <= {1, len(texts)}
+    kernel = ft.block_kernels(outputs, texts)
+    assert_same_kernel(kernel, jacobian_kernel(outputs, texts), 1e-7)
+
+
+class _TakenApart(torch.nn.Module):
+    """Uses a weight in pieces and a bias in a list."""
+
+    def __init__(self, inner: torch.nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        top, bottom = self.inner.weight.chunk(2)
+        y = torch.nn.functional.linear(x, torch.cat([bottom, top])) + self.inner(x)
+        return torch.stack([y, self.inner.bias.expand_as(y)]).sum(0)
+
+
+class _ChangedView(torch.nn.Module):
+    """Changes a view of a layer's result in place."""
+
+    def __init__(self, inner: torch.nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)
+        y.view(*y.shape[:-1], 4, -1).transpose(1, 2).mul_(0.5).tanh_()
+        return y
+
+
+@pytest.mark.parametrize("odd", [_TakenApart, _ChangedView])
+def test_no_way_to_use_a_parameter_is_missed(odd: type[torch.nn.Module]) -> None:
+    lm = language_model(family_of("bert-encoder"))
+    layer = lm.module.encoder.layer[0].output
+    layer.dense = odd(layer.dense)
+    outputs = outputs_of(lm, difference=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kernel = ft.block_kernels(outputs, ROWS[:4])
+    assert_same_kernel(kernel, jacobian_kernel(outputs, ROWS[:4]), 1e-10)
+
+
+def trained_adapter(name: str) -> ft.LanguageModel:
+    """A tiny model with a LoRA adapter that has been trained (B is not zero)."""
+    base = language_model(family_of(name)).module
+    targets = ["c_attn", "c_fc"] if name.startswith("gpt2") else ["q_proj", "down_proj"]
+    adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, lora_alpha=3, target_modules=targets, lora_dropout=0.3))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter_name, parameter in adapted.named_parameters():
+            if "lora_B" in parameter_name:
+                parameter.normal_(std=0.1)
+    return ft.LanguageModel(adapted.double(), tokenizer(), "adapted", None, "causal")
+
+
+@pytest.mark.parametrize("name", ["llama-causal", "gpt2-causal"])
+def test_adapters_have_the_kernel_of_what_peft_trains(name: str) -> None:
+    lm = trained_adapter(name)
+    outputs = ft.AnswerLogits(lm, TASK)
+    trained = {n: p for n, p in lm.module.eval().named_parameters() if p.requires_grad}
+    jacobians = []
+    for row in ROWS:
+        encoded = outputs.encode(ft.Example.of(row))
+        logits = lm.module(input_ids=torch.tensor([encoded.ids])).logits[0, encoded.position]
+        negative, positive = outputs.encode.answer_ids()
+        jacobians.append(torch.autograd.grad(logits[positive] - logits[negative], list(trained.values())))
+    flat = [torch.stack([gradient.flatten() for gradient in block]) for block in zip(*jacobians, strict=True)]
+    oracle = {n: (rows @ rows.T)[:, None, :, None].numpy() for n, rows in zip(trained, flat, strict=True)}
+    assert all(".lora_A.default.weight" in n or ".lora_B.default.weight" in n for n in trained)
+    assert_same_kernel(ft.block_kernels(outputs, ROWS), oracle, 1e-7 if "llama" in name else 1e-10)
+
+
+@pytest.mark.parametrize("name", ["llama-causal", "gpt2-causal"])
+def test_adapters_under_a_head_have_the_kernel_of_what_peft_trains(name: str) -> None:
+    lm = trained_adapter(name)
+    outputs = ft.HeadLogits(lm, n_outputs=3)
+    trained = [n for n, p in lm.module.named_parameters() if p.requires_grad]
+    assert list(outputs.parameters()) == [*trained, "head.weight", "head.bias"]
+    kernel = ft.block_kernels(outputs, ROWS)
+    assert all(np.abs(values).max() > 0 for values in kernel.array)
+    assert_same_kernel(kernel, jacobian_kernel(outputs, ROWS), 1e-7 if "llama" in name else 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "loaded"),
+    [
+        ("T5ForConditionalGeneration", "T5Config", "T5EncoderModel"),
+        ("ElectraForPreTraining", "ElectraConfig", "ElectraModel"),
+    ],
+)
+def test_what_has_no_words_to_answer_with_is_loaded_as_an_encoder(model: str, config: str, loaded: str, tmp_path):
+    small = {"vocab_size": 44, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 4}
+    if model.startswith("Electra"):
+        small = {"vocab_size": 44, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24}
+    made = getattr(transformers, model)(getattr(transformers, config)(**small))
+    made.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    lm = ft.load_model(tmp_path)
+    assert (type(lm.module).__name__, lm.kind) == (loaded, "encoder")
+    weights = {key.removeprefix("electra."): value for key, value in made.state_dict().items()}
+    assert all(torch.equal(value, weights[key]) for key, value in lm.module.state_dict().items())
 
 
 def test_the_users_model_is_left_as_it_was() -> None:

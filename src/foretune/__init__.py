@@ -8,13 +8,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from foretune.errors import ForetuneError as ForetuneError
     from foretune.kernels.block_kernel import BlockKernel as BlockKernel
-    from foretune.kernels.engine import block_kernels as block_kernels
-    from foretune.kernels.engine import joint_kernels as joint_kernels
+    from foretune.kernels.compute import block_kernels as block_kernels
+    from foretune.kernels.compute import joint_kernels as joint_kernels
+    from foretune.kernels.compute import kernels_of as kernels_of
+    from foretune.kernels.compute import projected_features as projected_features
+    from foretune.kernels.job import joint_job as joint_job
+    from foretune.kernels.job import separate_job as separate_job
+    from foretune.kernels.lora import LoRA as LoRA
+    from foretune.kernels.projection import IntrinsicDimension as IntrinsicDimension
+    from foretune.kernels.projection import Kronecker as Kronecker
+    from foretune.kernels.projection import Rademacher as Rademacher
     from foretune.kernels.sgd import SGD as SGD
+    from foretune.kernels.signs import AsymmetricSignGD as AsymmetricSignGD
+    from foretune.kernels.signs import SignGD as SignGD
     from foretune.model.answer import AnswerLogits as AnswerLogits
     from foretune.model.head import HeadLogits as HeadLogits
     from foretune.model.load import LanguageModel as LanguageModel
     from foretune.model.load import load_model as load_model
+    from foretune.model.parameters import ParameterFilter as ParameterFilter
     from foretune.text.builtin import load_rows as load_rows
     from foretune.text.builtin import load_task as load_task
     from foretune.text.example import Example as Example
@@ -29,12 +40,23 @@ _WHERE = {
     "Example": "foretune.text.example",
     "ForetuneError": "foretune.errors",
     "HeadLogits": "foretune.model.head",
+    "IntrinsicDimension": "foretune.kernels.projection",
+    "Kronecker": "foretune.kernels.projection",
     "LanguageModel": "foretune.model.load",
+    "AsymmetricSignGD": "foretune.kernels.signs",
+    "LoRA": "foretune.kernels.lora",
+    "ParameterFilter": "foretune.model.parameters",
+    "Rademacher": "foretune.kernels.projection",
     "SGD": "foretune.kernels.sgd",
+    "SignGD": "foretune.kernels.signs",
     "Split": "foretune.text.task",
     "Task": "foretune.text.task",
-    "block_kernels": "foretune.kernels.engine",
-    "joint_kernels": "foretune.kernels.engine",
+    "block_kernels": "foretune.kernels.compute",
+    "joint_job": "foretune.kernels.job",
+    "joint_kernels": "foretune.kernels.compute",
+    "kernels_of": "foretune.kernels.compute",
+    "projected_features": "foretune.kernels.compute",
+    "separate_job": "foretune.kernels.job",
     "load_model": "foretune.model.load",
     "load_rows": "foretune.text.builtin",
     "load_task": "foretune.text.builtin",

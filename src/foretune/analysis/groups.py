@@ -6,33 +6,27 @@ path inside a layer (`self_attn.q_proj`). Everything outside the list (embedding
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-_NUMBERED = re.compile(r"(?:^|\.)([A-Za-z_]\w*)\.(\d+)\.")
+from foretune.naming import layer_number, layer_path
 
 
 def layers(names: Iterable[str]) -> dict[str, list[str]]:
     """Layer -> its parameters, layers in order; the layer's name is its path, such as `model.layers.3`."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        path = _layer_path(name)
+        path = layer_path(name)
         if path is not None:
             found[path].append(name)
-    return dict(sorted(found.items(), key=lambda item: (item[0].rpartition(".")[0], int(item[0].rpartition(".")[2]))))
+    return dict(sorted(found.items(), key=lambda item: (item[0].rpartition(".")[0], layer_number(item[0]))))
 
 
 def module_types(names: Iterable[str]) -> dict[str, list[str]]:
     """Module type -> its parameters over all layers, in order of appearance."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        path = _layer_path(name)
+        path = layer_path(name)
         inside = name if path is None else name[len(path) + 1 :]
         found[inside.rpartition(".")[0] or inside].append(name)
     return dict(found)
-
-
-def _layer_path(name: str) -> str | None:
-    match = _NUMBERED.search(name)
-    return None if match is None else name[: match.end() - 1]

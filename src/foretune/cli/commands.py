@@ -24,7 +24,9 @@ from foretune.forecast.inputs import Inputs, forecast_inputs
 from foretune.forecast.plan import estimate
 from foretune.forecast.stages import Stages
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.engine import joint_job, joint_kernels
+from foretune.kernels.compute import joint_kernels
+from foretune.kernels.job import joint_job
+from foretune.kernels.sgd import SGD
 from foretune.model.builtin import MODELS
 from foretune.model.load import load_model
 from foretune.model.outputs import Outputs
@@ -109,7 +111,7 @@ def _blocks(settings: Settings) -> list[str] | None:
 def _planned(settings: Settings, prepared: Prepared, console: Console) -> None:
     split = prepared.problem.split
     job = joint_job(prepared.outputs, split.train, [*split.validation, *split.test], _blocks(settings))
-    found = estimate(job, settings.memory)
+    found = estimate(job, [SGD()], settings.memory)
     print_estimate(console, found)
     if settings.json is not None:
         write_json(settings.json, found)

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from foretune.kernels.engine import Progress as Report
+from foretune.kernels.job import Progress as Report
 
 
 @contextmanager

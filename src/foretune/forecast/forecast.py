@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.groups import layers, module_types
-from foretune.analysis.regression import Data, Regression, kernel_regression, targets
 from foretune.analysis.scores import Score, best_threshold, linear_probe, majority, predicted_classes, scored
+from foretune.analysis.solvers import Data, KernelRidge, Solution, solved, targets
 from foretune.analysis.spectrum import Spectrum, StableLearningRate, spectrum, stable_learning_rate
 from foretune.forecast.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
@@ -49,7 +49,7 @@ class Part:
     condition_number: float
     effective_rank: float
     ridge_risk: float
-    regression: Regression
+    regression: Solution
     score: Score
 
 
@@ -158,7 +158,7 @@ def _part(
         validation=v,
         metric=inputs.metric,
     )
-    regression = kernel_regression(data)
+    regression = solved(KernelRidge(), data)
     return Part(
         name=name,
         kind=kind,

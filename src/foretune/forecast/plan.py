@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from foretune.gradients.factors import Products
-from foretune.kernels.engine import Job
-from foretune.kernels.sgd import contraction_flops
+from foretune.kernels.formula import Formula, contracted
+from foretune.kernels.job import Job
+from foretune.kernels.sgd import SGD, contraction_flops
+from foretune.kernels.tile import Tile
 from foretune.kernels.tiles import memory_bytes
 
 
@@ -44,14 +47,15 @@ class Estimate:
     disk: int
 
 
-def estimate(job: Job, memory: str | int) -> Estimate:
-    """Time one batch and one matrix product, and extrapolate.
+def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estimate:
+    """Time one batch and its contractions, and extrapolate.
 
     Raises:
         UsageError: the memory budget is too small.
     """
     budget = memory_bytes(memory)
-    plan = job.plan(budget)
+    array = sum(job.array_bytes(formula) for formula in formulas)
+    plan = job.plan(budget, array)
     source, lengths = job.source, job.source.lengths
     places = sorted(range(len(lengths)), key=lambda place: abs(lengths[place] - sum(lengths) / len(lengths)))[
         : plan.batch
@@ -59,26 +63,36 @@ def estimate(job: Job, memory: str | int) -> Estimate:
     start = time.perf_counter()
     tile = source.capture(places, plan.batch)
     capture_seconds = (time.perf_counter() - start) / len(places) * plan.passes
-    linear = [factor for batch in tile for factor in batch.factors.values() if isinstance(factor, Products)]
-    per_pair = sum(min(contraction_flops([factor], [factor], same=False)) for factor in linear) / len(places) ** 2
-    pairs = job.n * (len(job.columns) - (job.n / 2 if job.overlap else 0))
-    c = source.outputs.n_outputs
-    array = 8 * len(source.parameters) * job.n * len(job.columns) * c * c
+    contraction = sum(_contraction_seconds(formula, job, tile, plan.passes) for formula in formulas)
     return Estimate(
         train=job.n,
         evaluation=len(job.columns) - (job.n if job.overlap else 0),
-        blocks=len(source.parameters),
-        outputs=c,
+        blocks=sum(len(formula.blocks(job.kinds)) for formula in formulas),
+        outputs=source.outputs.n_outputs,
         longest=max(lengths),
         batch=plan.batch,
         rows=plan.rows,
         columns=plan.columns,
         passes=plan.passes,
-        seconds=capture_seconds + 2 * per_pair * pairs / product_rate(),
+        seconds=capture_seconds + contraction,
         memory=plan.peak + array,
         budget=budget,
         disk=2 * array,
     )
+
+
+def _contraction_seconds(formula: Formula, job: Job, tile: Tile, passes: int) -> float:
+    """Products of pairs at the measured rate for the SGD kernel; formed gradients, one example after another, else."""
+    examples = sum(len(batch.positions) for batch in tile)
+    if isinstance(formula, SGD):
+        linear = [factor for batch in tile for factor in batch.factors.values() if isinstance(factor, Products)]
+        per_pair = sum(min(contraction_flops([factor], [factor], same=False)) for factor in linear) / examples**2
+        pairs = job.n * (len(job.columns) - (job.n / 2 if job.overlap else 0))
+        return 2 * per_pair * pairs / product_rate()
+    start = time.perf_counter()
+    for _ in contracted(tile, tile, {formula: formula.blocks(job.kinds)}):
+        pass
+    return (time.perf_counter() - start) / examples * passes
 
 
 def product_rate() -> float:

@@ -64,7 +64,7 @@ def capture(run: Pass, parameters: Mapping[str, Tensor], direct: frozenset[str] 
             _refuse_non_finite(logits, recorder.uses)
             dense = _backward(logits, recorder, materialised)
         factors = _factors(recorder.uses)
-        factors.update({name: Dense(values) for name, values in zip(sorted(direct), dense, strict=True)})
+        factors.update({name: Dense.whole(values) for name, values in zip(sorted(direct), dense, strict=True)})
     finally:
         recorder.release()
         for tensor in materialised:

@@ -12,6 +12,7 @@ Kernel" (2022), section 4; embeddings are linear layers on one-hot inputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,9 +64,26 @@ class Rows:
 
 @dataclass(frozen=True)
 class Dense:
-    """`dW[n, c] = values[n, c]`, flattened."""
+    """`dW[n, c] = values[n, c]`, flattened.
+
+    Attributes:
+        values: the gradient.
+        scale: the root mean square that its entries would have if the terms of their sums did not cancel. A gradient
+            that is zero in exact arithmetic (BERT's key biases: softmax does not see a shift) is rounding noise far below it.
+    """
 
     values: Float[Tensor, "n c p"]
+    scale: Float[Tensor, "n c"]
+
+    @staticmethod
+    def summed(terms: Float[Tensor, "n c t p"]) -> Dense:
+        """The sum of one term a token."""
+        return Dense(terms.sum(2), terms.norm(dim=-1).sum(2) / math.sqrt(terms.shape[-1]))
+
+    @staticmethod
+    def whole(values: Float[Tensor, "n c p"]) -> Dense:
+        """A gradient whose terms are not known: its own root mean square is the scale."""
+        return Dense(values, values.norm(dim=-1) / math.sqrt(values.shape[-1]))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -75,7 +93,7 @@ class Dense:
     @staticmethod
     def end_to_end(uses: Sequence[Dense]) -> Dense:
         """Several uses as one: their sum."""
-        return Dense(torch.stack([use.values for use in uses]).sum(0))
+        return Dense(torch.stack([use.values for use in uses]).sum(0), torch.stack([use.scale for use in uses]).sum(0))
 
 
 Factor = Products | Rows | Dense

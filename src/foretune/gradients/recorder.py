@@ -10,7 +10,8 @@ output with respect to its result into a gradient factor:
     torch.addmm(b, x, W)             Products(x, g)                   GPT-2's Conv1D
     F.embedding(ids, W)              Rows(ids, g)
     F.layer_norm, F.rms_norm         Dense(sum_t g * normalised x), Dense(sum_t g)
-    w * u                            Dense(sum_t g * u)               RMSNorm written out; (1 + w) * u too
+    F.layer_norm(W), F.dropout(W)    Rows(all rows, g)                a table as data: DeBERTa's relative positions
+    w * u + b                        Dense(sum_t g * u), Dense(sum_t g)   norms written out; (1 + w) * u too
 
 Reading calls rather than module types covers tied weights, modules called several times, adapters and models that
 reach for a weight from outside its module. A parameter that enters any other operation is reported in
@@ -19,7 +20,7 @@ reach for a weight from outside its module. A parameter that enters any other op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,14 +101,13 @@ class Recorder(TorchFunctionMode):
         self.uses: list[Use] = []
         self.leaves: list[Tensor] = []
         self.unruled: set[str] = set()
+        self.tables: dict[int, Tensor] = {}  # parameters as data, one copy for all that read it
         self._inputs: dict[int, Tensor] = {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
         """Run the call; record it when a watched parameter takes part."""
         kwargs = kwargs or {}
-        found = [
-            self.watched[id(a)] for a in (*args, *kwargs.values()) if isinstance(a, Tensor) and id(a) in self.watched
-        ]
+        found = [self.watched[id(a)] for a in _tensors((*args, *kwargs.values())) if id(a) in self.watched]
         if not found:
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -117,15 +117,15 @@ class Recorder(TorchFunctionMode):
             if result is not None:
                 return result
         result = func(*args, **kwargs)
-        if not isinstance(result, Tensor):
+        if not list(_tensors((result,))):
             return result  # shape, dtype, device: nothing flows
         if not self._view(name, found, args, kwargs, result):
             self.unruled |= {watched.name for watched in found if watched.name not in self.skip}
         return result
 
-    def _view(self, name: str, found: list[Watched], args: tuple, kwargs: dict, result: Tensor) -> bool:
+    def _view(self, name: str, found: list[Watched], args: tuple, kwargs: dict, result: object) -> bool:
         """Note that `result` stands for a parameter too; False when it does not."""
-        if len(found) != 1 or not args or id(args[0]) not in self.watched:
+        if len(found) != 1 or not args or id(args[0]) not in self.watched or not isinstance(result, Tensor):
             return False
         watched = found[0]
         if watched.name in self.skip:
@@ -150,6 +150,7 @@ class Recorder(TorchFunctionMode):
         self.leaves.clear()
         self.kept.clear()
         self.watched.clear()
+        self.tables.clear()
         self._inputs.clear()
 
     def lookup(self, tensor: object) -> Watched | None:
@@ -163,6 +164,8 @@ class Recorder(TorchFunctionMode):
             leaf = result.requires_grad_()
             self.leaves.append(leaf)
             result = leaf.clone()  # a leaf itself must not be modified in place by the model
+        elif result._is_view():  # a hook on a view is lost when the model modifies the view in place
+            result = torch.ops.aten._unsafe_view(result, result.shape)
         use = Use(name, rule, result=result.detach())
         result.register_hook(lambda g: use.receive(self.tokens(g)))  # before any in-place change by the model
         self.uses.append(use)
@@ -189,6 +192,14 @@ class Recorder(TorchFunctionMode):
         raise NotPerExampleError(f"shape {tuple(tensor.shape)} in a batch of {self.n} examples")
 
 
+def _tensors(values: tuple) -> Iterator[Tensor]:
+    """The tensors among arguments or results, also those in lists and tuples."""
+    for value in values:
+        for item in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(item, Tensor):
+                yield item
+
+
 def _adds_constant(args: tuple, kwargs: dict) -> bool:
     return len(args) == 2 and isinstance(args[1], (int, float)) and kwargs.get("alpha", 1) == 1
 
@@ -201,12 +212,8 @@ def _argument(args: tuple, kwargs: dict, position: int, name: str, default: Any 
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
-def _found(*watched: Watched | None) -> Watched:
-    return next(item for item in watched if item is not None)
-
-
 def _name(*watched: Watched | None) -> str:
-    return _found(*watched).name
+    return next(item.name for item in watched if item is not None)
 
 
 def _products(recorder: Recorder, weight: Watched | None, bias: Watched | None, x: Tensor) -> Rule:
@@ -223,10 +230,25 @@ def _products(recorder: Recorder, weight: Watched | None, bias: Watched | None, 
         if bias is not None and bias.rows is not None:
             found.append((bias.name, Rows(bias.rows.expand(len(g), -1), g.sum(2).unsqueeze(-1))))
         elif bias is not None and bias.slice is None:
-            found.append((bias.name, Dense(g.sum(2))))
+            found.append((bias.name, Dense.summed(g)))
         return found
 
     return factors
+
+
+def _table(recorder: Recorder, w: Tensor) -> Tensor | None:
+    """A parameter that an operation takes as data: all of its rows, looked up; None where this is not what it is."""
+    watched = recorder.watched[id(w)]
+    if watched.name in recorder.skip:
+        return w
+    if watched.rows is not None or watched.slice is not None or w.dim() != 2:
+        return None
+    if recorder.n > 1:
+        raise NotPerExampleError(f"{watched.name} is data that all {recorder.n} examples share")
+    ids = torch.arange(len(w), device=w.device)[None]  # (1, t)
+    if id(w) not in recorder.tables:
+        recorder.tables[id(w)] = recorder.note(w.clone(), lambda g: [(watched.name, Rows(ids, g))], watched.name)
+    return recorder.tables[id(w)]
 
 
 def _linear(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
@@ -238,6 +260,8 @@ def _linear(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Te
         return func(*args, **kwargs)
     if bias is not None and bias.slice is not None:
         return None
+    if recorder.n > 1 and weight is not None and weight.slice is not None:
+        raise NotPerExampleError(f"{weight.name} sees the tokens routed to it, in an order of its own")
     rule = _products(recorder, weight, bias, x)
     return recorder.note(func(*args, **kwargs), rule, _name(weight, bias))
 
@@ -254,19 +278,22 @@ def _addmm(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Ten
 
 def _embedding(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
     ids, w, padding = args[0], _argument(args, kwargs, 1, "weight"), _argument(args, kwargs, 2, "padding_idx")
+    if func is not torch.nn.functional.embedding:
+        return None  # torch.embedding takes the weight first
     weight = recorder.lookup(w)
     if weight is None:
         return func(*args, **kwargs)
-    if weight.rows is not None or weight.slice is not None or _argument(args, kwargs, 4, "scale_grad_by_freq", False):
+    if weight.rows is not None or weight.slice is not None or _argument(args, kwargs, 5, "scale_grad_by_freq", False):
         return None
-    if ids.dim() == 1 or (ids.dim() == 2 and ids.shape[0] == 1):
+    if recorder.n > 1 and (ids.dim() == 1 or (ids.dim() == 2 and ids.shape[0] == 1)):
         ids = ids.reshape(1, -1).expand(recorder.n, -1)  # positions need one copy per example
-    if ids.dim() != 2 or ids.shape[0] != recorder.n:
+    if recorder.n > 1 and (ids.dim() != 2 or ids.shape[0] != recorder.n):
         raise NotPerExampleError(f"token ids of shape {tuple(ids.shape)} in a batch of {recorder.n} examples")
-    dead = None if padding is None else ids == (padding if padding >= 0 else len(w) + padding)  # (n, t)
+    looked_up = ids.reshape(recorder.n, -1)  # (n, t); T5 looks up a table of (query, key)
+    dead = None if padding is None else looked_up == (padding if padding >= 0 else len(w) + padding)  # (n, t)
 
     def factors(g: Tensor) -> list[tuple[str, Factor]]:
-        return [(weight.name, Rows(ids, g if dead is None else g.masked_fill(dead[:, None, :, None], 0)))]
+        return [(weight.name, Rows(looked_up, g if dead is None else g.masked_fill(dead[:, None, :, None], 0)))]
 
     return recorder.note(func(ids, *args[1:], **kwargs), factors, weight.name)
 
@@ -279,38 +306,57 @@ def _scaled(recorder: Recorder, pairs: list[tuple[Watched | None, Tensor | None]
         for watched, u in pairs:
             if watched is not None:
                 contribution = g if u is None else g * u.unsqueeze(1)  # (n, c, t, p)
-                found.append((watched.name, Dense(contribution.sum(2))))
+                found.append((watched.name, Dense.summed(contribution)))
         return found
 
     return recorder.note(result, factors, name)
 
 
 def _layer_norm(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    x, shape = args[0], _argument(args, kwargs, 1, "normalized_shape")
-    has_bias = func is torch.nn.functional.layer_norm
+    data, shape = args[0], _argument(args, kwargs, 1, "normalized_shape")
+    has_bias = func.__name__ == "layer_norm"
     weight = recorder.lookup(_argument(args, kwargs, 2, "weight"))
     bias = recorder.lookup(_argument(args, kwargs, 3, "bias")) if has_bias else None
-    if weight is None and bias is None:
-        return func(*args, **kwargs) if id(x) not in recorder.watched else None
-    if id(x) in recorder.watched or len(shape) != 1:
+    x = _table(recorder, data) if id(data) in recorder.watched else data
+    if x is None or len(shape) != 1:
         return None
+    if weight is None and bias is None:
+        return func(x, *args[1:], **kwargs)
     eps = _argument(args, kwargs, 4 if has_bias else 3, "eps", 1e-5 if has_bias else None)
     u = recorder.tokens(func(x.detach(), shape, eps=eps))  # (n, t, p)
-    return _scaled(recorder, [(weight, u), (bias, None)], func(*args, **kwargs), _name(weight, bias))
+    return _scaled(recorder, [(weight, u), (bias, None)], func(x, *args[1:], **kwargs), _name(weight, bias))
+
+
+def _dropout(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
+    x = _table(recorder, args[0]) if id(args[0]) in recorder.watched else None
+    return None if x is None else func(x, *args[1:], **kwargs)
 
 
 def _multiply(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    if kwargs or len(args) != 2 or not all(isinstance(a, Tensor) for a in args):
+    if kwargs or not _along_features(recorder, args):
         return None
-    first, second = recorder.lookup(args[0]), recorder.lookup(args[1])
-    if first is None and second is None:
+    w, u = args if id(args[0]) in recorder.watched else args[::-1]
+    weight = recorder.lookup(w)
+    if weight is None:
         return func(*args)
-    if (first is not None and second is not None) or _found(first, second).rows is not None:
+    return _scaled(recorder, [(weight, recorder.tokens(u.detach()))], func(*args), weight.name)
+
+
+def _add(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
+    if kwargs or not _along_features(recorder, args):
         return None
-    w, u = args if first is not None else args[::-1]
-    if w.dim() != 1 or u.dim() < 2 or u.shape[-1] != w.shape[0] or id(u) in recorder.watched:
-        return None
-    return _scaled(recorder, [(first or second, recorder.tokens(u.detach()))], func(*args), _name(first, second))
+    bias = recorder.lookup(args[0]) or recorder.lookup(args[1])
+    return func(*args) if bias is None else _scaled(recorder, [(bias, None)], func(*args), bias.name)
+
+
+def _along_features(recorder: Recorder, args: tuple) -> bool:
+    """Whether one of two tensors stands for a vector parameter, and the other is data whose last dimension it fits."""
+    if len(args) != 2 or not all(isinstance(a, Tensor) for a in args):
+        return False
+    w, u = args if id(args[0]) in recorder.watched else args[::-1]
+    if id(w) not in recorder.watched or id(u) in recorder.watched or recorder.watched[id(w)].rows is not None:
+        return False
+    return w.dim() == 1 and u.dim() >= 2 and u.shape[-1] == w.shape[0]
 
 
 _RULES: dict[str, Callable[[Recorder, Callable, tuple, dict], Tensor | None]] = {
@@ -319,6 +365,9 @@ _RULES: dict[str, Callable[[Recorder, Callable, tuple, dict], Tensor | None]] = 
     "embedding": _embedding,
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
+    "dropout": _dropout,
     "mul": _multiply,
     "__rmul__": _multiply,
+    "add": _add,
+    "__radd__": _add,
 }

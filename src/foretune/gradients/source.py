@@ -58,7 +58,8 @@ class GradientSource:
         batches: list[FactorBatch] = []
         start = 0
         while start < len(ordered):
-            part = tuple(ordered[start : start + (1 if self.single else batch)])
+            count = 1 if self.single else _told_apart(min(batch, len(ordered) - start), self.lengths[ordered[start]])
+            part = tuple(ordered[start : start + count])
             found = self._attempt(part)
             if found is None:
                 continue  # again, one example at a time or with gradients from autograd
@@ -104,3 +105,10 @@ class GradientSource:
         storages = [tensor.untyped_storage() for tensor in saved]
         graph = {storage.data_ptr(): storage.nbytes() for storage in storages}
         return sum(held.values()), sum(size for key, size in graph.items() if key not in held and key not in weights)
+
+
+def _told_apart(examples: int, tokens: int) -> int:
+    """At most `examples`, but never as many as tokens: shapes tell (n, t) from a (query, key) table that examples share."""
+    if tokens == 1:
+        return 1
+    return examples - 1 if examples == tokens else examples

@@ -2,226 +2,132 @@
 
 rows x columns is cut into tiles; the factors of a row tile are held while the column tiles pass by
 columns that begin with the rows themselves (a training kernel) use one triangle and no second capture
+several formulas share one pass over the data: a pair of tiles is contracted by all of them
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-from torch import Tensor
 
-from foretune.errors import UsageError
-from foretune.gradients.source import GradientSource
-from foretune.kernels.block_kernel import BlockKernel, Pattern, matching
+from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import KernelFolder
-from foretune.kernels.sgd import SGD
+from foretune.kernels.formula import Formula, contracted
+from foretune.kernels.job import Job, Progress, described
 from foretune.kernels.tile import Tile
-from foretune.kernels.tiles import Footprint, Plan, memory_bytes, planned
-from foretune.model.fingerprint import fingerprint
-from foretune.model.outputs import Outputs
-from foretune.text.example import Example
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+from foretune.kernels.tiles import Plan, memory_bytes
 
 
-@runtime_checkable
-class Formula(Protocol):
-    """How gradient factors become a kernel."""
+@dataclass
+class _Target:
+    """One formula's kernel while it is being computed."""
 
-    symmetric: ClassVar[bool]
-    """Whether K(x, x') = K(x', x)."""
+    formula: Formula
+    names: list[str]
+    description: dict[str, object]
+    array: np.ndarray
+    folder: KernelFolder | None
 
-    def contract(self, rows: Tile, columns: Tile, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """Name and kernel (n, c, m, d), float64, of each block."""
-        ...
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is computed: row and column examples by their place in the source, and which columns are the rows.
-
-    Attributes:
-        source: the factors of all examples.
-        n: row examples, at places 0 to n - 1.
-        columns: places of the column examples.
-        overlap: the columns begin with the rows.
-    """
-
-    source: GradientSource
-    n: int
-    columns: range
-    overlap: bool
-
-    def footprint(self) -> Footprint:
-        """Bytes per example and token, measured on the longest example."""
-        lengths = self.source.lengths
-        longest = max(range(len(lengths)), key=lengths.__getitem__)
-        held, graph = self.source.footprint(longest)
-        c = self.source.outputs.n_outputs
-        vectors = [t for t in self.source.parameters.values() if t.dim() == 1]
-        fixed = sum(t.numel() * t.element_size() * c for t in vectors)
-        fixed += sum(self.source.parameters[name].numel() * 4 * c for name in self.source.direct)
-        fixed = min(fixed, held)
-        return Footprint(fixed, (held - fixed) / lengths[longest], graph / lengths[longest])
-
-    def plan(self, budget: int) -> Plan:
-        """Tiles that keep the computation within `budget` bytes."""
-        lengths = self.source.lengths
-        sides = (lengths[: self.n], [lengths[place] for place in self.columns])
-        array = 8 * len(self.source.parameters) * self.n * len(self.columns) * self.source.outputs.n_outputs**2
-        if array > budget // 2:
-            raise UsageError(
-                f"The kernel itself takes {array / 2**30:.2f} GiB, more than half of the memory budget of "
-                f"{budget / 2**30:.2f} GiB. Use --memory {array * 2.2 / 2**30:.1f}GiB, fewer examples, or --blocks."
-            )
-        footprint = self.footprint()
-        return planned(footprint, sides, budget - array, overlap=self.overlap, single=self.source.single)
-
-
-def block_kernels(
-    outputs: Outputs,
-    rows: Sequence[Example | str | Mapping[str, object]],
-    columns: Sequence[Example | str | Mapping[str, object]] | None = None,
-    formula: Formula | None = None,
-    blocks: Pattern | None = None,
-    memory: str | int = "2GiB",
-    out: str | Path | None = None,
-    progress: Progress | None = None,
-) -> BlockKernel:
-    """The kernel of every parameter block between `rows` and `columns`.
-
-    Args:
-        outputs: the model as a function of its parameters, with c outputs.
-        rows: n examples.
-        columns: m examples; the rows themselves when left out.
-        formula: which kernel; `SGD()` when left out.
-        blocks: globs or a predicate on parameter names; all trainable parameters when left out.
-        memory: budget above the model's own footprint, such as `"2GiB"`.
-        out: a folder to write to while computing; an unfinished computation there is resumed.
-        progress: called as the work goes on.
-
-    Returns:
-        Block kernels of shape (b, n, c, m, c), float64.
-
-    Raises:
-        UsageError: no examples, no matching block, or too little memory.
-        KernelFolderError: `out` holds another computation.
-        NonFiniteError: infinite or undefined activations or gradients, with the module's name.
-    """
-    given = _examples(rows, "rows")
-    others = [] if columns is None else _examples(columns, "columns")
-    places = range(len(given)) if columns is None else range(len(given), len(given) + len(others))
-    source = GradientSource(outputs, given + others, _names(outputs, blocks))
-    job = Job(source, len(given), places, overlap=columns is None)
-    return computed(job, formula or SGD(), memory, out, progress)
-
-
-def joint_kernels(
-    outputs: Outputs,
-    train: Sequence[Example],
-    evaluation: Sequence[Example],
-    formula: Formula | None = None,
-    blocks: Pattern | None = None,
-    memory: str | int = "2GiB",
-    out: str | Path | None = None,
-    progress: Progress | None = None,
-) -> BlockKernel:
-    """The kernel between the training examples and (training, then evaluation) examples, in one pass over the data.
-
-    Args and errors as in `block_kernels`.
-
-    Returns:
-        Block kernels of shape (b, n, c, n + m, c): the first n columns are the symmetric training kernel.
-    """
-    job = joint_job(outputs, train, evaluation, blocks)
-    return computed(job, formula or SGD(), memory, out, progress)
-
-
-def joint_job(
-    outputs: Outputs, train: Sequence[Example], evaluation: Sequence[Example], blocks: Pattern | None = None
-) -> Job:
-    """The job of `joint_kernels`, for planning without computing."""
-    given, others = _examples(train, "train"), _examples(evaluation, "evaluation")
-    source = GradientSource(outputs, given + others, _names(outputs, blocks))
-    return Job(source, len(given), range(len(given) + len(others)), overlap=True)
-
-
-def _examples(rows: Sequence[Example | str | Mapping[str, object]], what: str) -> list[Example]:
-    if len(rows) == 0:
-        raise UsageError(f"No examples in {what}; expected at least one.")
-    return [Example.of(row) for row in rows]
-
-
-def _names(outputs: Outputs, blocks: Pattern | None) -> list[str]:
-    names = list(outputs.parameters())
-    if not names:
-        raise UsageError("Every parameter of the model is frozen; unfreeze some (requires_grad_) to have a kernel.")
-    return names if blocks is None else [names[place] for place in matching(names, blocks)]
+    @property
+    def kernel(self) -> BlockKernel:
+        """The finished kernel."""
+        return BlockKernel(tuple(self.names), self.array, self.description)
 
 
 def computed(
-    job: Job, formula: Formula, memory: str | int, out: str | Path | None, progress: Progress | None
-) -> BlockKernel:
-    """Carry out a job. See `block_kernels`."""
-    names, c = list(job.source.parameters), job.source.outputs.n_outputs
+    job: Job,
+    formulas: Sequence[Formula],
+    memory: str | int,
+    out: Sequence[Path | None],
+    progress: Progress | None = None,
+) -> list[BlockKernel]:
+    """Carry out a job: the kernels of all formulas from one pass over the data. See `block_kernels`.
+
+    Args:
+        job: rows and columns.
+        formulas: different ones.
+        memory: the budget.
+        out: for each formula a folder to write to, or None.
+        progress: called as the work goes on.
+    """
+    budget = memory_bytes(memory)
+    targets = [_target(job, formula, path) for formula, path in zip(formulas, out, strict=True)]
+    unfinished: dict[Plan | None, list[_Target]] = defaultdict(list)
+    for target in targets:
+        if target.folder is not None and target.folder.finished:
+            target.array = target.folder.read()
+        else:
+            unfinished[_stored_plan(target)].append(target)
+    fresh = unfinished.pop(None, [])
+    if fresh:
+        plan = next(iter(unfinished), None) or job.plan(budget, sum(target.array.nbytes for target in fresh))
+        for target in fresh:
+            if target.folder is not None:
+                target.folder.begin(asdict(plan))
+        unfinished[plan].extend(fresh)
+    for plan, members in unfinished.items():
+        _fill(job, plan, members, progress or (lambda *_: None))
+        for target in members:
+            if target.folder is not None:
+                target.folder.finish(target.array)
+    return [target.kernel for target in targets]
+
+
+def _target(job: Job, formula: Formula, out: Path | None) -> _Target:
+    names, c = formula.blocks(job.kinds), job.source.outputs.n_outputs
     shape = (len(names), job.n, c, len(job.columns), c)
     description = described(job, formula)
-    budget = memory_bytes(memory)
-    folder = None
-    if out is not None:
-        folder = _reopened(Path(out), names, shape, description)
-        if folder is not None and folder.finished:
-            return BlockKernel(tuple(names), folder.read(), description)
-    plan = job.plan(budget)
-    if out is not None:
-        sizes = {"batch": plan.batch, "rows": plan.rows, "columns": plan.columns}
-        folder = KernelFolder(Path(out), names, shape, sizes, description)
-        plan = Plan(**{**asdict(plan), **folder.plan})
-    array = _tiled(job, formula, plan, folder, progress or (lambda *_: None))
-    if folder is not None:
-        folder.finish(array)
-    return BlockKernel(tuple(names), array, description)
+    folder = None if out is None else KernelFolder(out, names, shape, description)
+    return _Target(formula, names, description, np.zeros(shape), folder)
 
 
-def _reopened(
-    path: Path, names: list[str], shape: tuple[int, ...], description: Mapping[str, object]
-) -> KernelFolder | None:
-    return KernelFolder(path, names, shape, {}, description) if (path / "kernel.json").exists() else None
+def _stored_plan(target: _Target) -> Plan | None:
+    """The tiles of an unfinished kernel on the disk: they are kept, so that finished ones count."""
+    return None if target.folder is None or target.folder.plan is None else Plan(**target.folder.plan)
 
 
-def _tiled(job: Job, formula: Formula, plan: Plan, folder: KernelFolder | None, progress: Progress) -> np.ndarray:
-    """The array (b, n, c, m, c), tile by tile."""
-    names, c = list(job.source.parameters), job.source.outputs.n_outputs
-    array = np.zeros((len(names), job.n, c, len(job.columns), c))
-    work = _Work(job, plan, progress, len(names))
+def _fill(job: Job, plan: Plan, targets: Sequence[_Target], progress: Progress) -> None:
+    """Fill the arrays (b, n, c, m, c), tile by tile."""
+    work = _Work(job, plan, progress, sum(len(target.names) for target in targets))
     for i, rows in enumerate(work.row_tiles):
         left: Tile | None = None
         for j, columns in enumerate(work.column_tiles):
-            mirrored = job.overlap and formula.symmetric and j < len(work.row_tiles)
-            if mirrored and j < i:
+            missing = [target for target in targets if not _taken(target, work, i, j)]
+            if not missing:
                 continue
-            values = folder.tile(f"{i}-{j}") if folder is not None else None
-            if values is None:
-                left = left if left is not None else work.captured(rows)
-                same = job.overlap and j == i
-                right = left if same else work.captured([job.columns[place] for place in columns])
-                values = _contracted(formula, left, right, names, work)
-                del right
-                if folder is not None:
-                    folder.write_tile(f"{i}-{j}", values)
-            a, b, k, m = rows.start, rows.stop, columns.start, columns.stop
-            array[:, a:b, :, k:m] = values
-            if mirrored and i != j:
-                array[:, k:m, :, a:b] = values.transpose(0, 3, 4, 1, 2)
-    return array
+            left = left if left is not None else work.captured(rows)
+            same = job.overlap and j == i
+            right = left if same else work.captured([job.columns[place] for place in columns])
+            found = _contracted(left, right, missing, work)
+            del right
+            for target, values in zip(missing, found, strict=True):
+                if target.folder is not None:
+                    target.folder.write_tile(f"{i}-{j}", values)
+                _place(target, work, (i, j), values)
+
+
+def _taken(target: _Target, work: _Work, i: int, j: int) -> bool:
+    """Whether tile (i, j) of a kernel needs no computing: the mirror of another, or on the disk already."""
+    if work.mirrored(target.formula, j) and j < i:
+        return True
+    values = target.folder.tile(f"{i}-{j}") if target.folder is not None else None
+    if values is not None:
+        _place(target, work, (i, j), values)
+    return values is not None
+
+
+def _place(target: _Target, work: _Work, tile: tuple[int, int], values: np.ndarray) -> None:
+    """Put a tile where it belongs, and its mirror image too."""
+    i, j = tile
+    rows, columns = work.row_tiles[i], work.column_tiles[j]
+    a, b, k, m = rows.start, rows.stop, columns.start, columns.stop
+    target.array[:, a:b, :, k:m] = values
+    if work.mirrored(target.formula, j) and i != j:
+        target.array[:, k:m, :, a:b] = values.transpose(0, 3, 4, 1, 2)
 
 
 class _Work:
@@ -235,6 +141,10 @@ class _Work:
         self.column_tiles = self.row_tiles + extra if job.overlap else extra
         self.passes, self.total = 0, plan.passes
         self.contracted, self.blocks = 0, blocks * len(self.row_tiles) * len(self.column_tiles)
+
+    def mirrored(self, formula: Formula, j: int) -> bool:
+        """Whether column tile j is a row tile too, and the kernel symmetric there."""
+        return self.job.overlap and formula.symmetric and j < len(self.row_tiles)
 
     def captured(self, places: Sequence[int]) -> Tile:
         """The factors of one tile."""
@@ -254,37 +164,14 @@ def _ranges(start: int, stop: int, step: int) -> list[range]:
     return [range(k, min(k + step, stop)) for k in range(start, stop, step)]
 
 
-def _contracted(formula: Formula, left: Tile, right: Tile, names: list[str], work: _Work) -> np.ndarray:
-    """The kernel of two tiles, examples back in their own order."""
+def _contracted(left: Tile, right: Tile, targets: Sequence[_Target], work: _Work) -> list[np.ndarray]:
+    """The kernels of two tiles, examples back in their own order."""
     c = left[0].outputs.shape[1]
     order = [np.argsort([place for batch in tile for place in batch.positions]) for tile in (left, right)]
-    values = np.zeros((len(names), len(order[0]), c, len(order[1]), c))
-    place = {name: number for number, name in enumerate(names)}
-    for name, kernel in formula.contract(left, right, names):
-        values[place[name]] = kernel.cpu().numpy()[order[0]][:, :, order[1]]
+    wanted: Mapping[Formula, Sequence[str]] = {target.formula: target.names for target in targets}
+    values = {formula: np.zeros((len(names), len(order[0]), c, len(order[1]), c)) for formula, names in wanted.items()}
+    place = {formula: {name: number for number, name in enumerate(names)} for formula, names in wanted.items()}
+    for formula, name, kernel in contracted(left, right, wanted):
+        values[formula][place[formula][name]] = kernel.cpu().numpy()[order[0]][:, :, order[1]]
         work.finished_block()
-    return values
-
-
-def described(job: Job, formula: Formula) -> dict[str, object]:
-    """Everything that determines the values of a kernel."""
-    outputs = job.source.outputs
-    lm = outputs.lm
-    return {
-        "model": lm.name,
-        "revision": lm.revision,
-        "weights": fingerprint(outputs.module.state_dict()),
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "device": lm.device.type,
-        "outputs": outputs.description,
-        "rows": _tokens_hash(job, range(job.n)),
-        "columns": _tokens_hash(job, job.columns),
-        "parameters": hashlib.sha256("\n".join(job.source.parameters).encode()).hexdigest(),
-        "formula": repr(formula),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
-    }
-
-
-def _tokens_hash(job: Job, places: Sequence[int]) -> str:
-    ids = [[*job.source.encoded[place].ids, job.source.encoded[place].position] for place in places]
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+    return [values[target.formula] for target in targets]

@@ -13,11 +13,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from foretune.errors import KernelFolderError, StorageError
 from foretune.store.atomic import replacing, replacing_folder, storage_error, write_text
@@ -37,43 +39,49 @@ class KernelFolder:
     Args:
         path: the folder.
         names, shape: block names and array shape (b, n, c, m, d).
-        plan: sizes that fix the tiles; those of an unfinished kernel already there win.
         identity: everything that determines the values.
 
     Attributes:
-        plan: the sizes to use.
+        plan: sizes that fix the tiles of a kernel that was begun before, else None: `begin` sets them.
 
     Raises:
-        KernelFolderError: the folder belongs to another computation.
-        StorageError: it cannot be written.
+        KernelFolderError: the folder belongs to another computation, or is something else.
     """
 
     def __init__(
-        self,
-        path: Path,
-        names: Sequence[str],
-        shape: tuple[int, ...],
-        plan: Mapping[str, int],
-        identity: Mapping[str, object],
+        self, path: Path, names: Sequence[str], shape: tuple[int, ...], identity: Mapping[str, object]
     ) -> None:
         self.path, self.names, self.shape = path, list(names), tuple(shape)
-        description = {
+        self.plan: Mapping[str, Any] | None = None
+        self._description = {
             "format": _FORMAT,
             "hash": identity_hash(identity),
             "names": self.names,
             "shape": list(shape),
-            "plan": dict(plan),
             "identity": dict(identity),
         }
         if (path / "kernel.json").exists():
             before = read_description(path)
-            _refuse_other(path, before, description)
-            self.plan: Mapping[str, int] = before["plan"]
-            return
-        self.plan = plan
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            _refuse_other(path, before, self._description)
+            self.plan = before["plan"]
+            if not self.finished and before["threads"] != torch.get_num_threads():
+                warnings.warn(
+                    f"{path} was begun with {before['threads']} threads and goes on with {torch.get_num_threads()}: the "
+                    "last digits of the new tiles may depend on that. Set OMP_NUM_THREADS to have the same bits.",
+                    stacklevel=2,
+                )
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise KernelFolderError(f"{path} exists and is no kernel folder. Choose an empty or new folder.")
-        write_text(path / "kernel.json", json.dumps(description, indent=1, default=str) + "\n")
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Write the description of a new kernel.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        self.plan = dict(plan)
+        record = {**self._description, "plan": self.plan, "threads": torch.get_num_threads()}
+        write_text(self.path / "kernel.json", json.dumps(record, indent=1, default=str) + "\n")
 
     @property
     def finished(self) -> bool:
@@ -194,6 +202,7 @@ def write_folder(path: Path, names: Sequence[str], array: np.ndarray, identity: 
         StorageError: it cannot be written.
     """
     values = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
-    folder = KernelFolder(path, names, array.shape, {}, identity or {"values": values})
+    folder = KernelFolder(path, names, array.shape, identity or {"values": values})
     if not folder.finished:
+        folder.begin({})
         folder.finish(array)

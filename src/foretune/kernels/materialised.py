@@ -1,138 +1,206 @@
-r"""Kernels of a block through its gradients, formed for all examples a few entries at a time.
+r"""Gradients of a block formed for all examples a few entries at a time, and the kernel through them.
 
-linear     dW[n, c] = sum_t g[n, c, t] (outer) x[n, t], some output rows at a time
+linear     dW[n, c] = sum_t g[n, c, t] (outer) x[n, t], some output rows at a time; one slice of a 3-D weight at a time
 embedding  only the rows that both sides touch; repeated tokens of an example add up
 dense      as it is
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from foretune.gradients.factors import Dense, Factor, Products, Rows
 from foretune.kernels import tile as tiles_of
-from foretune.kernels.tile import Tile, Workspace, output_count, zero_kernel
+from foretune.kernels.tile import Tile, Workspace, zero_kernel
 from foretune.shapes import Float, Int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The factor of one block in one batch.
+
+    Attributes:
+        count: rows of the materialised matrix, examples * outputs.
+        factor: None where the batch does not use the block.
+        scale: what each row is multiplied with, if anything.
+    """
+
+    count: int
+    factor: Factor | None
+    scale: Float[Tensor, "k"] | None = None
+
+
+Side = Sequence[Part]
+"""The factors of one block, batch by batch."""
+
+
+def side_of(name: str, tile: Tile) -> Side:
+    """The factors of the block `name` in a tile."""
+    return [Part(batch.outputs.numel(), batch.factors.get(name)) for batch in tile]
 
 
 def materialised_kernel(
     name: str, rows: Tile, columns: Tile, space: Workspace, *, same: bool
 ) -> Float[Tensor, "n c m d"]:
     """The kernel of one block through its materialised gradients, a chunk of entries at a time."""
-    left = [batch.factors.get(name) for batch in rows]
-    right = left if same else [batch.factors.get(name) for batch in columns]
     kernel = zero_kernel(rows, columns)  # (n, c, m, d)
     n, c, m, d = kernel.shape
     matrix = kernel.view(n * c, m * d)
-    present = next((factor for factor in (*left, *right) if factor is not None), None)
-    if present is None:
-        return kernel
-    for first, second in _chunks(present, (left, right), (rows, columns), space, same=same):
+    left = side_of(name, rows)
+    for _, first, second in gradient_chunks(left, left if same else side_of(name, columns), space):
         if same:
-            _add_symmetric(matrix, first)
+            add_triangle(matrix, first)
         else:
             matrix += (first @ second.T).double()
     if same:
-        matrix.copy_(matrix.tril() + matrix.tril(-1).T)
+        mirror(matrix)
     return kernel
 
 
-def _add_symmetric(matrix: Tensor, chunk: Float[Tensor, "k p"], depth: int = 3) -> None:
+def mirror(matrix: Float[Tensor, "k k"]) -> None:
+    """Copy the lower triangle to the upper one."""
+    matrix.copy_(matrix.tril() + matrix.tril(-1).T)
+
+
+def add_triangle(matrix: Tensor, chunk: Float[Tensor, "k p"], depth: int = 3) -> None:
     """Add the lower triangle of `chunk @ chunk.T` to `matrix`, halving squares on the diagonal `depth` times."""
     size = len(chunk)
     if depth == 0 or size < 32:
         matrix += (chunk @ chunk.T).double()
         return
     half = size // 2
-    _add_symmetric(matrix[:half, :half], chunk[:half], depth - 1)
-    _add_symmetric(matrix[half:, half:], chunk[half:], depth - 1)
+    add_triangle(matrix[:half, :half], chunk[:half], depth - 1)
+    add_triangle(matrix[half:, half:], chunk[half:], depth - 1)
     matrix[half:, :half] += (chunk[half:] @ chunk[:half].T).double()
 
 
-def _chunks(
-    kind: Factor,
-    factors: tuple[list[Factor | None], list[Factor | None]],
-    tiles: tuple[Tile, Tile],
-    space: Workspace,
-    *,
-    same: bool,
-) -> Iterator[tuple[Float[Tensor, "k p"], Float[Tensor, "l p"]]]:
-    """Materialised gradients of both sides, as matrices (examples * outputs, entries), some entries at a time."""
-    examples = max(output_count(tile) for tile in tiles)
+class Entries(NamedTuple):
+    """Which entries of a parameter a chunk holds: whole rows of a matrix, or of one slice of a 3-D weight.
+
+    Attributes:
+        slice: of a 3-D weight; 0 otherwise.
+        rows: row numbers; a vector is one row.
+    """
+
+    slice: int
+    rows: Sequence[int]
+
+
+def gradient_chunks(
+    left: Side, right: Side, space: Workspace
+) -> Iterator[tuple[Entries, Float[Tensor, "k p"], Float[Tensor, "l p"]]]:
+    """Materialised gradients of a block as matrices (examples * outputs, entries), some entries at a time.
+
+    Args:
+        left, right: the factors of both sides; the very same object for a tile against itself, which is formed once.
+        space: the matrices live here, until the next pair.
+
+    Yields:
+        Which entries, those of the left and those of the right side: the same object for the same side. Entries that
+        are zero on one side (rows of an embedding that it does not touch) are left out. Nothing for a block that no
+        example uses.
+    """
+    sides = [left] if left is right else [left, right]
+    kind = next((part.factor for side in sides for part in side if part.factor is not None), None)
+    if kind is None:
+        return
+    most = max(sum(part.count for part in side) for side in sides)
+    for number, rows, width, form in _pieces(kind, sides):
+        step = max(1, tiles_of.CHUNK_BYTES // (most * width * space.like.element_size()))
+        for start in range(0, len(rows), step):
+            end = min(start + step, len(rows))
+            chunks = [
+                _filled(side, (end - start) * width, partial(form, start, end), partial(space.take, f"chunk {place}"))
+                for place, side in enumerate(sides)
+            ]
+            yield Entries(number, rows[start:end]), chunks[0], chunks[-1]
+
+
+Form = Callable[[int, int, Factor, Tensor], None]
+"""Writes rows `start` to `end` of a factor's gradient into a matrix."""
+
+
+def _pieces(kind: Factor, sides: Sequence[Side]) -> Iterator[tuple[int, Sequence[int], int, Form]]:
+    """For each slice of the parameter: its number, the rows wanted, entries a row, and how rows are formed."""
     if isinstance(kind, Dense):
-        count, width = 1, kind.values.shape[-1]
+        yield 0, range(1), kind.values.shape[-1], _dense_gradients
     elif isinstance(kind, Rows):
-        ids = _common_ids(*factors)
-        count, width = len(ids), kind.values.shape[-1]
+        ids = _common_ids(sides)
+        yield 0, ids.tolist(), kind.values.shape[-1], partial(_row_gradients, ids)
+    elif kind.group is None:
+        yield 0, range(kind.g.shape[-1]), kind.x.shape[-1], _weight_gradients
     else:
-        count, width = kind.g.shape[-1], kind.x.shape[-1]
-    step = max(1, tiles_of.CHUNK_BYTES // (examples * width * space.like.element_size()))
-    sides = [
-        _Side(side, tile, partial(space.take, f"chunk {number}"))
-        for number, (side, tile) in enumerate(zip(factors, tiles, strict=True))
-    ]
-    if same:
-        sides.pop()
-    for start in range(0, count, step):
-        stop = min(start + step, count)
-        if isinstance(kind, Dense):
-            chunks = [side.filled(width, _dense_gradients) for side in sides]
-        elif isinstance(kind, Rows):
-            chunks = [side.filled((stop - start) * width, partial(_row_gradients, ids[start:stop])) for side in sides]
+        for group in _groups(sides):
+            yield group, range(kind.g.shape[-1]), kind.x.shape[-1], partial(_slice_gradients, group)
+
+
+def _filled(side: Side, size: int, form: Callable[[Factor, Tensor], None], take: Callable[[int], Tensor]) -> Tensor:
+    """Gradients (examples * outputs, `size`); a batch that does not use the block is zero."""
+    matrix = take(sum(part.count for part in side) * size).view(-1, size)
+    start = 0
+    for part in side:
+        of_part = matrix[start : start + part.count]
+        if part.factor is None:
+            of_part.zero_()
         else:
-            chunks = [side.filled((stop - start) * width, partial(_weight_gradients, start, stop)) for side in sides]
-        yield chunks[0], chunks[-1]
+            form(part.factor, of_part)
+        if part.scale is not None:
+            of_part *= part.scale[:, None]  # while it is in the cache
+        start += part.count
+    return matrix
 
 
-class _Side:
-    """Materialised gradients of one tile, in a buffer that is filled again for each chunk of entries."""
-
-    def __init__(self, factors: list[Factor | None], tile: Tile, take: Callable[[int], Tensor]) -> None:
-        self.factors, self.take = factors, take
-        self.counts = [batch.outputs.numel() for batch in tile]
-
-    def filled(self, size: int, fill: Callable[[Any, Tensor], None]) -> Float[Tensor, "k p"]:
-        """Gradients (examples * outputs, `size`); a batch that does not use the block is zero."""
-        matrix = self.take(sum(self.counts) * size).view(-1, size)
-        start = 0
-        for factor, count in zip(self.factors, self.counts, strict=True):
-            if factor is None:
-                matrix[start : start + count] = 0
-            else:
-                fill(factor, matrix[start : start + count])
-            start += count
-        return matrix
-
-
-def _dense_gradients(factor: Dense, into: Float[Tensor, "nc p"]) -> None:
+def _dense_gradients(_start: int, _end: int, factor: Dense, into: Float[Tensor, "nc p"]) -> None:
     into.copy_(factor.values.flatten(0, 1))
 
 
-def _weight_gradients(start: int, stop: int, factor: Products, into: Float[Tensor, "nc p"]) -> None:
-    """Rows `start:stop` of dW for each example and output."""
+def _weight_gradients(start: int, end: int, factor: Products, into: Float[Tensor, "nc p"]) -> None:
+    """Rows `start:end` of dW for each example and output."""
     n, c, t, _ = factor.g.shape
-    g = factor.g[..., start:stop].transpose(2, 3).reshape(n, -1, t)  # (n, c * o, t)
-    torch.bmm(g, factor.x, out=into.view(n, c * (stop - start), -1))
+    g = factor.g[..., start:end].transpose(2, 3).reshape(n, -1, t)  # (n, c * o, t)
+    torch.bmm(g.to(into.dtype), factor.x.to(into.dtype), out=into.view(n, c * (end - start), -1))
 
 
-def _row_gradients(ids: Int[Tensor, "k"], factor: Rows, into: Float[Tensor, "nc p"]) -> None:
+def _slice_gradients(group: int, start: int, end: int, factor: Products, into: Float[Tensor, "nc p"]) -> None:
+    """The same for one slice of a 3-D weight, on which only some tokens act."""
+    assert factor.group is not None
+    acting = (factor.group == group)[:, None, :, None]  # (n, 1, t, 1)
+    _weight_gradients(start, end, Products(factor.x, factor.g * acting), into)
+
+
+def _row_gradients(ids: Int[Tensor, "k"], start: int, end: int, factor: Rows, into: Float[Tensor, "nc p"]) -> None:
     """The gradient's rows `ids` (sorted) for each example and output; repeated tokens of an example add up."""
     n, c, t, o = factor.values.shape
+    ids = ids[start:end]
     place = torch.searchsorted(ids, factor.ids.contiguous()).clamp(max=len(ids) - 1)  # (n, t)
     hit = (ids[place] == factor.ids)[:, None, :, None]  # (n, 1, t, 1)
     index = place[:, None, :, None].expand(n, c, t, o)
-    into.zero_().view(n, c, len(ids), o).scatter_add_(2, index, factor.values * hit)
+    into.zero_().view(n, c, len(ids), o).scatter_add_(2, index, (factor.values * hit).to(into.dtype))
 
 
-def _common_ids(left: list[Factor | None], right: list[Factor | None]) -> Int[Tensor, "k"]:
-    """The row numbers that both sides touch, sorted; no other row adds to the kernel."""
-    sides = [
-        torch.unique(torch.cat([factor.ids.reshape(-1) for factor in side if isinstance(factor, Rows)]))
-        for side in (left, right)
+def _groups(sides: Sequence[Side]) -> list[int]:
+    """The slices of a 3-D weight that every side uses."""
+    used = [
+        {int(g) for part in side if isinstance(part.factor, Products) for g in torch.unique(part.factor.group)}
+        for side in sides
     ]
-    return sides[0][torch.isin(sides[0], sides[1])]
+    return sorted(set.intersection(*used))
+
+
+def _common_ids(sides: Sequence[Side]) -> Int[Tensor, "k"]:
+    """The row numbers that every side touches, sorted; no other row adds to the kernel."""
+    ids, *others = [
+        torch.unique(torch.cat([part.factor.ids.reshape(-1) for part in side if isinstance(part.factor, Rows)]))
+        if any(isinstance(part.factor, Rows) for part in side)
+        else torch.empty(0, dtype=torch.long)
+        for side in sides
+    ]
+    for other in others:
+        ids = ids[torch.isin(ids, other.to(ids.device))]
+    return ids

@@ -13,13 +13,13 @@ product and in float64 across products.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from foretune.gradients.factors import Products
+from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import materialised_kernel
 from foretune.kernels.tile import Tile, Workspace, linear_factors
 from foretune.kernels.token_gram import token_gram_kernels
@@ -32,32 +32,44 @@ _ENTRY_COST = 24.0
 
 
 @dataclass(frozen=True)
-class SGD:
+class SGD(Formula):
     """The SGD kernel `<df, df'>` (Malladi et al. 2023, Definition 2.4). It has no parameters."""
 
-    symmetric: ClassVar[bool] = True
-    """K(x, x') = K(x', x), transposed in the outputs: one triangle is enough."""
+    @property
+    def label(self) -> str:
+        """A short name for folders and tables."""
+        return "sgd"
 
-    def contract(
-        self, rows: Tile, columns: Tile, names: Sequence[str]
-    ) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
-        """The kernel of each block between two tiles; the same tile twice computes one triangle.
+    @classmethod
+    def together(
+        cls, formulas: Sequence[Formula], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
+    ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
+        """See `Formula.together`."""
+        for formula in formulas:
+            for name, kernel in sgd_kernels(rows, columns, names[formula]):
+                yield formula, name, kernel
 
-        Args:
-            rows: gradient factors; examples are in the order of the batches.
-            columns: likewise.
-            names: the blocks wanted.
 
-        Yields:
-            Name and kernel, float64 on the factors' device; zero where a block does not influence the outputs.
-        """
-        same = rows is columns
-        space = Workspace(rows[0].outputs)
-        grams = [name for name in names if _by_gram(name, rows, columns, same=same)]
-        yield from token_gram_kernels(grams, rows, columns, space, same=same)
-        for name in names:
-            if name not in grams:
-                yield name, materialised_kernel(name, rows, columns, space, same=same)
+def sgd_kernels(
+    rows: Tile, columns: Tile, names: Sequence[str]
+) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
+    """The SGD kernel of each block between two tiles; the same tile twice computes one triangle.
+
+    Args:
+        rows: gradient factors; examples are in the order of the batches.
+        columns: likewise.
+        names: the blocks wanted.
+
+    Yields:
+        Name and kernel, float64 on the factors' device; zero where a block does not influence the outputs.
+    """
+    same = rows is columns
+    space = Workspace(rows[0].outputs)
+    grams = [name for name in names if _by_gram(name, rows, columns, same=same)]
+    yield from token_gram_kernels(grams, rows, columns, space, same=same)
+    for name in names:
+        if name not in grams:
+            yield name, materialised_kernel(name, rows, columns, space, same=same)
 
 
 def _by_gram(name: str, rows: Tile, columns: Tile, *, same: bool) -> bool:

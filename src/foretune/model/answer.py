@@ -40,6 +40,10 @@ class _AnswerModule(nn.Module):
         self.difference = difference
 
     @property
+    def body(self) -> nn.Module:
+        return self._body[0]
+
+    @property
     def output_layer(self) -> nn.Module:
         return self._words[0]
 
@@ -57,27 +61,34 @@ class AnswerLogits(Outputs):
         lm: a causal or masked language model.
         task: template and label words.
         difference: `f_1 - f_0` (c = 1); the default for two labels.
-        max_length: longest input in tokens; longer texts are cut, the prompt never.
+        max_length: longest input in tokens, the task's own limit by default; longer texts are cut, the prompt never.
+        first_piece: answer with the first token of a label word that is several tokens.
 
     Raises:
         ModelError: the model has no output layer over the vocabulary.
-        DataError: a label word is not one token.
+        DataError: a label word is not one token, or two words are the same token.
     """
 
     def __init__(
-        self, lm: LanguageModel, task: Task, difference: bool | None = None, max_length: int | None = None
+        self,
+        lm: LanguageModel,
+        task: Task,
+        difference: bool | None = None,
+        max_length: int | None = None,
+        *,
+        first_piece: bool = False,
     ) -> None:
         if lm.kind == "encoder":
             raise ModelError(
                 f"{lm.name} has no output layer over the vocabulary, so it cannot answer a prompt with words. Use a "
                 "classification head: ft.HeadLogits, or --output head."
             )
-        limit = token_limit(lm.tokenizer, lm.module.config, max_length)
+        limit = token_limit(lm.tokenizer, lm.module.config, max_length or task.max_length)
         encode = PromptEncoder(lm.tokenizer, task, limit, masked=lm.kind == "masked")
         difference = len(task.labels) == 2 if difference is None else difference
-        module = _AnswerModule(answering_copy(lm), encode.answer_ids(), difference=difference)
+        module = _AnswerModule(answering_copy(lm), encode.answer_ids(first_piece=first_piece), difference=difference)
         super().__init__(lm, module.eval(), encode, len(task.labels), difference=difference)
-        self.task = task
+        self.task, self.template, self.first_piece = task, encode.template, first_piece
 
     @property
     def description(self) -> dict[str, object]:
@@ -85,8 +96,11 @@ class AnswerLogits(Outputs):
         return {
             "kind": "answer",
             "difference": self.difference,
-            "template": self.task.template,
+            "template": self.template,
             "words": {label: self.task.words[label] for label in self.task.labels},
+            "first_piece": self.first_piece,
             "word_ids": self.module.output_layer.ids.tolist(),
             "max_length": self.encode.limit,
+            "text_limit": self.task.text_limit,
+            "text2_limit": self.task.text2_limit,
         }

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from foretune.errors import DataError, ModelError
+from foretune.errors import DataError, ModelError, UsageError
 from foretune.text.example import Example
 from foretune.text.task import Task
+from foretune.text.template import filled, mask_place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Batch = dict[str, Tensor]
+_CARRIER = "."  # stands for the text before the answer: some tokenizers write a space at the very start otherwise
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class PromptEncoder:
 
     Args:
         tokenizer: the model's tokenizer.
-        task: the template and its words.
+        task: the template and its words, and the limits of its texts.
         limit: the longest input in tokens.
         masked: fill `{mask}` with the mask token and read there; otherwise stop before it and read at the last token.
 
@@ -88,29 +90,30 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task, limit: int, *, masked: bool) -> None:
         self.tokenizer, self.task, self.limit, self.masked = tokenizer, task, limit, masked
-        pieces = task.pieces
-        mask_at = pieces.index(("field", "mask"))
         if masked and tokenizer.mask_token is None:
             raise ModelError("This tokenizer has no mask token; a masked prompt needs one. Load the model as causal.")
-        if not masked:
-            if any(kind == "field" for kind, _ in pieces[mask_at + 1 :]):
-                raise ModelError(
-                    f"Template {task.template!r}: a causal model answers at the end, but a text follows {{mask}}. "
-                    "Put {mask} last, for example '{text} Question: {text2} Answer: {mask}'."
-                )
-            pieces = pieces[:mask_at]
-        self.pieces = pieces
-        self.lead = "".join(name for kind, name in _tail_before_mask(task.pieces))
+        try:
+            self.pieces = task.pieces if masked else task.causal_pieces
+        except UsageError as error:
+            raise ModelError(str(error)) from error
+        self.template = task.template if masked else task.causal_template or task.template
 
     def __call__(self, example: Example) -> Encoded:
-        """The prompt's ids; when they are too many the longer text is cut at a token boundary until they fit."""
+        """The prompt's ids.
+
+        Each text is cut to its own limit first; when the whole is still too long, the longer text is cut at a token
+        boundary until it fits. The prompt is never cut.
+        """
         texts: dict[str, str] = {"text": example.text.strip(), "text2": (example.text2 or "").strip()}
-        cut = False
+        whole = dict(texts)
+        for name, most in (("text", self.task.text_limit), ("text2", self.task.text2_limit)):
+            if most is not None:
+                texts[name] = self._first_tokens(texts[name], most)
         ids = self._ids(texts)
         while len(ids) > self.limit:
-            cut = True
             self._shorten(texts, len(ids) - self.limit)
             ids = self._ids(texts)
+        cut = texts != whole
         if not self.masked:
             return Encoded(tuple(ids), len(ids) - 1, cut)
         places = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
@@ -121,64 +124,89 @@ class PromptEncoder:
             )
         return Encoded(tuple(ids), places[0], cut)
 
-    def _ids(self, texts: Mapping[str, str]) -> list[int]:
-        filled = {**texts, "mask": self.tokenizer.mask_token}
-        prompt = "".join(str(filled[name]) if kind == "field" else name for kind, name in self.pieces)
+    def _ids(self, texts: dict[str, str]) -> list[int]:
+        prompt = filled(self.pieces, {**texts, "mask": str(self.tokenizer.mask_token) if self.masked else ""})
         return self.tokenizer(prompt if self.masked else prompt.rstrip())["input_ids"]
 
     def _shorten(self, texts: dict[str, str], excess: int) -> None:
         """Cut `excess` tokens off the longer text."""
-        spans = {
-            name: self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-            for name, text in texts.items()
-        }
-        longest = max(spans, key=lambda name: len(spans[name]))
-        keep = len(spans[longest]) - excess
+        lengths = {name: len(self._spans(text)) for name, text in texts.items()}
+        longest = max(lengths, key=lambda name: lengths[name])
         if not texts[longest]:
-            raise DataError(f"The prompt {self.task.template!r} alone exceeds {self.limit} tokens. Raise --max-length.")
-        texts[longest] = texts[longest][: spans[longest][keep - 1][1]].rstrip() if keep > 0 else ""
+            raise DataError(f"The prompt {self.template!r} alone exceeds {self.limit} tokens. Raise --max-length.")
+        texts[longest] = self._first_tokens(texts[longest], max(0, lengths[longest] - excess))
 
-    def answer_ids(self) -> list[int]:
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of the text starts and ends."""
+        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+    def _first_tokens(self, text: str, most: int) -> str:
+        """The text up to its `most`-th token."""
+        spans = self._spans(text)
+        if len(spans) <= most:
+            return text
+        return text[: spans[most - 1][1]].rstrip() if most else ""
+
+    def answer_ids(self, *, first_piece: bool = False) -> list[int]:
         """The token that each label's word is in the place of the answer, in label order.
+
+        A masked model's words come with a space in front where that makes each of them one token, as in Gao et al.
+        2021, also when nothing stands before the mask; else without. A causal model's come as the prompt leads to
+        them.
+
+        Args:
+            first_piece: take the first token of a word that is several.
 
         Raises:
             DataError: a word is more than one token there (the message names the pieces), unknown to the tokenizer,
                 or the same token as another label's.
         """
+        pieces = self._words_pieces()
         found: dict[int, str] = {}
         for label in self.task.labels:
             word = self.task.words[label]
-            pieces = self._answer_pieces(word)
-            shown = [str(self.tokenizer.convert_ids_to_tokens(piece)) for piece in pieces]
-            if len(pieces) != 1:
+            shown = [str(self.tokenizer.convert_ids_to_tokens(piece)) for piece in pieces[label]]
+            if len(shown) != 1 and not (first_piece and shown):
                 raise DataError(
-                    f"The word {word!r} for the label {label!r} is {len(pieces)} tokens here ({', '.join(shown)}); "
-                    f"expected one. Choose another word: --words {label}=WORD."
+                    f"The word {word!r} for the label {label!r} is {len(shown)} tokens here ({', '.join(shown)}); "
+                    f"expected one. Choose another word: --words {label}=WORD, or answer with its first piece: "
+                    "--first-piece (first_piece=True)."
                 )
-            if pieces[0] == self.tokenizer.unk_token_id:
+            first = pieces[label][0]
+            if first == self.tokenizer.unk_token_id:
                 raise DataError(f"The tokenizer does not know the word {word!r} for the label {label!r}. Use --words.")
-            if pieces[0] in found:
+            if first in found:
                 raise DataError(
-                    f"The words {found[pieces[0]]!r} and {word!r} are the same token {shown[0]!r}. Use --words."
+                    f"The words {found[first]!r} and {word!r} are the same token {shown[0]!r} to the model; it cannot "
+                    "tell them apart. Use --words."
                 )
-            found[pieces[0]] = word
+            found[first] = word
         return list(found)
 
-    def _answer_pieces(self, word: str) -> list[int]:
-        """The tokens of `word` after the words of the template that stand before the answer."""
-        lead = self.lead.rstrip()
-        spaced = self.lead != lead or (not lead and self._follows_text())
+    def _words_pieces(self) -> dict[str, list[int]]:
+        """The tokens of each label's word in the place of the answer."""
+        lead = self._lead()
+        spaced = lead != lead.rstrip() or not lead
+        forms = [True, False] if self.masked else [spaced]
+        found = [
+            {
+                label: self._answer_pieces(self.task.words[label], lead.rstrip(), spaced=form)
+                for label in self.task.labels
+            }
+            for form in forms
+        ]
+        return next((form for form in found if all(len(pieces) == 1 for pieces in form.values())), found[0])
+
+    def _lead(self) -> str:
+        """The words of the template right before the answer."""
+        before = self.pieces[: mask_place(self.pieces)]
+        return before[-1].literal if before else ""
+
+    def _answer_pieces(self, word: str, lead: str, *, spaced: bool) -> list[int]:
+        lead = lead or (_CARRIER if spaced else "")
         before = self.tokenizer(lead, add_special_tokens=False)["input_ids"] if lead else []
-        both = self.tokenizer(lead + (" " if spaced else "") + word, add_special_tokens=False)["input_ids"]
+        answer = (" " if spaced else "") + word
+        both = self.tokenizer(lead + answer, add_special_tokens=False)["input_ids"]
         if both[: len(before)] == before:
             return both[len(before) :]
-        return self.tokenizer((" " if spaced else "") + word, add_special_tokens=False)["input_ids"]
-
-    def _follows_text(self) -> bool:
-        pieces = self.task.pieces
-        return pieces.index(("field", "mask")) > 0
-
-
-def _tail_before_mask(pieces: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
-    before = pieces[: pieces.index(("field", "mask"))]
-    return before[-1:] if before and before[-1][0] == "literal" else []
+        return self.tokenizer(answer, add_special_tokens=False)["input_ids"]

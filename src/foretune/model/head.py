@@ -34,6 +34,10 @@ class _HeadModule(nn.Module):
         self.pooling, self.difference = pooling, difference
 
     @property
+    def body(self) -> nn.Module:
+        return self._body[0]
+
+    @property
     def output_layer(self) -> nn.Module:
         return self.head
 

@@ -27,6 +27,10 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 
 
+_DISCRIMINATORS = ("ElectraForPreTraining", "FunnelForPreTraining")
+"""Pretrained to tell replaced tokens, so without an output layer over the vocabulary."""
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """A pretrained model and its tokenizer.
@@ -131,23 +135,34 @@ def _loaded(
 ) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
     import transformers
 
-    classes = {
-        "causal": transformers.AutoModelForCausalLM,
-        "masked": transformers.AutoModelForMaskedLM,
-        "encoder": transformers.AutoModel,
-    }
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
         kind = kind or _kind_of(config)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        module = classes[kind].from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
+        module = _auto_class(config, kind).from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise _load_error(name, source, error) from error
     return module, tokenizer, kind
 
 
+def _auto_class(config: object, kind: str) -> Any:
+    """The class that loads a model as `kind`; of an encoder-decoder such as T5, only the encoder."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    if kind == "causal":
+        return transformers.AutoModelForCausalLM
+    if kind == "masked":
+        return transformers.AutoModelForMaskedLM
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return transformers.AutoModelForTextEncoding
+    return transformers.AutoModel
+
+
 def _kind_of(config: object) -> str:
     architectures = getattr(config, "architectures", None) or [""]
+    if architectures[0] in _DISCRIMINATORS:
+        return "encoder"
     if any(part in architectures[0] for part in ("ForCausalLM", "LMHeadModel")):
         return "causal"
     if any(part in architectures[0] for part in ("ForMaskedLM", "ForPreTraining")):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from foretune.errors import UsageError
 from foretune.model.encoding import Batch, Encoded, padded
 from foretune.model.load import LanguageModel
+from foretune.model.parameters import ParameterFilter, parameter_kind
 from foretune.model.sharing import shared_copy
 from foretune.shapes import Float
 from foretune.text.example import Example
@@ -57,8 +58,29 @@ class Outputs:
         return {name: tensor for name, tensor in self._named_tensors().items() if name not in frozen}
 
     def _named_tensors(self) -> dict[str, Tensor]:
-        prefix = "model."
-        return {name.removeprefix(prefix): tensor for name, tensor in self.module.named_parameters()}
+        return {_outer(name): tensor for name, tensor in self.module.named_parameters()}
+
+    def kinds(self) -> dict[str, str]:
+        """What each trainable parameter is: `linear`, `embedding`, `output` (layer), `bias` or `other`."""
+        found = {
+            _outer(f"{path}.{attribute}"): parameter_kind(owner, attribute, self.module.output_layer)
+            for path, owner in self.module.named_modules()
+            for attribute, _ in owner.named_parameters(recurse=False)
+        }
+        return {name: found[name] for name in self.parameters()}
+
+    def body(self) -> list[str]:
+        """The trainable parameters of the transformer body: those outside of a language-model or classification head."""
+        inside = {id(tensor) for tensor in self.module.body.parameters()}
+        return [name for name, tensor in self.parameters().items() if id(tensor) in inside]
+
+    def chosen(self, wanted: ParameterFilter) -> list[str]:
+        """The parameters that a filter leaves, for the `blocks` of a kernel.
+
+        Raises:
+            UsageError: none is left.
+        """
+        return wanted.names(self.kinds(), self.body())
 
     @property
     def description(self) -> dict[str, object]:
@@ -76,13 +98,11 @@ class Outputs:
 
     def logits(self, params: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta, batch) for the given parameters; those left out keep the model's own values."""
-        named = self._named_tensors()
-        unknown = set(params) - set(named)
+        inner = {_outer(name): name for name, _ in self.module.named_parameters()}
+        unknown = set(params) - set(inner)
         if unknown:
             raise UsageError(f"Unknown parameters {sorted(unknown)[:3]}; see outputs.parameters().")
-        return torch.func.functional_call(
-            self.module, {_inner(name): value for name, value in params.items()}, (batch,)
-        )
+        return torch.func.functional_call(self.module, {inner[name]: value for name, value in params.items()}, (batch,))
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta0, batch), on the very tensors of `parameters()`."""
@@ -100,8 +120,8 @@ class Outputs:
         return logits, picked(found[0], batch["position"])
 
 
-def _inner(name: str) -> str:
-    return name if name.startswith("head.") else f"model.{name}"
+def _outer(name: str) -> str:
+    return name.removeprefix("model.")
 
 
 class LabelRows(nn.Module):

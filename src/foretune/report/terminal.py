@@ -39,13 +39,13 @@ def _scores(forecast: Forecast, metric: str) -> Table:
     table.add_column("method")
     table.add_column(metric, justify="right")
     table.add_column("from - to", justify="right")
-    chosen = forecast.whole.regression.chosen
+    chosen = forecast.whole.regression.chosen.parameters
     rows: list[tuple[str, Score | None]] = [
         ("majority label", forecast.majority),
         ("zero-shot", forecast.zero_shot),
         ("zero-shot, threshold set on validation", forecast.zero_shot_threshold),
         (f"linear probe (C = {forecast.probe_strength:g})", forecast.probe),
-        (f"kernel regression (ridge {chosen.strength:g}, f0 / {chosen.f0_scale:g})", forecast.whole.score),
+        (f"kernel regression (ridge {chosen['strength']:g}, f0 / {chosen['f0_scale']:g})", forecast.whole.score),
     ]
     for name, item in rows:
         if item is not None:

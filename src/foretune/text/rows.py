@@ -11,7 +11,7 @@ from typing import Any
 from foretune.errors import DataError, UsageError, nearest
 from foretune.text.example import Rows
 
-_READERS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def read_rows(source: str | Path, split: str = "train", revision: str | None = None) -> Rows:
@@ -30,10 +30,10 @@ def read_rows(source: str | Path, split: str = "train", revision: str | None = N
     path = Path(source)
     if path.is_file():
         rows = _file_rows(path)
-    elif path.suffix.lower() in _READERS or path.is_absolute() or path.exists() or "/" not in str(source):
+    elif path.suffix.lower() in SUFFIXES or path.is_absolute() or path.exists() or "/" not in str(source):
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError(
-            f"{source}: this file {what}. Expected a {', '.join(_READERS)} file, a hub dataset id (owner/name), or a "
+            f"{source}: this file {what}. Expected a {', '.join(SUFFIXES)} file, a hub dataset id (owner/name), or a "
             "task name: `foretune tasks` lists them."
         )
     else:
@@ -78,7 +78,7 @@ def _file_rows(path: Path) -> Sequence[Mapping[str, object]]:
             f"Cannot read {path}: {error}. Expected a readable {suffix} file in UTF-8; check its permissions and "
             "encoding."
         ) from error
-    raise UsageError(f"{path}: unknown kind of file {suffix or '(no suffix)'!r}. Expected {', '.join(_READERS)}.")
+    raise UsageError(f"{path}: unknown kind of file {suffix or '(no suffix)'!r}. Expected {', '.join(SUFFIXES)}.")
 
 
 def _jsonl_rows(path: Path) -> Sequence[Mapping[str, object]]:
@@ -123,7 +123,8 @@ def _hub_rows(name: str, split: str, revision: str | None) -> Sequence[Mapping[s
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"Cannot load the hub dataset {name!r}, split {split!r}: {first} Offline, use a local file "
-            f"({', '.join(_READERS)}) or a built-in task: `foretune tasks` lists them."
+            f"({', '.join(SUFFIXES)}), a folder with train.* and test.*, or the "
+            "built-in rows of the task movies."
         ) from error
     labels = {
         column: feature.int2str

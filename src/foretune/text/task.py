@@ -1,42 +1,42 @@
 """A task: which columns to read, which labels there are, and how a text becomes a question with an answer word.
 
-Templates name `{text}`, `{text2}` and `{mask}`: `"{text} It was {mask}."`. A template without `{mask}` asks for the
-answer at its end. A causal language model reads up to the mask; what follows the mask is for masked models only.
+A masked language model fills in the `{mask}` of `template`, wherever it stands. A causal one answers at the end: it
+reads `causal_template` where the task has one, else `template` up to the mask (see `foretune.text.template`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from foretune.errors import DataError, UsageError, nearest
 from foretune.text.example import Example
+from foretune.text.hub import HubSource
+from foretune.text.split import Split, few_shot_split
+from foretune.text.template import Piece, causal_pieces, filled, template_pieces
 
 METRICS = ("accuracy", "f1")
+MANUAL = "manual"
 
 
 @dataclass(frozen=True)
-class Split:
-    """Few-shot data: k examples per label for training, k for validation, the rest (capped) for testing.
+class Prompt:
+    """One way to ask: a template, its form for causal models, and its label words.
 
     Attributes:
-        train, validation, test: disjoint lists of examples.
-        duplicates: rows left out because their text stood in an earlier row.
-        conflicts: rows left out because the same text came with different labels.
+        template: the prompt, as in `Task`.
+        words: label -> word; in a task, the task's own words where it is empty.
+        causal_template: what causal models read instead.
     """
 
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
-    duplicates: int = 0
-    conflicts: int = 0
+    template: str
+    words: Mapping[str, str] = field(default_factory=dict)
+    causal_template: str | None = None
 
 
 @dataclass(frozen=True)
 class Task:
-    """Template, label words, columns and metric.
+    """Template, label words, columns, metric, limits and where its data is.
 
     Attributes:
         name: what reports call it.
@@ -46,9 +46,19 @@ class Task:
         words: label -> the word that answers for it; the label itself where it is missing.
         text, text2, label: column names.
         metric: `accuracy` or `f1` (of `labels[1]`).
+        causal_template: the prompt of causal models, with the mask last; needed where a text follows the mask.
+        test_cap: at most this many test examples, unless a caller asks for another number.
+        max_length, text_limit, text2_limit: longest input, text and second text, in tokens; None for no limit of the
+            task's own. Only the texts are ever cut.
+        prompt: the name of this prompt.
+        variants: the task's other prompts by name; `prompted` switches to one of them.
+        hub: the dataset of the Hugging Face hub that holds its rows.
+        about: what the labels say of the text, in one line.
+        origin: where data, template and words come from.
 
     Raises:
-        UsageError: fewer than two labels, an unknown template field, or a word for an unknown label.
+        UsageError: fewer than two labels, an unknown template field, a word for an unknown label, an unknown metric,
+            or a limit below 1.
     """
 
     name: str
@@ -59,22 +69,46 @@ class Task:
     text2: str | None = None
     label: str = "label"
     metric: str = "accuracy"
+    causal_template: str | None = None
+    test_cap: int | None = None
+    max_length: int | None = None
+    text_limit: int | None = None
+    text2_limit: int | None = None
+    prompt: str = MANUAL
+    variants: Mapping[str, Prompt] = field(default_factory=dict)
+    hub: HubSource | None = None
+    about: str = ""
+    origin: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
         object.__setattr__(self, "words", {label: str(self.words.get(label, label)) for label in self._checked_words()})
         if self.metric not in METRICS:
-            raise UsageError(f"Unknown metric {self.metric!r}. Expected one of {', '.join(METRICS)}.")
-        pieces = self.pieces
-        fields = [name for kind, name in pieces if kind == "field"]
-        unknown = set(fields) - {"text", "text2", "mask"}
-        if unknown or fields.count("mask") > 1 or "text" not in fields:
             raise UsageError(
-                f"Template {self.template!r}: expected {{text}}, and optionally {{text2}} and one {{mask}}"
-                + (f"; {', '.join(sorted(unknown))!r} is none of them." if unknown else ".")
+                f"Unknown metric {self.metric!r}. Expected one of {', '.join(METRICS)}.{nearest(self.metric, METRICS)}"
             )
-        if ("text2" in fields) and self.text2 is None:
-            raise UsageError(f"Template {self.template!r} uses {{text2}}, but no text2 column is named (--text2).")
+        for name in ("test_cap", "max_length", "text_limit", "text2_limit"):
+            limit = getattr(self, name)
+            if limit is not None and limit < 1:
+                raise UsageError(f"Task {self.name!r}: {name} is {limit}; expected at least 1, or none.")
+        variants = {
+            name: prompt if prompt.words else replace(prompt, words=self.words)
+            for name, prompt in self.variants.items()
+        }
+        object.__setattr__(self, "variants", variants)
+        for prompt in (self._asked, *variants.values()):
+            self._check_prompt(prompt)
+
+    @property
+    def _asked(self) -> Prompt:
+        return Prompt(self.template, self.words, self.causal_template)
+
+    def _check_prompt(self, prompt: Prompt) -> None:
+        pieces = template_pieces(prompt.template)
+        if prompt.causal_template is not None:
+            pieces += causal_pieces(prompt.causal_template)
+        if self.text2 is None and any(piece.field == "text2" for piece in pieces):
+            raise UsageError(f"Template {prompt.template!r} uses {{text2}}, but no text2 column is named (--text2).")
 
     def _checked_words(self) -> tuple[str, ...]:
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
@@ -90,24 +124,55 @@ class Task:
         return tuple(self.labels)
 
     @property
-    def pieces(self) -> list[tuple[str, str]]:
-        """The template as `("literal", words)` and `("field", name)` pieces; the mask is always one of them."""
-        pieces: list[tuple[str, str]] = []
-        try:
-            for literal, name, _, _ in string.Formatter().parse(self.template):
-                if literal:
-                    pieces.append(("literal", literal))
-                if name is not None:
-                    pieces.append(("field", name))
-        except ValueError as error:
-            raise UsageError(f"Template {self.template!r}: {error}. Write {{text}}, {{text2}}, {{mask}}.") from error
-        if ("field", "mask") not in pieces:
-            if pieces and pieces[-1][0] == "literal":
-                pieces[-1] = ("literal", pieces[-1][1].rstrip() + " ")
-            else:
-                pieces.append(("literal", " "))
-            pieces.append(("field", "mask"))
-        return pieces
+    def pieces(self) -> tuple[Piece, ...]:
+        """The template's pieces; the mask is always one of them."""
+        return template_pieces(self.template)
+
+    @property
+    def causal_pieces(self) -> tuple[Piece, ...]:
+        """The pieces that a causal model reads, the mask last.
+
+        Raises:
+            UsageError: a text follows the mask and the task has no causal template.
+        """
+        return causal_pieces(self.causal_template or self.template)
+
+    def rendered(self, example: Example, mask: str = "[MASK]", *, causal: bool = False) -> str:
+        """The prompt for one example, in words."""
+        texts = {"text": example.text.strip(), "text2": (example.text2 or "").strip(), "mask": mask}
+        return filled(self.causal_pieces if causal else self.pieces, texts)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The names of the prompts it has, this one included."""
+        names = {self.prompt, *self.variants}
+        return tuple(sorted(names, key=lambda name: (name != MANUAL, name)))
+
+    def prompted(self, name: str) -> Task:
+        """The same task with its prompt `name`: template, causal template and words.
+
+        Raises:
+            UsageError: there is no such prompt; the message names the nearest.
+        """
+        if name == self.prompt:
+            return self
+        if name not in self.variants:
+            raise UsageError(
+                f"Task {self.name!r} has no prompt {name!r}. It has {', '.join(self.prompts)}."
+                f"{nearest(name, self.prompts)}"
+            )
+        chosen = self.variants[name]
+        others = {other: prompt for other, prompt in self.variants.items() if other != name}
+        others[self.prompt] = self._asked
+        words = {label: word for label, word in chosen.words.items() if label in self.labels}
+        return replace(
+            self,
+            prompt=name,
+            template=chosen.template,
+            causal_template=chosen.causal_template,
+            words=words,
+            variants=others,
+        )
 
     def targets(self, examples: Iterable[Example]) -> list[int]:
         """The index of each example's label.
@@ -141,9 +206,14 @@ class Task:
         return Example(str(row[self.text]), text2, str(row[self.label]))
 
     def few_shot(
-        self, rows: Iterable[Mapping[str, object] | Example], k: int = 16, seed: int = 13, test: int | None = None
+        self,
+        rows: Iterable[Mapping[str, object] | Example],
+        k: int = 16,
+        seed: int = 13,
+        test: int | None = None,
+        test_rows: Iterable[Mapping[str, object] | Example] | None = None,
     ) -> Split:
-        """K examples per label for training, k others for validation, and up to `test` of the rest.
+        """K examples per label for training, k others for validation, and test examples.
 
         The order is that of a hash of the seed and the row, so a seed gives the same split on every machine, whatever
         the order of the rows. Repeated texts are left out and counted, so that no text stands on both sides.
@@ -151,55 +221,15 @@ class Task:
         Args:
             rows: mappings or examples.
             k: examples per label for training, and again for validation.
-            seed: any integer; the papers use 13, 21, 42, 87 and 100.
-            test: at most this many test examples (None: all the rest).
+            seed: any integer; the papers use `foretune.text.split.SEEDS`.
+            test: at most this many test examples (None: the task's own `test_cap`, or all).
+            test_rows: where test examples come from; without it they are the rest of `rows`. All seeds share one
+                order of them, and those whose text stands in `rows` are left out and counted.
 
         Raises:
             DataError: one label only, an unknown label, or too few examples of a label.
         """
-        if k < 1:
-            raise UsageError(f"k is {k}; expected at least one example per label.")
-        unique, duplicates, conflicts = _without_repeats(self.examples(rows))
-        self.targets(unique)
-        found = {example.label for example in unique}
-        if len(found) == 1:
-            raise DataError(f"All rows have the label {found.pop()!r}. Expected at least two labels to tell apart.")
-        ordered = sorted(unique, key=lambda example: _rank(seed, example))
-        train, validation, used = [], [], set()
-        for label in self.labels:
-            of_label = [example for example in ordered if example.label == label]
-            if len(of_label) < 2 * k:
-                raise DataError(
-                    f"Label {label!r} has {len(of_label)} different texts, but k = {k} needs {2 * k}: {k} for training "
-                    f"and {k} for validation. Use --k {max(1, len(of_label) // 2)} or less, or add rows."
-                )
-            train += of_label[:k]
-            validation += of_label[k : 2 * k]
-            used.update(of_label[: 2 * k])
-        train.sort(key=lambda example: _rank(seed, example))
-        validation.sort(key=lambda example: _rank(seed, example))
-        rest = [example for example in ordered if example not in used]
-        return Split(train, validation, rest if test is None else rest[:test], duplicates, conflicts)
-
-
-def _rank(seed: int, example: Example) -> bytes:
-    key = "\x1f".join([str(seed), example.text, example.text2 or "", example.label or ""])
-    return hashlib.sha256(key.encode()).digest()
-
-
-def _without_repeats(examples: Sequence[Example]) -> tuple[list[Example], int, int]:
-    """The examples with each text once; how many repeats went, and how many rows contradict each other."""
-    labels: dict[tuple[str, str | None], set[str | None]] = {}
-    for example in examples:
-        labels.setdefault((example.text, example.text2), set()).add(example.label)
-    kept: dict[tuple[str, str | None], Example] = {}
-    duplicates = conflicts = 0
-    for example in examples:
-        key = (example.text, example.text2)
-        if len(labels[key]) > 1:
-            conflicts += 1
-        elif key in kept:
-            duplicates += 1
-        else:
-            kept[key] = example
-    return list(kept.values()), duplicates, conflicts
+        examples = self.examples(rows)
+        test_examples = None if test_rows is None else self.examples(test_rows)
+        self.targets([*examples, *(test_examples or [])])
+        return few_shot_split(examples, self.labels, k, seed, self.test_cap if test is None else test, test_examples)

@@ -1,0 +1,140 @@
+"""What is to be computed: the examples on both sides, the parameters, and everything that determines the values."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from foretune.errors import UsageError
+from foretune.gradients.source import GradientSource
+from foretune.kernels.block_kernel import Pattern, matching
+from foretune.kernels.formula import Formula
+from foretune.kernels.tiles import Footprint, Plan, planned
+from foretune.model.fingerprint import fingerprint
+from foretune.model.outputs import Outputs
+from foretune.text.example import Example
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is computed: row and column examples by their place in the source, and which columns are the rows.
+
+    Attributes:
+        source: the factors of all examples.
+        n: row examples, at places 0 to n - 1.
+        columns: places of the column examples.
+        overlap: the columns begin with the rows.
+    """
+
+    source: GradientSource
+    n: int
+    columns: range
+    overlap: bool
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What each parameter that takes part is."""
+        kinds = self.source.outputs.kinds()
+        return {name: kinds[name] for name in self.source.parameters}
+
+    def footprint(self) -> Footprint:
+        """Bytes per example and token, measured on the longest example."""
+        lengths = self.source.lengths
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        held, graph = self.source.footprint(longest)
+        c = self.source.outputs.n_outputs
+        vectors = [t for t in self.source.parameters.values() if t.dim() == 1]
+        fixed = sum(t.numel() * t.element_size() * c for t in vectors)
+        fixed += sum(self.source.parameters[name].numel() * 4 * c for name in self.source.direct)
+        fixed = min(fixed, held)
+        return Footprint(fixed, (held - fixed) / lengths[longest], graph / lengths[longest])
+
+    def array_bytes(self, formula: Formula) -> int:
+        """Bytes of the kernel of one formula."""
+        return 8 * len(formula.blocks(self.kinds)) * self.n * len(self.columns) * self.source.outputs.n_outputs**2
+
+    def plan(self, budget: int, arrays: int) -> Plan:
+        """Tiles that keep the computation within `budget` bytes, `arrays` of which the kernels themselves take."""
+        lengths = self.source.lengths
+        sides = (lengths[: self.n], [lengths[place] for place in self.columns])
+        if arrays > budget // 2:
+            raise UsageError(
+                f"The kernel itself takes {arrays / 2**30:.2f} GiB, more than half of the memory budget of "
+                f"{budget / 2**30:.2f} GiB. Use --memory {arrays * 2.2 / 2**30:.1f}GiB, fewer examples, or --blocks."
+            )
+        footprint = self.footprint()
+        return planned(footprint, sides, budget - arrays, overlap=self.overlap, single=self.source.single)
+
+
+def separate_job(
+    outputs: Outputs,
+    rows: Sequence[Example | str | Mapping[str, object]],
+    columns: Sequence[Example | str | Mapping[str, object]] | None,
+    blocks: Pattern | None,
+) -> Job:
+    """Rows against columns, or against themselves.
+
+    Raises:
+        UsageError: no examples, or no matching block.
+    """
+    given = _examples(rows, "rows")
+    others = [] if columns is None else _examples(columns, "columns")
+    places = range(len(given)) if columns is None else range(len(given), len(given) + len(others))
+    source = GradientSource(outputs, given + others, _names(outputs, blocks))
+    return Job(source, len(given), places, overlap=columns is None)
+
+
+def joint_job(
+    outputs: Outputs, train: Sequence[Example], evaluation: Sequence[Example], blocks: Pattern | None = None
+) -> Job:
+    """Training examples against (training, then evaluation) examples.
+
+    Raises:
+        UsageError: no examples, or no matching block.
+    """
+    given, others = _examples(train, "train"), _examples(evaluation, "evaluation")
+    source = GradientSource(outputs, given + others, _names(outputs, blocks))
+    return Job(source, len(given), range(len(given) + len(others)), overlap=True)
+
+
+def _examples(rows: Sequence[Example | str | Mapping[str, object]], what: str) -> list[Example]:
+    if len(rows) == 0:
+        raise UsageError(f"No examples in {what}; expected at least one.")
+    return [Example.of(row) for row in rows]
+
+
+def _names(outputs: Outputs, blocks: Pattern | None) -> list[str]:
+    names = list(outputs.parameters())
+    if not names:
+        raise UsageError("Every parameter of the model is frozen; unfreeze some (requires_grad_) to have a kernel.")
+    return names if blocks is None else [names[place] for place in matching(names, blocks)]
+
+
+def described(job: Job, formula: Formula) -> dict[str, object]:
+    """Everything that determines the values of a kernel."""
+    outputs = job.source.outputs
+    lm = outputs.lm
+    return {
+        "model": lm.name,
+        "revision": lm.revision,
+        "weights": fingerprint(outputs.module.state_dict()),
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "device": lm.device.type,
+        "outputs": outputs.description,
+        "rows": _tokens_hash(job, range(job.n)),
+        "columns": _tokens_hash(job, job.columns),
+        "parameters": hashlib.sha256("\n".join(job.source.parameters).encode()).hexdigest(),
+        "formula": repr(formula),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+    }
+
+
+def _tokens_hash(job: Job, places: Sequence[int]) -> str:
+    ids = [[*job.source.encoded[place].ids, job.source.encoded[place].position] for place in places]
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()

@@ -1,0 +1,182 @@
+r"""The kernel of low-rank adapters at their start, from the factors of the full model.
+
+A LoRA layer computes `h = W x + s B A x` with `B = 0` at first, so only B has a gradient (Malladi et al. 2023, Lemma E.4):
+
+    dB[n, c] = s sum_t g[n, c, t] (outer) A x[n, t]
+    K_LoRA   = s^2 sum_{t, s} (A x[n, t] . A x'[m, s]) (g[n, c, t] . g'[m, d, s])
+
+with the scaling `s = alpha / r`, or `alpha / sqrt(r)` for rsLoRA. A is drawn as peft draws it: uniform in
+`+- 1 / sqrt(in)` (kaiming_uniform with a = sqrt(5)), or normal with standard deviation `1 / r`. The rows of A do not
+depend on the rank except for their size, so every rank up to R reads the first rows of one drawing, and the kernels of
+all ranks are running sums over the columns of one gradient of rank R.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foretune.errors import UsageError, nearest
+from foretune.gradients.factors import FactorBatch, Products
+from foretune.kernels.draws import draws
+from foretune.kernels.formula import Formula
+from foretune.kernels.materialised import add_triangle, gradient_chunks, mirror, side_of
+from foretune.kernels.tile import Tile, Workspace, zero_kernel
+from foretune.shapes import Float, Float64
+
+Initialisation = Literal["kaiming", "gaussian"]
+
+
+@dataclass(frozen=True)
+class LoRA(Formula):
+    """The kernel of LoRA adapters with B = 0 (Malladi et al. 2023, Lemma E.4), one block for each adapted weight.
+
+    For a trained or loaded adapter pass the peft model itself: its A and B are parameters like any other.
+
+    Attributes:
+        rank: r.
+        alpha: of the scaling alpha / r.
+        targets: as peft's `target_modules`: "all-linear" (all but the output layer), a regular expression for whole
+            module names, or several suffixes such as ("q_proj", "v_proj").
+        init: how A is drawn: "kaiming" (peft's default) or "gaussian".
+        rslora: scale by alpha / sqrt(r).
+        seed: of A.
+
+    Raises:
+        UsageError: a rank below one, a scale that is not positive, or an unknown initialisation.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: str | tuple[str, ...] = "all-linear"
+    init: Initialisation = "kaiming"
+    rslora: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 < self.alpha < math.inf:
+            raise UsageError(f"LoRA(rank={self.rank}, alpha={self.alpha}): expected a rank of at least 1, alpha above 0.")
+        if self.init not in ("kaiming", "gaussian"):
+            raise UsageError(f"Unknown initialisation {self.init!r} of LoRA. Expected 'kaiming' or 'gaussian'.")
+
+    @property
+    def label(self) -> str:
+        """A short name for folders and tables."""
+        return f"lora-r{self.rank}"
+
+    @property
+    def scaling(self) -> float:
+        """What multiplies B A x."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def matrix(self, block: str, inputs: int) -> Float64[np.ndarray, "r i"]:
+        """A for one adapted weight with `inputs` input features."""
+        return self._unit * _drawn(self.init, self.seed, block, self.rank, inputs)
+
+    def expected_ratio(self, inputs: int) -> float:
+        """E[K_LoRA] / K for a weight with `inputs` input features: scaling^2 r Var(A)."""
+        variance = 1 / (3 * inputs) if self.init == "kaiming" else 1 / self.rank**2
+        return self.scaling**2 * self.rank * variance
+
+    @property
+    def _unit(self) -> float:
+        """How large A is against the common drawing."""
+        return 1.0 if self.init == "kaiming" else 1 / self.rank
+
+    def blocks(self, kinds: Mapping[str, str]) -> list[str]:
+        """The weights of linear layers that `targets` names.
+
+        Raises:
+            UsageError: there is none; the message names the nearest.
+        """
+        linear = [name for name, kind in kinds.items() if kind == "linear"]
+        modules = {name: name.removesuffix(".weight") for name in linear}
+        if self.targets == "all-linear":
+            chosen = linear
+        elif isinstance(self.targets, str):
+            chosen = [name for name in linear if re.fullmatch(self.targets, modules[name])]
+        else:
+            chosen = [name for name in linear if f".{modules[name]}".endswith(tuple(f".{t}" for t in self.targets))]
+        if not chosen:
+            suffixes = sorted({module.rpartition(".")[2] for module in modules.values()})
+            wanted = self.targets if isinstance(self.targets, str) else ", ".join(self.targets)
+            raise UsageError(
+                f"LoRA targets {wanted!r} match no linear layer whose weight takes part. Linear layers here end in "
+                f"{', '.join(suffixes) or '(there is none)'}.{nearest(wanted, suffixes)}"
+            )
+        return chosen
+
+    @classmethod
+    def together(
+        cls, formulas: Sequence[Formula], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
+    ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
+        """See `Formula.together`."""
+        space = Workspace(rows[0].outputs)
+        alike: dict[tuple[str, int], list[LoRA]] = {}
+        for formula in formulas:
+            assert isinstance(formula, LoRA)
+            alike.setdefault((formula.init, formula.seed), []).append(formula)
+        for members in alike.values():
+            for name in dict.fromkeys(name for formula in members for name in names[formula]):
+                users = [formula for formula in members if name in names[formula]]
+                by_rank = _kernels(name, users, rows, columns, space)
+                for formula in users:
+                    yield formula, name, by_rank[formula.rank] * (formula.scaling * formula._unit) ** 2
+
+
+def _drawn(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
+    """The first rows of the common drawing; one row after the other, so that ranks are nested."""
+    generator = draws(seed, "lora", init, block)
+    if init == "gaussian":
+        return generator.standard_normal((rank, inputs))
+    bound = 1 / math.sqrt(inputs)
+    return generator.uniform(-bound, bound, (rank, inputs))
+
+
+def _kernels(
+    name: str, formulas: Sequence[LoRA], rows: Tile, columns: Tile, space: Workspace
+) -> dict[int, Float[Tensor, "n c m d"]]:
+    """Kernels of one block by rank, before scaling: running sums over segments of the rank between those wanted."""
+    ranks = sorted({formula.rank for formula in formulas})
+    kernel = zero_kernel(rows, columns)
+    found = {rank: zero_kernel(rows, columns) for rank in ranks}
+    inputs = next((f.x.shape[-1] for batch in (*rows, *columns) if isinstance(f := batch.factors.get(name), Products)), 0)
+    if not inputs:
+        return found
+    drawn = torch.from_numpy(_drawn(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
+    a = drawn.to(kernel.device, space.like.dtype)  # (r, i)
+    same = rows is columns
+    left = side_of(name, _adapted(name, rows, a))
+    right = left if same else side_of(name, _adapted(name, columns, a))
+    for _, first, second in gradient_chunks(left, right, space):
+        sides = [chunk.view(len(chunk), -1, ranks[-1]) for chunk in (first, second)]  # (n * c, o, r)
+        for begin, end in zip([0, *ranks], ranks, strict=False):
+            parts = [side[..., begin:end].flatten(1) for side in (sides[:1] if same else sides)]
+            matrix = found[end].view(len(first), len(second))
+            if same:
+                add_triangle(matrix, parts[0])
+            else:
+                matrix += (parts[0] @ parts[1].T).double()
+    for rank in ranks:
+        if same:
+            mirror(found[rank].view(kernel.shape[0] * kernel.shape[1], -1))
+        kernel += found[rank]
+        found[rank] = kernel.clone()
+    return found
+
+
+def _adapted(name: str, tile: Tile, a: Float[Tensor, "r i"]) -> list[FactorBatch]:
+    """The factors of B: the layer's inputs seen through A."""
+    found = []
+    for batch in tile:
+        factor = batch.factors.get(name)
+        factors = {name: replace(factor, x=factor.x @ a.T)} if isinstance(factor, Products) else {}
+        found.append(replace(batch, factors=factors))
+    return found

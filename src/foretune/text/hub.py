@@ -1,0 +1,77 @@
+"""Where a task's rows stand on the Hugging Face hub, and how they become rows of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from foretune.errors import DataError, UsageError, nearest
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A dataset of the hub.
+
+    Attributes:
+        id: `owner/name`.
+        configuration: which of its configurations, where it has several.
+        train, test: its splits; without `test`, test examples come from the training split.
+        revision: branch, tag or commit.
+        columns: `text`, `text2` and `label` -> the dataset's column, or a pattern of columns such as
+            `"{sentence1} {sentence2}"`.
+        labels: the dataset's label -> the task's; a label that is not listed keeps its name.
+    """
+
+    id: str
+    configuration: str | None = None
+    train: str = "train"
+    test: str | None = None
+    revision: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The dataset and its configuration, as `read_rows` takes them."""
+        return f"{self.id}:{self.configuration}" if self.configuration else self.id
+
+    def renamed(
+        self, rows: Iterable[Mapping[str, object]], columns: Mapping[str, str], labels: Iterable[str]
+    ) -> list[dict[str, object]]:
+        """The dataset's rows with the task's columns and labels.
+
+        A label of -1 marks a row that nobody could label; such rows are left out.
+
+        Args:
+            rows: as the hub has them.
+            columns: `text`, `text2`, `label` -> the task's column name.
+            labels: the task's labels.
+
+        Raises:
+            UsageError: a column is missing.
+            DataError: a label is none of the task's.
+        """
+        known = set(labels)
+        renamed = []
+        for row in rows:
+            found = {role: self._value(row, role) for role in columns}
+            if str(found["label"]) == "-1":
+                continue
+            label = self.labels.get(str(found["label"]), str(found["label"]))
+            if label not in known:
+                raise DataError(
+                    f"{self.name} has the label {label!r}, which is none of {', '.join(map(repr, sorted(known)))}."
+                    f"{nearest(label, known)} Name it under hub: labels: in the task's YAML file."
+                )
+            renamed.append({columns[role]: label if role == "label" else value for role, value in found.items()})
+        return renamed
+
+    def _value(self, row: Mapping[str, object], role: str) -> object:
+        column = self.columns.get(role, role)
+        try:
+            return column.format_map(row) if "{" in column else row[column]
+        except KeyError as error:
+            raise UsageError(
+                f"{self.name} has no column {error}. Its columns are {', '.join(map(repr, row))}."
+                f"{nearest(str(error.args[0]), row)} Name it under hub: columns: in the task's YAML file."
+            ) from error

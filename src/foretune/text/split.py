@@ -1,0 +1,125 @@
+"""Few-shot splits that are the same on every machine.
+
+The order of examples is that of a SHA-256 hash of the seed and the example, so a seed gives the same split whatever
+the order of the rows. Malladi et al. 2023, appendix A.1: k examples per label for training, k others for validation,
+five seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foretune.errors import DataError, UsageError
+from foretune.text.example import Example
+
+SEEDS = (13, 21, 42, 87, 100)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Few-shot data: k examples per label for training, k for validation, and test examples.
+
+    Attributes:
+        train, validation, test: disjoint lists of examples.
+        duplicates: rows left out because their text stood in an earlier row.
+        conflicts: rows left out because the same text came with different labels.
+        overlaps: test rows left out because their text stands among the other rows.
+    """
+
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    duplicates: int = 0
+    conflicts: int = 0
+    overlaps: int = 0
+
+
+def few_shot_split(
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    k: int,
+    seed: int,
+    test: int | None = None,
+    test_examples: Sequence[Example] | None = None,
+) -> Split:
+    """K examples per label for training, k others for validation, and test examples.
+
+    Args:
+        examples: labelled examples; repeated texts are left out and counted.
+        labels: the labels to draw k examples of.
+        k: examples per label for training, and again for validation.
+        seed: any integer.
+        test: at most this many test examples (None: all).
+        test_examples: where test examples come from, in an order that is the same for all seeds; those whose text is
+            among `examples` are left out and counted. Without it they are the rest of `examples`.
+
+    Raises:
+        UsageError: k is below 1.
+        DataError: one label only, or too few examples of a label.
+    """
+    if k < 1:
+        raise UsageError(f"k is {k}; expected at least one example per label.")
+    unique, duplicates, conflicts = _without_repeats(examples)
+    found = {example.label for example in unique}
+    if len(found) == 1:
+        raise DataError(f"All rows have the label {found.pop()!r}. Expected at least two labels to tell apart.")
+    ordered = _ordered(unique, str(seed))
+    train, validation = [], []
+    for label in labels:
+        of_label = [example for example in ordered if example.label == label]
+        if len(of_label) < 2 * k:
+            raise DataError(
+                f"Label {label!r} has {len(of_label)} different texts, but k = {k} needs {2 * k}: {k} for training "
+                f"and {k} for validation. Use --k {max(1, len(of_label) // 2)} or less, or add rows."
+            )
+        train += of_label[:k]
+        validation += of_label[k : 2 * k]
+    train, validation = _ordered(train, str(seed)), _ordered(validation, str(seed))
+    if test_examples is None:
+        used = {*train, *validation}
+        rest = [example for example in ordered if example not in used]
+        return Split(train, validation, rest[:test], duplicates, conflicts)
+    others, test_duplicates, test_conflicts = _without_repeats(test_examples)
+    seen = {_texts(example) for example in examples}
+    apart = _ordered([example for example in others if _texts(example) not in seen], "test")
+    return Split(
+        train,
+        validation,
+        apart[:test],
+        duplicates + test_duplicates,
+        conflicts + test_conflicts,
+        overlaps=len(others) - len(apart),
+    )
+
+
+def _ordered(examples: Sequence[Example], salt: str) -> list[Example]:
+    return sorted(examples, key=lambda example: _rank(salt, example))
+
+
+def _rank(salt: str, example: Example) -> bytes:
+    key = "\x1f".join([salt, example.text, example.text2 or "", example.label or ""])
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _texts(example: Example) -> tuple[str, str | None]:
+    return (example.text, example.text2)
+
+
+def _without_repeats(examples: Sequence[Example]) -> tuple[list[Example], int, int]:
+    """The examples with each text once; how many repeats went, and how many rows contradict each other."""
+    labels: dict[tuple[str, str | None], set[str | None]] = {}
+    for example in examples:
+        labels.setdefault(_texts(example), set()).add(example.label)
+    kept: dict[tuple[str, str | None], Example] = {}
+    duplicates = conflicts = 0
+    for example in examples:
+        key = _texts(example)
+        if len(labels[key]) > 1:
+            conflicts += 1
+        elif key in kept:
+            duplicates += 1
+        else:
+            kept[key] = example
+    return list(kept.values()), duplicates, conflicts
