@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import foretune as ft
 from foretune.analysis.groups import layers, module_types
-from foretune.analysis.scores import best_threshold, linear_probe, majority, score, scored
+from foretune.analysis.probe import linear_probe
+from foretune.analysis.scores import best_threshold, majority, score, scored
 from foretune.analysis.spectrum import spectrum, stable_learning_rate
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -81,8 +86,21 @@ def test_the_linear_probe_finds_a_linear_rule() -> None:
     generator = np.random.default_rng(0)
     features = [generator.normal(size=(60, 4)) for _ in range(3)]
     y = [(part[:, 1] > 0).astype(int) for part in features]
-    predictions, _ = linear_probe(tuple(features), y[0], y[1], "accuracy")
-    assert score(y[2], predictions, "accuracy") > 0.85
+    probe = linear_probe(features[0], y[0], features[1], y[1], "accuracy")
+    assert score(y[2], probe.predicted(features[2]), "accuracy") > 0.85
+    with pytest.raises(ft.ForetuneError, match="class 1 has none"):
+        linear_probe(features[0], np.zeros(60, dtype=int), features[1], y[1], "accuracy")
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_probe_is_logistic_regression_on_standardised_features(classes: int) -> None:
+    generator = np.random.default_rng(1)
+    features = generator.normal(3.0, 5.0, size=(80, 4))
+    y = (np.abs(features[:, 0]) * 10).astype(int) % classes
+    probe = linear_probe(features, y, features, y, "accuracy", strengths=(0.1,))
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)).fit(features, y)
+    f = probe.outputs(features)
+    np.testing.assert_allclose(softmax(f, axis=1), pipeline.predict_proba(features), atol=1e-4)
 
 
 def test_names_fall_into_layers_and_module_types() -> None:

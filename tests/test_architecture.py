@@ -8,7 +8,22 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "foretune"
-LAYERS = ["errors", "shapes", "naming", "store", "text", "model", "gradients", "kernels", "analysis", "forecast", "report", "cli"]
+LAYERS = [
+    "errors",
+    "shapes",
+    "naming",
+    "store",
+    "text",
+    "model",
+    "gradients",
+    "kernels",
+    "analysis",
+    "finetune",
+    "behaviour",
+    "forecast",
+    "report",
+    "cli",
+]
 MODULES = sorted(file for file in SOURCE.rglob("*.py") if file.parent != SOURCE)
 
 

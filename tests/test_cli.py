@@ -40,7 +40,7 @@ def test_forecast_writes_everything_it_prints(llama_folder: Path, data_file: Pat
     record = json.loads(target.read_text())
     found = record["forecast"]
     assert found["answer"] in " ".join(result.stdout.split())
-    assert record["split"]["train"] == 8
+    assert record["sizes"]["train"] == 8
     assert {part["kind"] for part in found["parts"]} == {"layer", "module type"}
     assert 0 <= found["whole"]["score"]["value"] <= 1
     assert found["learning_rate"]["cross_entropy"] == pytest.approx(8 * 8 / found["whole"]["largest"])
@@ -52,20 +52,20 @@ def test_kernel_folder_can_be_read_without_foretune(bert_folder: Path, data_file
     out = tmp_path / "run"
     result = run_cli("kernel", bert_folder, data_file, "--k", 4, "--test", 5, "--out", out)
     assert result.returncode == 0, result.stderr
-    array = np.asarray(zarr.open_array(out / "kernel" / "kernel.zarr", mode="r")[:])
-    description = json.loads((out / "kernel" / "kernel.json").read_text())
+    array = np.asarray(zarr.open_array(out / "sgd" / "kernel.zarr", mode="r")[:])
+    description = json.loads((out / "sgd" / "kernel.json").read_text())
     assert array.shape == tuple(description["shape"]) == (len(description["names"]), 8, 1, 21, 1)
     np.testing.assert_allclose(array[:, :, :, :8], array[:, :, :, :8].transpose(0, 3, 4, 1, 2))
-    kernel = ft.BlockKernel.open(out / "kernel")
+    kernel = ft.BlockKernel.open(out / "sgd")
     assert np.array_equal(kernel.array, array)
 
     again = tmp_path / "again"
     repeated = run_cli("kernel", bert_folder, data_file, "--config", out / "run.yaml", "--out", again)
     assert repeated.returncode == 0, repeated.stderr
-    assert np.array_equal(ft.BlockKernel.open(again / "kernel").array, array)
+    assert np.array_equal(ft.BlockKernel.open(again / "sgd").array, array)
 
     other = run_cli("kernel", bert_folder, data_file, "--k", 4, "--test", 5, "--seed", 21, "--out", out)
-    assert_refused(other, 1, "holds another kernel", "rows", "Choose another folder")
+    assert_refused(other, 1, "holds a run on other examples", "y", "Choose another folder")
 
 
 def test_plan_computes_nothing(llama_folder: Path, data_file: Path) -> None:
@@ -161,7 +161,7 @@ def test_csv_with_signature_and_quoted_newlines_is_read(llama_folder: Path, tmp_
     target = tmp_path / "f.json"
     result = run_cli("forecast", llama_folder, file, WORDS, "--k", 4, "--test", 8, "--json", target)
     assert result.returncode == 0, result.stderr
-    assert json.loads(target.read_text())["split"]["rows"] == 40
+    assert json.loads(target.read_text())["about"]["rows"] == 40
 
 
 def test_a_long_text_is_cut_and_a_repeated_one_left_out(llama_folder: Path, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_full_disk_leaves_nothing_half_written(llama_folder: Path, data_file: 
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert_refused(result, 1, "The disk is full", "free some space")
     assert not list(out.rglob("*.npy*"))
-    assert not (out / "kernel" / "kernel.zarr").exists()
+    assert not (out / "sgd" / "kernel.zarr").exists()
 
 
 def _slowed(llama_folder: Path, data_file: Path, out: Path) -> subprocess.Popen:
@@ -235,7 +235,7 @@ def _slowed(llama_folder: Path, data_file: Path, out: Path) -> subprocess.Popen:
 
 def _wait_for_tiles(out: Path, process: subprocess.Popen, count: int) -> None:
     end = time.monotonic() + 90
-    while len(list((out / "kernel" / "tiles").glob("*.npy"))) < count:
+    while len(list((out / "sgd" / "tiles").glob("*.npy"))) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -244,7 +244,7 @@ def _wait_for_tiles(out: Path, process: subprocess.Popen, count: int) -> None:
 def test_a_killed_run_resumes_to_the_same_bits(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:
     whole = _slowed(llama_folder, data_file, tmp_path / "whole")
     assert whole.wait(120) == 0, whole.communicate()
-    reference = ft.BlockKernel.open(tmp_path / "whole" / "kernel").array
+    reference = ft.BlockKernel.open(tmp_path / "whole" / "sgd").array
     for tiles in (1, 4):
         out = tmp_path / f"killed-{tiles}"
         process = _slowed(llama_folder, data_file, out)
@@ -252,12 +252,12 @@ def test_a_killed_run_resumes_to_the_same_bits(llama_folder: Path, data_file: Pa
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         with pytest.raises(ft.ForetuneError, match="unfinished"):
-            ft.BlockKernel.open(out / "kernel")
-        before = {file: file.stat().st_mtime_ns for file in (out / "kernel" / "tiles").glob("*.npy")}
+            ft.BlockKernel.open(out / "sgd")
+        before = {file: file.stat().st_mtime_ns for file in (out / "sgd" / "tiles").glob("*.npy")}
         assert len(before) >= tiles
         resumed = run_cli("kernel", llama_folder, data_file, WORDS, "--k", 4, "--test", 6, "--out", out)
         assert resumed.returncode == 0, resumed.stderr
-        assert np.array_equal(ft.BlockKernel.open(out / "kernel").array, reference)
+        assert np.array_equal(ft.BlockKernel.open(out / "sgd").array, reference)
 
 
 def test_control_c_stops_cleanly_and_can_be_resumed(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.test_exactness import assert_same_kernel
 
 EXAMPLES = [ft.Example.of(row) for row in ROWS]
 ASYMMETRIC = ft.AsymmetricSignGD(threshold=1e-10)
-SIGNS = [ft.SignGD(threshold=1e-10), ASYMMETRIC, ASYMMETRIC.reversed, ft.SignGD(1e-3), ft.AsymmetricSignGD(1e-3)]
+SIGNS = [ft.SignGD(threshold=1e-10), ASYMMETRIC, ASYMMETRIC.reversed]
 
 
 def _signs(jacobian: torch.Tensor, eps: float, scale: float) -> torch.Tensor:
@@ -49,8 +49,8 @@ def test_sign_kernels_are_products_of_jacobian_signs(family: Family, monkeypatch
     monkeypatch.setattr(tile, "CHUNK_BYTES", 4096)
     outputs = outputs_of(language_model(family))
     job = ft.joint_job(outputs, EXAMPLES[:3], EXAMPLES[3:5])
-    for formula in SIGNS[:3]:  # one after the other: both orientations of one formula share their label otherwise
-        (kernel,) = ft.kernels_of(job, [formula]).values()
+    kernels = ft.kernels_of(job, SIGNS)
+    for formula, kernel in zip(SIGNS, kernels.values(), strict=True):
         oracle = _sign_oracle(outputs, formula, ROWS[:3], ROWS[:5])
         # a gradient within rounding of zero may have either sign: Llama's norms compute in float32
         slack = {name: 2e-3 * np.abs(values).max() + 1e-12 for name, values in oracle.items()}
@@ -158,9 +158,7 @@ def test_the_lora_kernel_is_that_of_a_real_peft_model(name: str, choice: dict[st
         oracle = jacobian_kernel(adapted, ROWS[:3], ROWS[2:5])
         found = kernels[formula.label]
         for block, values in zip(found.names, found.array, strict=True):
-            wanted = next(
-                v for key, v in oracle.items() if f"{block.removesuffix('.weight')}.lora_B." in key
-            )
+            wanted = next(v for key, v in oracle.items() if f"{block.removesuffix('.weight')}.lora_B." in key)
             assert np.abs(values - wanted).max() <= max(1e-10, family(name).tolerance) * np.abs(wanted).max(), block
         assert len(found.names) == sum("lora_B" in key for key in oracle)
 
@@ -173,8 +171,10 @@ def test_lora_targets_are_peft_targets() -> None:
     assert ft.LoRA(targets=("q_proj", "mlp.up_proj")).blocks(outputs.kinds()) == [
         name for name in linear if "q_proj" in name or "up_proj" in name
     ]
-    assert ft.LoRA(targets=r".*layers\.1\..*k_proj").blocks(outputs.kinds()) == ["model.layers.1.self_attn.k_proj.weight"]
-    with pytest.raises(ft.ForetuneError, match="'q_porj'|q_porj.*Did you mean 'q_proj'"):
+    assert ft.LoRA(targets=r".*layers\.1\..*k_proj").blocks(outputs.kinds()) == [
+        "model.layers.1.self_attn.k_proj.weight"
+    ]
+    with pytest.raises(ft.ForetuneError, match=r"q_porj.*Did you mean 'q_proj'"):
         ft.LoRA(targets=("q_porj",)).blocks(outputs.kinds())
 
 
@@ -228,9 +228,13 @@ def test_projected_features_are_the_explicit_product(name: str, projection) -> N
     outputs = outputs_of(language_model(family(name)), difference=False)
     features = ft.projected_features(outputs, ROWS[:4], projection)
     assert features.shape == (4, 2, projection.k)
-    np.testing.assert_allclose(features, _explicit(projection, outputs, ROWS[:4]), rtol=0, atol=1e-6 * np.abs(features).max())
+    np.testing.assert_allclose(
+        features, _explicit(projection, outputs, ROWS[:4]), rtol=0, atol=1e-6 * np.abs(features).max()
+    )
     kernel = ft.block_kernels(outputs, ROWS[:4], formula=projection)
-    np.testing.assert_allclose(kernel.total(), np.einsum("nck,mdk->ncmd", features, features), atol=1e-9 * kernel.total().max())
+    np.testing.assert_allclose(
+        kernel.total(), np.einsum("nck,mdk->ncmd", features, features), atol=1e-9 * kernel.total().max()
+    )
 
 
 @pytest.mark.parametrize("kind", [ft.IntrinsicDimension, ft.Rademacher, ft.Kronecker])
@@ -300,3 +304,41 @@ def test_a_parameter_in_every_place_has_a_kind() -> None:
         assert "linear" in kinds.values()
         source = GradientSource(outputs, EXAMPLES[:1], list(kinds))
         assert source.parameters.keys() == kinds.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dtype", "tolerance"), [("minilm", "float32", 1e-5), ("smollm2", "float64", 1e-7)])
+def test_the_lora_kernel_of_a_real_model_is_that_of_peft(name: str, dtype: str, tolerance: float) -> None:
+    # SmolLM2 computes its norms in float32 even in float64; a float32 loop through peft is itself only good to 1e-3
+    lm, task = ft.load_model(name, dtype=dtype), ft.load_task("movies")
+    rows = task.few_shot(ft.load_rows(task), k=2, seed=13, test=4).test[: 4 if name == "minilm" else 2]
+    targets = ["query", "value"] if name == "minilm" else ["q_proj", "v_proj"]
+    formula = ft.LoRA(8, targets=tuple(targets), seed=3)
+
+    kernel = ft.block_kernels(outputs_of(lm), rows, formula=formula)
+    adapted = outputs_of(_with_adapters(lm, formula, targets))
+    oracle = {key: values for key, values in jacobian_kernel(adapted, rows).items() if "lora_B" in key}
+    assert len(oracle) == len(kernel.names)
+    for block, values in zip(kernel.names, kernel.array, strict=True):
+        wanted = next(v for key, v in oracle.items() if f"{block.removesuffix('.weight')}.lora_B." in key)
+        assert np.abs(values - wanted).max() <= tolerance * np.abs(wanted).max(), block
+
+
+@pytest.mark.slow
+def test_on_real_factors_lora_deviates_as_one_over_the_root_of_the_rank() -> None:
+    ranks = [1, 2, 4, 8, 16, 32, 64]
+    lm, task = ft.load_model("minilm"), ft.load_task("movies")
+    rows = task.few_shot(ft.load_rows(task), k=2, seed=13, test=12).test
+    job = ft.separate_job(ft.HeadLogits(lm), rows, None, "encoder.*")
+    full = ft.kernels_of(job, [ft.SGD()])["sgd"]
+    deviations = np.zeros((4, len(ranks)))
+    for seed in range(len(deviations)):
+        formulas = [ft.LoRA(rank, seed=seed) for rank in ranks]
+        for place, (formula, kernel) in enumerate(zip(formulas, ft.kernels_of(job, formulas).values(), strict=True)):
+            weights = full.select(lambda name: name in kernel.names)  # noqa: B023 - used at once
+            inputs = [1536 if "output.dense" in name and "attention" not in name else 384 for name in kernel.names]
+            ratios = np.array([formula.expected_ratio(size) for size in inputs])
+            difference = kernel.array / ratios[:, None, None, None, None] - weights.array
+            deviations[seed, place] = np.linalg.norm(difference) / np.linalg.norm(weights.array)
+    slopes = [np.polyfit(np.log(ranks), np.log(row), 1)[0] for row in deviations]
+    assert np.mean(slopes) == pytest.approx(-0.5, abs=0.1)

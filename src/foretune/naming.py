@@ -1,4 +1,4 @@
-"""What a parameter's name says: a numbered member of a list of modules (`layers.3`, `encoder.layer.3`, `h.3`) is a layer."""
+"""Layers by parameter names: numbered members of a list of modules (`layers.3`, `encoder.layer.3`, `h.3`)."""
 
 from __future__ import annotations
 

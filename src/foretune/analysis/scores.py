@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,34 +65,3 @@ def best_threshold(f: Float[np.ndarray, "n 1"], y: Int[np.ndarray, "n"], metric:
 def majority(y: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
     """The most frequent class of the test examples, m times: few-shot training data are balanced and cannot name it."""
     return np.full(len(y), np.bincount(y).argmax())
-
-
-def linear_probe(
-    features: tuple[np.ndarray, np.ndarray, np.ndarray], y_train: np.ndarray, y_validation: np.ndarray, metric: str
-) -> tuple[Int[np.ndarray, "m"], float]:
-    """Logistic regression on standardised pretrained features, its strength chosen on validation data.
-
-    Args:
-        features: of training, validation and test examples.
-        y_train, y_validation: class numbers.
-        metric: what validation maximises.
-
-    Returns:
-        Test predictions, and the chosen inverse strength C.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    train, validation, test = features
-    best: tuple[float, float, np.ndarray] | None = None
-    for strength in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
-        probe = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            probe.fit(train, y_train)
-        value = score(y_validation, probe.predict(validation), metric)
-        if best is None or value > best[0]:
-            best = (value, strength, probe.predict(test))
-    return best[2], best[1]

@@ -68,6 +68,17 @@ class Spectrum:
         shares = (self.vectors.T @ y) ** 2
         return float((sigma * shares / (sigma + np.clip(self.values, 0, None))).sum())
 
+    def squared_residual(self, y: Float64[np.ndarray, "k"], sigma: float) -> float:
+        """||y - f||^2 of ridge regression, sigma^2 y^T (K + sigma I)^-2 y: `ridge_risk` less its sigma ||f||_H^2.
+
+        Raises:
+            UsageError: sigma is not positive.
+        """
+        if not sigma > 0:
+            raise UsageError(f"sigma is {sigma}; expected more than zero.")
+        shares = (self.vectors.T @ y) ** 2
+        return float((shares * (sigma / (sigma + np.clip(self.values, 0, None))) ** 2).sum())
+
 
 def spectrum(matrix: Float64[np.ndarray, "k l"]) -> Spectrum:
     """The spectrum of a symmetric kernel matrix, in float64.
@@ -92,7 +103,7 @@ class StableLearningRate:
     """The largest stable learning rate of gradient descent, and what it assumes.
 
     Attributes:
-        squared: for the mean squared loss, 2 n / lambda_max.
+        squared: for the mean of half the squared distances, 2 / (lambda_max / n + proximal).
         cross_entropy: for the mean cross-entropy.
         assumption: in words.
     """
@@ -102,23 +113,27 @@ class StableLearningRate:
     assumption: str
 
 
-def stable_learning_rate(largest: float, n: int, outputs: int) -> StableLearningRate:
+def stable_learning_rate(largest: float, n: int, outputs: int, proximal: float = 0.0) -> StableLearningRate:
     """Learning rates below which gradient descent on `n` examples converges in the linear regime.
 
     The loss `1/n sum_i l(f(x_i), y_i)` has, in function space, curvature at most `h lambda_max / n`, where h bounds the
     second derivative of l: 1 for half the squared distance, 1/4 for the logistic loss of one difference output, 1/2
-    for softmax. Gradient descent is stable below 2 over the curvature.
+    for softmax; a pull towards theta0 adds its strength. Gradient descent is stable below 2 over the curvature.
 
     Args:
         largest: lambda_max of the training kernel.
         n: training examples.
         outputs: c; 1 stands for the difference form.
+        proximal: lambda of lambda / 2 ||theta - theta0||^2 beside the mean loss.
     """
     bound = 0.25 if outputs == 1 else 0.5
-    squared = 2 * n / largest if largest else float("inf")
+    squared, cross_entropy = (
+        2 / curvature if curvature else float("inf")
+        for curvature in (largest / n + proximal, bound * largest / n + proximal)
+    )
     return StableLearningRate(
         squared,
-        squared / bound,
+        cross_entropy,
         "plain full-batch gradient descent (no momentum, not Adam) on the mean loss, all listed parameters trained, and "
         "a kernel that stays as it is at the start; a mini-batch is less stable than the full batch",
     )

@@ -1,4 +1,4 @@
-"""`foretune`: forecast, kernel, tasks, env."""
+"""`foretune`: forecast, kernel, solve, tasks, env."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ import warnings
 import typer
 from typer.exceptions import Abort, TyperException
 
-from foretune.cli.settings import Settings, with_settings
+from foretune.cli.options import (
+    BlockOptions,
+    DataOptions,
+    FormulaOptions,
+    ModelOptions,
+    OutputOptions,
+    ReportOptions,
+    RunOptions,
+    SolveFolder,
+    SolverOptions,
+    TaskName,
+)
+from foretune.cli.settings import command
 from foretune.errors import ForetuneError
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -24,42 +36,69 @@ app = typer.Typer(
 )
 
 
-def forecast(settings: Settings) -> None:
+def forecast(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    blocks: BlockOptions,
+    run: RunOptions,
+    report: ReportOptions,
+) -> None:
     """Say what fine-tuning MODEL on DATA would reach, which parts matter, and which learning rate is stable.
 
     Example: foretune forecast smollm2 movies --k 16 --test 64
     """
-    from foretune.cli.commands import run_forecast
+    from foretune.cli.computing import run_forecast
 
-    run_forecast(settings)
+    run_forecast(model, data, outputs, blocks, run, report)
 
 
-def kernel(settings: Settings) -> None:
-    """Compute the kernel of every parameter block on a few-shot split of DATA, into the folder --out.
+def kernel(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    blocks: BlockOptions,
+    formula: FormulaOptions,
+    run: RunOptions,
+    report: ReportOptions,
+) -> None:
+    """Compute the kernels of every parameter block on a few-shot split of DATA, into the folder --out.
 
-    Example: foretune kernel minilm movies --k 16 --out runs/movies
+    Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
     """
-    from foretune.cli.commands import run_kernel
+    from foretune.cli.computing import run_kernel
 
-    run_kernel(settings)
-
-
-app.command()(with_settings(forecast))
-app.command()(with_settings(kernel))
+    run_kernel(model, data, outputs, blocks, formula, run, report)
 
 
-@app.command()
-def tasks() -> None:
-    """List the built-in tasks and models."""
-    from foretune.cli.commands import run_tasks
+def solve(folder: SolveFolder, solver: SolverOptions, report: ReportOptions) -> None:
+    """Solve the kernels of a folder made by `foretune kernel`: predictions on its test examples, with all grid scores.
 
-    run_tasks()
+    Example: foretune solve runs/movies --solver auto,logistic
+    """
+    from foretune.cli.solving import run_solve
+
+    run_solve(folder.folder, solver, report)
+
+
+def tasks(name: TaskName, report: ReportOptions) -> None:
+    """List the built-in tasks and models, or show one task: prompts, words, columns, limits, data, sources.
+
+    Example: foretune tasks rte
+    """
+    from foretune.cli.listing import run_tasks
+
+    run_tasks(name.name, report)
+
+
+for run in (forecast, kernel, solve, tasks):
+    app.command()(command(run))
 
 
 @app.command()
 def env() -> None:
     """Show versions, devices and the cache folder."""
-    from foretune.cli.commands import run_env
+    from foretune.cli.listing import run_env
 
     run_env()
 

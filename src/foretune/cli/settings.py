@@ -1,7 +1,7 @@
-"""The options that `forecast` and `kernel` share: one table for flags, YAML files and the record of a run.
+"""Groups of options as one command line: flags, a YAML file given by `--config`, and the record of a run.
 
-Every field of `Settings` is an option; a YAML file given by `--config` sets the same names, and each output folder
-holds such a file (`run.yaml`) that repeats the run.
+`command(run)` makes a typer command of a function whose arguments are groups of options (`foretune.cli.options`). Each
+output folder holds a YAML file (`run.yaml`) that repeats the run.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from foretune.errors import UsageError, nearest
+
+_NOT_REPEATED = {"plan", "debug"}
 
 
 def _config(context: typer.Context, file: Path | None) -> Path | None:
@@ -39,94 +40,56 @@ def _config(context: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
-Model = Annotated[
-    str, typer.Argument(help="smollm2, minilm, a hub id, a model folder, or a .gguf file.", show_default=False)
-]
-Data = Annotated[
-    str, typer.Argument(help="A task name, a .jsonl/.csv/.parquet file, or a hub dataset id.", show_default=False)
-]
 Config = Annotated[
     Path | None, typer.Option(help="YAML file with any of these options.", callback=_config, is_eager=True)
 ]
 
-_DATA, _OUTPUT, _COMPUTE, _RESULT = "Data", "Outputs", "Computation", "Results"
 
+def command(run: Callable[..., None]) -> Callable[..., None]:
+    """A typer command whose parameters are the fields of the groups of options that `run` takes."""
+    groups: dict[str, Any] = {name: hint for name, hint in get_type_hints(run).items() if name != "return"}
 
-def _option(text: str, panel: str, *names: str) -> Any:
-    return typer.Option(*names, help=text, rich_help_panel=panel)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run needs to know."""
-
-    model: Model
-    data: Data
-    config: Config = None
-    text: Annotated[str | None, _option("Column with the text.  [default: text]", _DATA)] = None
-    text2: Annotated[str | None, _option("Column with the second text of a pair.", _DATA)] = None
-    label: Annotated[str | None, _option("Column with the label.  [default: label]", _DATA)] = None
-    labels: Annotated[str | None, _option("Label names in order, comma-separated.  [default: as found]", _DATA)] = None
-    data_split: Annotated[str, _option("Split of a hub dataset.", _DATA)] = "train"
-    data_revision: Annotated[str | None, _option("Revision of a hub dataset.", _DATA)] = None
-    k: Annotated[int, _option("Training examples per label, and as many for validation.", _DATA, "--k")] = 16
-    test: Annotated[int, _option("At most this many test examples.", _DATA)] = 64
-    seed: Annotated[int, _option("Seed of the few-shot split and of a new head.", _DATA)] = 13
-    output: Annotated[
-        str, _option("prompt (label words), head, or auto (a prompt where the model has words).", _OUTPUT)
-    ] = "auto"
-    task: Annotated[str | None, _option("Take template, words and metric from this task.", _OUTPUT)] = None
-    template: Annotated[str | None, _option("Prompt, such as '{text} It was {mask} .'", _OUTPUT)] = None
-    words: Annotated[str | None, _option("Label words, such as negative=terrible,positive=great.", _OUTPUT)] = None
-    metric: Annotated[str | None, _option("accuracy or f1.", _OUTPUT)] = None
-    pooling: Annotated[
-        str | None, _option("Features of a head: mean, cls or last.  [default: mean; last for causal models]", _OUTPUT)
-    ] = None
-    difference: Annotated[bool, _option("Two classes: one output f1 - f0 instead of two.", _OUTPUT)] = True
-    max_length: Annotated[
-        int | None, _option("Longest input in tokens; the text is cut, the prompt never.", _OUTPUT)
-    ] = None
-    blocks: Annotated[str | None, _option("Only parameters that match these globs, comma-separated.", _COMPUTE)] = None
-    dtype: Annotated[str, _option("float32, float64, bfloat16 or float16.", _COMPUTE)] = "float32"
-    device: Annotated[str, _option("cpu, cuda, cuda:1, mps.", _COMPUTE)] = "cpu"
-    revision: Annotated[str | None, _option("Revision of a hub model.", _COMPUTE)] = None
-    memory: Annotated[str, _option("Budget above the model's own memory.", _COMPUTE)] = "2GiB"
-    trust_remote_code: Annotated[bool, _option("Run Python code that comes with the model.", _COMPUTE)] = False
-    plan: Annotated[bool, _option("Print time, memory and disk needed, and stop.", _COMPUTE, "--plan")] = False
-    json: Annotated[Path | None, _option("Write everything, unrounded, to this file.", _RESULT, "--json")] = None
-    out: Annotated[
-        Path | None, _option("Folder for the kernel and run.yaml; a stopped run there is resumed.", _RESULT)
-    ] = None
-    debug: Annotated[bool, _option("Show tracebacks.", _RESULT, "--debug")] = False
-
-    def as_yaml(self, command: str) -> str:
-        """The settings as a file for `--config`, with the command that repeats the run."""
-        import yaml
-
-        hidden = {"config", "plan", "debug"}
-        values = {
-            field.name: str(value) if isinstance(value, Path) else value
-            for field in dataclasses.fields(self)
-            if field.name not in hidden and (value := getattr(self, field.name)) is not None
-        }
-        head = f"# foretune {command} {self.model} {self.data} --config run.yaml\n"
-        return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
-
-
-def with_settings(run: Callable[[Settings], None]) -> Callable[..., None]:
-    """A typer command whose parameters are the fields of `Settings`."""
-
-    def command(**values: Any) -> None:
-        run(Settings(**values))
-
-    hints = get_type_hints(Settings, include_extras=True)
-    parameters = []
-    for field in dataclasses.fields(Settings):
-        default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name])
+    def typed(**values: Any) -> None:
+        values.pop("config")
+        run(
+            **{
+                name: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+                for name, group in groups.items()
+            }
         )
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {field.name: hints[field.name] for field in dataclasses.fields(Settings)}
-    command.__doc__, command.__name__ = run.__doc__, run.__name__
-    return command
+
+    parameters = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hint)
+        for group in groups.values()
+        for field, hint in zip(
+            dataclasses.fields(group), get_type_hints(group, include_extras=True).values(), strict=True
+        )
+    ]
+    parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    typed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    typed.__doc__, typed.__name__ = run.__doc__, run.__name__
+    return typed
+
+
+def _default(field: dataclasses.Field) -> object:
+    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+
+
+def repeatable(groups: tuple[Any, ...]) -> dict[str, object]:
+    """The options that repeat a run, by name."""
+    values = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if name not in _NOT_REPEATED and value is not None
+    }
+
+
+def as_yaml(name: str, groups: tuple[Any, ...]) -> str:
+    """A file for `--config`, with the command that repeats the run on top."""
+    import yaml
+
+    values = repeatable(groups)
+    head = f"# foretune {name} {values.get('model')} {values.get('data')} --config run.yaml\n"
+    return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

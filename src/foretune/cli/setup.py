@@ -1,22 +1,28 @@
-"""From settings to objects: task, rows, split, model, outputs."""
+"""From options to objects: task, rows, split, model, outputs, parameters, formulas."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foretune.cli.settings import Settings
+from foretune.cli.options import BlockOptions, DataOptions, FormulaOptions, OutputOptions
 from foretune.errors import DataError, UsageError, nearest
-from foretune.text.builtin import TASKS, load_rows, load_task
+from foretune.text.builtin import TASKS, load_data, load_rows, load_task
 from foretune.text.example import Rows
 from foretune.text.rows import require_columns
-from foretune.text.task import Split, Task
+from foretune.text.split import Split
+from foretune.text.task import Task
 
 if TYPE_CHECKING:
+    from foretune.kernels.formula import Formula
     from foretune.model.load import LanguageModel
     from foretune.model.outputs import Outputs
 
 OUTPUTS = ("auto", "prompt", "head")
+HEADS = ("probe", "random")
+FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
+PROJECTIONS = ("intrinsic", "rademacher", "kronecker")
 _MOST_LABELS = 100
 
 
@@ -29,43 +35,76 @@ class Problem:
     rows: int
 
 
-def problem(settings: Settings) -> Problem:
+def listed(text: str) -> list[str]:
+    """The items of a comma-separated option."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    """`value`, if it is known.
+
+    Raises:
+        UsageError: it is not; the message names the nearest.
+    """
+    if value not in known:
+        raise UsageError(f"{option} {value!r}: expected {', '.join(known)}.{nearest(value, known)}")
+    return value
+
+
+def problem(data: DataOptions, output: OutputOptions) -> Problem:
     """Read the rows and split them.
 
     Raises:
         UsageError, DataError: wrong options, or rows that cannot be used.
     """
-    if settings.output not in OUTPUTS:
-        raise UsageError(
-            f"--output {settings.output!r}: expected {', '.join(OUTPUTS)}.{nearest(settings.output, OUTPUTS)}"
-        )
-    for name, value in (("--k", settings.k), ("--test", settings.test)):
+    one_of("--output", output.output, OUTPUTS)
+    one_of("--head", output.head, HEADS)
+    for name, value in (("--k", data.k), ("--test", data.test)):
         if value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1.")
-    rows = load_rows(settings.data, settings.data_split, settings.data_revision)
-    task = _task(settings, rows)
-    require_columns(rows, [name for name in (task.text, task.text2, task.label) if name is not None])
-    return Problem(task, task.few_shot(rows, settings.k, settings.seed, settings.test), len(rows))
+    named = _named_task(data, output)
+    rows, test_rows = load_data(data.data, named, data.data_split, data.data_revision)
+    if data.test_data is not None:
+        test_rows = load_rows(data.test_data, data.data_split, data.data_revision)
+    task = _task(data, output, named, rows)
+    for source in (rows, *([] if test_rows is None else [test_rows])):
+        require_columns(source, [name for name in (task.text, task.text2, task.label) if name is not None])
+    split = task.few_shot(rows, data.k, data.seed, data.test, test_rows)
+    return Problem(task, split, len(rows))
 
 
-def _task(settings: Settings, rows: Rows) -> Task:
+def _named_task(data: DataOptions, output: OutputOptions) -> Task | None:
+    """The task that an option or DATA itself names."""
+    name = output.task
+    if name is None and (data.data in TASKS or Path(data.data).suffix in (".yaml", ".yml")):
+        name = data.data
+    return None if name is None else load_task(name)
+
+
+def _task(data: DataOptions, output: OutputOptions, named: Task | None, rows: Rows) -> Task:
     """The named task, or one made from the options and the labels found in the rows."""
-    name = settings.task or (settings.data if settings.data in TASKS else None)
-    columns = {key: value for key in ("text", "text2", "label") if (value := getattr(settings, key)) is not None}
-    changes = {key: value for key in ("template", "metric") if (value := getattr(settings, key)) is not None}
-    if settings.words is not None:
-        changes["words"] = _words(settings.words)
-    if name is not None:
-        named = load_task(name)
-        labels = _listed(settings.labels) if settings.labels else list(named.labels)
+    columns = {key: value for key in ("text", "text2", "label") if (value := getattr(data, key)) is not None}
+    changes: dict[str, object] = {} if output.metric is None else {"metric": output.metric}
+    if output.template is not None:
+        changes |= {"template": output.template, "causal_template": None}
+    if output.words is not None:
+        changes["words"] = _words(output.words)
+    if named is not None:
+        named = named if output.prompt is None else named.prompted(output.prompt)
+        labels = listed(data.labels) if data.labels else list(named.labels)
         changes.setdefault("words", {label: word for label, word in named.words.items() if label in labels})
+        if labels != list(named.labels):
+            changes["variants"] = {}  # their words are for the task's own labels
         return replace(named, labels=labels, **columns, **changes)
+    if output.prompt is not None:
+        raise UsageError("--prompt chooses among the prompts of a task: name one with --task, or write a --template.")
     label = columns.get("label", "label")
     require_columns(rows, [label])
-    labels = _listed(settings.labels) if settings.labels else _found_labels(rows, label)
-    if "template" not in changes:
-        changes["template"] = "{text} {text2} This is {mask} ." if "text2" in columns else "{text} This is {mask} ."
-    return Task(name=settings.data, labels=labels, **columns, **changes)
+    labels = listed(data.labels) if data.labels else _found_labels(rows, label)
+    changes.setdefault(
+        "template", "{text} {text2} This is {mask} ." if "text2" in columns else "{text} This is {mask} ."
+    )
+    return Task(name=data.data, labels=labels, **columns, **changes)  # pyright: ignore[reportArgumentType]
 
 
 def _found_labels(rows: Rows, column: str) -> list[str]:
@@ -83,13 +122,9 @@ def _found_labels(rows: Rows, column: str) -> list[str]:
     return labels
 
 
-def _listed(text: str) -> list[str]:
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
 def _words(text: str) -> dict[str, str]:
     words = {}
-    for item in _listed(text):
+    for item in listed(text):
         label, separator, word = item.partition("=")
         if not separator or not word.strip():
             raise UsageError(f"--words {item!r}: expected LABEL=WORD, as in negative=terrible,positive=great.")
@@ -97,19 +132,100 @@ def _words(text: str) -> dict[str, str]:
     return words
 
 
-def made_outputs(settings: Settings, lm: LanguageModel, task: Task) -> Outputs:
+def made_outputs(options: OutputOptions, seed: int, lm: LanguageModel, found: Problem) -> Outputs:
     """The model as a function, as the options ask for it.
 
     Raises:
         ModelError, DataError, UsageError: the model and the task do not fit.
     """
+    from foretune.forecast.heads import probed_head
     from foretune.model.answer import AnswerLogits
     from foretune.model.head import HeadLogits
 
-    difference = settings.difference and len(task.labels) == 2
-    if settings.output == "prompt" or (settings.output == "auto" and lm.kind != "encoder"):
-        return AnswerLogits(lm, task, difference=difference, max_length=settings.max_length)
-    pooling = settings.pooling or ("last" if lm.kind == "causal" else "mean")
-    return HeadLogits(
-        lm, len(task.labels), pooling, seed=settings.seed, difference=difference, max_length=settings.max_length
+    task = found.task
+    difference = options.difference and len(task.labels) == 2
+    if options.output == "prompt" or (options.output == "auto" and lm.kind != "encoder"):
+        return AnswerLogits(
+            lm, task, difference=difference, max_length=options.max_length, first_piece=options.first_piece
+        )
+    pooling = options.pooling or ("last" if lm.kind == "causal" else "mean")
+    longest = options.max_length or task.max_length
+    if options.head == "probe":
+        return probed_head(lm, task, found.split, pooling, difference=difference, max_length=longest)
+    return HeadLogits(lm, len(task.labels), pooling, seed=seed, difference=difference, max_length=longest)
+
+
+def chosen_blocks(options: BlockOptions, outputs: Outputs) -> list[str] | None:
+    """The parameters that take part; None for all.
+
+    Raises:
+        UsageError: none is left.
+    """
+    from foretune.kernels.block_kernel import matching
+    from foretune.model.parameters import ParameterFilter
+
+    wanted = ParameterFilter(
+        embeddings=not options.exclude_embeddings,
+        head=not options.exclude_head,
+        biases_only=options.biases_only,
+        lora_only=options.lora_only,
+        layers=None if options.layers is None else _numbers("--layers", options.layers),
     )
+    if options.blocks is None and wanted == ParameterFilter():
+        return None
+    names = outputs.chosen(wanted)
+    return names if options.blocks is None else [names[place] for place in matching(names, listed(options.blocks))]
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """The numbers of `0,4-7`."""
+    found: list[int] = []
+    for item in listed(text):
+        first, separator, last = item.partition("-")
+        if not first.isdigit() or (separator and not last.isdigit()):
+            raise UsageError(f"{option} {text!r}: {item!r} is no number; expected numbers and ranges, such as 0,4-7.")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
+
+
+def made_formulas(options: FormulaOptions) -> list[Formula]:
+    """The kernel formulas that the options name; the asymmetric one in both orientations.
+
+    Raises:
+        UsageError: an unknown formula, rank or projection.
+    """
+    from foretune.kernels.lora import LoRA
+    from foretune.kernels.projection import IntrinsicDimension, Kronecker, Projection, Rademacher
+    from foretune.kernels.sgd import SGD
+    from foretune.kernels.signs import AsymmetricSignGD, SignGD
+
+    targets = options.target_modules
+    one_of("--init", options.init, ("kaiming", "gaussian"))
+    kinds: dict[str, type[Projection]] = dict(
+        zip(PROJECTIONS, (IntrinsicDimension, Rademacher, Kronecker), strict=True)
+    )
+    projected = kinds[one_of("--projection", options.projection, PROJECTIONS)]
+    found: list[Formula] = []
+    for name in listed(options.formula):
+        one_of("--formula", name, FORMULAS)
+        if name == "sgd":
+            found.append(SGD())
+        elif name == "signgd":
+            found.append(SignGD(options.eps))
+        elif name == "asymmetric":
+            found += [AsymmetricSignGD(options.eps), AsymmetricSignGD(options.eps).reversed]
+        elif name == "projection":
+            found.append(projected(options.dimension, options.draw_seed))
+        else:
+            found += [
+                LoRA(
+                    rank,
+                    options.alpha,
+                    targets=targets if targets == "all-linear" else tuple(listed(targets)),
+                    init=options.init,  # pyright: ignore[reportArgumentType]
+                    rslora=options.rslora,
+                    seed=options.draw_seed,
+                )
+                for rank in _numbers("--rank", options.rank)
+            ]
+    return found

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.groups import layers, module_types
-from foretune.analysis.scores import Score, best_threshold, linear_probe, majority, predicted_classes, scored
-from foretune.analysis.solvers import Data, KernelRidge, Solution, solved, targets
+from foretune.analysis.probe import linear_probe
+from foretune.analysis.scores import Score, best_threshold, majority, predicted_classes, scored
+from foretune.analysis.solvers import KernelRidge, Solution, joint_data, solved, targets
 from foretune.analysis.spectrum import Spectrum, StableLearningRate, spectrum, stable_learning_rate
 from foretune.forecast.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
@@ -98,8 +99,8 @@ def forecast(inputs: Inputs, kernel: BlockKernel) -> Forecast:
     zero_shot = scored(y_test, predicted_classes(f0_test), metric)
     threshold = best_threshold(f0[n : n + v], y[n : n + v], metric) if f0.shape[1] == 1 else None
     tuned = None if threshold is None else scored(y_test, predicted_classes(f0_test, threshold), metric)
-    features = (inputs.features[:n], inputs.features[n : n + v], inputs.features[n + v :])
-    probe, strength = linear_probe(features, y[:n], y[n : n + v], metric)
+    features = inputs.features
+    probe = linear_probe(features[:n], y[:n], features[n : n + v], y[n : n + v], metric)
     whole, parts, sigma = _parts(inputs, kernel)
     rate = stable_learning_rate(whole.largest, n, f0.shape[1])
     base = scored(y_test, majority(y_test), metric)
@@ -110,8 +111,8 @@ def forecast(inputs: Inputs, kernel: BlockKernel) -> Forecast:
         zero_shot_threshold=tuned,
         threshold=threshold,
         majority=base,
-        probe=scored(y_test, probe, metric),
-        probe_strength=strength,
+        probe=scored(y_test, probe.predicted(features[n + v :]), metric),
+        probe_strength=probe.strength,
         whole=whole,
         parts=parts,
         sigma=sigma,
@@ -148,16 +149,7 @@ def _part(
     n, v = inputs.n_train, inputs.n_validation
     y = targets(inputs.y[:n], inputs.f0.shape[1]).reshape(-1)
     risk = eigen.ridge_risk(y, RELATIVE_SIGMA * eigen.largest) / float(y @ y) if eigen.largest else 1.0
-    data = Data(
-        train=joint[:, :, :n],
-        evaluation=joint[:, :, n:].transpose(2, 3, 0, 1),
-        f0_train=inputs.f0[:n],
-        f0_evaluation=inputs.f0[n:],
-        y_train=inputs.y[:n],
-        y_evaluation=inputs.y[n:],
-        validation=v,
-        metric=inputs.metric,
-    )
+    data = joint_data(joint, inputs.f0, inputs.y, v, inputs.metric)
     regression = solved(KernelRidge(), data)
     return Part(
         name=name,

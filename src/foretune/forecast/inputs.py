@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,9 @@ import numpy as np
 from foretune.errors import DataError
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64, Int
-from foretune.text.task import Split, Task
+from foretune.text.example import Example
+from foretune.text.split import Split
+from foretune.text.task import Task
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,31 @@ def forecast_inputs(
     if not split.test:
         raise DataError("No test examples are left beside training and validation. Use a smaller --k or add rows.")
     examples = [*split.train, *split.validation, *split.test]
+    f0, features, cut = pretrained(outputs, examples, batch, done)
+    return Inputs(
+        y=np.array(task.targets(examples)),
+        f0=f0,
+        features=features,
+        n_train=len(split.train),
+        n_validation=len(split.validation),
+        n_classes=len(task.labels),
+        sizes={name: tensor.numel() for name, tensor in outputs.parameters().items()},
+        metric=task.metric,
+        warnings=_data_warnings(split, cut, len(examples)),
+    )
+
+
+def pretrained(
+    outputs: Outputs, examples: Sequence[Example], batch: int = 8, done: Callable[[int, int], None] = lambda *_: None
+) -> tuple[Float64[np.ndarray, "e c"], Float64[np.ndarray, "e i"], int]:
+    """The pretrained outputs and features of some examples, and how many of them were cut to fit.
+
+    Args:
+        outputs: the model as a function.
+        examples: in any order.
+        batch: examples per forward pass.
+        done: called with the number of examples finished and of all.
+    """
     encoded = [outputs.encode(example) for example in examples]
     order = sorted(range(len(examples)), key=lambda place: -len(encoded[place].ids))
     f0: list[np.ndarray] = [np.empty(0)] * len(examples)
@@ -70,25 +97,17 @@ def forecast_inputs(
         for row, place in enumerate(places):
             f0[place], features[place] = logits[row], hidden[row]
         done(min(start + batch, len(order)), len(order))
-    return Inputs(
-        y=np.array(task.targets(examples)),
-        f0=np.stack(f0),
-        features=np.stack(features),
-        n_train=len(split.train),
-        n_validation=len(split.validation),
-        n_classes=len(task.labels),
-        sizes={name: tensor.numel() for name, tensor in outputs.parameters().items()},
-        metric=task.metric,
-        warnings=_data_warnings(split, sum(item.cut for item in encoded), len(examples), outputs.encode.limit),
-    )
+    return np.stack(f0), np.stack(features), sum(item.cut for item in encoded)
 
 
-def _data_warnings(split: Split, cut: int, examples: int, limit: int) -> tuple[str, ...]:
+def _data_warnings(split: Split, cut: int, examples: int) -> tuple[str, ...]:
     found = []
     if split.duplicates:
         found.append(f"{split.duplicates} rows repeat an earlier text and were left out.")
     if split.conflicts:
         found.append(f"{split.conflicts} rows have the same text with different labels and were left out.")
+    if split.overlaps:
+        found.append(f"{split.overlaps} test rows have a text that stands among the training rows and were left out.")
     if cut:
-        found.append(f"{cut} of {examples} texts were cut to fit {limit} tokens; the prompt was kept whole.")
+        found.append(f"{cut} of {examples} texts were cut to fit; the prompt was kept whole.")
     return tuple(found)

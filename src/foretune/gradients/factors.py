@@ -69,7 +69,8 @@ class Dense:
     Attributes:
         values: the gradient.
         scale: the root mean square that its entries would have if the terms of their sums did not cancel. A gradient
-            that is zero in exact arithmetic (BERT's key biases: softmax does not see a shift) is rounding noise far below it.
+            that is zero in exact arithmetic (BERT's key biases: softmax does not see a shift) is rounding noise far
+            below it.
     """
 
     values: Float[Tensor, "n c p"]

@@ -56,13 +56,15 @@ def computed(
     """
     budget = memory_bytes(memory)
     targets = [_target(job, formula, path) for formula, path in zip(formulas, out, strict=True)]
-    unfinished: dict[Plan | None, list[_Target]] = defaultdict(list)
+    unfinished: dict[Plan, list[_Target]] = defaultdict(list)
+    fresh: list[_Target] = []
     for target in targets:
         if target.folder is not None and target.folder.finished:
             target.array = target.folder.read()
+        elif target.folder is not None and target.folder.plan is not None:
+            unfinished[Plan(**target.folder.plan)].append(target)  # its tiles are kept, so that finished ones count
         else:
-            unfinished[_stored_plan(target)].append(target)
-    fresh = unfinished.pop(None, [])
+            fresh.append(target)
     if fresh:
         plan = next(iter(unfinished), None) or job.plan(budget, sum(target.array.nbytes for target in fresh))
         for target in fresh:
@@ -83,11 +85,6 @@ def _target(job: Job, formula: Formula, out: Path | None) -> _Target:
     description = described(job, formula)
     folder = None if out is None else KernelFolder(out, names, shape, description)
     return _Target(formula, names, description, np.zeros(shape), folder)
-
-
-def _stored_plan(target: _Target) -> Plan | None:
-    """The tiles of an unfinished kernel on the disk: they are kept, so that finished ones count."""
-    return None if target.folder is None or target.folder.plan is None else Plan(**target.folder.plan)
 
 
 def _fill(job: Job, plan: Plan, targets: Sequence[_Target], progress: Progress) -> None:

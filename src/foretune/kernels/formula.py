@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -47,7 +47,7 @@ class Formula(ABC):
     @classmethod
     @abstractmethod
     def together(
-        cls, formulas: Sequence[Formula], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
+        cls, formulas: Sequence[Any], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
     ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
         """The kernels of several formulas of this family between two tiles.
 

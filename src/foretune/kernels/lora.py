@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from foretune.errors import UsageError, nearest
 from foretune.gradients.factors import FactorBatch, Products
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
-from foretune.kernels.materialised import add_triangle, gradient_chunks, mirror, side_of
+from foretune.kernels.materialised import gradient_chunks, side_of
 from foretune.kernels.tile import Tile, Workspace, zero_kernel
 from foretune.shapes import Float, Float64
 
@@ -62,7 +62,9 @@ class LoRA(Formula):
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0 < self.alpha < math.inf:
-            raise UsageError(f"LoRA(rank={self.rank}, alpha={self.alpha}): expected a rank of at least 1, alpha above 0.")
+            raise UsageError(
+                f"LoRA(rank={self.rank}, alpha={self.alpha}): expected a rank of at least 1, alpha above 0."
+            )
         if self.init not in ("kaiming", "gaussian"):
             raise UsageError(f"Unknown initialisation {self.init!r} of LoRA. Expected 'kaiming' or 'gaussian'.")
 
@@ -115,13 +117,12 @@ class LoRA(Formula):
 
     @classmethod
     def together(
-        cls, formulas: Sequence[Formula], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
+        cls, formulas: Sequence[Any], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
     ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
         """See `Formula.together`."""
         space = Workspace(rows[0].outputs)
         alike: dict[tuple[str, int], list[LoRA]] = {}
         for formula in formulas:
-            assert isinstance(formula, LoRA)
             alike.setdefault((formula.init, formula.seed), []).append(formula)
         for members in alike.values():
             for name in dict.fromkeys(name for formula in members for name in names[formula]):
@@ -143,33 +144,26 @@ def _drawn(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[
 def _kernels(
     name: str, formulas: Sequence[LoRA], rows: Tile, columns: Tile, space: Workspace
 ) -> dict[int, Float[Tensor, "n c m d"]]:
-    """Kernels of one block by rank, before scaling: running sums over segments of the rank between those wanted."""
+    """Kernels of one block by rank, before scaling: running sums over the columns of the gradient of the largest rank."""
     ranks = sorted({formula.rank for formula in formulas})
     kernel = zero_kernel(rows, columns)
-    found = {rank: zero_kernel(rows, columns) for rank in ranks}
-    inputs = next((f.x.shape[-1] for batch in (*rows, *columns) if isinstance(f := batch.factors.get(name), Products)), 0)
-    if not inputs:
-        return found
-    drawn = torch.from_numpy(_drawn(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
-    a = drawn.to(kernel.device, space.like.dtype)  # (r, i)
-    same = rows is columns
-    left = side_of(name, _adapted(name, rows, a))
-    right = left if same else side_of(name, _adapted(name, columns, a))
-    for _, first, second in gradient_chunks(left, right, space):
-        sides = [chunk.view(len(chunk), -1, ranks[-1]) for chunk in (first, second)]  # (n * c, o, r)
-        for begin, end in zip([0, *ranks], ranks, strict=False):
-            parts = [side[..., begin:end].flatten(1) for side in (sides[:1] if same else sides)]
-            matrix = found[end].view(len(first), len(second))
-            if same:
-                add_triangle(matrix, parts[0])
-            else:
-                matrix += (parts[0] @ parts[1].T).double()
-    for rank in ranks:
-        if same:
-            mirror(found[rank].view(kernel.shape[0] * kernel.shape[1], -1))
-        kernel += found[rank]
-        found[rank] = kernel.clone()
-    return found
+    n, c, m, d = kernel.shape
+    found = kernel.new_zeros(len(ranks), n * c, m * d)
+    inputs = next(
+        (f.x.shape[-1] for batch in (*rows, *columns) if isinstance(f := batch.factors.get(name), Products)), 0
+    )
+    if inputs:
+        drawn = torch.from_numpy(_drawn(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
+        a = drawn.to(kernel.device, space.like.dtype)  # (r, i)
+        left = side_of(name, _adapted(name, rows, a))
+        right = left if rows is columns else side_of(name, _adapted(name, columns, a))
+        wanted = torch.tensor(ranks, device=kernel.device) - 1
+        for _, *chunks in gradient_chunks(left, right, space):
+            first, second = (
+                chunk.view(len(chunk), -1, ranks[-1]).permute(2, 0, 1) for chunk in chunks
+            )  # (r, n * c, o)
+            found += torch.bmm(first.contiguous(), second.mT).double().cumsum(0)[wanted]
+    return {rank: part.view_as(kernel) for rank, part in zip(ranks, found, strict=True)}
 
 
 def _adapted(name: str, tile: Tile, a: Float[Tensor, "r i"]) -> list[FactorBatch]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ def gradient_chunks(
             yield Entries(number, rows[start:end]), chunks[0], chunks[-1]
 
 
-Form = Callable[[int, int, Factor, Tensor], None]
+Form = Callable[[int, int, Any, Tensor], None]
 """Writes rows `start` to `end` of a factor's gradient into a matrix."""
 
 
@@ -169,9 +169,8 @@ def _weight_gradients(start: int, end: int, factor: Products, into: Float[Tensor
 
 def _slice_gradients(group: int, start: int, end: int, factor: Products, into: Float[Tensor, "nc p"]) -> None:
     """The same for one slice of a 3-D weight, on which only some tokens act."""
-    assert factor.group is not None
-    acting = (factor.group == group)[:, None, :, None]  # (n, 1, t, 1)
-    _weight_gradients(start, end, Products(factor.x, factor.g * acting), into)
+    acting = factor.group == group  # (n, t)
+    _weight_gradients(start, end, Products(factor.x, factor.g * acting[:, None, :, None]), into)
 
 
 def _row_gradients(ids: Int[Tensor, "k"], start: int, end: int, factor: Rows, into: Float[Tensor, "nc p"]) -> None:

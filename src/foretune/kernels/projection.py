@@ -20,6 +20,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, side_of
 from foretune.kernels.tile import Tile, Workspace, output_count
-from foretune.shapes import Float, Float64
+from foretune.shapes import Float, Float64, Int
 
 WHOLE = "all parameters"
 """The one block of a projected kernel: all parameters share the k dimensions."""
@@ -61,9 +62,7 @@ class Projection(Formula):
         return [WHOLE]
 
     @abstractmethod
-    def block_features(
-        self, name: str, tile: Tile, space: Workspace
-    ) -> Iterator[Float[Tensor, "nc k"]]:
+    def block_features(self, name: str, tile: Tile, space: Workspace) -> Iterator[Float[Tensor, "nc k"]]:
         """Contributions of one parameter to the features of a tile."""
 
     def features(self, tile: Tile) -> Float64[Tensor, "nc k"]:
@@ -77,11 +76,10 @@ class Projection(Formula):
 
     @classmethod
     def together(
-        cls, formulas: Sequence[Formula], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
+        cls, formulas: Sequence[Any], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
     ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
         """See `Formula.together`."""
         for formula in formulas:
-            assert isinstance(formula, Projection)
             left = formula.features(rows)
             right = left if rows is columns else formula.features(columns)
             c, d = rows[0].outputs.shape[1], columns[0].outputs.shape[1]
@@ -178,7 +176,7 @@ class Kronecker(Projection):
             g, x = factor.g, factor.x @ self._normal(factor.x, factor.x.shape[-1], size_x, "inputs", name)
         g = g @ self._normal(g, g.shape[-1], size_g, "outputs", name)  # (n, c, t, k_g)
         if isinstance(factor, Products) and factor.group is not None:
-            x = x * self._slices(name, factor)
+            x = x * self._slices(name, factor.group, x)
         return torch.einsum("nctg,ntx->ncgx", g, x).flatten(2)
 
     def _tokens(self, name: str, factor: Rows) -> Float[Tensor, "n t x"]:
@@ -187,12 +185,11 @@ class Kronecker(Projection):
         vectors = [draws(self.seed, "row", name, int(row)).standard_normal(self.sizes[1]) for row in ids]
         return torch.from_numpy(np.stack(vectors)).to(factor.values.device, factor.values.dtype)[places]
 
-    def _slices(self, name: str, factor: Products) -> Float[Tensor, "n t x"]:
+    def _slices(self, name: str, group: Int[Tensor, "n t"], like: Tensor) -> Float[Tensor, "n t x"]:
         """Random signs that keep the slices of a 3-D weight apart."""
-        assert factor.group is not None
-        groups, places = torch.unique(factor.group, return_inverse=True)
+        groups, places = torch.unique(group, return_inverse=True)
         signs = [2.0 * draws(self.seed, "slice", name, int(g)).integers(0, 2, self.sizes[1]) - 1 for g in groups]
-        return torch.from_numpy(np.stack(signs)).to(factor.x.device, factor.x.dtype)[places]
+        return torch.from_numpy(np.stack(signs)).to(like.device, like.dtype)[places]
 
     def _normal(self, like: Tensor, inputs: int, outputs: int, what: str, name: str) -> Float[Tensor, "i k"]:
         drawn = draws(self.seed, what, name).standard_normal((inputs, outputs))

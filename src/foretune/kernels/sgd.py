@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -42,7 +43,7 @@ class SGD(Formula):
 
     @classmethod
     def together(
-        cls, formulas: Sequence[Formula], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
+        cls, formulas: Sequence[Any], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
     ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
         """See `Formula.together`."""
         for formula in formulas:
@@ -50,9 +51,7 @@ class SGD(Formula):
                 yield formula, name, kernel
 
 
-def sgd_kernels(
-    rows: Tile, columns: Tile, names: Sequence[str]
-) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
+def sgd_kernels(rows: Tile, columns: Tile, names: Sequence[str]) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
     """The SGD kernel of each block between two tiles; the same tile twice computes one triangle.
 
     Args:

@@ -18,7 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -71,12 +71,11 @@ class _Signs(Formula):
 
     @classmethod
     def together(
-        cls, formulas: Sequence[Formula], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
+        cls, formulas: Sequence[Any], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
     ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
         """See `Formula.together`."""
         alike: dict[tuple[float, float], list[_Signs]] = defaultdict(list)
         for formula in formulas:
-            assert isinstance(formula, _Signs)
             alike[formula.eps, formula.threshold].append(formula)
         space = Workspace(rows[0].outputs.to(torch.promote_types(rows[0].outputs.dtype, torch.float32)))
         for members in alike.values():

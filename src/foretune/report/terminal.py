@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,7 @@ from foretune.analysis.scores import Score
 from foretune.forecast.forecast import Forecast, Part, ranked
 from foretune.forecast.plan import Estimate
 from foretune.forecast.stages import Stage
+from foretune.kernels.block_kernel import BlockKernel
 
 _MIB = 2**20
 _SHOWN = 8
@@ -92,6 +94,23 @@ def stage_table(stages: Sequence[Stage]) -> Table:
             stage.name, f"{stage.seconds:.1f}", f"{stage.peak / _MIB:,.0f} MiB", f"{stage.above / _MIB:,.0f} MiB"
         )
     return table
+
+
+def print_kernels(
+    console: Console,
+    kernels: Mapping[str, BlockKernel],
+    folder: Path,
+    stages: Sequence[Stage],
+    warnings: Sequence[str],
+) -> None:
+    """Print what was computed, where it is, and what it cost."""
+    for label, kernel in kernels.items():
+        b, n, c, m, _ = kernel.array.shape
+        console.print(f"{folder / label}: {b} blocks, {n} x {m} examples, {c} output{'s' if c > 1 else ''}")
+    console.print(stage_table(stages))
+    for warning in warnings:
+        console.print(f"[yellow]Note:[/yellow] {warning}")
+    console.print(f"Next: foretune solve {folder}")
 
 
 def print_estimate(console: Console, estimate: Estimate) -> None:

@@ -5,7 +5,7 @@ from foretune.analysis.solvers.estimator import KernelSolver
 from foretune.analysis.solvers.logistic import KernelLogistic
 from foretune.analysis.solvers.problem import sample_major, targets
 from foretune.analysis.solvers.ridge import KernelRidge
-from foretune.analysis.solvers.search import CrossValidation, Data, GridPoint, Solution, Validation, solved
+from foretune.analysis.solvers.search import CrossValidation, Data, GridPoint, Solution, Validation, joint_data, solved
 from foretune.analysis.solvers.support import KernelSVC, KernelSVR
 from foretune.analysis.solvers.table import SOLVERS, named_solver
 
@@ -22,6 +22,7 @@ __all__ = [
     "KernelSolver",
     "Solution",
     "Validation",
+    "joint_data",
     "named_solver",
     "sample_major",
     "solved",

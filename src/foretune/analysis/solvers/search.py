@@ -59,6 +59,39 @@ class Data:
         return posed_problem
 
 
+def joint_data(
+    joint: Float64[np.ndarray, "n c e c"],
+    f0: Float64[np.ndarray, "e c"],
+    y: Int[np.ndarray, "e"],
+    validation: int,
+    metric: str = "accuracy",
+    reversed: Float64[np.ndarray, "n c e c"] | None = None,
+) -> Data:
+    """The data of a joint kernel: training examples against training, validation and test examples, in this order.
+
+    Args:
+        joint: the kernel, n training examples first among the e columns.
+        f0, y: pretrained outputs and class numbers of all e examples.
+        validation: how many examples after the training ones choose.
+        metric: `accuracy` or `f1`.
+        reversed: of an asymmetric kernel `<phi_s, phi_t>`, the other orientation `<phi_t, phi_s>` of the same examples.
+    """
+    n = joint.shape[0]
+    new = joint[:, :, n:].transpose(2, 3, 0, 1)  # phi_t of new, phi_s of training examples
+    back = None if reversed is None else reversed[:, :, n:].transpose(2, 3, 0, 1)
+    return Data(
+        train=joint[:, :, :n],
+        evaluation=new if back is None else back,
+        f0_train=f0[:n],
+        f0_evaluation=f0[n:],
+        y_train=y[:n],
+        y_evaluation=y[n:],
+        validation=validation,
+        metric=metric,
+        reversed=None if back is None else new,
+    )
+
+
 Outputs = list[Float64[np.ndarray, "_ c"]]
 
 

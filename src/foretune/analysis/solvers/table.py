@@ -20,9 +20,9 @@ SOLVERS: dict[str, KernelSolver] = {
 """Name -> solver with its `default_grid`.
 
 `published` is what the code published with Malladi et al. 2023 does (princeton-nlp/LM-Kernel-FT, `LstsqKernelSolver` fed
-by `reshape_kernel_and_targets`): all outputs in one joint (n c, n c) system, K + r ||K||_op I, one-hot targets (+-1 for a
-difference output) minus f0 / s, and a pseudo-inverse cut at double-precision rounding. `ridge` differs in that cut alone: it
-takes eigenvalues within the single-precision rounding of the gradients for zero, and so does not fit noise at r = 0.
+by `reshape_kernel_and_targets`): all outputs in one joint (n c, n c) system, K + r ||K||_op I, one-hot targets (+-1 for
+a difference output) minus f0 / s, and a pseudo-inverse cut at double-precision rounding. `ridge` differs in that cut
+alone: it takes eigenvalues within the single-precision rounding of the gradients for zero, and so does not fit noise.
 """
 
 

@@ -1,0 +1,192 @@
+r"""Are the probabilities honest? Calibration errors, with and without temperature scaling.
+
+Examples fall into bins of equal width by their confidence, the probability of the predicted class (Tomihari and Sato
+2024, "Temperature scaling at test time"; their code uses the same 15 bins):
+
+    ECE = sum_bins n_bin / n |accuracy_bin - confidence_bin|,      MCE = max_bins |accuracy_bin - confidence_bin|
+
+Temperature scaling divides the outputs by one number T > 0, which minimises the cross-entropy on validation data. It leaves
+every prediction as it is: `f(x) / T = (V / T) phi(x) + b / T`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foretune.analysis.losses import CrossEntropy
+from foretune.analysis.output_derivative import labelled
+from foretune.errors import UsageError
+from foretune.shapes import Float64, Int
+
+BINS = 15
+COLDEST, HOTTEST = 1e-2, 1e2
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Data of a reliability diagram, one entry a bin.
+
+    Attributes:
+        edges: of the bins, from 0 to 1; a confidence on an edge belongs to the bin above.
+        confidence, accuracy: means; not a number in an empty bin.
+        count: examples.
+    """
+
+    edges: Float64[np.ndarray, "bins_plus_1"]
+    confidence: Float64[np.ndarray, "bins"]
+    accuracy: Float64[np.ndarray, "bins"]
+    count: Int[np.ndarray, "bins"]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How honest probabilities are.
+
+    Attributes:
+        ece, mce: expected and maximum calibration error, 0 to 1.
+        loss: mean cross-entropy, in nats.
+        reliability: the bins behind the errors.
+    """
+
+    ece: float
+    mce: float
+    loss: float
+    reliability: Reliability
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """A temperature fitted on validation data.
+
+    Attributes:
+        value: T.
+        loss_before, loss_after: mean cross-entropy on the validation data at T = 1 and at T, in nats.
+        at_limit: T is where the search ends, because every validation example is right already (T to 0) or the outputs
+            say nothing about the labels (T to infinity); take it with care.
+    """
+
+    value: float
+    loss_before: float
+    loss_after: float
+    at_limit: bool
+
+
+@dataclass(frozen=True)
+class TemperatureScaling:
+    """Calibration on test data without and with a temperature fitted on validation data."""
+
+    without: Calibration
+    scaled: Calibration
+    temperature: Temperature
+
+
+def probabilities(f: Float64[np.ndarray, "n c"]) -> Float64[np.ndarray, "n k"]:
+    """Class probabilities; the difference form (c = 1) has the two logits 0 and f."""
+    from scipy.special import softmax
+
+    return softmax(_logits(f), axis=1)
+
+
+def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> float:
+    """The mean cross-entropy, in nats.
+
+    Raises:
+        UsageError: no examples, another number of labels, or a class number without an output.
+    """
+    return float(CrossEntropy().values(f, labelled(f, y)).mean())
+
+
+def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"], bins: int = BINS) -> Calibration:
+    """The calibration of the outputs f, by torchmetrics (top-label, single precision).
+
+    Args:
+        f: outputs; one column is the difference form.
+        y: class numbers.
+        bins: of equal width.
+
+    Raises:
+        UsageError: no bins; otherwise as in `cross_entropy`.
+    """
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    if bins < 1:
+        raise UsageError(f"{bins} bins; expected at least one.")
+    loss = cross_entropy(f, y)
+    below_one = np.nextafter(
+        np.float32(1), np.float32(0)
+    )  # torchmetrics gives a confidence of exactly 1 a bin of its own
+    chances = np.minimum(probabilities(f).astype(np.float32), below_one)
+
+    def error(norm: str) -> float:
+        labels = torch.from_numpy(np.asarray(y, dtype=np.int64))
+        return float(multiclass_calibration_error(torch.from_numpy(chances), labels, chances.shape[1], bins, norm))  # type: ignore[arg-type]
+
+    return Calibration(error("l1"), error("max"), loss, _reliability(chances.astype(float), y, bins))
+
+
+def _reliability(chances: Float64[np.ndarray, "n k"], y: Int[np.ndarray, "n"], bins: int) -> Reliability:
+    from scipy.stats import binned_statistic
+
+    confidence, right = chances.max(1), (chances.argmax(1) == y).astype(float)
+    edges = np.linspace(0, 1, bins + 1, dtype=np.float32).astype(float)  # the errors' own edges
+    mean_confidence, mean_right, count = (
+        binned_statistic(confidence, values, statistic, edges).statistic  # type: ignore[arg-type]
+        for values, statistic in ((confidence, "mean"), (right, "mean"), (right, "count"))
+    )
+    return Reliability(edges, mean_confidence, mean_right, count.astype(int))
+
+
+def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> Temperature:
+    """The temperature between 0.01 and 100 that minimises the cross-entropy on validation data.
+
+    The cross-entropy is convex in 1 / T, so that it has one minimum in log T.
+
+    Args:
+        f: outputs on validation data.
+        y: their class numbers.
+
+    Raises:
+        UsageError: as in `cross_entropy`.
+    """
+    from scipy.optimize import minimize_scalar
+
+    before = cross_entropy(f, y)
+    limits = (math.log(COLDEST), math.log(HOTTEST))
+    found: Any = minimize_scalar(
+        lambda log_t: cross_entropy(f / math.exp(log_t), y), bounds=limits, method="bounded", options={"xatol": 1e-8}
+    )
+    losses = {limit: cross_entropy(f / math.exp(limit), y) for limit in limits} | {float(found.x): float(found.fun)}
+    best = min(losses, key=lambda log_t: losses[log_t])
+    separated = bool((_logits(f).argmax(1) == y).all())
+    at_limit = separated or min(abs(best - limit) for limit in limits) < 1e-3
+    return Temperature(math.exp(best), before, losses[best], at_limit)
+
+
+def temperature_scaling(
+    f: Float64[np.ndarray, "n c"],
+    y: Int[np.ndarray, "n"],
+    f_validation: Float64[np.ndarray, "v c"],
+    y_validation: Int[np.ndarray, "v"],
+    bins: int = BINS,
+) -> TemperatureScaling:
+    """Calibration on test data without and with temperature scaling (Tomihari and Sato 2024).
+
+    Args:
+        f, y: outputs and class numbers of test data.
+        f_validation, y_validation: of validation data, where the temperature is fitted.
+        bins: of equal width.
+
+    Raises:
+        UsageError: as in `calibration`.
+    """
+    temperature = fitted_temperature(f_validation, y_validation)
+    return TemperatureScaling(calibration(f, y, bins), calibration(f / temperature.value, y, bins), temperature)
+
+
+def _logits(f: Float64[np.ndarray, "n c"]) -> Float64[np.ndarray, "n k"]:
+    return np.concatenate([np.zeros_like(f), f], axis=1) if f.shape[1] == 1 else f

@@ -1,0 +1,53 @@
+r"""Norms of a classifier's rows, and where training pushes them.
+
+For `f(x) = V phi(x) + b` with rows v_k, and the cross-entropy summed over examples (Tomihari and Sato 2024, "Increase in
+classifier norms"):
+
+    dL / d||v_k|| = sum_i (softmax(f(x_i))_k - [k = y_i]) ||phi(x_i)|| cos(v_k, phi(x_i))
+
+It is negative, so that gradient descent makes the row longer, as soon as each row points to the features of its own class
+and away from the others' (cos >= 0 where k = y_i, cos <= 0 elsewhere).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from foretune.analysis.losses import CrossEntropy
+from foretune.analysis.output_derivative import chi
+from foretune.errors import UsageError
+from foretune.shapes import Float64, Int
+
+
+def row_norms(weight: Float64[np.ndarray, "k i"]) -> Float64[np.ndarray, "k"]:
+    """The norm ||v_k|| of each class's row; Norm(C) of the feature table is their mean."""
+    return np.linalg.norm(weight, axis=1)
+
+
+def norm_slopes(
+    features: Float64[np.ndarray, "n i"],
+    weight: Float64[np.ndarray, "k i"],
+    bias: Float64[np.ndarray, "k"],
+    y: Int[np.ndarray, "n"],
+) -> Float64[np.ndarray, "k"]:
+    """DL / d||v_k|| of the summed cross-entropy, for each class.
+
+    Args:
+        features: phi(x), one row an example.
+        weight, bias: V and b, one row a class; two classes have two rows, also in the difference form.
+        y: class numbers.
+
+    Returns:
+        One slope a class, in nats per unit of norm; negative where gradient descent makes the row longer.
+
+    Raises:
+        UsageError: a row of zeros, which has no direction, a class number without a row, or a single row.
+    """
+    norms = row_norms(weight)
+    if len(weight) < 2 or not (norms > 0).all():
+        raise UsageError(
+            f"A classifier with row norms {norms.tolist()}; expected two or more rows, none of zeros. Give one row a class."
+        )
+    residual = chi(features @ weight.T + bias, y, CrossEntropy())  # (n, k)
+    along = features @ (weight / norms[:, None]).T  # (n, k): ||phi|| cos tau
+    return (residual * along).sum(0)

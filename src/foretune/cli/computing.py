@@ -1,0 +1,136 @@
+"""`forecast` and `kernel`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import foretune
+from foretune.cli.options import (
+    BlockOptions,
+    DataOptions,
+    FormulaOptions,
+    ModelOptions,
+    OutputOptions,
+    ReportOptions,
+    RunOptions,
+)
+from foretune.cli.prepare import Prepared, console, prepared, read_inputs, record_of
+from foretune.cli.progress import progress_bar
+from foretune.cli.settings import as_yaml, repeatable
+from foretune.cli.setup import chosen_blocks, made_formulas
+from foretune.errors import UsageError
+from foretune.forecast.forecast import forecast
+from foretune.forecast.plan import estimate
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.compute import kernels_of
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Job, joint_job
+from foretune.kernels.sgd import SGD
+from foretune.report.json import write_json
+from foretune.report.run_folder import Record, present_record, record_fields, write_record
+from foretune.report.terminal import print_estimate, print_forecast, print_kernels
+from foretune.store.atomic import write_text
+
+
+def run_forecast(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    blocks: BlockOptions,
+    run: RunOptions,
+    report: ReportOptions,
+) -> None:
+    """The forecast, to the terminal and, on request, to JSON and a folder."""
+    out, errors = console(), Console(stderr=True)
+    settings = (model, data, outputs, blocks, run, report)
+    found = prepared(model, data, outputs, _written(run, report), errors)
+    job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
+    formulas: list[Formula] = [SGD()]
+    if run.plan:
+        return _planned(job, formulas, run, report, out)
+    inputs = read_inputs(found, errors)
+    record = record_of(found, inputs, repeatable(settings))
+    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
+    with found.stages.stage("forecast"):
+        result = forecast(inputs, kernels["sgd"])
+    whole = {
+        "foretune": foretune.__version__,
+        **record_fields(record),
+        "kernel": _described(kernels["sgd"]),
+        "forecast": result,
+        "stages": found.stages.finished,
+    }
+    if run.out is not None:
+        write_json(run.out / "forecast.json", whole)
+    if report.json is not None:
+        write_json(report.json, whole)
+    print_forecast(out, result, found.stages.finished, inputs.metric)
+    return None
+
+
+def run_kernel(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    blocks: BlockOptions,
+    formula: FormulaOptions,
+    run: RunOptions,
+    report: ReportOptions,
+) -> None:
+    """Kernel folders, with labels and pretrained outputs beside them.
+
+    Raises:
+        UsageError: no --out.
+    """
+    out, errors = console(), Console(stderr=True)
+    settings = (model, data, outputs, blocks, formula, run, report)
+    formulas = made_formulas(formula)
+    if run.out is None and not run.plan:
+        raise UsageError("A kernel needs a folder to go to: --out DIR.")
+    found = prepared(model, data, outputs, _written(run, report), errors)
+    job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
+    if run.plan or run.out is None:
+        return _planned(job, formulas, run, report, out)
+    inputs = read_inputs(found, errors)
+    record = record_of(found, inputs, repeatable(settings))
+    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found)
+    if report.json is not None:
+        described = {label: _described(kernel) for label, kernel in kernels.items()}
+        costs = {"kernel": described, "stages": found.stages.finished}
+        write_json(report.json, {"foretune": foretune.__version__, **record_fields(record), **costs})
+    print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
+    return None
+
+
+def _written(run: RunOptions, report: ReportOptions) -> list[Path]:
+    """The folders that will be written to."""
+    return [*([] if report.json is None else [report.json.parent]), *([] if run.out is None else [run.out])]
+
+
+def _described(kernel: BlockKernel) -> dict[str, Any]:
+    return {**kernel.description, "shape": kernel.array.shape}
+
+
+def _computed(
+    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared
+) -> tuple[dict[str, BlockKernel], Record]:
+    """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
+    before = None if run.out is None else present_record(run.out, record)
+    if run.out is not None:
+        write_text(run.out / "run.yaml", yaml)
+    with found.stages.stage("kernel"), progress_bar(Console(stderr=True)) as report:
+        kernels = kernels_of(job, formulas, run.memory, run.out, report)
+    record = record.with_kernels(kernels, before)
+    if run.out is not None:
+        write_record(run.out, record, foretune.__version__)
+    return kernels, record
+
+
+def _planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console) -> None:
+    found = estimate(job, formulas, run.memory)
+    print_estimate(out, found)
+    if report.json is not None:
+        write_json(report.json, found)

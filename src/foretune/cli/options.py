@@ -1,0 +1,170 @@
+"""The options of all commands, in groups.
+
+A command is a function of some groups; every field of a group is one option, with its help and its panel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _option(panel: str, text: str, *names: str) -> Any:
+    return typer.Option(*names, help=text.replace("[", "\\["), rich_help_panel=panel)
+
+
+def _argument(text: str) -> Any:
+    return typer.Argument(help=text, show_default=False)
+
+
+_MODEL, _DATA, _OUTPUT, _BLOCKS = "Model", "Data", "Outputs", "Parameters"
+_FORMULA, _SOLVER, _RUN = "Kernel", "Solvers", "Run"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, and how it is loaded."""
+
+    model: Annotated[str, _argument("smollm2, minilm, a hub id, a model folder, or a .gguf file.")]
+    dtype: Annotated[str, _option(_MODEL, "float32, float64, bfloat16 or float16.")] = "float32"
+    device: Annotated[str, _option(_MODEL, "cpu, cuda, cuda:1, mps.")] = "cpu"
+    revision: Annotated[str | None, _option(_MODEL, "Revision of a hub model.")] = None
+    trust_remote_code: Annotated[bool, _option(_MODEL, "Run Python code that comes with the model.")] = False
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which rows, and how they are split."""
+
+    data: Annotated[
+        str, _argument("A task, a .jsonl/.csv/.parquet file, a folder with train.* and test.*, or a hub dataset id.")
+    ]
+    text: Annotated[str | None, _option(_DATA, "Column with the text.  [default: text]")] = None
+    text2: Annotated[str | None, _option(_DATA, "Column with the second text of a pair.")] = None
+    label: Annotated[str | None, _option(_DATA, "Column with the label.  [default: label]")] = None
+    labels: Annotated[str | None, _option(_DATA, "Label names in order, comma-separated.  [default: as found]")] = None
+    data_split: Annotated[str | None, _option(_DATA, "Split of a hub dataset.  [default: train]")] = None
+    data_revision: Annotated[str | None, _option(_DATA, "Revision of a hub dataset.")] = None
+    test_data: Annotated[str | None, _option(_DATA, "File with the test rows.  [default: the rest of DATA]")] = None
+    k: Annotated[int, _option(_DATA, "Training examples per label, and as many for validation.", "--k")] = 16
+    test: Annotated[int, _option(_DATA, "At most this many test examples.")] = 64
+    seed: Annotated[int, _option(_DATA, "Seed of the few-shot split and of a random head.")] = 13
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What the model is asked, and where its outputs are read."""
+
+    output: Annotated[
+        str, _option(_OUTPUT, "prompt (label words), head, or auto (a prompt where the model has words).")
+    ] = "auto"
+    task: Annotated[str | None, _option(_OUTPUT, "Take prompt, columns and metric from this task or .yaml file.")] = (
+        None
+    )
+    prompt: Annotated[
+        str | None, _option(_OUTPUT, "One of the task's prompts: manual, null, search.  [default: manual]")
+    ] = None
+    template: Annotated[str | None, _option(_OUTPUT, "Prompt, such as '{text} It was {mask} .'")] = None
+    words: Annotated[str | None, _option(_OUTPUT, "Label words, such as negative=terrible,positive=great.")] = None
+    first_piece: Annotated[
+        bool, _option(_OUTPUT, "Let the first piece of a word of several tokens answer for it.", "--first-piece")
+    ] = False
+    metric: Annotated[str | None, _option(_OUTPUT, "accuracy or f1.")] = None
+    head: Annotated[str, _option(_OUTPUT, "Start of a head: probe (the linear-probing solution) or random.")] = "probe"
+    pooling: Annotated[
+        str | None, _option(_OUTPUT, "Features of a head: mean, cls or last.  [default: mean; last for causal models]")
+    ] = None
+    difference: Annotated[bool, _option(_OUTPUT, "Two classes: one output f1 - f0 instead of two.")] = True
+    max_length: Annotated[
+        int | None, _option(_OUTPUT, "Longest input in tokens; the text is cut, the prompt never.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class BlockOptions:
+    """Which parameters take part."""
+
+    blocks: Annotated[str | None, _option(_BLOCKS, "Only parameters that match these globs, comma-separated.")] = None
+    layers: Annotated[str | None, _option(_BLOCKS, "Only these layers, such as 0,4-7.")] = None
+    exclude_embeddings: Annotated[bool, _option(_BLOCKS, "Leave embedding tables out.", "--exclude-embeddings")] = False
+    exclude_head: Annotated[
+        bool, _option(_BLOCKS, "Leave the head of a classifier or language model out.", "--exclude-head")
+    ] = False
+    biases_only: Annotated[bool, _option(_BLOCKS, "Only biases.", "--biases-only")] = False
+    lora_only: Annotated[bool, _option(_BLOCKS, "Only adapters of a peft model.", "--lora-only")] = False
+
+
+@dataclass(frozen=True)
+class FormulaOptions:
+    """Which kernels."""
+
+    formula: Annotated[
+        str, _option(_FORMULA, "sgd, signgd, asymmetric, lora, projection; several comma-separated, in one pass.")
+    ] = "sgd"
+    eps: Annotated[float, _option(_FORMULA, "Sign kernels: x / (|x| + eps) in the place of the sign.")] = 0.0
+    rank: Annotated[str, _option(_FORMULA, "LoRA: one or more ranks, such as 1,8,64.")] = "8"
+    alpha: Annotated[float, _option(_FORMULA, "LoRA: numerator of the scaling alpha / rank.")] = 16.0
+    target_modules: Annotated[
+        str, _option(_FORMULA, "LoRA: all-linear, or suffixes of module names such as q_proj,v_proj.")
+    ] = "all-linear"
+    init: Annotated[str, _option(_FORMULA, "LoRA: how A is drawn, kaiming or gaussian.")] = "kaiming"
+    rslora: Annotated[bool, _option(_FORMULA, "LoRA: scale by alpha / sqrt(rank).", "--rslora")] = False
+    projection: Annotated[
+        str, _option(_FORMULA, "Projection: intrinsic (normal entries), rademacher, or kronecker.")
+    ] = "intrinsic"
+    dimension: Annotated[int, _option(_FORMULA, "Projection: number of dimensions.")] = 512
+    draw_seed: Annotated[int, _option(_FORMULA, "Seed of LoRA's A and of projections.")] = 0
+
+
+@dataclass(frozen=True)
+class SolveFolder:
+    """Where the kernels are."""
+
+    folder: Annotated[Path, _argument("A folder made by `foretune kernel` or `foretune forecast --out`.")]
+
+
+@dataclass(frozen=True)
+class TaskName:
+    """Which task is shown."""
+
+    name: Annotated[
+        str | None, typer.Argument(help="A built-in task or a .yaml file; all tasks without one.", show_default=False)
+    ] = None
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """How a kernel is solved."""
+
+    solver: Annotated[
+        str, _option(_SOLVER, "auto, ridge, logistic, asymmetric, svc, svr, published; several comma-separated.")
+    ] = "auto"
+    kernels: Annotated[str | None, _option(_SOLVER, "Only these kernels of the folder.  [default: all]")] = None
+    select: Annotated[
+        str | None, _option(_SOLVER, "Only blocks that match these globs, comma-separated.  [default: all]")
+    ] = None
+    choose: Annotated[
+        str, _option(_SOLVER, "What chooses hyperparameters: validation, or cv (5 folds of the training examples).")
+    ] = "validation"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Budget and results."""
+
+    memory: Annotated[str, _option(_RUN, "Budget above the model's own memory.")] = "2GiB"
+    plan: Annotated[bool, _option(_RUN, "Print time, memory and disk needed, and stop.", "--plan")] = False
+    out: Annotated[Path | None, _option(_RUN, "Folder for kernels and run.yaml; a stopped run there is resumed.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Where results go besides the terminal."""
+
+    json: Annotated[Path | None, _option(_RUN, "Write everything, unrounded, to this file.", "--json")] = None
+    debug: Annotated[bool, _option(_RUN, "Show tracebacks.", "--debug")] = False

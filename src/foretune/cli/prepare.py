@@ -1,0 +1,124 @@
+"""What the computing commands do first: read the data, check every place that will be written to, load the model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
+from foretune.cli.progress import busy, progress_bar
+from foretune.cli.setup import Problem, made_outputs, problem
+from foretune.forecast.inputs import Inputs, forecast_inputs
+from foretune.forecast.stages import Stages
+from foretune.model.load import load_model
+from foretune.model.outputs import Outputs
+from foretune.report.run_folder import Record
+from foretune.store.atomic import storage_error
+
+PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
+
+
+def console() -> Console:
+    """Standard output; wide enough for every table where it is a file or a pipe."""
+    made = Console()
+    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=120)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task, its few-shot data, and the model as a function."""
+
+    problem: Problem
+    outputs: Outputs
+    stages: Stages
+
+    @property
+    def examples(self) -> tuple[list, list]:
+        """Training examples, and those of validation and test together."""
+        split = self.problem.split
+        return split.train, [*split.validation, *split.test]
+
+
+def prepared(
+    model: ModelOptions, data: DataOptions, outputs: OutputOptions, folders: list[Path], errors: Console
+) -> Prepared:
+    """Read the data, check that `folders` can be written to, then load the model."""
+    stages = Stages()
+    with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
+        found = problem(data, outputs)
+    for folder in folders:
+        check_writable(folder)
+    with stages.stage("load the model"), busy(errors, "load the model (the first time it is downloaded and converted)"):
+        lm = load_model(
+            model.model,
+            dtype=model.dtype,
+            device=model.device,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+    with stages.stage("prompt or head"), busy(errors, "prompt or head"):
+        made = made_outputs(outputs, data.seed, lm, found)
+    return Prepared(found, made, stages)
+
+
+def check_writable(folder: Path) -> None:
+    """Fail before the work, not after it.
+
+    Raises:
+        StorageError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def read_inputs(found: Prepared, errors: Console) -> Inputs:
+    """Labels, pretrained outputs and features of the whole split."""
+    with found.stages.stage("pretrained outputs"), progress_bar(errors) as report:
+        return forecast_inputs(
+            found.outputs,
+            found.problem.task,
+            found.problem.split,
+            done=lambda done, total: report("pretrained outputs", done, total),
+        )
+
+
+def record_of(found: Prepared, inputs: Inputs, settings: dict[str, object]) -> Record:
+    """What a run folder says of its examples."""
+    task, split = found.problem.task, found.problem.split
+    return Record(
+        task={
+            "name": task.name,
+            "prompt": task.prompt,
+            "labels": list(task.labels),
+            "template": task.template,
+            "words": dict(task.words),
+            "metric": task.metric,
+        },
+        outputs=found.outputs.description,
+        sizes={"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        y=inputs.y,
+        f0=inputs.f0,
+        about={
+            "settings": settings,
+            "rows": found.problem.rows,
+            "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+            "versions": versions(),
+            "threads": torch.get_num_threads(),
+        },
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}

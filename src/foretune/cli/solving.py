@@ -1,0 +1,117 @@
+"""`solve`: kernel solvers on the kernels of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+import foretune
+from foretune.analysis.scores import predicted_classes, scored
+from foretune.analysis.solvers import (
+    SOLVERS,
+    AsymmetricKernel,
+    CrossValidation,
+    Validation,
+    joint_data,
+    named_solver,
+    solved,
+)
+from foretune.cli.options import ReportOptions, SolverOptions
+from foretune.cli.prepare import check_writable, console
+from foretune.cli.progress import progress_bar
+from foretune.cli.setup import listed, one_of
+from foretune.errors import KernelFolderError, UsageError
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.report.json import write_json
+from foretune.report.run_folder import Record, read_kernel, read_record
+from foretune.report.solutions import Solved, print_solutions
+
+_REVERSED = "-reversed"
+_CHOICES = ("validation", "cv")
+_FOLDS = 5
+
+
+def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> None:
+    """Scores of all solvers on all kernels, to the terminal and, on request, to JSON.
+
+    Raises:
+        UsageError: an unknown solver, or one that does not fit a kernel.
+        KernelFolderError: the folder is none, or its parts do not belong together.
+    """
+    one_of("--choose", solver.choose, _CHOICES)
+    names = [one_of("--solver", name, ("auto", *SOLVERS)) for name in listed(solver.solver)]
+    record, version = read_record(folder)
+    choose = Validation() if solver.choose == "validation" else _folds(record)
+    if report.json is not None:
+        check_writable(report.json.parent)
+    labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
+    if solver.kernels is not None:
+        labels = listed(solver.kernels)
+    if not labels:
+        raise KernelFolderError(f"{folder} has no finished kernel. Repeat the command that made it.")
+    work = [(label, name) for label in labels for name in _solvers(label, names)]
+    found: list[Solved] = []
+    with progress_bar(Console(stderr=True)) as progress:
+        for done, (label, name) in enumerate(work):
+            data = _data(folder, record, label, solver.select)
+            solution = solved(named_solver(name), data, choose=choose)
+            score = scored(data.y_evaluation[data.validation :], solution.predictions, data.metric)
+            found.append(Solved(label, name, score, solution))
+            progress("solve", done + 1, len(work))
+    start = _zero_shot(record)
+    if report.json is not None:
+        whole = {"foretune": foretune.__version__, "made_by": version, "folder": str(folder), "task": record.task}
+        whole |= {"sizes": record.sizes, "choose": solver.choose, "blocks": solver.select, "zero_shot": start}
+        write_json(report.json, {**whole, "solutions": found})
+    note = (
+        ""
+        if version == foretune.__version__
+        else f"{folder} was made by foretune {version}, this is {foretune.__version__}."
+    )
+    print_solutions(console(), record, start, found, note)
+
+
+def _folds(record: Record) -> CrossValidation:
+    """Five folds of the training examples, fewer where a label has fewer examples."""
+    fewest = int(np.bincount(record.y[: record.sizes["train"]]).min())
+    if fewest < 2:
+        raise UsageError("--choose cv needs two training examples of every label. Use --choose validation.")
+    return CrossValidation(min(_FOLDS, fewest))
+
+
+def _asymmetric(label: str) -> bool:
+    return label.startswith("asymmetric")
+
+
+def _solvers(label: str, names: list[str]) -> list[str]:
+    """The solvers for one kernel: `auto` is ridge, or the asymmetric solver for an asymmetric kernel."""
+    found = []
+    for name in names:
+        chosen = ("asymmetric" if _asymmetric(label) else "ridge") if name == "auto" else name
+        if _asymmetric(label) and not isinstance(SOLVERS[chosen], AsymmetricKernel):
+            raise UsageError(
+                f"The kernel {label!r} is not symmetric, which the solver {chosen!r} assumes. Use --solver asymmetric for "
+                "it, --solver auto, or choose --kernels."
+            )
+        found.append(chosen)
+    return list(dict.fromkeys(found))
+
+
+def _data(folder: Path, record: Record, label: str, select: str | None):  # noqa: ANN202 - Data
+    """Kernels, outputs and labels for the solvers."""
+    kernel = _total(read_kernel(folder, record, label), select)
+    reversed_label = f"{label}{_REVERSED}"
+    back = _total(read_kernel(folder, record, reversed_label), select) if _asymmetric(label) else None
+    return joint_data(kernel, record.f0, record.y, record.sizes["validation"], record.task["metric"], back)
+
+
+def _total(kernel: BlockKernel, select: str | None) -> np.ndarray:
+    return (kernel if select is None else kernel.select(listed(select))).total()
+
+
+def _zero_shot(record: Record):  # noqa: ANN202 - Score
+    """The score of the pretrained outputs on the test examples."""
+    first = record.sizes["train"] + record.sizes["validation"]
+    return scored(record.y[first:], predicted_classes(record.f0[first:]), record.task["metric"])

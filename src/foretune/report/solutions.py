@@ -1,0 +1,60 @@
+"""What kernel solvers say, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from foretune.analysis.scores import Score
+from foretune.analysis.solvers import Solution
+from foretune.report.run_folder import Record
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One solver on one kernel.
+
+    Attributes:
+        kernel: its label.
+        solver: its name.
+        score: on the test examples.
+        solution: hyperparameters, the whole grid, predictions, conditioning.
+    """
+
+    kernel: str
+    solver: str
+    score: Score
+    solution: Solution
+
+
+def print_solutions(console: Console, record: Record, start: Score, found: Sequence[Solved], note: str) -> None:
+    """Print a table of scores, the pretrained model's own on top."""
+    metric = record.task["metric"]
+    sizes = record.sizes
+    title = (
+        f"{record.task['name']}: test {metric} with 95% interval ({sizes['train']} training, {sizes['validation']} "
+        f"validation, {sizes['test']} test examples)"
+    )
+    table = Table(title=title, title_justify="left")
+    for heading in ("kernel", "solver", "chosen", "valid.", metric, "from - to", "rank", "condition"):
+        table.add_column(heading, justify="left" if heading in ("kernel", "solver", "chosen") else "right")
+    table.add_row("", "zero-shot", "", "", f"{start.value:.3f}", f"{start.low:.2f} - {start.high:.2f}", "", "")
+    for item in found:
+        chosen = item.solution.chosen
+        shown = ", ".join(f"{name} {value:g}" for name, value in chosen.parameters.items())
+        table.add_row(
+            item.kernel,
+            item.solver,
+            shown if chosen.converged else f"{shown} (stopped early)",
+            f"{chosen.validation:.3f}",
+            f"{item.score.value:.3f}",
+            f"{item.score.low:.2f} - {item.score.high:.2f}",
+            str(item.solution.rank),
+            f"{item.solution.condition_number:.1e}",
+        )
+    console.print(table)
+    if note:
+        console.print(f"[yellow]Note:[/yellow] {note}")
