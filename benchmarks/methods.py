@@ -18,6 +18,7 @@ from torch import Tensor
 
 import foretune as ft
 from benchmarks.case import Case, Measured
+from foretune.forecast.plan import product_rate
 from foretune.forecast.stages import peak_memory
 from foretune.gradients.factors import Products
 from foretune.gradients.source import GradientSource
@@ -72,7 +73,7 @@ def passes(case: Case) -> Measured:
                 torch.autograd.grad(logits[:, output].sum(), started[-1:], retain_graph=output + 1 < logits.shape[1])
         seconds = time.perf_counter() - start
     handle.remove()
-    flops, rate = _contraction(outputs, examples), _product_rate()
+    flops, rate = _contraction(outputs, examples), product_rate(2048)
     return Measured(seconds + flops / rate, peak.peak - peak.before, float("nan"), f"passes {seconds:.2f} s", flops)
 
 
@@ -86,17 +87,6 @@ def _contraction(outputs: Outputs, examples: list[Example]) -> float:
         if used and isinstance(used[0], Products):
             total += 2 * min(contraction_flops(used, used, same=True, weighted=False))
     return total
-
-
-def _product_rate() -> float:
-    size = 2048
-    a = torch.randn(size, size)
-    times = []
-    for _ in range(6):
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / sorted(times)[2]
 
 
 def _function(outputs: Outputs) -> Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor]:

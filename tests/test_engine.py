@@ -234,3 +234,11 @@ def test_the_memory_budget_is_kept_on_a_real_model(budget: str) -> None:
     with peak_memory() as peak:
         ft.joint_kernels(outputs, split.train, split.test, memory=budget)
     assert peak.peak - peak.before <= memory_bytes(budget)
+
+
+def test_a_head_keeps_the_precision_of_its_weights() -> None:
+    lm = language_model(BERT)
+    weight = torch.rand(2, 16, dtype=torch.float64)
+    outputs = ft.HeadLogits(lm, weight=weight, bias=torch.full((2,), 0.1, dtype=torch.float64))
+    assert torch.equal(outputs.parameters()["head.weight"], weight)
+    assert float(outputs.parameters()["head.bias"][0]) == 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import datasets
+import peft
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -96,6 +97,13 @@ def test_a_causal_model_cannot_answer_before_a_text() -> None:
     task = ft.Task(name="t", labels=["a", "b"], template="{mask} : {text}")
     with pytest.raises(ft.ForetuneError, match=r"Put \{mask\} last"):
         ft.AnswerLogits(language_model(family("llama-causal")), task)
+
+
+def test_an_adapted_output_layer_is_refused() -> None:
+    lm = language_model(family("llama-causal"))
+    adapted = peft.get_peft_model(lm.module, peft.LoraConfig(r=2, target_modules=["lm_head"]))
+    with pytest.raises(ft.ForetuneError, match=r"'lm_head' carries an adapter.*merge_and_unload"):
+        ft.AnswerLogits(ft.LanguageModel(adapted, lm.tokenizer, lm.name, None, lm.kind), TASK)
 
 
 def test_encoders_have_no_words_to_answer_with() -> None:

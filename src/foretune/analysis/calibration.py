@@ -91,7 +91,7 @@ def probabilities(f: Float64[np.ndarray, "n c"]) -> Float64[np.ndarray, "n k"]:
     return softmax(_logits(f), axis=1)
 
 
-def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> float:
+def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> float:
     """The mean cross-entropy, in nats.
 
     Raises:
@@ -100,12 +100,12 @@ def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> flo
     return float(CrossEntropy().values(f, labelled(f, y)).mean())
 
 
-def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"], bins: int = BINS) -> Calibration:
+def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], bins: int = BINS) -> Calibration:
     """The calibration of the outputs f, by torchmetrics (top-label, single precision).
 
     Args:
         f: outputs; one column is the difference form.
-        y: class numbers.
+        y: class numbers, m = n of them.
         bins: of equal width.
 
     Raises:
@@ -141,14 +141,14 @@ def _reliability(chances: Float64[np.ndarray, "n k"], y: Int[np.ndarray, "n"], b
     return Reliability(edges, mean_confidence, mean_right, count.astype(int))
 
 
-def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> Temperature:
+def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> Temperature:
     """The temperature between 0.01 and 100 that minimises the cross-entropy on validation data.
 
     The cross-entropy is convex in 1 / T, so that it has one minimum in log T.
 
     Args:
         f: outputs on validation data.
-        y: their class numbers.
+        y: their class numbers, m = n of them.
 
     Raises:
         UsageError: as in `cross_entropy`.

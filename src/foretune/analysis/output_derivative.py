@@ -31,13 +31,13 @@ class OutputDerivative:
 
 
 def output_derivative(
-    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"], loss: Loss | None = None
+    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: Loss | None = None
 ) -> OutputDerivative:
     """The size of chi over the data (Malladi et al. 2023, Definition 2.1, Table 5).
 
     Args:
         f: outputs, before training in the paper; one column is the difference form f_1 - f_0.
-        y: class numbers.
+        y: class numbers, m = n of them.
         loss: `CrossEntropy()` when left out, or `SquaredLoss()`.
 
     Raises:
@@ -47,7 +47,7 @@ def output_derivative(
     return OutputDerivative(float(size.mean()), float(size.max()))
 
 
-def chi(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"], loss: Loss) -> Float64[np.ndarray, "n c"]:
+def chi(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: Loss) -> Float64[np.ndarray, "n c"]:
     """The derivative of each example's loss by its outputs, in units of the loss per output.
 
     Args and errors as in `output_derivative`.
@@ -55,7 +55,7 @@ def chi(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"], loss: Loss) -> F
     return loss.derivative(f.copy(), labelled(f, y))  # a loss writes over what it is given
 
 
-def labelled(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> Float64[np.ndarray, "n c"]:
+def labelled(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> Float64[np.ndarray, "n c"]:
     """The targets that belong to outputs.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from foretune.analysis.probe import linear_probe
-from foretune.forecast.inputs import pretrained
+from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.text.split import Split
@@ -40,7 +40,7 @@ def probed_head(
     """
     classes = len(task.labels)
     plain = HeadLogits(lm, classes, pooling, difference=difference, max_length=max_length)
-    _, features, _ = pretrained(plain, [*split.train, *split.validation], done=done)
+    features = pretrained(plain, [*split.train, *split.validation], done=done).features
     y, n = np.array(task.targets([*split.train, *split.validation])), len(split.train)
     probe = linear_probe(features[:n], y[:n], features[n:], y[n:], task.metric)
     weight, bias = torch.from_numpy(probe.weight), torch.from_numpy(probe.bias)

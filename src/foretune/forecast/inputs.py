@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from foretune.errors import DataError
+from foretune.model.batches import pretrained
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64, Int
-from foretune.text.example import Example
 from foretune.text.split import Split
 from foretune.text.task import Task
 
@@ -59,45 +59,18 @@ def forecast_inputs(
     if not split.test:
         raise DataError("No test examples are left beside training and validation. Use a smaller --k or add rows.")
     examples = [*split.train, *split.validation, *split.test]
-    f0, features, cut = pretrained(outputs, examples, batch, done)
+    found = pretrained(outputs, examples, batch, done)
     return Inputs(
         y=np.array(task.targets(examples)),
-        f0=f0,
-        features=features,
+        f0=found.outputs,
+        features=found.features,
         n_train=len(split.train),
         n_validation=len(split.validation),
         n_classes=len(task.labels),
         sizes={name: tensor.numel() for name, tensor in outputs.parameters().items()},
         metric=task.metric,
-        warnings=_data_warnings(split, cut, len(examples)),
+        warnings=_data_warnings(split, found.cut, len(examples)),
     )
-
-
-def pretrained(
-    outputs: Outputs, examples: Sequence[Example], batch: int = 8, done: Callable[[int, int], None] = lambda *_: None
-) -> tuple[Float64[np.ndarray, "e c"], Float64[np.ndarray, "e i"], int]:
-    """The pretrained outputs and features of some examples, and how many of them were cut to fit.
-
-    Args:
-        outputs: the model as a function.
-        examples: in any order.
-        batch: examples per forward pass.
-        done: called with the number of examples finished and of all.
-    """
-    encoded = [outputs.encode(example) for example in examples]
-    order = sorted(range(len(examples)), key=lambda place: -len(encoded[place].ids))
-    f0: list[np.ndarray] = [np.empty(0)] * len(examples)
-    features = list(f0)
-    for start in range(0, len(order), batch):
-        places = order[start : start + batch]
-        logits, hidden = (
-            tensor.double().cpu().numpy()
-            for tensor in outputs.logits_and_features(outputs.collate([encoded[place] for place in places]))
-        )
-        for row, place in enumerate(places):
-            f0[place], features[place] = logits[row], hidden[row]
-        done(min(start + batch, len(order)), len(order))
-    return np.stack(f0), np.stack(features), sum(item.cut for item in encoded)
 
 
 def _data_warnings(split: Split, cut: int, examples: int) -> tuple[str, ...]:

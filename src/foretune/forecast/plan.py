@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,12 +96,13 @@ def _contraction_seconds(formula: Formula, job: Job, tile: Tile, passes: int) ->
     return (time.perf_counter() - start) / examples * passes
 
 
-def product_rate() -> float:
-    """Floating-point operations a second of a float32 matrix product here."""
-    size = 1024
+def product_rate(size: int = 1024, repeats: int = 5) -> float:
+    """Floating-point operations a second of a float32 product of two square matrices here, the median of some."""
     a = torch.randn(size, size)
     torch.mm(a, a)
-    start = time.perf_counter()
-    for _ in range(5):
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
         torch.mm(a, a)
-    return 5 * 2 * size**3 / (time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(times)

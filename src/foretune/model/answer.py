@@ -27,10 +27,16 @@ class _AnswerModule(nn.Module):
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         layer = inner.get_output_embeddings()
         owner_name = next((name for name, module in inner.named_modules() if module is layer), None) if layer else None
-        if owner_name is None or not hasattr(layer, "weight"):
+        rows = getattr(layer, "weight", None)
+        if owner_name is None or rows is None or rows.dim() != 2 or len(rows) <= max(word_ids):
             raise ModelError(
                 f"{type(inner).__name__} has no output layer over the vocabulary, so no words to answer with. Use a "
                 "classification head: ft.HeadLogits, or --output head."
+            )
+        if hasattr(layer, "base_layer"):
+            raise ModelError(
+                f"The output layer {owner_name!r} carries an adapter, and only its own rows can be read for label words. "
+                "Merge the adapter into it (peft's merge_and_unload), or adapt other modules only."
             )
         self._words = [LabelRows(layer, word_ids)]  # in a list: its weight belongs to the model already
         owner, _, attribute = owner_name.rpartition(".")

@@ -90,13 +90,13 @@ class HeadLogits(Outputs):
         if n_outputs < 2:
             raise UsageError(f"A head needs two or more outputs, got {n_outputs}.")
         features = _feature_size(lm)
-        head = nn.Linear(features, n_outputs)
+        head = nn.Linear(features, n_outputs, dtype=lm.dtype)
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(n_outputs, features, generator=generator, dtype=torch.float64) / math.sqrt(features)
         with torch.no_grad():
             head.weight.copy_(_shaped("weight", start if weight is None else weight, head.weight))
             head.bias.copy_(_shaped("bias", torch.zeros(n_outputs) if bias is None else bias, head.bias))
-        head = head.to(lm.device, lm.dtype).requires_grad_(False)
+        head = head.to(lm.device).requires_grad_(False)
         difference = n_outputs == 2 if difference is None else difference
         module = _HeadModule(answering_copy(lm), head, pooling, difference=difference)
         encode = PlainEncoder(lm.tokenizer, token_limit(lm.tokenizer, lm.module.config, max_length))

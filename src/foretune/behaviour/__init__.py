@@ -1,0 +1,1 @@
+"""What fine-tuning did to a model: measures of two models, before and after, or of one model around its parameters."""

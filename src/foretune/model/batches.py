@@ -1,0 +1,84 @@
+"""A model's outputs and features over many examples, in padded batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foretune.errors import UsageError
+from foretune.model.encoding import Batch, Encoded
+from foretune.model.outputs import Outputs
+from foretune.shapes import Float64
+from foretune.text.example import Example
+
+Rows = Sequence[Example | str | Mapping[str, object]]
+
+
+def batches(outputs: Outputs, rows: Rows, size: int) -> Iterator[tuple[list[int], Batch]]:
+    """The rows in batches, the longest first.
+
+    Yields:
+        The places of the batch's examples among the rows, and the batch.
+
+    Raises:
+        UsageError: no rows, or a size below one.
+    """
+    yield from _batches(outputs, _encoded(outputs, rows), size)
+
+
+def _encoded(outputs: Outputs, rows: Rows) -> list[Encoded]:
+    return [outputs.encode(Example.of(row)) for row in rows]
+
+
+def _batches(outputs: Outputs, encoded: Sequence[Encoded], size: int) -> Iterator[tuple[list[int], Batch]]:
+    if not encoded or size < 1:
+        raise UsageError(
+            f"{len(encoded)} examples in batches of {size}; expected at least one, in batches of at least one."
+        )
+    order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place].ids))
+    for start in range(0, len(order), size):
+        places = order[start : start + size]
+        yield places, outputs.collate([encoded[place] for place in places])
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a model says of some examples as it stands.
+
+    Attributes:
+        outputs: f0.
+        features: what the output layer reads: pooled features of a head, the hidden state at an answer's place.
+        cut: how many texts were cut to fit.
+    """
+
+    outputs: Float64[np.ndarray, "e c"]
+    features: Float64[np.ndarray, "e i"]
+    cut: int
+
+
+def pretrained(
+    outputs: Outputs, rows: Rows, batch: int = 8, done: Callable[[int, int], None] = lambda *_: None
+) -> Pretrained:
+    """The model's outputs and features.
+
+    Args:
+        outputs: the model as a function.
+        rows: examples in any order.
+        batch: examples per forward pass.
+        done: called with the number of examples finished and of all.
+
+    Raises:
+        UsageError: no rows, or a batch size below one.
+    """
+    encoded = _encoded(outputs, rows)
+    f0: list[np.ndarray] = [np.empty(0)] * len(encoded)
+    features, finished = list(f0), 0
+    for places, part in _batches(outputs, encoded, batch):
+        logits, hidden = (tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(part))
+        for row, place in enumerate(places):
+            f0[place], features[place] = logits[row], hidden[row]
+        finished += len(places)
+        done(finished, len(encoded))
+    return Pretrained(np.stack(f0), np.stack(features), sum(item.cut for item in encoded))
