@@ -1,0 +1,1 @@
+"""Fine-tuning itself: what is trained, how, and what came of it."""

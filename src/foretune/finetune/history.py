@@ -1,0 +1,52 @@
+"""What a run measures at every evaluation, and which evaluation is best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The state of a run after some steps.
+
+    Attributes:
+        step: steps so far; 0 is the pretrained model.
+        validation_loss, validation_score: on the validation examples.
+        losses: of the training batch of every step since the evaluation before, each before its step.
+        learning_rate: of the next step.
+        distance: `||theta_t - theta0||` over the trained parameters.
+        bound: `sqrt(2 R(theta0) / lambda)` of a proximal run, else None.
+        pulled: share of the steps since the evaluation before in which the proximal pull acted; None without one.
+        classifier_norms: norm of each class's row in the output layer.
+        seconds: since the start of the run, without the time that it stood still.
+    """
+
+    step: int
+    validation_loss: float
+    validation_score: float
+    losses: Sequence[float]
+    learning_rate: float
+    distance: float
+    bound: float | None
+    pulled: float | None
+    classifier_norms: Sequence[float]
+    seconds: float
+
+    @property
+    def train_loss(self) -> float | None:
+        """The mean of `losses`; None before the first step."""
+        return sum(self.losses) / len(self.losses) if self.losses else None
+
+    def json(self) -> str:
+        """One line of the log."""
+        return json.dumps(
+            {**asdict(self), "losses": list(self.losses), "classifier_norms": list(self.classifier_norms)}
+        )
+
+
+def best_of_history(history: Sequence[Evaluation]) -> Evaluation:
+    """The evaluation after the start with the highest validation score; of equals, the lowest loss, then the first."""
+    after = [line for line in history if line.step > 0]
+    return max(after, key=lambda line: (line.validation_score, -line.validation_loss, -line.step))

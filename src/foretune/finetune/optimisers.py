@@ -1,0 +1,129 @@
+"""Optimisers as choices: plain gradient descent, Adam, and the sign of the gradient.
+
+Malladi et al. 2023, Definition 3.1: SignGD, `theta -= eta sign(grad)`, is what Adam does early in fine-tuning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from foretune.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """How a gradient becomes a step.
+
+    Attributes:
+        learning_rate: eta.
+
+    Raises:
+        UsageError: a learning rate that is not a positive number.
+    """
+
+    learning_rate: float = 1e-3
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(
+                f"The learning rate is {self.learning_rate}; expected a positive number, 1e-3 for example."
+            )
+
+    def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameters."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SGDOptimiser(Optimiser):
+    """Stochastic gradient descent, `theta -= eta grad`.
+
+    Attributes:
+        learning_rate: eta.
+        momentum: of the heavy ball.
+        weight_decay: strength of the L2 penalty.
+    """
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    name: ClassVar[str] = "sgd"
+
+    def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameters."""
+        return torch.optim.SGD(
+            parameters, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+
+@dataclass(frozen=True)
+class AdamWOptimiser(Optimiser):
+    """Adam with decoupled weight decay; without decay it is Adam.
+
+    Attributes:
+        learning_rate: eta.
+        betas: decay of the running first and second moments.
+        epsilon: added to the root of the second moment.
+        weight_decay: share of the parameters that a step removes, times eta.
+    """
+
+    learning_rate: float = 2e-5
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    name: ClassVar[str] = "adamw"
+
+    def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameters."""
+        return torch.optim.AdamW(
+            parameters, lr=self.learning_rate, betas=self.betas, eps=self.epsilon, weight_decay=self.weight_decay
+        )
+
+
+@dataclass(frozen=True)
+class SignGDOptimiser(Optimiser):
+    """Sign descent, `theta -= eta sign(grad)` with sign(0) = 0.
+
+    Attributes:
+        learning_rate: eta.
+    """
+
+    learning_rate: float = 2e-5
+    name: ClassVar[str] = "signgd"
+
+    def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameters."""
+        return SignDescent(parameters, self.learning_rate)
+
+
+OPTIMISERS: Mapping[str, type[Optimiser]] = {
+    choice.name: choice for choice in (SGDOptimiser, AdamWOptimiser, SignGDOptimiser)
+}
+
+
+class SignDescent(torch.optim.Optimizer):
+    """The torch optimiser of `SignGDOptimiser`."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+        super().__init__(parameters, {"lr": learning_rate})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One step; with a closure, its loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
+        return loss

@@ -1,0 +1,223 @@
+"""Fine-tuning: one function, from outputs and a split to a run.
+
+Malladi et al. 2023, Appendix A, gives the settings that are used when others are not; see `Training`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.errors import UsageError
+from foretune.finetune.copies import outputs_on
+from foretune.finetune.data import EncodedSplit, data_hash, encoded_split
+from foretune.finetune.folder import RunFolder
+from foretune.finetune.history import Evaluation, best_of_history
+from foretune.finetune.methods import Linearized, LinearProbing, Method, ProbedFirst
+from foretune.finetune.quiet import undisturbed
+from foretune.finetune.training import Training
+from foretune.finetune.tuned import LinearTuned, Tuned
+from foretune.kernels.job import Progress
+from foretune.model.fingerprint import fingerprint
+from foretune.model.outputs import Outputs
+from foretune.shapes import Float, Int
+from foretune.text.task import Split, Task
+
+if TYPE_CHECKING:
+    from foretune.finetune.engine import Trained
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of fine-tuning.
+
+    Attributes:
+        method, training: what was asked for.
+        outputs: the function on the weights of the best checkpoint, for kernels and features; of a linearized run the
+            network itself on those weights, while `test_logits` are those of the Taylor model.
+        history: an evaluation at the start and at every interval.
+        test_logits: of the best checkpoint.
+        test_score: with its interval; None without test examples.
+        parameters_before, parameters_after: the trained ones by name, at the start and of the best checkpoint.
+        seconds: of training.
+        probing: the first stage of a run that began with linear probing.
+    """
+
+    method: Method
+    training: Training
+    outputs: Outputs
+    history: tuple[Evaluation, ...]
+    test_logits: Float[np.ndarray, "m c"]
+    test_score: Score | None
+    parameters_before: Mapping[str, Tensor]
+    parameters_after: Mapping[str, Tensor]
+    seconds: float
+    probing: Run | None = None
+
+    @property
+    def best(self) -> Evaluation:
+        """The evaluation whose checkpoint was kept."""
+        return best_of_history(self.history)
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of the training batch of every step, before the step."""
+        return tuple(loss for line in self.history for loss in line.losses)
+
+    @property
+    def predictions(self) -> Int[np.ndarray, "m"]:
+        """The predicted classes of the test examples."""
+        return predicted_classes(self.test_logits)
+
+
+def fine_tuned(
+    outputs: Outputs,
+    task: Task,
+    split: Split,
+    method: Method,
+    training: Training | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Fine-tune a copy of the model of `outputs`; the model itself keeps its weights.
+
+    Args:
+        outputs: `ft.AnswerLogits` or `ft.HeadLogits`.
+        task: labels and metric.
+        split: training, validation and test examples.
+        method: what is trained, for example `METHODS["lora"]` or `LoRATuning(rank=4)`.
+        training: optimiser, loss, steps; the paper's when left out.
+        out: a folder to write to; an unfinished run of the same settings there is resumed, a finished one read.
+        progress: called as the work goes on.
+
+    Raises:
+        UsageError: the method does not fit the model, or `out` holds another run.
+        DataError: no training or validation examples.
+        NonFiniteError: the loss became infinite or undefined; with the step and the learning rate.
+        StorageError: `out` cannot be written.
+    """
+    training = training or Training()
+    folder = None if out is None else Path(out)
+    if isinstance(method, ProbedFirst):
+        stage = replace(training, optimiser=method.probing, proximal=None)
+        first = fine_tuned(outputs, task, split, LinearProbing(), stage, folder and folder / "probing", progress)
+        second = fine_tuned(first.outputs, task, split, method.then, training, folder and folder / "tuning", progress)
+        return replace(second, method=method, probing=first)
+    if isinstance(method, Linearized) and training.precision != "full":
+        raise UsageError("The linearized model is exact and so needs full precision. Use precision='full'.")
+    with undisturbed(outputs.lm.device):
+        return _one_stage(outputs, task, split, method, training, folder, progress)
+
+
+def _one_stage(
+    outputs: Outputs,
+    task: Task,
+    split: Split,
+    method: Method,
+    training: Training,
+    out: Path | None,
+    progress: Progress | None,
+) -> Run:
+    """See `fine_tuned`."""
+    started = method.start(outputs)
+    data = encoded_split(started, task, split)
+    folder = None if out is None else RunFolder(out, _identity(outputs, task, data, method, training))
+    names = method.names(started)
+    if isinstance(method, Linearized):
+        tuned: Tuned = LinearTuned(started, names, training.loss)
+    else:
+        tuned = Tuned(started, names, training.loss, dropout=training.dropout)
+    came = _trained(tuned, data, task, training, folder, progress)
+    return _run(tuned, came, data, task, method, training)
+
+
+def _trained(
+    tuned: Tuned,
+    data: EncodedSplit,
+    task: Task,
+    training: Training,
+    folder: RunFolder | None,
+    progress: Progress | None,
+) -> Trained:
+    """Train, or read what was trained before."""
+    from foretune.finetune.engine import Trained, trained
+
+    if folder is not None and folder.finished:
+        result, logits = folder.result()
+        return Trained(folder.history(), folder.best(), logits, result["seconds"])
+    came = trained(tuned, data, task.metric, training, folder, progress)
+    if folder is not None:
+        found = _test_score(came.test_logits, data, task)
+        chosen = best_of_history(came.history)
+        result: dict[str, Any] = {
+            "step": chosen.step,
+            "steps": came.history[-1].step,
+            "validation_score": chosen.validation_score,
+            "validation_loss": chosen.validation_loss,
+            "metric": task.metric,
+            "test_score": None if found is None else {"value": found.value, "low": found.low, "high": found.high},
+            "trained_parameters": sum(parameter.numel() for parameter in tuned.trained.values()),
+            "seconds": came.seconds,
+        }
+        folder.finish(result, came.test_logits)
+    return came
+
+
+def _test_score(logits: Float[np.ndarray, "m c"], data: EncodedSplit, task: Task) -> Score | None:
+    if not len(logits):
+        return None
+    return scored(np.array(data.test.labels), predicted_classes(logits), task.metric)
+
+
+def _run(tuned: Tuned, came: Trained, data: EncodedSplit, task: Task, method: Method, training: Training) -> Run:
+    """The run with its outputs on the best parameters, in one memory with the copy of the language model."""
+    lm = tuned.outputs.lm
+    tuned.load_state_dict(came.best)
+    with torch.no_grad():
+        for name, parameter in lm.module.named_parameters():
+            if name in came.best:
+                parameter.copy_(came.best[name])
+    outputs = outputs_on(lm, tuned.outputs)
+    after = outputs.parameters()
+    return Run(
+        method=method,
+        training=training,
+        outputs=outputs,
+        history=tuple(came.history),
+        test_logits=came.test_logits,
+        test_score=_test_score(came.test_logits, data, task),
+        parameters_before=tuned.start,
+        parameters_after={name: after[name] for name in tuned.trained},
+        seconds=came.seconds,
+    )
+
+
+def _identity(
+    outputs: Outputs, task: Task, data: EncodedSplit, method: Method, training: Training
+) -> dict[str, object]:
+    """Everything that determines a run."""
+    lm = outputs.lm
+    return {
+        "model": lm.name,
+        "revision": lm.revision,
+        "weights": fingerprint(outputs.module.state_dict()),
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "device": lm.device.type,
+        "outputs": outputs.description,
+        "labels": list(task.labels),
+        "metric": task.metric,
+        "train": data_hash(data.train),
+        "validation": data_hash(data.validation),
+        "test": data_hash(data.test),
+        "method": repr(method),
+        "training": repr(training),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
+    }

@@ -1,0 +1,463 @@
+"""Laws of fine-tuning: what moves, where to, how far, and that a killed run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import foretune as ft
+from foretune.analysis.solvers.problem import targets
+from foretune.errors import NonFiniteError
+from foretune.finetune.losses import CrossEntropy, Loss, SquaredLoss
+from foretune.finetune.methods import (
+    METHODS,
+    BitFit,
+    FullTuning,
+    Linearized,
+    LinearProbing,
+    LoRATuning,
+    Method,
+    ProbedFirst,
+    method_named,
+)
+from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser, SignDescent, SignGDOptimiser
+from foretune.finetune.run import Run, fine_tuned
+from foretune.finetune.search import best_of, paper_grid
+from foretune.finetune.training import Proximal, Training
+from foretune.finetune.tuned import Tuned
+from foretune.finetune.watch import pull
+from tests.cases import TASK, language_model, outputs_of
+from tests.conftest import ENVIRONMENT, family, many_rows
+
+LLAMA, GPT, BERT, MASKED = (
+    family(name) for name in ("llama-tied-causal", "gpt2-causal", "bert-encoder", "bert-masked")
+)
+SPLIT = TASK.few_shot(many_rows(200), k=4, test=12)
+SHORT = Training(SGDOptimiser(0.1), steps=4, evaluate_every=2)
+
+
+def run_of(outputs, method: Method, training: Training = SHORT, **options: Any) -> Run:
+    return fine_tuned(outputs, TASK, SPLIT, method, training, **options)
+
+
+def values(outputs) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in outputs.parameters().items()}
+
+
+def moved(run: Run) -> set[str]:
+    return {n for n, before in run.parameters_before.items() if not torch.equal(before, run.parameters_after[n])}
+
+
+def chi(loss: Loss, f: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """dl/df of one example each, by autograd."""
+    leaf = torch.tensor(f, requires_grad=True)
+    (loss.mean(leaf, torch.tensor(y)) * len(y)).backward()
+    assert leaf.grad is not None
+    return leaf.grad.numpy()
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredLoss()], ids=lambda loss: loss.name)
+@pytest.mark.parametrize(
+    ("model", "difference", "method", "formula"),
+    [
+        (MASKED, False, FullTuning(), ft.SGD()),
+        (GPT, True, FullTuning(), ft.SGD()),
+        (BERT, False, FullTuning(), ft.SGD()),
+        (LLAMA, True, LoRATuning(rank=2), ft.LoRA(rank=2)),
+        (
+            GPT,
+            False,
+            LoRATuning(rank=3, targets=("c_attn",), rslora=True),
+            ft.LoRA(3, targets=("c_attn",), rslora=True),
+        ),
+    ],
+    ids=lambda value: getattr(value, "label", str(value)),
+)
+def test_linearized_training_is_kernel_gradient_descent(model, difference, method, formula, loss) -> None:
+    outputs = outputs_of(language_model(model), difference=difference)
+    rate, steps = 0.02, 6
+    training = Training(SGDOptimiser(rate), loss, batch_size=None, steps=steps, evaluate_every=1)
+    run = run_of(outputs, Linearized(method), training)
+
+    examples = [*SPLIT.train, *SPLIT.validation, *SPLIT.test]
+    n, m = len(SPLIT.train), len(SPLIT.train) + len(SPLIT.validation)
+    kernel = ft.block_kernels(outputs, examples, SPLIT.train, formula).total()
+    y = np.array(TASK.targets(examples))
+    f = np.concatenate([outputs.forward(outputs.batch([example])).numpy() for example in examples])
+    curve, states = [], []
+    for _ in range(steps + 1):
+        states.append(f)
+        curve.append(
+            [loss.mean(torch.tensor(f[part]), torch.tensor(y[part])).item() for part in (slice(n), slice(n, m))]
+        )
+        f = f - rate / n * np.einsum("iajb,jb->ia", kernel, chi(loss, f[:n], y[:n]))
+    np.testing.assert_allclose(run.losses, [train for train, _ in curve[:-1]], rtol=1e-6)
+    np.testing.assert_allclose([line.validation_loss for line in run.history], [v for _, v in curve], rtol=1e-6)
+    np.testing.assert_allclose(run.test_logits, states[run.best.step][m:], rtol=1e-5, atol=1e-7)
+    assert len(set(run.losses)) == steps
+
+
+def test_linearization_is_exact_on_a_model_that_is_linear_in_what_is_trained() -> None:
+    outputs = outputs_of(language_model(BERT), difference=False)
+    runs = [run_of(outputs, m, replace(SHORT, dropout=False)) for m in (LinearProbing(), Linearized(LinearProbing()))]
+    np.testing.assert_allclose(runs[0].losses, runs[1].losses, rtol=1e-10)
+    np.testing.assert_allclose(runs[0].test_logits, runs[1].test_logits, rtol=1e-8)
+
+
+def test_small_steps_of_the_network_are_those_of_its_linearization() -> None:
+    outputs = outputs_of(language_model(LLAMA))
+    tiny = replace(SHORT, optimiser=SGDOptimiser(1e-5))
+    network, linear = run_of(outputs, FullTuning(), tiny), run_of(outputs, Linearized(), tiny)
+    change = max(network.losses) - min(network.losses)
+    np.testing.assert_allclose(network.losses, linear.losses, rtol=0, atol=1e-3 * change)
+
+
+def drawn(seed: int | None = None) -> tuple[float, float]:
+    """The next number of each global generator, seeded first if asked."""
+    if seed is not None:
+        torch.manual_seed(seed), np.random.seed(seed)
+    return torch.rand(1).item(), np.random.rand()
+
+
+HEAD = {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_exactly_what_it_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = outputs_of(language_model(BERT, torch.float32))
+    every = set(outputs.parameters())
+    seen: list[set[str]] = []
+    original = transformers.Trainer.train
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        wanting = {n.removeprefix("model.") for n, p in self.model.module.named_parameters() if p.requires_grad}
+        seen.append(wanting)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(transformers.Trainer, "train", train)
+    run = run_of(outputs, method_named(name))
+    biases = {n for n, kind in outputs.kinds().items() if kind == "bias"}
+    weights = [n for n, kind in outputs.kinds().items() if kind == "linear"]
+    adapters = {
+        f"base_model.model.{n.removesuffix('.weight')}.lora_{side}.default.weight" for n in weights for side in "AB"
+    }
+    expected = {
+        "ft": every,
+        "lora": adapters | HEAD,
+        "lp": HEAD,
+        "lp-ft": every,
+        "lp-lora": adapters | HEAD,
+        "bitfit": biases | HEAD,
+        "linearized": every,
+    }[name]
+    assert seen[-1] == set(run.parameters_before) == set(run.parameters_after) == expected
+    if isinstance(METHODS[name], ProbedFirst):
+        assert seen[0] == HEAD
+    assert run.history[-1].distance > 0
+    assert moved(run)
+
+
+def test_layers_targets_and_filters_choose_what_is_trained() -> None:
+    answer = outputs_of(language_model(LLAMA, torch.float32))
+    method = LoRATuning(rank=2, targets=("q_proj", "v_proj"), layers=(1,))
+    names = set(run_of(answer, method).parameters_after)
+    assert len(names) == 4
+    assert all(".layers.1.self_attn." in name for name in names)
+    only = run_of(answer, FullTuning(ft.ParameterFilter(layers=(0,), embeddings=False)))
+    assert only.parameters_after
+    assert all(".layers.0." in name for name in only.parameters_after)
+    head = outputs_of(language_model(family("llama-causal"), torch.float32), head=True)
+    assert "lm_head.weight" in head.parameters()
+    assert set(run_of(head, FullTuning()).parameters_after) == {*head.body(), *HEAD}
+
+
+def test_the_users_model_and_random_numbers_stay_as_they_are() -> None:
+    for outputs in (outputs_of(language_model(LLAMA, torch.float32)), outputs_of(language_model(BERT, torch.float32))):
+        before, modes = values(outputs), outputs.lm.module.training
+        expected = drawn(seed=5)
+        torch.manual_seed(5), np.random.seed(5)
+        for method in (FullTuning(), LoRATuning(), Linearized()):
+            run_of(outputs, method)
+        assert drawn() == expected
+        assert outputs.lm.module.training is modes
+        assert all(torch.equal(before[name], tensor) for name, tensor in outputs.parameters().items())
+        assert not any("lora" in name for name, _ in outputs.lm.module.named_parameters())
+
+
+@pytest.mark.parametrize("name", ["ft", "lora", "bitfit", "lp-lora"])
+def test_the_outputs_of_a_run_are_the_best_checkpoint(name: str) -> None:
+    outputs = outputs_of(language_model(BERT, torch.float32))
+    run = run_of(outputs, METHODS[name])
+    logits = np.concatenate([run.outputs.forward(run.outputs.batch([example])).numpy() for example in SPLIT.test])
+    np.testing.assert_allclose(logits, run.test_logits, atol=1e-5)
+    kernel = ft.block_kernels(run.outputs, SPLIT.train[:2])
+    assert set(run.parameters_after) <= set(kernel.names)
+    best = max((line.validation_score, -line.validation_loss) for line in run.history)
+    assert (run.best.validation_score, -run.best.validation_loss) == best
+    assert run.predictions.shape == (12,)
+    shared = dict(run.outputs.lm.module.named_parameters())
+    for parameter, tensor in run.parameters_after.items():
+        if parameter in shared:
+            assert torch.equal(shared[parameter], tensor)
+
+
+def test_full_batch_micro_batches_make_the_same_steps() -> None:
+    outputs = outputs_of(language_model(LLAMA))
+    whole = replace(SHORT, batch_size=None)
+    runs = [run_of(outputs, FullTuning(), replace(whole, micro_batches=parts)) for parts in (1, 4)]
+    np.testing.assert_allclose(runs[0].losses, runs[1].losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("selective", [True, False])
+@pytest.mark.parametrize("strength", [0.5, 5.0, 40.0])
+def test_proximal_training_stays_within_its_bound(strength: float, selective: bool) -> None:
+    outputs = outputs_of(language_model(LLAMA))
+    base = Training(SGDOptimiser(0.02), batch_size=None, steps=30, evaluate_every=1)
+    run = run_of(outputs, FullTuning(), replace(base, proximal=Proximal(strength, selective)))
+    bound = run.history[0].bound
+    assert bound == pytest.approx((2 * run.losses[0] / strength) ** 0.5)
+    assert all(line.distance <= bound for line in run.history)
+    assert run.history[0].distance == 0 < run.history[-1].distance
+    pulled = [line.pulled for line in run.history[1:]]
+    assert set(pulled) == ({1.0} if not selective else {0.0, 1.0} if strength == 40 else set(pulled))
+
+
+def test_without_the_pull_training_goes_farther_than_its_bound() -> None:
+    outputs = outputs_of(language_model(LLAMA))
+    base = Training(SGDOptimiser(0.02), batch_size=None, steps=30, evaluate_every=10)
+    free, held = (run_of(outputs, FullTuning(), replace(base, proximal=p)) for p in (None, Proximal(40.0)))
+    assert free.history[-1].bound is None
+    assert held.history[-1].distance < held.history[-1].bound < free.history[-1].distance
+
+
+def test_the_selective_pull_acts_only_where_the_objective_grows_away_from_the_start() -> None:
+    outputs = METHODS["lp"].start(outputs_of(language_model(BERT)))
+    tuned = Tuned(outputs, ["head.weight"], CrossEntropy(), dropout=False)
+    weight = tuned.trained["head.weight"]
+    for slope, acts in ((1.0, True), (-0.04, True), (-0.06, False)):  # against 0.5 * 0.1
+        with torch.no_grad():
+            weight.copy_(tuned.start["head.weight"] + 0.1)
+        weight.grad = torch.full_like(weight, slope)
+        assert pull(tuned, Proximal(0.5)) is acts
+        torch.testing.assert_close(weight.grad, torch.full_like(weight, slope + 0.05 * acts))
+        assert pull(tuned, Proximal(0.5, selective=False))
+        torch.testing.assert_close(weight.grad, torch.full_like(weight, slope + 0.05 * acts + 0.05))
+
+
+def test_sign_descent_moves_every_entry_by_the_learning_rate() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([3.0, -1e-9, 0.0])
+    SignDescent([parameter], 0.5).step()
+    assert parameter.tolist() == [-0.5, 0.5, 0.0]
+    run = run_of(outputs_of(language_model(BERT)), LinearProbing(), Training(SignGDOptimiser(0.01), steps=1))
+    change = run.history[-1].distance
+    size = sum(p.numel() for p in run.parameters_after.values())
+    assert change == pytest.approx(0.01 * size**0.5)
+
+
+def test_losses_of_the_difference_form() -> None:
+    f, y = torch.tensor([[0.3], [-2.0]]), torch.tensor([1, 0])
+    both = torch.cat([torch.zeros(2, 1), f], 1)
+    torch.testing.assert_close(CrossEntropy().mean(f, y), CrossEntropy().mean(both, y))
+    assert SquaredLoss().mean(f, y).item() == pytest.approx(((0.3 - 1) ** 2 + (-2 + 1) ** 2) / 4)
+    np.testing.assert_allclose(chi(SquaredLoss(), both.numpy(), y.numpy()), both.numpy() - targets(y.numpy(), 2))
+
+
+def test_the_same_seed_gives_the_same_losses() -> None:
+    outputs = outputs_of(language_model(BERT, torch.float32))
+    runs = [run_of(outputs, FullTuning(), replace(SHORT, seed=seed)).losses for seed in (0, 0, 1)]
+    assert runs[0] == runs[1] != runs[2]
+
+
+SCRIPT = """
+import os, signal, sys
+import torch, transformers
+sys.path.insert(0, sys.argv[3])
+from tests.test_finetune import *
+torch.set_num_threads(1)
+kind, out = sys.argv[1], sys.argv[2]
+if kind == "saving":
+    saved = []
+    original = transformers.Trainer._save_optimizer_and_scheduler
+    def save(self, folder):
+        if self.state.global_step == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, folder)
+    transformers.Trainer._save_optimizer_and_scheduler = save
+def progress(what, done, total):
+    if kind == "step" and done == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+long_run(out, progress)
+"""
+
+
+def long_run(out: Path | None, progress=None) -> Run:
+    training = Training(AdamWOptimiser(1e-2), batch_size=3, steps=10, evaluate_every=2, schedule="linear",
+                        proximal=Proximal(0.01))  # fmt: skip
+    outputs = outputs_of(language_model(BERT, torch.float32))  # it has dropout
+    return run_of(outputs, FullTuning(), training, out=out, progress=progress)
+
+
+@cache
+def undisturbed_run() -> Run:
+    return long_run(None)
+
+
+@pytest.mark.parametrize("kind", ["step", "saving"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(kind: str, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", SCRIPT, kind, str(out), str(Path(__file__).parent.parent)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    begun = {folder.name: (folder / "complete").exists() for folder in (out / "checkpoints").iterdir()}
+    assert begun["checkpoint-4"]
+    assert begun["checkpoint-6"] is (kind == "step")
+    steps: list[int] = []
+    resumed = long_run(out, lambda what, step, total: steps.append(step))
+    assert min(steps) == (7 if kind == "step" else 5)
+    whole = undisturbed_run()
+    assert resumed.losses == whole.losses
+    assert [(a.validation_loss, a.distance, a.bound) for a in resumed.history] == [
+        (b.validation_loss, b.distance, b.bound) for b in whole.history
+    ]
+    np.testing.assert_array_equal(resumed.test_logits, whole.test_logits)
+    assert not (out / "checkpoints").exists()
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 6, 8, 10]
+    assert sum(len(line["losses"]) for line in lines) == 10
+    again = long_run(out, lambda *_: pytest.fail("a finished run is read, not repeated"))
+    assert again.losses == whole.losses
+    assert again.test_score == whole.test_score
+    assert all(torch.equal(a, whole.parameters_after[n]) for n, a in again.parameters_after.items())
+
+
+TOGETHER = """
+import os, sys
+sys.path.insert(0, sys.argv[2])
+from tests.test_finetune import *
+run = run_of(outputs_of(language_model(BERT, torch.float32)), FullTuning(), TOGETHER_TRAINING, out=sys.argv[1])
+"""
+TOGETHER_TRAINING = replace(SHORT, batch_size=None, dropout=False)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
+    script, out = tmp_path / "together.py", tmp_path / "run"
+    script.write_text(TOGETHER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
+    command += [str(out), str(Path(__file__).parent.parent)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    outputs = outputs_of(language_model(BERT, torch.float32))
+    together = run_of(outputs, FullTuning(), TOGETHER_TRAINING, out=out)
+    alone = run_of(outputs, FullTuning(), TOGETHER_TRAINING)
+    np.testing.assert_allclose(together.losses, alone.losses, rtol=1e-5)
+    np.testing.assert_allclose(together.test_logits, alone.test_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    outputs = outputs_of(language_model(BERT, torch.float32))
+    run_of(outputs, METHODS["lp-ft"], out=tmp_path / "a")
+    assert (tmp_path / "a" / "probing" / "result.json").exists()
+    assert (tmp_path / "a" / "tuning" / "best" / "parameters.safetensors").exists()
+    run_of(outputs, METHODS["lp-ft"], out=tmp_path / "a")
+    with pytest.raises(ft.ForetuneError, match="another run: it differs in training"):
+        run_of(outputs, METHODS["lp-ft"], replace(SHORT, seed=3), out=tmp_path / "a")
+    other = ft.HeadLogits(outputs.lm, seed=1)
+    with pytest.raises(ft.ForetuneError, match="outputs, weights"):
+        run_of(other, METHODS["lp-ft"], out=tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(ft.ForetuneError, match="is no run folder"):
+        run_of(outputs, FullTuning(), out=tmp_path / "b")
+
+
+def test_a_diverging_run_stops_with_step_and_learning_rate() -> None:
+    outputs = outputs_of(language_model(BERT, torch.float32))
+    wild = Training(SGDOptimiser(1e20), SquaredLoss(), steps=8)
+    with pytest.raises(NonFiniteError, match=r"loss is (nan|inf) at step \d with learning rate 1e\+20.*1e\+19"):
+        run_of(outputs, FullTuning(), wild)
+    search = best_of(outputs, TASK, SPLIT, FullTuning(), [wild, SHORT])
+    assert search.best.training == SHORT
+    assert search.points[0].failure is not None
+    with pytest.raises(NonFiniteError, match="All 1 points"):
+        best_of(outputs, TASK, SPLIT, FullTuning(), [wild])
+
+
+def test_the_grid_is_that_of_the_paper_and_its_best_point_wins(tmp_path: Path) -> None:
+    assert len(paper_grid(FullTuning(), SGDOptimiser())) == 15
+    assert len(paper_grid(LoRATuning(), SGDOptimiser())) == 6
+    assert len(paper_grid(METHODS["lp-lora"], AdamWOptimiser())) == 6
+    assert {t.optimiser for t in paper_grid(BitFit(), SignGDOptimiser())} == {
+        SignGDOptimiser(rate) for rate in (1e-5, 2e-5, 5e-5)
+    }
+    outputs = outputs_of(language_model(BERT, torch.float32))
+    grid = [replace(SHORT, optimiser=SGDOptimiser(rate)) for rate in (1e-6, 0.3)]
+    search = best_of(outputs, TASK, SPLIT, LinearProbing(), grid, out=tmp_path)
+    ranks = [(point.validation_score, -(point.validation_loss or 0)) for point in search.points]
+    assert search.best.training == grid[ranks.index(max(ranks))]
+    assert (tmp_path / "point-1" / "result.json").exists()
+
+
+def test_steps_are_those_of_the_paper_unless_given() -> None:
+    paper = Training()
+    assert (paper.steps_for(2 * 16), paper.interval(2 * 16)) == (1024, 128)
+    assert (Training(epochs=3, batch_size=8).steps_for(100), Training(epochs=3, batch_size=8).interval(100)) == (38, 4)
+    with pytest.raises(ft.ForetuneError, match="Both steps"):
+        Training(steps=1, epochs=1)
+    with pytest.raises(ft.ForetuneError, match="multiple of 3"):
+        run_of(outputs_of(language_model(BERT)), LinearProbing(), replace(SHORT, micro_batches=3))
+
+
+def test_autocast_trains_and_the_exact_linearization_refuses_it() -> None:
+    outputs = outputs_of(language_model(BERT, torch.float32))
+    half = replace(SHORT, precision="bf16", dropout=False)
+    losses = run_of(outputs, FullTuning(), half).losses
+    full = run_of(outputs, FullTuning(), replace(half, precision="full")).losses
+    assert losses != full
+    np.testing.assert_allclose(losses, full, rtol=0.05)
+    with pytest.raises(ft.ForetuneError, match="full precision"):
+        run_of(outputs, Linearized(), half)
+
+
+def test_training_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for outputs in (
+            outputs_of(language_model(GPT, torch.float32)),
+            outputs_of(language_model(BERT, torch.float32)),
+        ):
+            run_of(outputs, LoRATuning())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (lambda: method_named("lp-fft"), "Did you mean 'lp-ft'"),
+        (lambda: Linearized(Linearized()), "cannot be linearized"),
+        (lambda: ProbedFirst(ProbedFirst()), "comes once"),
+        (lambda: LoRATuning(rank=0), "rank of at least 1"),
+        (lambda: SGDOptimiser(0.0), "expected a positive number"),
+        (lambda: run_of(outputs_of(language_model(LLAMA)), LinearProbing()), "Use ft.HeadLogits"),
+        (lambda: run_of(outputs_of(language_model(LLAMA)), BitFit()), "has no biases"),
+        (lambda: run_of(outputs_of(language_model(LLAMA)), LoRATuning(layers=(7,))), "fit in the layers 0, 1"),
+        (lambda: fine_tuned(outputs_of(language_model(LLAMA)), TASK, ft.Split([], [], []), FullTuning()), "no train"),
+    ],
+)
+def test_errors_say_what_to_do(method, message: str) -> None:
+    with pytest.raises(ft.ForetuneError, match=message):
+        method()
