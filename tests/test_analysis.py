@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import foretune as ft
 from foretune.analysis.groups import layers, module_types
-from foretune.analysis.probe import linear_probe
+from foretune.analysis.probe import head_probe, linear_probe
 from foretune.analysis.scores import best_threshold, majority, score, scored
 from foretune.analysis.spectrum import spectrum, stable_learning_rate
 
@@ -88,6 +88,11 @@ def test_the_linear_probe_finds_a_linear_rule() -> None:
     y = [(part[:, 1] > 0).astype(int) for part in features]
     probe = linear_probe(features[0], y[0], features[1], y[1], "accuracy")
     assert score(y[2], probe.predicted(features[2]), "accuracy") > 0.85
+    dead = [np.column_stack([part, 1 + 1e-31 * part[:, 0]]) for part in features]
+    for fitted in (linear_probe, head_probe):
+        probe = fitted(dead[0], y[0], dead[1], y[1], "accuracy")
+        assert np.abs(probe.weight).max() < 100
+        assert score(y[2], probe.predicted(dead[2]), "accuracy") > 0.85
     with pytest.raises(ft.ForetuneError, match="class 1 has none"):
         linear_probe(features[0], np.zeros(60, dtype=int), features[1], y[1], "accuracy")
 

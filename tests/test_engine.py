@@ -242,3 +242,10 @@ def test_a_head_keeps_the_precision_of_its_weights() -> None:
     outputs = ft.HeadLogits(lm, weight=weight, bias=torch.full((2,), 0.1, dtype=torch.float64))
     assert torch.equal(outputs.parameters()["head.weight"], weight)
     assert float(outputs.parameters()["head.bias"][0]) == 0.1
+
+
+def test_a_kernel_that_overflows_names_its_block() -> None:
+    lm = language_model(BERT, torch.float32)
+    outputs = ft.HeadLogits(lm, weight=torch.tensor([[0.0] * 16, [1e30] * 16]), bias=torch.zeros(2))
+    with pytest.raises(ft.ForetuneError, match=r"kernel of '.*' \(sgd\).*--dtype float64"):
+        ft.block_kernels(outputs, ROWS[:2])

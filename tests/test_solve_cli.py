@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -154,8 +155,8 @@ def test_a_head_starts_from_the_linear_probe(bert_folder: Path, data_file: Path,
         result = run_cli("forecast", bert_folder, data_file, *SMALL, "--head", head, "--json", target)
         assert result.returncode == 0, result.stderr
         scores[head] = json.loads(target.read_text())["forecast"]
-    assert scores["probe"]["zero_shot"] == scores["probe"]["probe"]
-    assert scores["random"]["zero_shot"] != scores["random"]["probe"]
+    assert scores["probe"]["probe"] == scores["random"]["probe"]
+    assert scores["probe"]["zero_shot"] != scores["random"]["zero_shot"]
 
 
 def test_a_folder_with_train_and_test_files_and_a_task_file(llama_folder: Path, tmp_path: Path) -> None:
@@ -179,6 +180,16 @@ def test_a_folder_with_train_and_test_files_and_a_task_file(llama_folder: Path, 
     task.write_text("labels: [a, b]\ntemplat: x\n")
     assert_refused(run_cli("tasks", task), 2, "templat", "Did you mean 'template'")
     assert_refused(run_cli("tasks", "ret"), 2, "There is no task 'ret'", "Did you mean 'rte'")
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_help_work_as_printed(tmp_path: Path) -> None:
+    for name in ("kernel", "solve", "tasks"):
+        shown = " ".join(run_cli(name, "--help", env={"COLUMNS": "1000"}).stdout.split())
+        (example,) = re.findall(r"Example: foretune (.*?) [╭│─]", shown)
+        result = run_cli(*example.split(), cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert "signgd" in run_cli("solve", tmp_path / "runs" / "movies").stdout
 
 
 def test_every_task_is_listed_and_shown() -> None:

@@ -86,17 +86,20 @@ def _asymmetric(label: str) -> bool:
 
 
 def _solvers(label: str, names: list[str]) -> list[str]:
-    """The solvers for one kernel: `auto` is ridge, or the asymmetric solver for an asymmetric kernel."""
-    found = []
-    for name in names:
-        chosen = ("asymmetric" if _asymmetric(label) else "ridge") if name == "auto" else name
-        if _asymmetric(label) and not isinstance(SOLVERS[chosen], AsymmetricKernel):
-            raise UsageError(
-                f"The kernel {label!r} is not symmetric, which the solver {chosen!r} assumes. Use --solver asymmetric for "
-                "it, --solver auto, or choose --kernels."
-            )
-        found.append(chosen)
-    return list(dict.fromkeys(found))
+    """The solvers of those named that fit one kernel: `auto` is ridge, for an asymmetric kernel the asymmetric solver.
+
+    Raises:
+        UsageError: none of them fits.
+    """
+    asymmetric = _asymmetric(label)
+    chosen = [("asymmetric" if asymmetric else "ridge") if name == "auto" else name for name in names]
+    fitting = [name for name in dict.fromkeys(chosen) if not asymmetric or isinstance(SOLVERS[name], AsymmetricKernel)]
+    if not fitting:
+        raise UsageError(
+            f"The kernel {label!r} is not symmetric, which {', '.join(chosen)} assumes. Use --solver asymmetric for it, "
+            "--solver auto, or choose --kernels."
+        )
+    return fitting
 
 
 def _data(folder: Path, record: Record, label: str, select: str | None):  # noqa: ANN202 - Data

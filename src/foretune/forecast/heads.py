@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from foretune.analysis.probe import linear_probe
+from foretune.analysis.probe import head_probe
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
@@ -36,12 +36,12 @@ def probed_head(
         done: called with the number of examples finished and of all.
 
     Raises:
-        UsageError, DataError: see `HeadLogits` and `linear_probe`.
+        UsageError, DataError: see `HeadLogits` and `head_probe`.
     """
     classes = len(task.labels)
     plain = HeadLogits(lm, classes, pooling, difference=difference, max_length=max_length)
     features = pretrained(plain, [*split.train, *split.validation], done=done).features
     y, n = np.array(task.targets([*split.train, *split.validation])), len(split.train)
-    probe = linear_probe(features[:n], y[:n], features[n:], y[n:], task.metric)
+    probe = head_probe(features[:n], y[:n], features[n:], y[n:], task.metric)
     weight, bias = torch.from_numpy(probe.weight), torch.from_numpy(probe.bias)
     return HeadLogits(lm, classes, pooling, weight=weight, bias=bias, difference=difference, max_length=max_length)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from foretune.errors import NonFiniteError
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import KernelFolder
 from foretune.kernels.formula import Formula, contracted
@@ -169,6 +170,12 @@ def _contracted(left: Tile, right: Tile, targets: Sequence[_Target], work: _Work
     values = {formula: np.zeros((len(names), len(order[0]), c, len(order[1]), c)) for formula, names in wanted.items()}
     place = {formula: {name: number for number, name in enumerate(names)} for formula, names in wanted.items()}
     for formula, name, kernel in contracted(left, right, wanted):
-        values[formula][place[formula][name]] = kernel.cpu().numpy()[order[0]][:, :, order[1]]
+        block = kernel.cpu().numpy()
+        if not np.isfinite(block).all():
+            raise NonFiniteError(
+                f"The kernel of {name!r} ({formula.label}) is infinite or undefined although its gradients are finite: "
+                "they are too large for the model's precision. Use --dtype float64, or leave the block out (--blocks)."
+            )
+        values[formula][place[formula][name]] = block[order[0]][:, :, order[1]]
         work.finished_block()
     return [values[target.formula] for target in targets]
