@@ -13,15 +13,15 @@ test: $(READY)
 	$(BIN)/python -m pytest -q
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -m "not slow" \
 		--jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
 
 format: $(READY)
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples
 
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps nngeometry==0.4
