@@ -1,4 +1,4 @@
-"""`foretune`: forecast, kernel, solve, tasks, env."""
+"""`foretune`: forecast, kernel, solve, tune, behaviour, tasks, env."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from foretune.cli.options import (
+    BehaviourOptions,
     BlockOptions,
     DataOptions,
     FormulaOptions,
+    MethodOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
@@ -20,6 +22,8 @@ from foretune.cli.options import (
     SolveFolder,
     SolverOptions,
     TaskName,
+    TrainingOptions,
+    TuneOptions,
 )
 from foretune.cli.settings import command
 from foretune.errors import ForetuneError
@@ -81,6 +85,34 @@ def solve(folder: SolveFolder, solver: SolverOptions, report: ReportOptions) -> 
     run_solve(folder.folder, solver, report)
 
 
+def tune(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    method: MethodOptions,
+    training: TrainingOptions,
+    run: TuneOptions,
+    report: ReportOptions,
+) -> None:
+    """Fine-tune MODEL on DATA, into the folder --out: curves, the best checkpoint by validation, its test score.
+
+    Example: foretune tune smollm2 movies --method lora --rank 8 --out runs/lora
+    """
+    from foretune.cli.tuning import run_tune
+
+    run_tune(model, data, outputs, method, training, run, report)
+
+
+def behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
+    """Say whether a run made by `foretune tune` behaved as its kernel says, with every number behind the verdict.
+
+    Example: foretune behaviour runs/lora --json behaviour.json
+    """
+    from foretune.cli.behaving import run_behaviour
+
+    run_behaviour(measures, report)
+
+
 def tasks(name: TaskName, report: ReportOptions) -> None:
     """List the built-in tasks and models, or show one task: prompts, words, columns, limits, data, sources.
 
@@ -91,7 +123,7 @@ def tasks(name: TaskName, report: ReportOptions) -> None:
     run_tasks(name.name, report)
 
 
-for run in (forecast, kernel, solve, tasks):
+for run in (forecast, kernel, solve, tune, behaviour, tasks):
     app.command()(command(run))
 
 
@@ -116,7 +148,7 @@ def main() -> None:
     except TyperException as error:
         _fail(f"Error: {error.format_message()} See `foretune {' '.join(sys.argv[1:2])} --help`.", error.exit_code)
     except (Abort, KeyboardInterrupt):
-        resumable = any(argument.startswith("--out") for argument in sys.argv)
+        resumable = "tune" in sys.argv[1:2] or any(argument.startswith("--out") for argument in sys.argv)
         _fail(
             "Stopped. "
             + ("Repeat the same command to go on where it stopped." if resumable else "Nothing was written.")

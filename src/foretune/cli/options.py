@@ -22,6 +22,7 @@ def _argument(text: str) -> Any:
 
 _MODEL, _DATA, _OUTPUT, _BLOCKS = "Model", "Data", "Outputs", "Parameters"
 _FORMULA, _SOLVER, _RUN = "Kernel", "Solvers", "Run"
+_METHOD, _TRAINING, _BEHAVIOUR = "Method", "Training", "Measures"
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,83 @@ class SolverOptions:
     choose: Annotated[
         str, _option(_SOLVER, "What chooses hyperparameters: validation, or cv (5 folds of the training examples).")
     ] = "validation"
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What is trained."""
+
+    method: Annotated[
+        str, _option(_METHOD, "ft, lora, lp (a head alone), lp-ft, lp-lora, bitfit, or linearized (the Taylor model).")
+    ] = "ft"
+    layers: Annotated[str | None, _option(_METHOD, "ft, lora: only these layers, such as 0,4-7.")] = None
+    rank: Annotated[int, _option(_METHOD, "LoRA: rank.")] = 8
+    alpha: Annotated[float, _option(_METHOD, "LoRA: numerator of the scaling alpha / rank.")] = 16.0
+    target_modules: Annotated[
+        str, _option(_METHOD, "LoRA: all-linear, or suffixes of module names such as q_proj,v_proj.")
+    ] = "all-linear"
+    init: Annotated[str, _option(_METHOD, "LoRA: how A is drawn, kaiming or gaussian.")] = "kaiming"
+    rslora: Annotated[bool, _option(_METHOD, "LoRA: scale by alpha / sqrt(rank).", "--rslora")] = False
+    draw_seed: Annotated[int, _option(_METHOD, "LoRA: seed of A.")] = 0
+    head_learning_rate: Annotated[float, _option(_METHOD, "lp-ft, lp-lora: Adam's rate in the first stage.")] = 1e-3
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How it is trained; what is left out is as in Malladi et al. 2023."""
+
+    optimiser: Annotated[str, _option(_TRAINING, "adamw, sgd or signgd.")] = "adamw"
+    learning_rate: Annotated[
+        float | None, _option(_TRAINING, "Learning rate.  [default: the middle of the paper's grid]")
+    ] = None
+    loss: Annotated[str, _option(_TRAINING, "cross-entropy or squared.")] = "cross-entropy"
+    batch_size: Annotated[int | None, _option(_TRAINING, "Examples a step; 0 for all of them.  [default: 4]")] = None
+    micro_batches: Annotated[int, _option(_TRAINING, "Parts that a batch is cut into, for memory.")] = 1
+    steps: Annotated[int | None, _option(_TRAINING, "Steps.  [default: 32 for each training example]")] = None
+    epochs: Annotated[float | None, _option(_TRAINING, "Passes over the data in the place of --steps.")] = None
+    evaluate_every: Annotated[
+        int | None, _option(_TRAINING, "Steps between evaluations.  [default: an eighth of the steps]")
+    ] = None
+    proximal: Annotated[
+        float | None, _option(_TRAINING, "Strength of a pull to the start, applied selectively.  [default: none]")
+    ] = None
+    schedule: Annotated[str, _option(_TRAINING, "Of the learning rate: constant, linear or cosine.")] = "constant"
+    clip: Annotated[float | None, _option(_TRAINING, "Largest norm of a gradient.  [default: no limit]")] = None
+    dropout: Annotated[bool, _option(_TRAINING, "Dropout as the model is configured.")] = True
+    precision: Annotated[str, _option(_TRAINING, "Of the passes: full, or bf16 by autocast.")] = "full"
+    training_seed: Annotated[int, _option(_TRAINING, "Seed of batches and dropout.")] = 0
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """Where a run goes, and what it is a run of."""
+
+    out: Annotated[
+        Path, _option(_RUN, "Folder of the run; a stopped run there is resumed, a finished one shown.", "--out")
+    ]
+    grid: Annotated[
+        str | None, _option(_RUN, "paper: the grid of Malladi et al. 2023, Table 3; the best run by validation.")
+    ] = None
+    full_data: Annotated[
+        bool, _option(_RUN, "Train on all rows but those for validation (k per label, a tenth at most).", "--full-data")
+    ] = False
+
+
+@dataclass(frozen=True)
+class BehaviourOptions:
+    """Which run is measured, and on how much."""
+
+    folder: Annotated[Path, _argument("A folder made by `foretune tune`.")]
+    test_examples: Annotated[int, _option(_BEHAVIOUR, "Measure on at most this many test examples.")] = 64
+    train_examples: Annotated[
+        int, _option(_BEHAVIOUR, "At most this many training and validation examples each, for kernel and chi.")
+    ] = 256
+    formula: Annotated[str, _option(_BEHAVIOUR, "Kernel of the fixed-features test: sgd, signgd or asymmetric.")] = (
+        "sgd"
+    )
+    segment_examples: Annotated[int, _option(_BEHAVIOUR, "Test examples for the local Lipschitz constants.")] = 4
+    segment_points: Annotated[int, _option(_BEHAVIOUR, "Points on the way of training, for the same.")] = 4
+    memory: Annotated[str, _option(_RUN, "Budget of kernels above the model's own memory.")] = "2GiB"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.progress import busy, progress_bar
-from foretune.cli.setup import Problem, made_outputs, problem
+from foretune.cli.setup import Problem, Splitter, few_shot, made_outputs, problem
+from foretune.errors import UsageError
 from foretune.forecast.inputs import Inputs, forecast_inputs
 from foretune.forecast.stages import Stages
 from foretune.model.load import load_model
@@ -47,13 +48,19 @@ class Prepared:
 
 
 def prepared(
-    model: ModelOptions, data: DataOptions, outputs: OutputOptions, folders: list[Path], errors: Console
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    folders: list[Path],
+    errors: Console,
+    splitter: Splitter = few_shot,
 ) -> Prepared:
     """Read the data, check that `folders` can be written to, then load the model."""
     stages = Stages()
     with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
-        found = problem(data, outputs)
+        found = problem(data, outputs, splitter)
     for folder in folders:
+        _refuse_model_name(folder, model.model)
         check_writable(folder)
     with stages.stage("load the model"), busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(
@@ -66,6 +73,15 @@ def prepared(
     with stages.stage("prompt or head"), busy(errors, "prompt or head"):
         made = made_outputs(outputs, data.seed, lm, found)
     return Prepared(found, made, stages)
+
+
+def _refuse_model_name(folder: Path, model: str) -> None:
+    """See that a new folder will not be taken for the model."""
+    if not folder.exists() and folder.absolute() == Path(model).absolute():
+        raise UsageError(
+            f"A new folder {folder} would be taken for the model {model!r}. Choose another name, runs/{folder.name} for "
+            "example."
+        )
 
 
 def check_writable(folder: Path) -> None:

@@ -1,20 +1,30 @@
-"""From options to objects: task, rows, split, model, outputs, parameters, formulas."""
+"""From options to objects: task, rows, split, model, outputs, parameters, formulas, methods and training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foretune.cli.options import BlockOptions, DataOptions, FormulaOptions, OutputOptions
+from foretune.cli.options import (
+    BlockOptions,
+    DataOptions,
+    FormulaOptions,
+    MethodOptions,
+    OutputOptions,
+    TrainingOptions,
+)
 from foretune.errors import DataError, UsageError, nearest
 from foretune.text.builtin import TASKS, load_data, load_rows, load_task
 from foretune.text.example import Rows
 from foretune.text.rows import require_columns
-from foretune.text.split import Split
+from foretune.text.split import Split, full_split
 from foretune.text.task import Task
 
 if TYPE_CHECKING:
+    from foretune.finetune.methods import Method
+    from foretune.finetune.training import Training
     from foretune.kernels.formula import Formula
     from foretune.model.load import LanguageModel
     from foretune.model.outputs import Outputs
@@ -28,7 +38,7 @@ _MOST_LABELS = 100
 
 @dataclass(frozen=True)
 class Problem:
-    """A task and its few-shot data."""
+    """A task and its data."""
 
     task: Task
     split: Split
@@ -51,7 +61,23 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
-def problem(data: DataOptions, output: OutputOptions) -> Problem:
+Splitter = Callable[[Task, DataOptions, Rows, Rows | None], Split]
+
+
+def few_shot(task: Task, data: DataOptions, rows: Rows, test_rows: Rows | None) -> Split:
+    """K examples per label for training, k others for validation."""
+    return task.few_shot(rows, data.k, data.seed, data.test, test_rows)
+
+
+def full_data(task: Task, data: DataOptions, rows: Rows, test_rows: Rows | None) -> Split:
+    """All examples for training but those that validate or test."""
+    examples = task.examples(rows)
+    others = None if test_rows is None else task.examples(test_rows)
+    task.targets([*examples, *(others or [])])
+    return full_split(examples, task.labels, data.k, data.seed, data.test, others)
+
+
+def problem(data: DataOptions, output: OutputOptions, splitter: Splitter = few_shot) -> Problem:
     """Read the rows and split them.
 
     Raises:
@@ -69,8 +95,7 @@ def problem(data: DataOptions, output: OutputOptions) -> Problem:
     task = _task(data, output, named, rows)
     for source in (rows, *([] if test_rows is None else [test_rows])):
         require_columns(source, [name for name in (task.text, task.text2, task.label) if name is not None])
-    split = task.few_shot(rows, data.k, data.seed, data.test, test_rows)
-    return Problem(task, split, len(rows))
+    return Problem(task, splitter(task, data, rows, test_rows), len(rows))
 
 
 def _named_task(data: DataOptions, output: OutputOptions) -> Task | None:
@@ -229,3 +254,75 @@ def made_formulas(options: FormulaOptions) -> list[Formula]:
                 for rank in _numbers("--rank", options.rank)
             ]
     return found
+
+
+def made_method(options: MethodOptions) -> Method:
+    """The method of fine-tuning that the options name, with its layers and adapters.
+
+    Raises:
+        UsageError: an unknown method (the message names the nearest), or an option that it does not take.
+    """
+    from foretune.finetune.methods import FullTuning, Linearized, LoRATuning, ProbedFirst, method_named
+    from foretune.model.parameters import ParameterFilter
+
+    layers = None if options.layers is None else _numbers("--layers", options.layers)
+    targets = options.target_modules
+
+    def configured(method: Method) -> Method:
+        if isinstance(method, ProbedFirst):
+            probing = replace(method.probing, learning_rate=options.head_learning_rate)
+            return ProbedFirst(configured(method.then), probing)
+        if isinstance(method, Linearized):
+            return Linearized(configured(method.of))
+        if isinstance(method, FullTuning):
+            return FullTuning(ParameterFilter(layers=layers))
+        if isinstance(method, LoRATuning):
+            return LoRATuning(
+                options.rank,
+                options.alpha,
+                targets if targets == "all-linear" else tuple(listed(targets)),
+                layers,
+                options.init,  # pyright: ignore[reportArgumentType]
+                options.rslora,
+                options.draw_seed,
+            )
+        if layers is not None:
+            raise UsageError(f"--layers chooses layers for ft and lora; --method {options.method} takes none.")
+        return method
+
+    return configured(method_named(options.method))
+
+
+def made_training(options: TrainingOptions, method: Method) -> Training:
+    """Optimiser, loss and settings; without a learning rate, the middle of the grid of Malladi et al. 2023, Table 3.
+
+    Raises:
+        UsageError: an unknown optimiser or loss, or a number out of range.
+    """
+    from foretune.finetune.losses import LOSSES
+    from foretune.finetune.optimisers import OPTIMISERS
+    from foretune.finetune.search import paper_grid
+    from foretune.finetune.training import Proximal, Training
+
+    kind = OPTIMISERS[one_of("--optimiser", options.optimiser, tuple(OPTIMISERS))]
+    loss = LOSSES[one_of("--loss", options.loss, tuple(LOSSES))]
+    rate = options.learning_rate
+    if rate is None:
+        rates = sorted({point.optimiser.learning_rate for point in paper_grid(method, kind())})
+        rate = rates[len(rates) // 2]
+    usual = Training()
+    return Training(
+        optimiser=kind(rate),
+        loss=loss(),
+        batch_size=usual.batch_size if options.batch_size is None else options.batch_size or None,
+        micro_batches=options.micro_batches,
+        steps=options.steps,
+        epochs=options.epochs,
+        evaluate_every=options.evaluate_every,
+        proximal=None if options.proximal is None else Proximal(options.proximal),
+        schedule=options.schedule,  # pyright: ignore[reportArgumentType]
+        clip=options.clip,
+        dropout=options.dropout,
+        precision=options.precision,  # pyright: ignore[reportArgumentType]
+        seed=options.training_seed,
+    )

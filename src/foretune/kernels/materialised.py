@@ -122,8 +122,8 @@ def gradient_chunks(
             yield Entries(number, rows[start:end]), chunks[0], chunks[-1]
 
 
-Form = Callable[[int, int, Any, Tensor], None]
-"""Writes rows `start` to `end` of a factor's gradient into a matrix."""
+Form = Callable[[int, int, Any, Tensor | None, Tensor], None]
+"""Writes rows `start` to `end` of a factor's gradient, each matrix row times its scale, into a matrix."""
 
 
 def _pieces(kind: Factor, sides: Sequence[Side]) -> Iterator[tuple[int, Sequence[int], int, Form]]:
@@ -140,7 +140,9 @@ def _pieces(kind: Factor, sides: Sequence[Side]) -> Iterator[tuple[int, Sequence
             yield group, range(kind.g.shape[-1]), kind.x.shape[-1], partial(_slice_gradients, group)
 
 
-def _filled(side: Side, size: int, form: Callable[[Factor, Tensor], None], take: Callable[[int], Tensor]) -> Tensor:
+def _filled(
+    side: Side, size: int, form: Callable[[Factor, Tensor | None, Tensor], None], take: Callable[[int], Tensor]
+) -> Tensor:
     """Gradients (examples * outputs, `size`); a batch that does not use the block is zero."""
     matrix = take(sum(part.count for part in side) * size).view(-1, size)
     start = 0
@@ -149,38 +151,47 @@ def _filled(side: Side, size: int, form: Callable[[Factor, Tensor], None], take:
         if part.factor is None:
             of_part.zero_()
         else:
-            form(part.factor, of_part)
-        if part.scale is not None:
-            of_part *= part.scale[:, None]  # while it is in the cache
+            form(part.factor, part.scale, of_part)
         start += part.count
     return matrix
 
 
-def _dense_gradients(_start: int, _end: int, factor: Dense, into: Float[Tensor, "nc p"]) -> None:
-    into.copy_(factor.values.flatten(0, 1))
+def _dense_gradients(_start: int, _end: int, factor: Dense, scale: Tensor | None, into: Float[Tensor, "nc p"]) -> None:
+    into.copy_(_scaled(factor.values, scale).flatten(0, 1))
 
 
-def _weight_gradients(start: int, end: int, factor: Products, into: Float[Tensor, "nc p"]) -> None:
+def _scaled(values: Float[Tensor, "n c *rest"], scale: Tensor | None) -> Float[Tensor, "n c *rest"]:
+    """Values of each example and output times its scale."""
+    return values if scale is None else values * scale.view(*values.shape[:2], *(1,) * (values.dim() - 2))
+
+
+def _weight_gradients(
+    start: int, end: int, factor: Products, scale: Tensor | None, into: Float[Tensor, "nc p"]
+) -> None:
     """Rows `start:end` of dW for each example and output."""
     n, c, t, _ = factor.g.shape
-    g = factor.g[..., start:end].transpose(2, 3).reshape(n, -1, t)  # (n, c * o, t)
+    g = _scaled(factor.g[..., start:end], scale).transpose(2, 3).reshape(n, -1, t)  # (n, c * o, t)
     torch.bmm(g.to(into.dtype), factor.x.to(into.dtype), out=into.view(n, c * (end - start), -1))
 
 
-def _slice_gradients(group: int, start: int, end: int, factor: Products, into: Float[Tensor, "nc p"]) -> None:
+def _slice_gradients(
+    group: int, start: int, end: int, factor: Products, scale: Tensor | None, into: Float[Tensor, "nc p"]
+) -> None:
     """The same for one slice of a 3-D weight, on which only some tokens act."""
     acting = factor.group == group  # (n, t)
-    _weight_gradients(start, end, Products(factor.x, factor.g * acting[:, None, :, None]), into)
+    _weight_gradients(start, end, Products(factor.x, factor.g * acting[:, None, :, None]), scale, into)
 
 
-def _row_gradients(ids: Int[Tensor, "k"], start: int, end: int, factor: Rows, into: Float[Tensor, "nc p"]) -> None:
+def _row_gradients(
+    ids: Int[Tensor, "k"], start: int, end: int, factor: Rows, scale: Tensor | None, into: Float[Tensor, "nc p"]
+) -> None:
     """The gradient's rows `ids` (sorted) for each example and output; repeated tokens of an example add up."""
     n, c, t, o = factor.values.shape
     ids = ids[start:end]
     place = torch.searchsorted(ids, factor.ids.contiguous()).clamp(max=len(ids) - 1)  # (n, t)
     hit = (ids[place] == factor.ids)[:, None, :, None]  # (n, 1, t, 1)
     index = place[:, None, :, None].expand(n, c, t, o)
-    into.zero_().view(n, c, len(ids), o).scatter_add_(2, index, (factor.values * hit).to(into.dtype))
+    into.zero_().view(n, c, len(ids), o).scatter_add_(2, index, _scaled(factor.values * hit, scale).to(into.dtype))
 
 
 def _groups(sides: Sequence[Side]) -> list[int]:

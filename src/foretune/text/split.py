@@ -1,4 +1,4 @@
-"""Few-shot splits that are the same on every machine.
+"""Few-shot and full splits that are the same on every machine.
 
 The order of examples is that of a SHA-256 hash of the seed and the example, so a seed gives the same split whatever
 the order of the rows. Malladi et al. 2023, appendix A.1: k examples per label for training, k others for validation,
@@ -59,12 +59,7 @@ def few_shot_split(
         UsageError: k is below 1.
         DataError: one label only, or too few examples of a label.
     """
-    if k < 1:
-        raise UsageError(f"k is {k}; expected at least one example per label.")
-    unique, duplicates, conflicts = _without_repeats(examples)
-    found = {example.label for example in unique}
-    if len(found) == 1:
-        raise DataError(f"All rows have the label {found.pop()!r}. Expected at least two labels to tell apart.")
+    unique, duplicates, conflicts = _usable(examples, k)
     ordered = _ordered(unique, str(seed))
     train, validation = [], []
     for label in labels:
@@ -81,15 +76,70 @@ def few_shot_split(
         used = {*train, *validation}
         rest = [example for example in ordered if example not in used]
         return Split(train, validation, rest[:test], duplicates, conflicts)
-    others, test_duplicates, test_conflicts = _without_repeats(test_examples)
+    return _with_test(Split(train, validation, [], duplicates, conflicts), examples, test_examples, test)
+
+
+def full_split(
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    k: int,
+    seed: int,
+    test: int,
+    test_examples: Sequence[Example] | None = None,
+) -> Split:
+    """All examples for training, but those that validate or test.
+
+    Args:
+        examples, labels, seed, test_examples: as in `few_shot_split`.
+        k: validation examples per label; a tenth of the label's examples where that is less, and at least one.
+        test: at most this many test examples. Without `test_examples` they are taken from `examples`, the same for all
+            seeds.
+
+    Raises:
+        UsageError: k is below 1.
+        DataError: one label only, or fewer than two examples of a label beside the test examples.
+    """
+    unique, duplicates, conflicts = _usable(examples, k)
+    held = _ordered(unique, "test")[:test] if test_examples is None else []
+    left_out = set(held)
+    ordered = _ordered([example for example in unique if example not in left_out], str(seed))
+    validation: list[Example] = []
+    for label in labels:
+        of_label = [example for example in ordered if example.label == label]
+        if len(of_label) < 2:
+            raise DataError(
+                f"Label {label!r} has {len(of_label)} different texts beside {len(held)} test examples; expected two or "
+                "more, for training and validation. Use a smaller --test, or add rows."
+            )
+        validation += of_label[: min(k, max(1, len(of_label) // 10))]
+    used, known = set(validation), set(labels)
+    train = [example for example in ordered if example not in used and example.label in known]
+    split = Split(train, _ordered(validation, str(seed)), held, duplicates, conflicts)
+    return split if test_examples is None else _with_test(split, examples, test_examples, test)
+
+
+def _usable(examples: Sequence[Example], k: int) -> tuple[list[Example], int, int]:
+    """The examples with each text once, and the counts of `_without_repeats`."""
+    if k < 1:
+        raise UsageError(f"k is {k}; expected at least one example per label.")
+    unique, duplicates, conflicts = _without_repeats(examples)
+    found = {example.label for example in unique}
+    if len(found) == 1:
+        raise DataError(f"All rows have the label {found.pop()!r}. Expected at least two labels to tell apart.")
+    return unique, duplicates, conflicts
+
+
+def _with_test(split: Split, examples: Sequence[Example], test_examples: Sequence[Example], test: int | None) -> Split:
+    """The split with test examples from elsewhere, none of which stands among `examples`."""
+    others, duplicates, conflicts = _without_repeats(test_examples)
     seen = {_texts(example) for example in examples}
     apart = _ordered([example for example in others if _texts(example) not in seen], "test")
     return Split(
-        train,
-        validation,
+        split.train,
+        split.validation,
         apart[:test],
-        duplicates + test_duplicates,
-        conflicts + test_conflicts,
+        split.duplicates + duplicates,
+        split.conflicts + conflicts,
         overlaps=len(others) - len(apart),
     )
 

@@ -1,0 +1,242 @@
+"""`tune`: fine-tuning into a folder, and such folders read again.
+
+run.yaml       the options that repeat the run
+run/           the run itself (foretune.finetune.folder); of a grid, one folder a point
+result.json    of a finished run: settings, curves and scores
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+
+import foretune
+from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.cli.options import (
+    DataOptions,
+    MethodOptions,
+    ModelOptions,
+    OutputOptions,
+    ReportOptions,
+    TrainingOptions,
+    TuneOptions,
+)
+from foretune.cli.prepare import Prepared, console, prepared, versions
+from foretune.cli.progress import progress_bar
+from foretune.cli.settings import as_yaml, repeatable
+from foretune.cli.setup import Splitter, few_shot, full_data, made_method, made_training, one_of
+from foretune.errors import UsageError
+from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
+from foretune.finetune.run import Run, fine_tuned
+from foretune.finetune.search import Search, best_of, paper_grid
+from foretune.finetune.training import Training
+from foretune.kernels.job import Progress
+from foretune.model.batches import pretrained
+from foretune.model.head import HeadLogits
+from foretune.report.json import write_json
+from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report
+from foretune.store.atomic import write_text
+
+_SETTINGS = "run.yaml"
+_GRIDS = ("paper",)
+_NO_MATTER = {"json", "out"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options that determine a run."""
+
+    model: ModelOptions
+    data: DataOptions
+    outputs: OutputOptions
+    method: MethodOptions
+    training: TrainingOptions
+    run: TuneOptions
+
+    @property
+    def groups(self) -> tuple[Any, ...]:
+        """Its groups of options."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def splitter(self) -> Splitter:
+        """How the rows are split."""
+        return full_data if self.run.full_data else few_shot
+
+    def made(self) -> tuple[Method, list[Training]]:
+        """The method and its settings: one, or the points of a grid.
+
+        Raises:
+            UsageError: options that are unknown, out of range, or contradict each other.
+        """
+        method = made_method(self.method)
+        training = made_training(self.training, method)
+        if self.run.grid is None:
+            return method, [training]
+        one_of("--grid", self.run.grid, _GRIDS)
+        for name in ("learning_rate", "batch_size"):
+            if getattr(self.training, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"--grid {self.run.grid} chooses the {name.replace('_', ' ')}; leave {option} out.")
+        return method, paper_grid(method, training.optimiser, training)
+
+
+def run_tune(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    method: MethodOptions,
+    training: TrainingOptions,
+    run: TuneOptions,
+    report: ReportOptions,
+) -> None:
+    """One run or a grid of runs, to a folder, the terminal and, on request, to JSON.
+
+    Raises:
+        UsageError: options that do not fit, or a folder that holds another run.
+    """
+    recipe, out, errors = Recipe(model, data, outputs, method, training, run), console(), Console(stderr=True)
+    chosen, grid = recipe.made()
+    _refuse_other(run.out, recipe)
+    before = read_report(run.out)
+    if before is None:
+        folders = [run.out, *([] if report.json is None else [report.json.parent])]
+        found = prepared(model, data, outputs, folders, errors, recipe.splitter)
+        write_text(run.out / _SETTINGS, as_yaml("tune", (*recipe.groups, report)))
+        with found.stages.stage("fine-tuning"), progress_bar(errors) as progress:
+            ended, search = _trained(found, chosen, grid, recipe, progress)
+        before = run_report(ended, search, _zero_shot(found), _about(found, recipe, chosen))
+        write_json(report_file(run.out), before)
+    else:
+        out.print(f"{run.out} holds this run, finished: nothing was trained.")
+    if report.json is not None:
+        write_json(report.json, before)
+    print_run(out, before, run.out)
+
+
+def _trained(
+    found: Prepared, method: Method, grid: list[Training], recipe: Recipe, progress: Progress
+) -> tuple[Run, Search | None]:
+    task, split, folder = found.problem.task, found.problem.split, recipe.run.out / "run"
+    if recipe.run.grid is None:
+        return fine_tuned(found.outputs, task, split, method, grid[0], folder, progress), None
+    search = best_of(found.outputs, task, split, method, grid, folder, progress)
+    return search.best, search
+
+
+def _zero_shot(found: Prepared) -> Score | None:
+    """The test score before training."""
+    task, test = found.problem.task, found.problem.split.test
+    if not test:
+        return None
+    return scored(np.array(task.targets(test)), predicted_classes(pretrained(found.outputs, test).outputs), task.metric)
+
+
+def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:
+    """What the report says of the run besides its results."""
+    task, split = found.problem.task, found.problem.split
+    notes = []
+    probing = isinstance(method, ProbedFirst | LinearProbing)
+    if probing and isinstance(found.outputs, HeadLogits) and recipe.outputs.head == "probe":
+        notes.append(
+            "The head started from the solution of linear probing, so that training the head alone changes little. "
+            "--head random starts without it."
+        )
+    return {
+        "foretune": foretune.__version__,
+        "model": recipe.model.model,
+        "task": task.name,
+        "metric": task.metric,
+        "method": method.label,
+        "outputs": found.outputs.description,
+        "sizes": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "left_out": {"duplicates": split.duplicates, "conflicts": split.conflicts, "overlaps": split.overlaps},
+        "notes": notes,
+        "settings": repeatable(recipe.groups),
+        "versions": versions(),
+        "stages": found.stages.finished,
+    }
+
+
+def _refuse_other(folder: Path, recipe: Recipe) -> None:
+    """See that a folder is free, or that it holds the same run.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    before = _settings(folder, "Choose an empty or new folder for --out.")
+    now = repeatable(recipe.groups)
+    differing = sorted(name for name in {*before, *now} - _NO_MATTER if before.get(name) != now.get(name))
+    if differing:
+        raise UsageError(
+            f"{folder} holds another run: it differs in {', '.join(differing)}. Choose another --out, or repeat that run "
+            f"with --config {folder / _SETTINGS}."
+        )
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The options that made a run folder.
+
+    Raises:
+        UsageError: the folder is no run folder of `foretune tune`.
+    """
+    values = {**_settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`."), "out": folder}
+    hints = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
+    hints |= {"training": TrainingOptions, "run": TuneOptions}
+    return Recipe(
+        **{
+            name: group(**{field.name: values[field.name] for field in fields(group) if field.name in values})
+            for name, group in hints.items()
+        }
+    )
+
+
+def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
+    """The options in the folder's run.yaml."""
+    file = folder / _SETTINGS
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
+    if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
+        what = f"it has no {_SETTINGS}" if values is None else f"its {_SETTINGS} is not of `foretune tune`"
+        raise UsageError(f"{folder} is no folder of a fine-tuning run: {what}. {remedy}")
+    return values
+
+
+def finished_run(folder: Path, recipe: Recipe, found: Prepared) -> Run:
+    """The run of a folder, read without training; of a grid, the best.
+
+    Raises:
+        UsageError: it is not finished, or its model or data have changed.
+    """
+    report = finished_report(folder)
+    method, grid = recipe.made()
+    number = report.chosen_point
+    run = folder / "run" if number is None else folder / "run" / f"point-{number}"
+    last = run / "tuning" if isinstance(method, ProbedFirst) else run
+    if not (last / "result.json").is_file():
+        raise UsageError(f"{last} is missing or incomplete, though {report_file(folder)} is there. Repeat the run.")
+    return fine_tuned(found.outputs, found.problem.task, found.problem.split, method, grid[number or 0], run)
+
+
+def finished_report(folder: Path) -> RunReport:
+    """The report of a finished run.
+
+    Raises:
+        UsageError: the run is not finished; the message says how to go on.
+    """
+    report = read_report(folder)
+    if report is None:
+        raise UsageError(
+            f"The run in {folder} is not finished. Go on with `foretune tune --config {folder / _SETTINGS} --out {folder}`."
+        )
+    return report

@@ -1,0 +1,269 @@
+"""`foretune tune` and `foretune behaviour` as processes, and the split of all data."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import foretune as ft
+from foretune.cli.options import (
+    DataOptions,
+    MethodOptions,
+    ModelOptions,
+    OutputOptions,
+    ReportOptions,
+    TrainingOptions,
+    TuneOptions,
+)
+from foretune.cli.tuning import Recipe, read_recipe, run_tune
+from foretune.errors import DataError, UsageError
+from foretune.text.split import full_split
+from tests.conftest import ENVIRONMENT, WORDS, many_rows, run_cli
+from tests.test_cli import assert_refused
+
+SMALL = ("--k", 4, "--test", 10, "--steps", 8, "--evaluate-every", 4)
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("runs")
+    (made / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
+    return made
+
+
+@pytest.fixture(scope="module")
+def lora_run(llama_folder: Path, folder: Path) -> Path:
+    options = ("--method", "lora", "--rank", 2, "--layers", 1, "--learning-rate", 0.01, "--proximal", 0.1)
+    result = run_cli("tune", llama_folder, folder / "data.jsonl", WORDS, *SMALL, *options, "--out", folder / "lora",
+                     "--json", folder / "lora.json", env=ONE_THREAD)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    record = json.loads((folder / "lora.json").read_text())
+    assert f"test accuracy {record['test']['value']:.3f}" in " ".join(result.stdout.split())
+    assert "bound" in result.stdout
+    return folder / "lora"
+
+
+@pytest.fixture(scope="module")
+def probed_run(bert_folder: Path, folder: Path) -> Path:
+    options = ("--method", "lp-ft", "--optimiser", "sgd", "--loss", "squared", "--head", "random", "--full-data")
+    result = run_cli("tune", bert_folder, folder / "data.jsonl", *SMALL, *options, "--out", folder / "lp-ft",
+                     env=ONE_THREAD)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder / "lp-ft"
+
+
+def test_a_run_folder_repeats_the_run_and_holds_what_was_printed(lora_run: Path) -> None:
+    settings = yaml.safe_load((lora_run / "run.yaml").read_text())
+    assert (settings["method"], settings["rank"], settings["steps"]) == ("lora", 2, 8)
+    record = json.loads((lora_run / "result.json").read_text())
+    (stage,) = record["stages"]
+    assert [line["step"] for line in stage["history"]] == [0, 4, 8]
+    assert all(line["distance"] <= line["bound"] for line in stage["history"])
+    assert stage["learning_rate"] == 0.01
+    adapters = 2 * (7 * 16 + 7 * 16)  # at most: rank 2, seven linear layers, some of them narrower or wider
+    assert 0 < stage["trained"] < 4 * adapters
+    assert len(record["test_logits"]) == record["about"]["sizes"]["test"] == 10
+    assert 0 <= record["zero_shot"]["low"] <= record["zero_shot"]["value"] <= record["zero_shot"]["high"] <= 1
+
+
+def test_a_finished_run_is_shown_without_training_and_another_refused(lora_run: Path) -> None:
+    before = {file: file.stat().st_mtime_ns for file in lora_run.rglob("*") if file.is_file()}
+    again = run_cli("tune", "--config", lora_run / "run.yaml", env=ONE_THREAD)
+    assert again.returncode == 0, again.stderr
+    assert "nothing was trained" in again.stdout
+    assert "chosen" in again.stdout
+    assert before == {file: file.stat().st_mtime_ns for file in lora_run.rglob("*") if file.is_file()}
+    other = run_cli("tune", "--config", lora_run / "run.yaml", "--rank", 4, "--method", "ft")
+    assert_refused(other, 2, "holds another run: it differs in method, rank", "--config")
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("chapter one")
+    options = (ModelOptions("minilm"), DataOptions("movies"), OutputOptions(), MethodOptions(), TrainingOptions())
+    with pytest.raises(UsageError, match=r"no folder of a fine-tuning run.*Choose an empty or new folder"):
+        run_tune(*options, TuneOptions(tmp_path), ReportOptions())
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_behaviour_says_the_verdict_with_every_number(lora_run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "behaviour.json"
+    result = run_cli("behaviour", lora_run, "--test-examples", 6, "--segment-points", 2, "--json", target,
+                     env=ONE_THREAD)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    found = json.loads(target.read_text())
+    verdict = found["verdict"]
+    assert f"Kernel behaviour: {verdict['kernel_behaviour']}" in result.stdout
+    assert verdict["linearization"]["threshold"] == 0.5
+    assert verdict["fixed_features"]["threshold"] == 1.0
+    assert found["analog"]["kernel"] == found["analog"]["solver"] == "asymmetric"
+    assert found["sizes"] == {"train": 8, "validation": 8, "test": 6}
+    assert set(found["parameters"]["by_parameter"]) == set(verdict["fixed_features"]["blocks"])
+    assert all(".layers.1." in name and "lora_" in name for name in found["parameters"]["by_parameter"])
+    history = json.loads((lora_run / "result.json").read_text())["stages"][0]["history"]
+    assert found["parameters"]["distance"] in [pytest.approx(line["distance"]) for line in history[1:]]
+    assert len(found["gap"]["by_example"]) == 6
+    assert len(found["lipschitz"]["radii"]) == 2
+    assert found["head"] is None
+    assert found["calibration"]["without"]["ece"] >= 0
+
+
+def test_behaviour_of_a_head_measures_features_from_the_end_of_probing(probed_run: Path, tmp_path: Path) -> None:
+    record = json.loads((probed_run / "result.json").read_text())
+    assert [stage["method"] for stage in record["stages"]] == ["lp", "ft"]
+    assert record["about"]["sizes"] == {"train": 28, "validation": 2, "test": 10}
+    target = tmp_path / "behaviour.json"
+    result = run_cli("behaviour", probed_run, "--formula", "signgd", "--json", target, env=ONE_THREAD)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(target.read_text())
+    assert (found["analog"]["kernel"], found["analog"]["solver"]) == ("sgd", "ridge")
+    assert len(found["head"]["row_norms"][0]) == 2
+    assert found["head"]["features"]["cosine"] <= 1
+    assert "after linear probing" in " ".join(result.stdout.split())
+    assert "Fisher ratio" in result.stdout
+
+
+def test_only_the_head_moves_in_linear_probing_so_its_kernel_stays(bert_folder: Path, folder: Path) -> None:
+    run, target = folder / "lp", folder / "lp-behaviour.json"
+    options = ("--method", "lp", "--optimiser", "sgd", "--learning-rate", 0.1)
+    tuned = run_cli("tune", bert_folder, folder / "data.jsonl", *SMALL, *options, "--out", run, env=ONE_THREAD)
+    assert tuned.returncode == 0, tuned.stderr
+    assert "--head random" in " ".join(tuned.stdout.split())
+    result = run_cli("behaviour", run, "--json", target, env=ONE_THREAD)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(target.read_text())
+    assert found["verdict"]["fixed_features"]["distance"] == 0
+    assert set(found["verdict"]["fixed_features"]["blocks"]) == {"head.weight", "head.bias"}
+    assert found["gap"]["relative"] < 1e-5
+    assert found["lipschitz"]["largest"] == [0] * 4
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder: Path) -> None:
+    out = folder / "interrupted"
+    arguments = ("tune", llama_folder, folder / "data.jsonl", WORDS, "--k", 4, "--test", 10, "--method", "linearized",
+                 "--steps", 60, "--evaluate-every", 2, "--learning-rate", 1e-3, "--out", out)  # fmt: skip
+    command = [sys.executable, "-m", "foretune", *map(str, arguments)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **ONE_THREAD}
+    ) as process:
+        log, deadline = out / "run" / "log.jsonl", time.monotonic() + 120
+        while not (log.exists() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, messages = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert messages.strip() == "Stopped. Repeat the same command to go on where it stopped."
+    assert_refused(run_cli("behaviour", out), 2, "is not finished", f"--config {out / 'run.yaml'}")
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert 0 < steps[-1] < 60
+    first = log.read_text().splitlines()[1]
+    resumed = run_cli(*arguments, env=ONE_THREAD)
+    assert resumed.returncode == 0, resumed.stderr
+    history = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in history] == list(range(0, 61, 2))
+    assert history[1] == json.loads(first)  # with its seconds: it was not repeated
+
+
+@pytest.mark.parametrize(
+    ("method", "training", "grid", "message"),
+    [
+        ({"method": "lroa"}, {}, None, "Unknown method 'lroa'.*Did you mean 'lora'"),
+        ({"method": "bitfit", "layers": "1"}, {}, None, "--layers chooses layers for ft and lora"),
+        ({}, {"optimiser": "adam"}, None, "--optimiser 'adam'.*Did you mean 'adamw'"),
+        ({}, {"loss": "square"}, None, "Did you mean 'squared'"),
+        ({}, {"learning_rate": -1.0}, None, "learning rate is -1.0; expected a positive number"),
+        ({}, {"proximal": -0.1}, None, "proximal strength is -0.1"),
+        ({}, {"epochs": 1.0, "steps": 2}, None, "Both steps .2. and epochs .1.0."),
+        ({}, {"learning_rate": 0.1}, "paper", "leave --learning-rate out"),
+        ({}, {}, "papre", "--grid 'papre'.*Did you mean 'paper'"),
+    ],
+)
+def test_wrong_options_say_what_to_type_before_anything_is_loaded(method, training, grid, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        _recipe(method, training, grid).made()
+
+
+def test_without_a_learning_rate_the_middle_of_the_papers_grid_is_used() -> None:
+    usual = {
+        (method, optimiser): _recipe({"method": method}, {"optimiser": optimiser}).made()[1][0].optimiser.learning_rate
+        for method in ("ft", "lora", "lp")
+        for optimiser in ("adamw", "sgd")
+    }
+    assert usual == {
+        ("ft", "adamw"): 2e-5, ("lora", "adamw"): 4e-5, ("lp", "adamw"): 1e-3,
+        ("ft", "sgd"): 1e-3, ("lora", "sgd"): 1e-3, ("lp", "sgd"): 0.1,
+    }  # fmt: skip
+    assert len(_recipe({}, {"optimiser": "sgd"}, "paper").made()[1]) == 15
+    assert _recipe({}, {"batch_size": 0}).made()[1][0].batch_size is None
+
+
+def test_linear_probing_is_refused_where_words_answer(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:
+    options = ("--k", 4, "--method", "lp", "--out", tmp_path / "run")
+    result = run_cli("tune", llama_folder, data_file, WORDS, *options, env=ONE_THREAD)
+    assert_refused(result, 2, "label words answer", "--output head")
+
+
+def test_behaviour_refuses_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"it has no run.yaml. Make one with `foretune tune MODEL DATA --out DIR`"):
+        read_recipe(tmp_path)
+    (tmp_path / "run.yaml").write_text("model: minilm\ndata: movies\nformula: sgd\n")
+    with pytest.raises(UsageError, match=r"its run.yaml is not of `foretune tune`"):
+        read_recipe(tmp_path)
+
+
+def _recipe(method: dict[str, Any], training: dict[str, Any], grid: str | None = None) -> Recipe:
+    return Recipe(
+        ModelOptions("minilm"),
+        DataOptions("movies"),
+        OutputOptions(),
+        MethodOptions(**method),
+        TrainingOptions(**training),
+        TuneOptions(Path("runs"), grid),
+    )
+
+
+def _examples(count: int) -> list[ft.Example]:
+    return [ft.Example(f"text {number}", None, "ab"[number % 2]) for number in range(count)]
+
+
+def test_a_full_split_trains_on_all_that_does_not_validate_or_test() -> None:
+    examples = _examples(200)
+    split = full_split(examples, ["a", "b"], k=16, seed=13, test=20)
+    parts = [split.train, split.validation, split.test]
+    assert sorted(example.text for part in parts for example in part) == sorted(example.text for example in examples)
+    assert len(split.test) == 20
+    assert {label: sum(e.label == label for e in split.validation) for label in "ab"} in (
+        {"a": 9, "b": 9}, {"a": 8, "b": 9}, {"a": 9, "b": 8},
+    )  # fmt: skip
+    assert full_split(examples, ["a", "b"], k=2, seed=13, test=20).validation != split.validation
+    assert len(full_split(examples, ["a", "b"], k=2, seed=13, test=20).validation) == 4
+
+
+def test_a_full_split_depends_on_the_seed_alone_and_shares_its_test_examples() -> None:
+    examples = _examples(60)
+    split = full_split(examples, ["a", "b"], k=4, seed=13, test=10)
+    assert split == full_split(examples[::-1], ["a", "b"], k=4, seed=13, test=10)
+    other = full_split(examples, ["a", "b"], k=4, seed=21, test=10)
+    assert other.test == split.test
+    assert other.validation != split.validation
+
+
+def test_a_full_split_with_test_rows_of_its_own_leaves_out_overlaps() -> None:
+    examples = _examples(40)
+    others = [*examples[:3], *(ft.Example(f"new {number}", None, "a") for number in range(5))]
+    split = full_split(examples, ["a", "b"], k=4, seed=13, test=10, test_examples=others)
+    assert len(split.train) + len(split.validation) == 40
+    assert (len(split.test), split.overlaps) == (5, 3)
+
+
+def test_a_full_split_that_leaves_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(DataError, match="Use a smaller --test"):
+        full_split(_examples(8), ["a", "b"], k=2, seed=13, test=8)
