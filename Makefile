@@ -10,13 +10,13 @@ demo: $(READY)
 	$(BIN)/foretune forecast smollm2 movies --k 16 --test 64 --json demo.json
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -m "not slow" \
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" \
 		--jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
 
 format: $(READY)

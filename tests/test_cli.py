@@ -173,7 +173,7 @@ def test_a_long_text_is_cut_and_a_repeated_one_left_out(llama_folder: Path, tmp_
     result = run_cli("forecast", llama_folder, file, WORDS, "--k", 4, "--test", 60)
     assert result.returncode == 0, result.stderr
     shown = " ".join(result.stdout.split())
-    assert "1 of 40 texts were cut to fit 64 tokens" in shown
+    assert "1 of 40 texts were cut to fit; the prompt was kept whole" in shown
     assert "1 rows repeat an earlier text" in shown
 
 

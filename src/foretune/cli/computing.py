@@ -18,17 +18,21 @@ from foretune.cli.options import (
     RunOptions,
 )
 from foretune.cli.prepare import Prepared, console, prepared, read_inputs, record_of
-from foretune.cli.progress import progress_bar
+from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
+from foretune.forecast.candidates import ALPHA, formulas_for, weights_of
+from foretune.forecast.cost import cost
 from foretune.forecast.forecast import forecast
 from foretune.forecast.plan import estimate
+from foretune.forecast.search import search_for
+from foretune.forecast.simulation import ScoredCandidate
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
-from foretune.kernels.sgd import SGD
+from foretune.report.advice import lora_config, python_snippet
 from foretune.report.json import write_json
 from foretune.report.run_folder import Record, present_record, record_fields, write_record
 from foretune.report.terminal import print_estimate, print_forecast, print_kernels
@@ -48,26 +52,33 @@ def run_forecast(
     settings = (model, data, outputs, blocks, run, report)
     found = prepared(model, data, outputs, _written(run, report), errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
-    formulas: list[Formula] = [SGD()]
+    formulas = formulas_for(job.kinds)
     if run.plan:
         return _planned(job, formulas, run, report, out)
     inputs = read_inputs(found, errors)
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
-    with found.stages.stage("forecast"):
-        result = forecast(inputs, kernels["sgd"])
+    with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
+        search = search_for(inputs.n_train * inputs.f0.shape[1])
+        result = forecast(inputs, kernels, weights_of(found.outputs.parameters()), search)
+    costs = cost(found.stages.finished, len(inputs.y), inputs.n_train, search.steps, len(result.comparison.candidates))
+    config = _adapters(result.advice.adapter, found)
     whole = {
         "foretune": foretune.__version__,
         **record_fields(record),
         "kernel": _described(kernels["sgd"]),
+        "kernels_described": {label: _described(kernel) for label, kernel in kernels.items()},
         "forecast": result,
+        "lora_config": config,
+        "cost": costs,
         "stages": found.stages.finished,
     }
     if run.out is not None:
         write_json(run.out / "forecast.json", whole)
     if report.json is not None:
         write_json(report.json, whole)
-    print_forecast(out, result, found.stages.finished, inputs.metric)
+    snippet = None if config is None else python_snippet(config)
+    print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
     return None
 
 
@@ -108,6 +119,14 @@ def run_kernel(
 def _written(run: RunOptions, report: ReportOptions) -> list[Path]:
     """The folders that will be written to."""
     return [*([] if report.json is None else [report.json.parent]), *([] if run.out is None else [run.out])]
+
+
+def _adapters(adapter: ScoredCandidate | None, found: Prepared) -> dict[str, Any] | None:
+    """The LoraConfig of a candidate for this model, as `peft` reads it."""
+    if adapter is None or adapter.rank is None:
+        return None
+    modules = {name: type(module).__name__ for name, module in found.outputs.lm.module.named_modules()}
+    return lora_config(adapter.blocks, adapter.rank, ALPHA, modules)
 
 
 def _described(kernel: BlockKernel) -> dict[str, Any]:

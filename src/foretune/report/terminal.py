@@ -6,34 +6,65 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from foretune.analysis.scores import Score
-from foretune.forecast.forecast import Forecast, Part, ranked
+from foretune.forecast.cost import Cost
+from foretune.forecast.forecast import Forecast
+from foretune.forecast.parts import ranked
 from foretune.forecast.plan import Estimate
 from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
 
 _MIB = 2**20
 _SHOWN = 8
+_PARTS = 3
 
 
-def print_forecast(console: Console, forecast: Forecast, stages: Sequence[Stage], metric: str) -> None:
-    """Print the answer, the scores, the candidates and what it cost."""
-    console.print(f"\n[bold]{forecast.answer}[/bold]\n")
-    for warning in forecast.warnings:
-        console.print(f"[yellow]Note:[/yellow] {warning}")
+def print_forecast(
+    console: Console,
+    forecast: Forecast,
+    stages: Sequence[Stage],
+    metric: str,
+    snippet: str | None,
+    costs: Cost,
+) -> None:
+    """Print the answer, the scores, the candidates, the adapters and what it cost.
+
+    Args:
+        console: where to.
+        forecast: what to print.
+        stages: measured.
+        metric: `accuracy` or `f1`.
+        snippet: Python that makes the recommended adapters, `advice.python_snippet`; None where none can be made.
+        costs: the forecast against the runs that it replaces.
+    """
+    console.print(f"\n[bold]{escape(forecast.answer)}[/bold]\n")
+    for warning in (*forecast.warnings, *forecast.advice.regime):
+        console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
     console.print(_scores(forecast, metric))
-    for kind in ("layer", "module type"):
-        parts = [part for part in forecast.parts if part.kind == kind]
-        if parts:
-            console.print(_parts(kind, forecast.whole, parts, metric))
+    console.print(_candidates(forecast, metric))
+    for limit in forecast.comparison.limits:
+        console.print(f"[dim]{limit}[/dim]")
+    console.print(_parts(forecast, metric))
     rate = forecast.learning_rate
     console.print(
         f"Largest stable learning rate: [bold]{rate.cross_entropy:.2e}[/bold] (cross-entropy), {rate.squared:.2e} "
         f"(squared loss). Assumes {rate.assumption}.\n"
     )
+    adapter = forecast.advice.adapter
+    if snippet is not None and adapter is not None:
+        best = "" if adapter is forecast.advice.candidate else "the best candidate with adapters, "
+        console.print(f"LoraConfig of {escape(best + adapter.title)} ({adapter.parameters:,} parameters):\n")
+        console.print(snippet, markup=False, highlight=False, soft_wrap=True)
+        console.print()
     console.print(stage_table(stages))
+    console.print(
+        f"This forecast took {costs.forecast:.1f} s. One training run would take about {costs.run:,.0f} s here, a run for "
+        f"each candidate and learning rate ({costs.runs:,} runs) about {costs.comparison / 3600:,.1f} h "
+        f"({costs.assumption})."
+    )
 
 
 def _scores(forecast: Forecast, metric: str) -> Table:
@@ -55,15 +86,52 @@ def _scores(forecast: Forecast, metric: str) -> Table:
     return table
 
 
-def _parts(kind: str, whole: Part, parts: Sequence[Part], metric: str) -> Table:
-    """The whole model and the parts that validation ranks first, each as if it alone were trained."""
-    shown = ranked(parts)[:_SHOWN]
-    title = f"Training one {kind} alone: {len(shown)} of {len(parts)}, ranked by validation (--json has all)"
+def _candidates(forecast: Forecast, metric: str) -> Table:
+    """The candidates of the smallest simulated validation loss, the recommended one marked."""
+    every, chosen = forecast.comparison.candidates, forecast.advice.candidate
+    shown = list(every[:_SHOWN])
+    if chosen not in shown:
+        shown[-1] = chosen
+    title = (
+        f"Candidates: {len(shown)} of {forecast.comparison.considered} by simulated validation loss (--json has all); "
+        "* recommended, = not told from the best by resampling"
+    )
     table = Table(title=title, title_justify="left")
-    for heading in (kind, "weights", "l. max", "l. min", "kappa", "risk", "valid.", metric):
-        first = heading == kind  # the only column that may be narrowed
+    for heading in ("", "blocks", "method", "trained", "valid. loss", "95% spread", "risk", "kappa", "rate", metric):
+        first = heading == "blocks"  # the only column that may be narrowed
+        left = heading in ("", "blocks", "method")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not first, overflow="fold")
+    for item in shown:
+        spread = item.spread
+        tie = "=" if spread is not None and not spread.apart else ""
+        table.add_row(
+            f"{'*' if item is chosen else ''}{tie}",
+            ".".join(item.name.split(".")[-2:]) if item.kind == "layer" else item.name,
+            item.method,
+            _short(item.parameters),
+            f"{item.score.validation_loss:.3f}",
+            "" if spread is None else f"{spread.low:.2f} - {spread.high:.2f}",
+            f"{item.score.risk.exact:.3f}",
+            f"{item.score.condition_number:.1f}",
+            f"{item.score.learning_rate:.1e}",
+            f"{item.score.score.value:.3f}",
+        )
+    return table
+
+
+def _parts(forecast: Forecast, metric: str) -> Table:
+    """Spectra of the whole model and of the layers and module types that validation ranks first."""
+    shown = [
+        part
+        for kind in ("layer", "module type")
+        for part in ranked([part for part in forecast.parts if part.kind == kind])[:_PARTS]
+    ]
+    title = f"Kernel regression, {len(shown)} of {len(forecast.parts)} layers and module types (--json has all)"
+    table = Table(title=title, title_justify="left")
+    for heading in ("part", "weights", "l. max", "l. min", "kappa", "risk", "valid.", metric):
+        first = heading == "part"  # the only column that may be narrowed
         table.add_column(heading, justify="left" if first else "right", no_wrap=not first, overflow="fold")
-    for part in [whole, *shown]:
+    for part in [forecast.whole, *shown]:
         table.add_row(
             ".".join(part.name.split(".")[-2:]) if part.kind == "layer" else part.name,
             _short(part.parameters),

@@ -1,0 +1,104 @@
+"""What to train, why, and what the kernel alone cannot promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foretune.analysis.scores import Score
+from foretune.forecast.inputs import Inputs
+from foretune.forecast.simulation import ScoredCandidate
+
+LARGE_CHANGE = 0.05
+"""A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""
+MINIMUM_PER_LABEL = 8
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The recommended candidate.
+
+    Attributes:
+        candidate: with learning rate, steps, and predicted score with an interval.
+        adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
+        reason: one sentence.
+        ties: titles of the compared candidates that the resamples cannot tell from the best.
+        regime: what may take the real run out of the linear regime, or make the forecast worthless.
+    """
+
+    candidate: ScoredCandidate
+    adapter: ScoredCandidate | None
+    reason: str
+    ties: tuple[str, ...]
+    regime: tuple[str, ...]
+
+
+def advice(candidates: Sequence[ScoredCandidate], inputs: Inputs, start: Score) -> Advice:
+    """The candidate to train.
+
+    It has the smallest simulated validation loss. Where that is full tuning, and a LoRA candidate of fewer parameters
+    cannot be told from it, LoRA goes first.
+
+    Args:
+        candidates: best first, with spreads.
+        inputs: labels.
+        start: score without training.
+    """
+    best = candidates[0]
+    tied = [item for item in candidates if item.spread is not None and not item.spread.apart]
+    adapters = [item for item in candidates if item.rank is not None]
+    cheaper = [item for item in tied if item.rank is not None and item.parameters < best.parameters]
+    chosen = cheaper[0] if best.rank is None and cheaper else best
+    others = [item for item in tied if item is not chosen]
+    return Advice(
+        candidate=chosen,
+        adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
+        reason=_reason(chosen, best, others, sum(item.spread is not None for item in candidates)),
+        ties=tuple(item.title for item in others),
+        regime=_regime(chosen, inputs, start),
+    )
+
+
+def _reason(chosen: ScoredCandidate, best: ScoredCandidate, others: Sequence[ScoredCandidate], compared: int) -> str:
+    loss = f"{chosen.score.validation_loss:.3f}"
+    if chosen is best:
+        reason = f"it has the smallest simulated validation loss, {loss}"
+    else:
+        reason = (
+            f"its simulated validation loss, {loss}, cannot be told from the smallest ({best.title}, "
+            f"{best.score.validation_loss:.3f}), and it trains fewer parameters"
+        )
+    if not others:
+        return f"{reason}; resampling the examples tells it from every other candidate compared."
+    smallest = min(others, key=lambda item: item.parameters)
+    return (
+        f"{reason}; of the {compared - 1} others compared, {len(others)} cannot be told from the best, the smallest of "
+        f"them {smallest.title} ({smallest.parameters:,} parameters)."
+    )
+
+
+def _regime(chosen: ScoredCandidate, inputs: Inputs, start: Score) -> tuple[str, ...]:
+    """What the kernel alone says against trusting the forecast."""
+    score, found = chosen.score, []
+    if score.steps == 0:
+        found.append("No simulated step lowers the validation loss: training is not expected to help.")
+    if score.change > LARGE_CHANGE:
+        found.append(
+            f"The simulated run changes the trained weights by {score.change:.1%} of their norm, above the "
+            f"{LARGE_CHANGE:.0%} at which this forecast warns (a rule of thumb): a real run may leave the linear regime."
+        )
+    if score.score.low <= start.value <= score.score.high:
+        found.append(
+            f"The predicted gain, {score.score.value - start.value:+.2f} over {start.value:.2f} without training, is "
+            "within the interval of the predicted score."
+        )
+    if inputs.n_validation < MINIMUM_PER_LABEL * inputs.n_classes:
+        found.append(
+            f"{inputs.n_validation} validation examples choose among the candidates, fewer than {MINIMUM_PER_LABEL} a "
+            "label: the choice may be chance."
+        )
+    found.append(
+        "Simulated with a kernel that stays as it is and full-batch gradient descent; the learning rate is not one for "
+        "AdamW. Whether a real run stays in the linear regime is measured on a real run: foretune behaviour."
+    )
+    return tuple(found)

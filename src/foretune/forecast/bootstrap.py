@@ -1,0 +1,85 @@
+r"""How far candidates differ beyond the choice of examples: a paired bootstrap.
+
+Each resample draws training examples and validation examples with replacement, label by label, the same for all
+candidates. On it a candidate is trained again, in simulation, and learning rate and steps are chosen again: a spread that
+kept the choice of the original examples would leave its luck out. The intervals are the quantiles of the resamples.
+
+They are approximate. For Gaussian classes that overlap, 95% intervals from 24 training and 24 validation examples held
+the mean loss over other draws in about nine of ten cases; where classes are all but separable, and losses near zero, in
+fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from foretune.analysis.dynamics import FunctionSpace, GradientDescent, best_run, curves
+from foretune.forecast.inputs import Inputs
+from foretune.forecast.search import Search
+from foretune.forecast.simulation import ScoredCandidate, Spread, function_space, lowest_loss
+from foretune.shapes import Float64, Int
+
+_LEVELS = (0.025, 0.975)
+
+
+def with_spreads(
+    ranked: Sequence[ScoredCandidate],
+    kernel: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]],
+    inputs: Inputs,
+    search: Search,
+) -> list[ScoredCandidate]:
+    """The candidates, the first `search.compared` of them with their spread.
+
+    Args:
+        ranked: best first.
+        kernel: a candidate's joint kernel.
+        inputs: labels and pretrained outputs.
+        search: how many candidates and resamples.
+    """
+    compared = ranked[: search.compared]
+    draws = resamples(inputs, search)
+    losses = [resampled_losses(function_space(kernel(item), inputs), draws, search) for item in compared]
+    spreads = [_spread(values, losses[0]) for values in losses]
+    found = [replace(item, spread=spread) for item, spread in zip(compared, spreads, strict=True)]
+    return [*found, *ranked[search.compared :]]
+
+
+def resamples(inputs: Inputs, search: Search) -> list[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]]:
+    """Places of training and of validation examples, drawn with replacement within each label."""
+    generator = np.random.default_rng(search.seed)
+    n, v = inputs.n_train, inputs.n_validation
+    parts = (np.arange(n), np.arange(n, n + v))
+
+    def drawn(places: np.ndarray) -> np.ndarray:
+        labels = inputs.y[places]
+        return np.concatenate(
+            [generator.choice(places[labels == y], size=int((labels == y).sum())) for y in np.unique(labels)]
+        )
+
+    return [(drawn(parts[0]), drawn(parts[1])) for _ in range(search.resamples)]
+
+
+def resampled_losses(
+    space: FunctionSpace, draws: Sequence[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]], search: Search
+) -> Float64[np.ndarray, "s"]:
+    """The simulated validation loss of a candidate on each resample."""
+    start, losses = GradientDescent(1.0), []
+    for train, validation in draws:
+        rows = np.concatenate([train, validation])
+        drawn = FunctionSpace(space.kernel[rows][:, :, train], space.f0[rows], space.y[rows], space.loss)
+        moves = drawn.train_matrix.any()  # an expert that no drawn example visits does not
+        losses.append(
+            lowest_loss(
+                best_run(drawn, start, search.steps, search.every).curves if moves else curves(drawn, start, 0)
+            ).loss
+        )
+    return np.array(losses)
+
+
+def _spread(losses: Float64[np.ndarray, "s"], best: Float64[np.ndarray, "s"]) -> Spread:
+    low, high = np.quantile(losses, _LEVELS)
+    behind_low, behind_high = np.quantile(losses - best, _LEVELS)
+    return Spread(float(low), float(high), float(behind_low), float(behind_high))

@@ -1,0 +1,78 @@
+"""All candidates with their numbers, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from foretune.forecast.bootstrap import with_spreads
+from foretune.forecast.candidates import Candidate, Weights, candidate_kernel, candidates
+from foretune.forecast.greedy import greedy_candidates
+from foretune.forecast.inputs import Inputs
+from foretune.forecast.risk import relative_risk
+from foretune.forecast.search import Search, limits, search_for
+from foretune.forecast.simulation import (
+    ScoredCandidate,
+    by_validation_loss,
+    scored_candidate,
+    train_spectrum,
+    train_targets,
+)
+from foretune.kernels.block_kernel import BlockKernel
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidates, best first.
+
+    Attributes:
+        candidates: by simulated validation loss.
+        considered: how many there were, with those that were not simulated.
+        limits: what was limited, in words.
+    """
+
+    candidates: tuple[ScoredCandidate, ...]
+    considered: int
+    limits: tuple[str, ...]
+
+
+def comparison(
+    kernels: Mapping[str, BlockKernel], inputs: Inputs, weights: Weights, search: Search | None = None
+) -> Comparison:
+    """Every candidate of these kernels, simulated and compared.
+
+    Args:
+        kernels: joint kernels by label: `sgd`, and `lora-r4` and so on where there are any.
+        inputs: labels and pretrained outputs.
+        weights: shapes and norms of the parameters.
+        search: how much work; by the size of the kernel without one.
+    """
+    rows = inputs.f0.shape[1] * inputs.n_train
+    search = search or search_for(rows)
+    named = candidates(kernels, weights)
+    known = {(frozenset(item.blocks), item.rank) for item in named}
+    found = [
+        item
+        for item in greedy_candidates(kernels, inputs, weights, search)
+        if (frozenset(item.blocks), item.rank) not in known
+    ]
+    every = [*named, *found]
+    scored = [
+        scored_candidate(item, candidate_kernel(kernels, item), inputs, weights, search)
+        for item in _promising(every, kernels, inputs, search)
+    ]
+    ranked = sorted(scored, key=by_validation_loss)
+    ranked = with_spreads(ranked, lambda item: candidate_kernel(kernels, item), inputs, search)
+    return Comparison(tuple(ranked), len(every), limits(search, len(every), rows))
+
+
+def _promising(
+    every: list[Candidate], kernels: Mapping[str, BlockKernel], inputs: Inputs, search: Search
+) -> list[Candidate]:
+    """Those that are simulated: all, or those of the smallest ridge risk."""
+    if search.simulated is None or len(every) <= search.simulated:
+        return every
+    y = train_targets(inputs)
+    return sorted(every, key=lambda item: relative_risk(train_spectrum(candidate_kernel(kernels, item)), y).exact)[
+        : search.simulated
+    ]

@@ -1,0 +1,65 @@
+"""What this forecast cost, and what the training runs would cost that it replaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foretune.analysis.dynamics.learning_rates import GRID
+from foretune.errors import UsageError
+from foretune.forecast.stages import Stage
+
+_TRAINING_OVER_FORWARD = 3.0
+"""A forward and a backward pass over a forward pass alone: the backward pass is two products for each of one."""
+FORECAST_STAGES = ("pretrained outputs", "kernel", "forecast")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on this machine.
+
+    Attributes:
+        forecast: of pretrained outputs, kernels and their arithmetic, measured.
+        run: of one training run, estimated.
+        comparison: of a run for each candidate and learning rate, which would answer the same question, estimated.
+        runs: how many those are.
+        assumption: in words.
+    """
+
+    forecast: float
+    run: float
+    comparison: float
+    runs: int
+    assumption: str
+
+
+def cost(stages: Sequence[Stage], examples: int, batch: int, steps: int, candidates: int) -> Cost:
+    """The forecast against the runs that it replaces.
+
+    Args:
+        stages: measured, with those of `FORECAST_STAGES`.
+        examples: that went forward through the model in `pretrained outputs`.
+        batch: training examples a step.
+        steps: of a run.
+        candidates: that were simulated.
+
+    Raises:
+        UsageError: a stage is missing.
+    """
+    seconds = {stage.name: stage.seconds for stage in stages}
+    missing = [name for name in FORECAST_STAGES if name not in seconds]
+    if missing:
+        raise UsageError(f"No stage {missing[0]!r} was measured; expected {', '.join(FORECAST_STAGES)}.")
+    forward = seconds["pretrained outputs"] / examples
+    run = _TRAINING_OVER_FORWARD * forward * batch * steps
+    runs = candidates * len(GRID)
+    return Cost(
+        forecast=sum(seconds[name] for name in FORECAST_STAGES),
+        run=run,
+        comparison=run * runs,
+        runs=runs,
+        assumption=(
+            f"{steps} steps over {batch} examples, a step taking {_TRAINING_OVER_FORWARD:g} forward passes of what was "
+            "measured here, evaluations not counted"
+        ),
+    )

@@ -1,0 +1,97 @@
+"""A greedy search for a set of modules: each step adds the one with the best predicted gain per trainable parameter.
+
+The gain is the fall of the ridge risk at the set's own scale (`risk`); an empty set has risk 1. It looks at training
+examples only. The names of the sets, layers and module types, do not restrict what it may choose.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+
+from foretune.analysis.solvers import targets
+from foretune.analysis.spectrum import spectrum
+from foretune.forecast.candidates import (
+    Candidate,
+    Weights,
+    candidate,
+    kernel_label,
+    moving_blocks,
+    ranks_of,
+    trained_parameters,
+)
+from foretune.forecast.inputs import Inputs
+from foretune.forecast.risk import relative_risk
+from foretune.forecast.search import Search
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.shapes import Float64
+
+
+def greedy_candidates(
+    kernels: Mapping[str, BlockKernel], inputs: Inputs, weights: Weights, search: Search
+) -> list[Candidate]:
+    """The sets that the search holds after some of its steps (`search.greedy_sizes`), for each method."""
+    found = []
+    for rank in ranks_of(kernels):
+        kernel = kernels[kernel_label(rank)]
+        members: dict[str, list[str]] = defaultdict(list)
+        for name in moving_blocks(kernel):
+            members[name.rpartition(".")[0] or name].append(name)
+        costs = {module: trained_parameters(names, rank, weights) for module, names in members.items()}
+        path = greedy_path(_small_kernels(kernel, members, search), _small_targets(inputs, search), costs, search)
+        for size in sorted({min(size, len(path)) for size in search.greedy_sizes} - {0}):
+            blocks = [name for module in path[:size] for name in members[module]]
+            found.append(candidate(f"greedy, {size} module{'s' if size > 1 else ''}", "greedy", blocks, rank, weights))
+    return found
+
+
+def greedy_path(
+    kernels: Mapping[str, Float64[np.ndarray, "k k"]],
+    y: Float64[np.ndarray, "k"],
+    costs: Mapping[str, int],
+    search: Search,
+) -> list[str]:
+    """Modules in the order in which they are added, until none lowers the risk.
+
+    Args:
+        kernels: module -> training kernel.
+        y: targets.
+        costs: module -> trainable parameters.
+        search: most steps, and how many modules stay in the search after the first.
+    """
+    total, risk, path = np.zeros((len(y), len(y))), 1.0, []
+    left = list(kernels)
+    for _ in range(max(search.greedy_sizes)):
+        risks = {module: relative_risk(spectrum(total + kernels[module]), y).exact for module in left}
+        order = sorted(left, key=lambda module: (risks[module] - risk) / costs[module])
+        if not order or risks[order[0]] >= risk:
+            break
+        best = order[0]
+        path.append(best)
+        total, risk = total + kernels[best], risks[best]
+        left = order[1 : search.greedy_pool]
+    return path
+
+
+def _small_kernels(
+    kernel: BlockKernel, members: Mapping[str, list[str]], search: Search
+) -> dict[str, Float64[np.ndarray, "k k"]]:
+    """Training kernels of the modules, on the first examples."""
+    c = kernel.array.shape[2]
+    n = _examples(kernel.array.shape[1], c, search)
+    place = {name: number for number, name in enumerate(kernel.names)}
+    return {
+        module: kernel.array[[place[name] for name in names], :n, :, :n].sum(0).reshape(n * c, n * c)
+        for module, names in members.items()
+    }
+
+
+def _small_targets(inputs: Inputs, search: Search) -> Float64[np.ndarray, "k"]:
+    c = inputs.f0.shape[1]
+    return targets(inputs.y[: _examples(inputs.n_train, c, search)], c).reshape(-1)
+
+
+def _examples(n: int, c: int, search: Search) -> int:
+    return max(1, min(n, search.greedy_rows // c))

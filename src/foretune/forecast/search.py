@@ -1,0 +1,66 @@
+"""How much work the comparison of candidates may be, as one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Search:
+    """Limits of the comparison.
+
+    Attributes:
+        steps: of each simulated run.
+        every: steps between its evaluations.
+        simulated: at most this many candidates are simulated, those of the smallest ridge risk; None for all.
+        greedy_sizes: modules after which the greedy search hands over a candidate; it ends with the largest.
+        greedy_pool: modules that stay in the greedy search after its first step, those of the largest gain.
+        greedy_rows: the greedy search looks at this many rows of the training kernel, examples times outputs.
+        compared: candidates that are compared over bootstrap resamples, best first.
+        resamples: of the examples.
+        seed: of the resamples.
+    """
+
+    steps: int = 200
+    every: int = 10
+    simulated: int | None = None
+    greedy_sizes: tuple[int, ...] = (1, 2, 4, 8, 12)
+    greedy_pool: int = 40
+    greedy_rows: int = 96
+    compared: int = 12
+    resamples: int = 40
+    seed: int = 0
+
+
+_BY_ROWS = (
+    (96, Search()),
+    (256, Search(compared=8, resamples=20)),
+    (float("inf"), Search(simulated=24, compared=6, resamples=16)),
+)
+
+
+def search_for(rows: int) -> Search:
+    """Limits for a training kernel with this many rows, examples times outputs: seconds, not minutes."""
+    return next(search for most, search in _BY_ROWS if rows <= most)
+
+
+def limits(search: Search, candidates: int, rows: int) -> tuple[str, ...]:
+    """What was limited, in words.
+
+    Args:
+        search: the limits.
+        candidates: how many there were.
+        rows: of the training kernel, examples times outputs.
+    """
+    found = [
+        f"Runs are simulated for {search.steps} steps of full-batch gradient descent.",
+        f"The greedy search adds at most {max(search.greedy_sizes)} modules by the training risk, out of the "
+        f"{search.greedy_pool} with the largest gain of their own.",
+    ]
+    if rows > search.greedy_rows:
+        found.append(f"The greedy search looks at {search.greedy_rows} of {rows} rows of the training kernel.")
+    if search.simulated is not None and search.simulated < candidates:
+        found.append(f"{search.simulated} of {candidates} candidates, those of the smallest risk, were simulated.")
+    compared = min(search.compared, candidates)
+    found.append(f"{compared} candidates were compared over {search.resamples} resamples; others may tie too.")
+    return tuple(found)

@@ -1,0 +1,188 @@
+r"""A candidate's numbers: its spectrum, its risk, and its fine-tuning simulated in function space.
+
+What is scored at the candidate's own scale ranks candidates: a ridge in units of its own lambda_max, a learning rate of
+its own. The learning rate and the number of steps are those of the smallest validation loss; test examples have no say.
+
+    ||theta_T - theta0||^2 = a' K a           a: coefficients of the run, K: training kernel of the candidate
+
+For LoRA the parameters are B, and the weights change by s B A. The rows of A are nearly orthogonal for ranks far below
+the number of inputs, with E ||row||^2 = 1/3 (kaiming), so that ||s B A|| is about s ||B|| / sqrt(3).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from foretune.analysis.bounds import Bracket
+from foretune.analysis.dynamics import CrossEntropy, Curves, FunctionSpace, GradientDescent, best_run, curves
+from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.analysis.solvers import targets
+from foretune.analysis.spectrum import Spectrum, spectrum
+from foretune.forecast.candidates import ALPHA, Candidate, Weights
+from foretune.forecast.inputs import Inputs
+from foretune.forecast.risk import RELATIVE_SIGMA, relative_risk
+from foretune.forecast.search import Search
+from foretune.kernels.lora import LoRA
+from foretune.shapes import Float64
+
+
+@dataclass(frozen=True)
+class CandidateScore:
+    """What the kernel says of a candidate.
+
+    Attributes:
+        largest: lambda_max of its training kernel.
+        condition_number: kappa(K_S + sigma I), sigma = 0.01 lambda_max(K_S).
+        risk: ridge risk with this sigma, 0 to 1, between its bounds.
+        validation_loss: smallest of the simulated runs, nats.
+        validation_score: there.
+        test_loss: there, nats.
+        score: on test examples there, with a 95% interval.
+        learning_rate: there, of full-batch gradient descent.
+        steps: there; 0 says that validation prefers the pretrained outputs.
+        change: predicted change of the weights over their norm before training.
+    """
+
+    largest: float
+    condition_number: float
+    risk: Bracket
+    validation_loss: float
+    validation_score: float
+    test_loss: float
+    score: Score
+    learning_rate: float
+    steps: int
+    change: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a candidate's validation loss varies when the examples are drawn again.
+
+    Attributes:
+        low, high: 95% interval of the validation loss, nats.
+        behind_low, behind_high: 95% interval of how far it lies behind the best candidate on the same resamples.
+    """
+
+    low: float
+    high: float
+    behind_low: float
+    behind_high: float
+
+    @property
+    def apart(self) -> bool:
+        """Whether the candidate is worse than the best beyond the spread."""
+        return self.behind_low > 0
+
+
+@dataclass(frozen=True)
+class ScoredCandidate(Candidate):
+    """A candidate with its numbers.
+
+    Attributes:
+        score: what the kernel says of it.
+        spread: over bootstrap resamples, for the best candidates only.
+    """
+
+    score: CandidateScore
+    spread: Spread | None = field(default=None)
+
+
+def function_space(joint: Float64[np.ndarray, "n c e c"], inputs: Inputs) -> FunctionSpace:
+    """The linear regime of a joint kernel: training, validation, then test examples."""
+    return FunctionSpace(
+        joint.transpose(2, 3, 0, 1), inputs.f0, inputs.y, CrossEntropy(), inputs.n_validation, inputs.metric
+    )
+
+
+def train_spectrum(joint: Float64[np.ndarray, "n c e c"]) -> Spectrum:
+    """The spectrum of the training part of a joint kernel."""
+    n, c = joint.shape[:2]
+    return spectrum(joint[:, :, :n].reshape(n * c, n * c))
+
+
+def train_targets(inputs: Inputs) -> Float64[np.ndarray, "k"]:
+    """Targets of the training examples, example i's output a at `i * c + a`."""
+    return targets(inputs.y[: inputs.n_train], inputs.f0.shape[1]).reshape(-1)
+
+
+@dataclass(frozen=True)
+class LowestLoss:
+    """The smallest validation loss of some runs, and where it was.
+
+    Attributes:
+        loss: nats.
+        steps, learning_rate: there.
+    """
+
+    loss: float
+    steps: int
+    learning_rate: float
+
+
+def lowest_loss(runs: Sequence[Curves]) -> LowestLoss:
+    """The smallest validation loss; ties go to fewer steps, then to the smaller rate.
+
+    By loss, not by score as in `best_run`: with a few validation examples many runs score the same.
+    """
+    return LowestLoss(
+        *min(
+            (float(loss), int(step), run.learning_rate)
+            for run in runs
+            for loss, step in zip(run.validation_loss, run.steps, strict=True)
+        )
+    )
+
+
+def scored_candidate(
+    candidate: Candidate, joint: Float64[np.ndarray, "n c e c"], inputs: Inputs, weights: Weights, search: Search
+) -> ScoredCandidate:
+    """A candidate with its numbers.
+
+    Args:
+        candidate: blocks and method.
+        joint: its kernel, `candidate_kernel`.
+        inputs: labels and pretrained outputs.
+        weights: norms of the parameters.
+        search: steps of a run.
+    """
+    eigen, space = train_spectrum(joint), function_space(joint, inputs)
+    start = GradientDescent(1.0)
+    lowest = lowest_loss(best_run(space, start, search.steps, search.every).curves)
+    (run,) = curves(space, start, lowest.steps, max(lowest.steps, 1), [lowest.learning_rate])
+    first_test = inputs.n_train + inputs.n_validation
+    predictions = predicted_classes(run.outputs[first_test:])
+    a = run.coefficients.reshape(-1)
+    moved = math.sqrt(max(float(a @ space.train_matrix @ a), 0.0))
+    return ScoredCandidate(
+        **{name: getattr(candidate, name) for name in ("name", "kind", "blocks", "rank", "parameters")},
+        score=CandidateScore(
+            largest=eigen.largest,
+            condition_number=eigen.condition_number(RELATIVE_SIGMA * eigen.largest),
+            risk=relative_risk(eigen, train_targets(inputs)),
+            validation_loss=lowest.loss,
+            validation_score=float(run.validation_score[-1]),
+            test_loss=float(run.test_loss[-1]),
+            score=scored(inputs.y[first_test:], predictions, inputs.metric),
+            learning_rate=lowest.learning_rate,
+            steps=lowest.steps,
+            change=_relative_change(candidate, moved, weights),
+        ),
+    )
+
+
+def _relative_change(candidate: Candidate, moved: float, weights: Weights) -> float:
+    """The change of the weights over their norm; infinite for weights that start at zero."""
+    norm = math.sqrt(sum(weights.norms[name] ** 2 for name in candidate.blocks))
+    if candidate.rank is not None:
+        moved *= LoRA(candidate.rank, ALPHA).scaling / math.sqrt(3)
+    return moved / norm if norm else float("inf")
+
+
+def by_validation_loss(candidate: ScoredCandidate) -> tuple[float, int, str]:
+    """A sort key: the smaller simulated validation loss, then fewer parameters."""
+    return candidate.score.validation_loss, candidate.parameters, candidate.title

@@ -1,0 +1,347 @@
+"""The comparison of candidates and its advice: on kernels whose truth is known, and on tiny models with peft."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import foretune as ft
+from foretune.analysis.dynamics import CrossEntropy, FunctionSpace, GradientDescent, curves
+from foretune.analysis.scores import Score
+from foretune.errors import DataError, UsageError
+from foretune.forecast.advice import advice
+from foretune.forecast.bootstrap import with_spreads
+from foretune.forecast.candidates import (
+    Candidate,
+    Weights,
+    candidate,
+    candidate_kernel,
+    candidates,
+    formulas_for,
+    weights_of,
+)
+from foretune.forecast.comparison import comparison
+from foretune.forecast.cost import cost
+from foretune.forecast.forecast import forecast
+from foretune.forecast.greedy import greedy_candidates, greedy_path
+from foretune.forecast.inputs import Inputs
+from foretune.forecast.labels import label_warnings
+from foretune.forecast.search import Search, limits, search_for
+from foretune.forecast.simulation import CandidateScore, ScoredCandidate, Spread, scored_candidate
+from foretune.forecast.stages import Stage
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.report.advice import lora_config, python_snippet
+from tests.cases import ROWS, TASK, language_model, outputs_of
+from tests.conftest import family
+
+QUICK = Search(steps=60, greedy_sizes=(1, 2), compared=6, resamples=24)
+SIZE = 24
+NAMES = [f"model.layers.{layer}.{inner}.weight" for layer in range(4) for inner in ("attn.q_proj", "mlp.up_proj")]
+SIGNAL = "model.layers.2.mlp.up_proj.weight"
+WEIGHTS = Weights(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 10.0))
+
+
+def synthetic(
+    seed: int = 0, *, signal: str = SIGNAL, margin: float = 2.0, test: int = 48
+) -> tuple[dict[str, BlockKernel], Inputs]:
+    """Blocks of linear features; those of one block tell the labels, the others are noise."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(2 * SIZE + test) % 2
+    blocks = []
+    for name in NAMES:
+        phi = generator.normal(size=(len(y), 6))
+        if name == signal:
+            phi[:, 0] += margin * (2 * y - 1)
+        blocks.append((phi[:SIZE] @ phi.T)[:, None, :, None])
+    array = np.stack(blocks)
+    kernels = {"sgd": BlockKernel(tuple(NAMES), array), "lora-r4": BlockKernel(tuple(NAMES), array / 7)}
+    f0 = generator.normal(size=(len(y), 1)) * 0.1
+    features = generator.normal(size=(len(y), 3))
+    return kernels, Inputs(y, f0, features, SIZE, SIZE, 2, dict.fromkeys(NAMES, 36), "accuracy")
+
+
+def test_a_candidates_kernel_is_the_sum_of_its_blocks_kernels() -> None:
+    kernels, _ = synthetic()
+    wanted = candidate("two", "greedy", [NAMES[1], NAMES[6]], 4, WEIGHTS)
+    expected = kernels["lora-r4"].array[1] + kernels["lora-r4"].array[6]
+    np.testing.assert_allclose(candidate_kernel(kernels, wanted), expected)
+    with pytest.raises(UsageError, match=r"'lora-r8'; there are sgd, lora-r4"):
+        candidate_kernel(kernels, replace(wanted, rank=8))
+    with pytest.raises(UsageError, match="without a kernel 'lora-r4': elsewhere"):
+        candidate_kernel(kernels, replace(wanted, blocks=("elsewhere",)))
+
+
+def test_parameters_are_entries_or_rank_times_inputs_and_outputs() -> None:
+    weights = Weights({"a.weight": (5, 7)}, {"a.weight": 1.0})
+    assert candidate("a", "layer", ["a.weight"], None, weights).parameters == 35
+    assert candidate("a", "layer", ["a.weight"], 3, weights).parameters == 36
+
+
+def test_candidates_are_layers_types_thirds_and_named_sets_each_once() -> None:
+    kernels, _ = synthetic()
+    found = candidates(kernels, WEIGHTS)
+    full = [item for item in found if item.rank is None]
+    kinds = [item.kind for item in full]
+    assert kinds.count("layer") == 4
+    assert kinds.count("module type") == 2
+    assert kinds.count("third") == 1  # the middle and the last third are single layers
+    assert {item.kind for item in found} == {"layer", "module type", "third", "all linear"}  # q_proj is a module type
+    assert len({(frozenset(item.blocks), item.rank) for item in found}) == len(found) == 2 * len(full)
+
+
+@pytest.mark.parametrize("signal", [SIGNAL, NAMES[0]])
+def test_the_block_that_carries_all_the_signal_is_recommended(signal: str) -> None:
+    for seed in range(5):
+        kernels, inputs = synthetic(seed, signal=signal)
+        found = forecast(inputs, kernels, WEIGHTS, QUICK)
+        chosen, every = found.advice.candidate, found.comparison.candidates
+        assert signal in chosen.blocks  # others beside it can fit a few dozen examples a little better by chance
+        assert chosen.score.score.value > 0.85
+        assert all(item.score.validation_loss >= every[0].score.validation_loss for item in every)
+        assert all(item.score.score.value < 0.8 for item in every if signal not in item.blocks)
+        assert chosen.name in found.answer
+        assert found.comparison.considered == len(every)
+        single = [candidate(name, "greedy", [name], None, WEIGHTS) for name in NAMES]
+        losses = {
+            item.blocks[0]: scored_candidate(
+                item, candidate_kernel(kernels, item), inputs, WEIGHTS, QUICK
+            ).score.validation_loss
+            for item in single
+        }
+        assert min(losses, key=losses.__getitem__) == signal
+
+
+def test_the_greedy_search_takes_the_best_gain_per_parameter() -> None:
+    y = np.array([1.0, -1.0, 1.0, -1.0])
+    fit, half = np.outer(y, y), np.diag([1.0, 1.0, 0.0, 0.0])
+    assert greedy_path({"fit": fit, "half": half}, y, {"fit": 10, "half": 10}, QUICK)[0] == "fit"
+    assert greedy_path({"fit": fit, "half": half}, y, {"fit": 1000, "half": 10}, QUICK)[0] == "half"
+    assert greedy_path({"nothing": np.zeros((4, 4))}, y, {"nothing": 1}, QUICK) == []
+
+
+def test_scores_do_not_depend_on_the_scale_of_a_kernel() -> None:
+    kernels, inputs = synthetic(1)
+    found = {
+        rank: scored_candidate(item, candidate_kernel(kernels, item), inputs, WEIGHTS, QUICK).score
+        for rank in (None, 4)
+        for item in [candidate("one", "greedy", [SIGNAL], rank, WEIGHTS)]
+    }
+    assert found[4].validation_loss == pytest.approx(found[None].validation_loss)
+    assert found[4].learning_rate == pytest.approx(7 * found[None].learning_rate)
+    assert found[4].risk.exact == pytest.approx(found[None].risk.exact)
+    assert found[4].risk.low <= found[4].risk.exact <= found[4].risk.high
+
+
+def test_the_predicted_change_of_weights_is_that_of_training_the_features() -> None:
+    generator = np.random.default_rng(0)
+    phi, y = generator.normal(size=(24, 6)), np.arange(24) % 2
+    inputs = Inputs(y, np.zeros((24, 1)), phi, 8, 8, 2, {SIGNAL: 36}, "accuracy")
+    joint = (phi[:8] @ phi.T)[:, None, :, None]
+    score = scored_candidate(candidate("one", "layer", [SIGNAL], None, WEIGHTS), joint, inputs, WEIGHTS, QUICK).score
+    theta, sign = np.zeros(6), 2 * y[:8] - 1
+    for _ in range(score.steps):
+        theta += score.learning_rate / 8 * phi[:8].T @ (sign / (1 + np.exp(sign * (phi[:8] @ theta))))
+    assert score.change == pytest.approx(np.linalg.norm(theta) / 10)
+
+
+@pytest.mark.parametrize("margin", [0.5, 1.0, 1.5])
+def test_the_spread_covers_the_mean_loss_over_other_draws_of_the_examples(margin: float) -> None:
+    wanted = candidate("layer 2", "layer", NAMES[4:6], None, WEIGHTS)
+    found = []
+    for seed in range(30):
+        kernels, inputs = synthetic(seed, margin=margin, test=2)
+        scored = scored_candidate(wanted, candidate_kernel(kernels, wanted), inputs, WEIGHTS, QUICK)
+        (item,) = with_spreads([scored], lambda item, kernels=kernels: candidate_kernel(kernels, item), inputs, QUICK)
+        found.append(item)
+    mean = np.mean([item.score.validation_loss for item in found])
+    spreads = [item.spread for item in found if item.spread is not None]
+    assert len(spreads) == 30
+    assert np.mean([spread.low <= mean <= spread.high for spread in spreads]) >= 0.85
+    assert all(not spread.apart for spread in spreads)
+
+
+def test_a_candidate_without_the_signal_is_told_apart() -> None:
+    kernels, inputs = synthetic(0)
+    items = [candidate(name, "layer", [name], None, WEIGHTS) for name in (SIGNAL, NAMES[0])]
+    scored = [scored_candidate(item, candidate_kernel(kernels, item), inputs, WEIGHTS, QUICK) for item in items]
+    best, other = with_spreads(scored, lambda item: candidate_kernel(kernels, item), inputs, QUICK)
+    assert best.spread is not None and other.spread is not None
+    assert (best.spread.apart, other.spread.apart) == (False, True)
+
+
+def scored_with(name: str, loss: float, parameters: int, rank: int | None, behind: float) -> ScoredCandidate:
+    kernels, inputs = synthetic()
+    base = scored_candidate(
+        candidate(name, "layer", [SIGNAL], None, WEIGHTS), kernels["sgd"].array[5], inputs, WEIGHTS, QUICK
+    )
+    score: CandidateScore = replace(base.score, validation_loss=loss)
+    return replace(base, rank=rank, parameters=parameters, score=score, spread=Spread(0, 1, behind, behind + 0.2))
+
+
+def test_ties_are_said_and_adapters_go_first_among_them() -> None:
+    _, inputs = synthetic()
+    start = Score(0.5, 0.4, 0.6)
+    best = scored_with("best", 0.3, 900, None, 0.0)
+    tied = scored_with("tied", 0.31, 50, 4, -0.1)
+    worse = scored_with("worse", 0.6, 10, 4, 0.1)
+    said = advice([best, tied, worse], inputs, start)
+    assert said.candidate is said.adapter is tied
+    assert said.ties == ("best, full tuning",)
+    assert "cannot be told from the smallest (best, full tuning, 0.300)" in said.reason
+    apart = advice([best, worse], inputs, start)
+    assert apart.candidate is best
+    assert apart.adapter is worse
+    assert apart.ties == ()
+    assert "tells it from every other" in apart.reason
+
+
+def test_identical_candidates_tie() -> None:
+    kernels, inputs = synthetic(2)
+    twin = BlockKernel(tuple(NAMES), np.repeat(kernels["sgd"].array[5:6], len(NAMES), 0))
+    found = comparison({"sgd": twin}, inputs, WEIGHTS, QUICK)
+    compared = [item for item in found.candidates if item.spread is not None]
+    assert len(compared) == QUICK.compared
+    assert all(item.spread is not None and not item.spread.apart for item in compared)
+
+
+def test_a_large_kernel_limits_the_work_and_says_so() -> None:
+    kernels, inputs = synthetic()
+    search = replace(QUICK, simulated=3)
+    found = comparison(kernels, inputs, WEIGHTS, search)
+    assert len(found.candidates) == 3 < found.considered
+    assert any(f"3 of {found.considered} candidates" in limit for limit in found.limits)
+    assert search_for(1024).simulated is not None
+    assert "96 of 1024 rows" in " ".join(limits(search_for(1024), 50, 1024))
+
+
+def few(inputs: Inputs, places: list[int]) -> Inputs:
+    n = sum(place < SIZE for place in places)
+    v = sum(SIZE <= place < 2 * SIZE for place in places)
+    return replace(inputs, y=inputs.y[places], n_train=n, n_validation=v)
+
+
+def test_rare_and_missing_labels_are_refused_or_said() -> None:
+    _, inputs = synthetic()
+    everything = list(range(len(inputs.y)))
+    with pytest.raises(DataError, match="All 12 training examples have the label number 0; expected at least two"):
+        label_warnings(few(inputs, [place for place in everything if place >= SIZE or place % 2 == 0]))
+    with pytest.raises(DataError, match="Label number 2 of 3 has no training example"):
+        label_warnings(replace(inputs, n_classes=3))
+    with pytest.raises(DataError, match="no validation examples"):
+        label_warnings(few(inputs, [place for place in everything if not SIZE <= place < 2 * SIZE]))
+    with pytest.raises(DataError, match="no test examples"):
+        label_warnings(few(inputs, everything[: 2 * SIZE]))
+    (said,) = label_warnings(few(inputs, everything[:10] + everything[SIZE:]))
+    assert "Only 5 training examples for a label" in said
+    one_sided = [place for place in everything if not SIZE <= place < 2 * SIZE or place % 2 == 0]
+    (said,) = label_warnings(few(inputs, one_sided))
+    assert "No validation example has label number 1" in said
+    assert label_warnings(inputs) == ()
+
+
+def test_the_advice_promises_nothing_about_the_regime() -> None:
+    kernels, inputs = synthetic(4)
+    small = replace(WEIGHTS, norms=dict.fromkeys(NAMES, 1e-3))
+    said = " ".join(forecast(inputs, kernels, small, QUICK).advice.regime)
+    assert "rule of thumb" in said
+    assert "foretune behaviour" in said
+    calm = replace(WEIGHTS, norms=dict.fromkeys(NAMES, 1e6))
+    assert "rule of thumb" not in " ".join(forecast(inputs, kernels, calm, QUICK).advice.regime)
+
+
+def test_the_cost_of_training_is_three_forward_passes_a_step() -> None:
+    stages = [Stage(name, seconds, 0, 0) for name, seconds in (("pretrained outputs", 8.0), ("kernel", 20.0))]
+    with pytest.raises(UsageError, match="'forecast'"):
+        cost(stages, 80, 16, 100, 5)
+    found = cost([*stages, Stage("forecast", 2.0, 0, 0)], examples=80, batch=16, steps=100, candidates=5)
+    assert found.forecast == 30
+    assert found.run == pytest.approx(3 * 0.1 * 16 * 100)
+    assert found.comparison == pytest.approx(found.run * found.runs)
+
+
+def adapted_modules(module: torch.nn.Module, config: dict, folder: Path) -> tuple[set[str], set[int]]:
+    """The modules that peft adapts from the JSON, and the ranks."""
+    import peft
+
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    read = peft.PeftConfig.from_pretrained(str(folder))
+    model = peft.get_peft_model(module, read)  # pyright: ignore[reportArgumentType]
+    trained = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
+    found = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name, _ in trained}
+    return found, {tensor.shape[0] for name, tensor in trained if ".lora_A." in name}
+
+
+@pytest.mark.parametrize("name", ["llama-causal", "bert-masked", "bert-encoder", "gpt2-causal"])
+def test_peft_adapts_exactly_the_blocks_of_every_candidate(name: str, tmp_path: Path) -> None:
+    outputs = outputs_of(language_model(family(name)))
+    rows = [ft.Example.of(row) for row in ROWS]
+    job = ft.joint_job(outputs, rows[:4], rows[4:])
+    kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
+    linear = kernels["lora-r2"].names
+    found = [item for item in candidates(kernels, weights_of(outputs.parameters())) if item.rank == 2]
+    irregular = [linear[0], linear[-1], linear[len(linear) // 2]]
+    found.append(candidate("irregular", "greedy", irregular, 2, weights_of(outputs.parameters())))
+    found.append(Candidate("one", "greedy", (linear[1],), 2, 0))
+    assert {item.kind for item in found} >= {"layer", "module type", "greedy"}
+    modules = {path: type(module).__name__ for path, module in outputs.lm.module.named_modules()}
+    for item in found:
+        config = lora_config(item.blocks, 2, 16.0, modules)
+        trained, ranks = adapted_modules(family(name).build(), config, tmp_path)
+        assert trained == {block.removesuffix(".weight") for block in item.blocks}, (item.title, config)
+        assert ranks == {2}
+
+
+def test_the_python_snippet_makes_the_same_config() -> None:
+    import peft
+
+    modules = {f"model.layers.{n}.{inner}": "Linear" for n in range(3) for inner in ("attn.q_proj", "mlp.up_proj")}
+    irregular = ["model.layers.0.attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight"]
+    for blocks in (["model.layers.1.attn.q_proj.weight"], irregular):
+        config = lora_config(blocks, 4, 16.0, modules)
+        scope: dict = {}
+        exec(python_snippet(config).replace("model = get_peft_model(model, config)", ""), scope)  # noqa: S102
+        read = peft.LoraConfig(**config)
+        for field in ("r", "lora_alpha", "target_modules", "layers_to_transform", "layers_pattern"):
+            assert getattr(scope["config"], field) == getattr(read, field)
+    with pytest.raises(UsageError, match=r"No module model\.layers\.9\.attn\.q_proj"):
+        lora_config(["model.layers.9.attn.q_proj.weight"], 4, 16.0, modules)
+
+
+def test_lora_kernels_are_left_out_where_nothing_can_be_adapted() -> None:
+    assert [formula.label for formula in formulas_for({"a.weight": "linear"}, ranks=(1, 8))] == [
+        "sgd",
+        "lora-r1",
+        "lora-r8",
+    ]
+    assert [formula.label for formula in formulas_for({"norm.weight": "other"})] == ["sgd"]
+    assert [formula.label for formula in formulas_for({"a.lora_A.default.weight": "linear"})] == ["sgd"]
+
+
+@pytest.mark.parametrize("difference", [True, False])
+def test_a_tiny_model_gets_a_forecast_from_its_own_kernels(difference: bool) -> None:
+    outputs = outputs_of(language_model(family("llama-causal")), difference=difference)
+    rows = [
+        ft.Example.of({**row, "text": f"{row['text']} {word}"}) for word in ("film", "plot", "slow") for row in ROWS
+    ]
+    job = ft.joint_job(outputs, rows[:6], rows[6:])
+    kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(1, 4)))
+    with torch.no_grad():
+        f0 = outputs.forward(outputs.batch(rows)).double().numpy()
+    sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
+    y = np.array(TASK.targets(rows))
+    inputs = Inputs(y, f0, np.random.default_rng(0).normal(size=(18, 3)), 6, 6, 2, sizes, "accuracy")
+    found = forecast(inputs, kernels, weights_of(outputs.parameters()), QUICK)
+    assert {item.rank for item in found.comparison.candidates} == {None, 1, 4}
+    chosen = found.advice.candidate
+    joint = candidate_kernel(kernels, chosen)
+    space = FunctionSpace(joint.transpose(2, 3, 0, 1), f0, y, CrossEntropy(), 6)
+    (run,) = curves(space, GradientDescent(chosen.score.learning_rate), chosen.score.steps, max(chosen.score.steps, 1))
+    assert run.validation_loss[-1] == pytest.approx(chosen.score.validation_loss)
+    assert run.test_loss[-1] == pytest.approx(chosen.score.test_loss)
+    greedy = greedy_candidates(kernels, inputs, weights_of(outputs.parameters()), QUICK)
+    assert {item.rank for item in greedy} == {None, 1, 4}
