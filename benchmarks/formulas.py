@@ -22,6 +22,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
 
 RANKS = tuple(2**k for k in range(7))
+DRAWS = 20
 ASYMMETRIC = ft.AsymmetricSignGD()
 COSTS: dict[str, list[Formula]] = {
     "SignGD": [ft.SignGD()],
@@ -62,9 +63,8 @@ def deviations(model: str, n: int) -> list[str]:
     outputs, examples = Case(model, n, difference=True).outputs()
     job = ft.separate_job(outputs, examples, None, None)
     sizes = {name: tensor.shape[-1] for name, tensor in outputs.parameters().items() if tensor.dim() == 2}
-    found = np.zeros((5, len(RANKS)))
+    found = np.zeros((DRAWS, len(RANKS)))
     full = ft.kernels_of(job, [ft.SGD()])["sgd"]
-    cells = []
     for seed in range(len(found)):
         formulas = [ft.LoRA(rank, seed=seed) for rank in RANKS]
         for place, (formula, kernel) in enumerate(zip(formulas, ft.kernels_of(job, formulas).values(), strict=True)):
@@ -74,8 +74,9 @@ def deviations(model: str, n: int) -> list[str]:
             weights = np.sum([of_blocks[name] for name in kernel.names], axis=0)
             premises = JohnsonLindenstrauss(n, c=float(np.abs(weights).max()))
             found[seed, place] = measured_deviation(weights, np.asarray(scaled), formula.rank, premises).relative
-    slope = np.polyfit(np.log(RANKS), np.log(found.mean(0)), 1)[0]
-    cells = " | ".join(f"{value:.4f}" for value in found.mean(0))
+    size = np.sqrt((found**2).mean(0))
+    slope = np.polyfit(np.log(RANKS), np.log(size), 1)[0]
+    cells = " | ".join(f"{value:.4f}" for value in size)
     return [f"| {model}, N = {n} | {cells} | {slope:.2f} |"]
 
 
@@ -107,8 +108,8 @@ def main() -> None:
         "",
         *costs(),
         "",
-        "Relative deviation `||K_LoRA / E - K|| / ||K||` of the linear layers' kernels (one output, mean of 5 draws of A; "
-        "E is the known expectation of the scale):",
+        "Relative deviation `||K_LoRA / E - K|| / ||K||` of the linear layers' kernels (one output; "
+        f"root mean square of {DRAWS} draws of A; E is the known expectation of the scale):",
         "",
         "| | " + " | ".join(f"r = {rank}" for rank in RANKS) + " | slope |",
         "|---|" + "---|" * (len(RANKS) + 1),
