@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,11 @@ def run_cli(*arguments: object, env: dict[str, str] | None = None, cwd: Path | N
     return subprocess.run(
         command, capture_output=True, text=True, env={**ENVIRONMENT, **(env or {})}, cwd=cwd, check=False
     )
+
+
+def interruptible() -> None:
+    """In a child process before it starts: Ctrl-C arrives, also where the tests' own process was told to ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 WORDS = "--words=negative=terrible,positive=great"

@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 import foretune as ft
-from tests.conftest import ENVIRONMENT, WORDS, many_rows, run_cli
+from tests.conftest import ENVIRONMENT, WORDS, interruptible, many_rows, run_cli
 
 
 def assert_refused(result: subprocess.CompletedProcess, code: int, *parts: str) -> None:
@@ -229,7 +229,7 @@ def _slowed(llama_folder: Path, data_file: Path, out: Path) -> subprocess.Popen:
     ]
     return subprocess.Popen(
         list(map(str, command)), env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=interruptible,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from foretune.analysis.solvers import (
     named_solver,
     solved,
 )
-from tests.test_solvers import INF, matrices, split
+from tests.test_solvers import INF, asymmetric_split, matrices, split
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -26,7 +26,7 @@ from foretune.cli.options import (
 from foretune.cli.tuning import Recipe, read_recipe, run_tune
 from foretune.errors import DataError, UsageError
 from foretune.text.split import full_split
-from tests.conftest import ENVIRONMENT, WORDS, many_rows, run_cli
+from tests.conftest import ENVIRONMENT, WORDS, interruptible, many_rows, run_cli
 from tests.test_cli import assert_refused
 
 SMALL = ("--k", 4, "--test", 10, "--steps", 8, "--evaluate-every", 4)
@@ -152,8 +152,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
                  "--steps", 60, "--evaluate-every", 2, "--learning-rate", 1e-3, "--out", out)  # fmt: skip
     command = [sys.executable, "-m", "foretune", *map(str, arguments)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **ONE_THREAD}
-    ) as process:
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **ONE_THREAD},
+        preexec_fn=interruptible,
+    ) as process:  # fmt: skip
         log, deadline = out / "run" / "log.jsonl", time.monotonic() + 120
         while not (log.exists() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:
             time.sleep(0.02)
