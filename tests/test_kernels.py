@@ -150,7 +150,7 @@ ADAPTED = {
 @pytest.mark.parametrize("choice", [{}, {"init": "gaussian"}, {"rslora": True}], ids=["kaiming", "gaussian", "rslora"])
 def test_the_lora_kernel_is_that_of_a_real_peft_model(name: str, choice: dict[str, object]) -> None:
     targets = ADAPTED[name]
-    formulas = [ft.LoRA(rank, alpha=12, targets=tuple(targets), seed=5, **choice) for rank in (1, 2, 5)]
+    formulas = [ft.LoRA(rank, alpha=12.0, targets=tuple(targets), seed=5, **choice) for rank in (1, 2, 5)]
     plain = outputs_of(language_model(family(name)))
     kernels = ft.kernels_of(ft.separate_job(plain, ROWS[:3], ROWS[2:5], None), formulas)
     for formula in formulas:
