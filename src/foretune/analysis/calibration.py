@@ -19,6 +19,8 @@ import numpy as np
 
 from foretune.analysis.losses import CrossEntropy
 from foretune.analysis.output_derivative import labelled
+from foretune.analysis.scores import predicted_classes
+from foretune.analysis.solvers.estimator import class_probabilities
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 
@@ -84,13 +86,6 @@ class TemperatureScaling:
     temperature: Temperature
 
 
-def probabilities(f: Float64[np.ndarray, "n c"]) -> Float64[np.ndarray, "n k"]:
-    """Class probabilities; the difference form (c = 1) has the two logits 0 and f."""
-    from scipy.special import softmax
-
-    return softmax(_logits(f), axis=1)
-
-
 def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> float:
     """The mean cross-entropy, in nats.
 
@@ -120,7 +115,7 @@ def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], bins: in
     below_one = np.nextafter(
         np.float32(1), np.float32(0)
     )  # torchmetrics gives a confidence of exactly 1 a bin of its own
-    chances = np.minimum(probabilities(f).astype(np.float32), below_one)
+    chances = np.minimum(class_probabilities(f).astype(np.float32), below_one)
 
     def error(norm: str) -> float:
         labels = torch.from_numpy(np.asarray(y, dtype=np.int64))
@@ -162,7 +157,7 @@ def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -
     )
     losses = {limit: cross_entropy(f / math.exp(limit), y) for limit in limits} | {float(found.x): float(found.fun)}
     best = min(losses, key=lambda log_t: losses[log_t])
-    separated = bool((_logits(f).argmax(1) == y).all())
+    separated = bool((predicted_classes(f) == y).all())
     at_limit = separated or min(abs(best - limit) for limit in limits) < 1e-3
     return Temperature(math.exp(best), before, losses[best], at_limit)
 
@@ -186,7 +181,3 @@ def temperature_scaling(
     """
     temperature = fitted_temperature(f_validation, y_validation)
     return TemperatureScaling(calibration(f, y, bins), calibration(f / temperature.value, y, bins), temperature)
-
-
-def _logits(f: Float64[np.ndarray, "n c"]) -> Float64[np.ndarray, "n k"]:
-    return np.concatenate([np.zeros_like(f), f], axis=1) if f.shape[1] == 1 else f

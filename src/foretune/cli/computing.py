@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.report.advice import lora_config, python_snippet
 from foretune.report.json import write_json
-from foretune.report.run_folder import Record, present_record, record_fields, write_record
+from foretune.report.run_folder import Record, present_record, write_record
 from foretune.report.terminal import print_estimate, print_forecast, print_kernels
 from foretune.store.atomic import write_text
 
@@ -65,7 +66,7 @@ def run_forecast(
     config = _adapters(result.advice.adapter, found)
     whole = {
         "foretune": foretune.__version__,
-        **record_fields(record),
+        **asdict(record),
         "kernel": _described(kernels["sgd"]),
         "kernels_described": {label: _described(kernel) for label, kernel in kernels.items()},
         "forecast": result,
@@ -111,7 +112,7 @@ def run_kernel(
     if report.json is not None:
         described = {label: _described(kernel) for label, kernel in kernels.items()}
         costs = {"kernel": described, "stages": found.stages.finished}
-        write_json(report.json, {"foretune": foretune.__version__, **record_fields(record), **costs})
+        write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
     print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
     return None
 

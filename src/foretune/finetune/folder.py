@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from foretune.errors import StorageError, UsageError
 from foretune.finetune.history import Evaluation
-from foretune.kernels.folder import identity_hash
+from foretune.kernels.folder import identity_difference, identity_hash
 from foretune.store.atomic import replacing, write_text
 
 _FORMAT = 1
@@ -155,8 +155,7 @@ def _step(folder: Path) -> int:
 def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if before["hash"] == now["hash"]:
         return
-    then, asked = (json.loads(json.dumps(d["identity"], default=str)) for d in (before, now))
-    differing: Sequence[str] = sorted(key for key in {*then, *asked} if then.get(key) != asked.get(key))
+    differing = identity_difference(before["identity"], now["identity"])
     raise UsageError(
         f"{path} holds another run: it differs in {', '.join(differing) or 'its format'}. Choose another folder, or "
         "delete this one."

@@ -26,7 +26,7 @@ from foretune.finetune.quiet import undisturbed
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import LinearTuned, Tuned
 from foretune.kernels.job import Progress
-from foretune.model.fingerprint import fingerprint
+from foretune.model.fingerprint import outputs_identity
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float, Int
 from foretune.text.task import Split, Task
@@ -204,14 +204,8 @@ def _identity(
     outputs: Outputs, task: Task, data: EncodedSplit, method: Method, training: Training
 ) -> dict[str, object]:
     """Everything that determines a run."""
-    lm = outputs.lm
     return {
-        "model": lm.name,
-        "revision": lm.revision,
-        "weights": fingerprint(outputs.module.state_dict()),
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "device": lm.device.type,
-        "outputs": outputs.description,
+        **outputs_identity(outputs),
         "labels": list(task.labels),
         "metric": task.metric,
         "train": data_hash(data.train),

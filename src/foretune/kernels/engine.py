@@ -56,7 +56,8 @@ def computed(
         progress: called as the work goes on.
     """
     budget = memory_bytes(memory)
-    targets = [_target(job, formula, path) for formula, path in zip(formulas, out, strict=True)]
+    common = described(job)
+    targets = [_target(job, formula, common, path) for formula, path in zip(formulas, out, strict=True)]
     unfinished: dict[Plan, list[_Target]] = defaultdict(list)
     fresh: list[_Target] = []
     for target in targets:
@@ -80,10 +81,10 @@ def computed(
     return [target.kernel for target in targets]
 
 
-def _target(job: Job, formula: Formula, out: Path | None) -> _Target:
+def _target(job: Job, formula: Formula, common: Mapping[str, object], out: Path | None) -> _Target:
     names, c = formula.blocks(job.kinds), job.source.outputs.n_outputs
     shape = (len(names), job.n, c, len(job.columns), c)
-    description = described(job, formula)
+    description = {**common, "formula": repr(formula)}
     folder = None if out is None else KernelFolder(out, names, shape, description)
     return _Target(formula, names, description, np.zeros(shape), folder)
 

@@ -33,6 +33,12 @@ def identity_hash(identity: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def identity_difference(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """The names under which two identities differ, one of them read back from JSON."""
+    then, asked = (json.loads(json.dumps(dict(identity), default=str)) for identity in (before, now))
+    return sorted(key for key in {*then, *asked} if then.get(key) != asked.get(key))
+
+
 class KernelFolder:
     """A kernel folder that is being written, tile by tile.
 
@@ -137,8 +143,7 @@ class KernelFolder:
 def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if all(before[key] == now[key] for key in ("hash", "names", "shape")):
         return
-    then, asked = (json.loads(json.dumps(d["identity"], default=str)) for d in (before, now))
-    differing = sorted(key for key in {*then, *asked} if then.get(key) != asked.get(key))
+    differing = identity_difference(before["identity"], now["identity"])
     raise KernelFolderError(
         f"{path} holds another kernel: it differs in {', '.join(differing) or 'its shape'}. Choose another folder, or "
         "delete this one."

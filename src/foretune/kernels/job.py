@@ -13,7 +13,7 @@ from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import Pattern, matching
 from foretune.kernels.formula import Formula
 from foretune.kernels.tiles import Footprint, Plan, planned
-from foretune.model.fingerprint import fingerprint
+from foretune.model.fingerprint import outputs_identity
 from foretune.model.outputs import Outputs
 from foretune.text.example import Example
 
@@ -116,21 +116,13 @@ def _names(outputs: Outputs, blocks: Pattern | None) -> list[str]:
     return names if blocks is None else [names[place] for place in matching(names, blocks)]
 
 
-def described(job: Job, formula: Formula) -> dict[str, object]:
-    """Everything that determines the values of a kernel."""
-    outputs = job.source.outputs
-    lm = outputs.lm
+def described(job: Job) -> dict[str, object]:
+    """Everything that determines the values of a job's kernels, but for the formula."""
     return {
-        "model": lm.name,
-        "revision": lm.revision,
-        "weights": fingerprint(outputs.module.state_dict()),
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "device": lm.device.type,
-        "outputs": outputs.description,
+        **outputs_identity(job.source.outputs),
         "rows": _tokens_hash(job, range(job.n)),
         "columns": _tokens_hash(job, job.columns),
         "parameters": hashlib.sha256("\n".join(job.source.parameters).encode()).hexdigest(),
-        "formula": repr(formula),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
     }
 

@@ -15,6 +15,7 @@ count as much as a real gradient. BERT's key biases are such: zero in exact arit
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -60,14 +61,9 @@ class _Signs(Formula):
         return _Signs
 
     @property
+    @abstractmethod
     def sides(self) -> tuple[bool, bool]:
         """Whether rows and columns are signed."""
-        raise NotImplementedError
-
-    @property
-    def label(self) -> str:
-        """A short name for folders and tables."""
-        raise NotImplementedError
 
     @classmethod
     def together(

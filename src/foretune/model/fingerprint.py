@@ -8,6 +8,8 @@ import torch
 import xxhash
 from torch import Tensor
 
+from foretune.model.outputs import Outputs
+
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """XXH3 (128 bits) over names, shapes, dtypes and bytes of the tensors."""
@@ -17,3 +19,16 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def outputs_identity(outputs: Outputs) -> dict[str, object]:
+    """Everything that determines a function's values, for result files: the model, its weights, what it is asked."""
+    lm = outputs.lm
+    return {
+        "model": lm.name,
+        "revision": lm.revision,
+        "weights": fingerprint(outputs.module.state_dict()),
+        "dtype": str(lm.dtype).removeprefix("torch."),
+        "device": lm.device.type,
+        "outputs": outputs.description,
+    }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,7 @@ class Record:
     def with_kernels(self, found: Mapping[str, BlockKernel], before: Record | None) -> Record:
         """The record with some more kernels, besides those that stand in the folder already."""
         hashes = {label: identity_hash(kernel.description) for label, kernel in found.items()}
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return Record(**{**values, "kernels": {**({} if before is None else before.kernels), **hashes}})
+        return replace(self, kernels={**({} if before is None else before.kernels), **hashes})
 
 
 def write_record(folder: Path, record: Record, version: str) -> None:
@@ -63,8 +62,7 @@ def write_record(folder: Path, record: Record, version: str) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    values = {name: getattr(record, name) for name in record.__dataclass_fields__}
-    write_json(folder / _FILE, {"format": FORMAT, "foretune": version, **values})
+    write_json(folder / _FILE, {"format": FORMAT, "foretune": version, **asdict(record)})
 
 
 def present_record(folder: Path, wanted: Record) -> Record | None:
@@ -143,8 +141,3 @@ def read_kernel(folder: Path, record: Record, label: str) -> BlockKernel:
 
 def _shown(outputs: Mapping[str, Any]) -> str:
     return str(outputs.get("words") or {key: outputs[key] for key in ("kind", "classes") if key in outputs})
-
-
-def record_fields(record: Record) -> dict[str, Any]:
-    """The record as plain values, for `--json`."""
-    return asdict(record)

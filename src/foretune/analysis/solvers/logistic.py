@@ -18,9 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax
 from sklearn.exceptions import ConvergenceWarning
 
+from foretune.analysis.losses import CrossEntropy
 from foretune.analysis.solvers.estimator import F0_SCALES, STRENGTHS, Grid, KernelSolver
 from foretune.analysis.solvers.problem import Problem, targets
 from foretune.analysis.spectrum import Spectrum
@@ -29,12 +29,8 @@ from foretune.shapes import Float64, Int
 
 def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> tuple[float, Float64[np.ndarray, "n c"]]:
     """The mean cross-entropy in nats (logistic for one difference output), and its derivative with respect to f."""
-    if f.shape[1] == 1:
-        sign = targets(y, 1)
-        return float(np.logaddexp(0, -sign * f).mean()), -sign * expit(-sign * f) / len(f)
-    log_probabilities = log_softmax(f, axis=1)
-    losses = -log_probabilities[np.arange(len(f)), y]
-    return float(losses.mean()), (np.exp(log_probabilities) - targets(y, f.shape[1])) / len(f)
+    loss, wanted = CrossEntropy(), targets(y, f.shape[1])
+    return float(loss.values(f, wanted).mean()), loss.derivative(f.copy(), wanted) / len(f)
 
 
 class KernelLogistic(KernelSolver):
