@@ -21,6 +21,7 @@ LAYERS = [
     "finetune",
     "behaviour",
     "forecast",
+    "study",
     "report",
     "cli",
 ]

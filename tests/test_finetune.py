@@ -12,6 +12,8 @@ import transformers
 
 import foretune as ft
 from foretune.analysis.solvers.problem import targets
+from foretune.errors import UsageError
+from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.losses import CrossEntropy, Loss, SquaredLoss
 from foretune.finetune.methods import (
     METHODS,
@@ -263,3 +265,14 @@ def test_losses_of_the_difference_form() -> None:
     torch.testing.assert_close(CrossEntropy().mean(f, y), CrossEntropy().mean(both, y))
     assert SquaredLoss().mean(f, y).item() == pytest.approx(((0.3 - 1) ** 2 + (-2 + 1) ** 2) / 4)
     np.testing.assert_allclose(chi(SquaredLoss(), both.numpy(), y.numpy()), both.numpy() - targets(y.numpy(), 2))
+
+
+def test_the_best_checkpoint_is_that_of_the_highest_score_or_of_the_lowest_loss() -> None:
+    history = [
+        Evaluation(step, loss, score, (), 1.0, 0.0, None, None, (), 0.0)
+        for step, loss, score in ((0, 0.1, 1.0), (1, 0.7, 0.8), (2, 0.4, 0.6), (3, 0.4, 0.6), (4, 0.6, 0.8))
+    ]
+    assert best_of_history(history).step == 4
+    assert best_of_history(history, "loss").step == 2
+    with pytest.raises(UsageError, match="best_by"):
+        Training(best_by="accuracy")  # pyright: ignore[reportArgumentType]

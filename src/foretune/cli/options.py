@@ -187,6 +187,7 @@ class TrainingOptions:
     evaluate_every: Annotated[
         int | None, _option(_TRAINING, "Steps between evaluations.  [default: an eighth of the steps]")
     ] = None
+    best_by: Annotated[str, _option(_TRAINING, "What the best checkpoint has on validation: score or loss.")] = "score"
     proximal: Annotated[
         float | None, _option(_TRAINING, "Strength of a pull to the start, applied selectively.  [default: none]")
     ] = None

@@ -319,6 +319,7 @@ def made_training(options: TrainingOptions, method: Method) -> Training:
         steps=options.steps,
         epochs=options.epochs,
         evaluate_every=options.evaluate_every,
+        best_by=options.best_by,  # pyright: ignore[reportArgumentType]
         proximal=None if options.proximal is None else Proximal(options.proximal),
         schedule=options.schedule,  # pyright: ignore[reportArgumentType]
         clip=options.clip,

@@ -80,8 +80,8 @@ def _watch(
         metrics = trainer.predict(data.train, metric_key_prefix="start").metrics or {}  # pyright: ignore[reportArgumentType]
         bound = training.proximal.bound(metrics["start_loss"])
     if folder is None or resumed is None:
-        return Watch(tuned, training.proximal, bound, folder, progress)
-    return Watch(tuned, training.proximal, bound, folder, progress, folder.history(), folder.best())
+        return Watch(tuned, training, bound, folder, progress)
+    return Watch(tuned, training, bound, folder, progress, folder.history(), folder.best())
 
 
 def _trainer(

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
+
+Choice = Literal["score", "loss"]
+"""What the best checkpoint has on the validation examples: the highest score, or the lowest loss."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,15 @@ class Evaluation:
         )
 
 
-def best_of_history(history: Sequence[Evaluation]) -> Evaluation:
-    """The evaluation after the start with the highest validation score; of equals, the lowest loss, then the first."""
+def best_of_history(history: Sequence[Evaluation], choice: Choice = "score") -> Evaluation:
+    """The evaluation after the start with the highest validation score; of equals, the lowest loss, then the first.
+
+    With the choice "loss" the lowest loss comes first.
+    """
     after = [line for line in history if line.step > 0]
-    return max(after, key=lambda line: (line.validation_score, -line.validation_loss, -line.step))
+    return max(after, key=lambda line: _rank(line, choice))
+
+
+def _rank(line: Evaluation, choice: Choice) -> tuple[float, float, int]:
+    score, loss = line.validation_score, -line.validation_loss
+    return (score, loss, -line.step) if choice == "score" else (loss, score, -line.step)

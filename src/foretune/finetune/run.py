@@ -65,7 +65,7 @@ class Run:
     @property
     def best(self) -> Evaluation:
         """The evaluation whose checkpoint was kept."""
-        return best_of_history(self.history)
+        return best_of_history(self.history, self.training.best_by)
 
     @property
     def losses(self) -> tuple[float, ...]:
@@ -156,7 +156,7 @@ def _trained(
     came = trained(tuned, data, task.metric, training, folder, progress)
     if folder is not None:
         found = _test_score(came.test_logits, data, task)
-        chosen = best_of_history(came.history)
+        chosen = best_of_history(came.history, training.best_by)
         result: dict[str, Any] = {
             "step": chosen.step,
             "steps": came.history[-1].step,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foretune.errors import NonFiniteError, UsageError
+from foretune.finetune.history import best_of_history
 from foretune.finetune.methods import Linearized, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser, SGDOptimiser, SignGDOptimiser
 from foretune.finetune.run import Run, fine_tuned
@@ -127,7 +128,7 @@ def best_of(
             points.append(Point(training, None, None, str(error)))
             continue
         points.append(Point(training, run.best.validation_score, run.best.validation_loss))
-        if best is None or _rank(run) > _rank(best):
+        if best is None or _better(run, best):
             best = run
     if not points:
         raise UsageError("The grid has no points; expected at least one Training.")
@@ -136,5 +137,5 @@ def best_of(
     return Search(best, tuple(points))
 
 
-def _rank(run: Run) -> tuple[float, float]:
-    return (run.best.validation_score, -run.best.validation_loss)
+def _better(run: Run, than: Run) -> bool:
+    return best_of_history([than.best, run.best], run.training.best_by) is run.best

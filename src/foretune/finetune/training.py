@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from foretune.errors import UsageError
+from foretune.finetune.history import Choice
 from foretune.finetune.losses import CrossEntropy, Loss
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
 
@@ -58,6 +59,7 @@ class Training:
         steps: number of steps; None for `32 k C`.
         epochs: the number of steps as passes over the data instead, for full data.
         evaluate_every: steps between evaluations; None for `4 k C`, or an eighth of the steps where they are given.
+        best_by: what makes a checkpoint the best, its validation score or its validation loss.
         proximal: the pull towards the start, if any.
         schedule: how the learning rate changes.
         clip: largest norm of a gradient; None for no limit.
@@ -77,6 +79,7 @@ class Training:
     steps: int | None = None
     epochs: float | None = None
     evaluate_every: int | None = None
+    best_by: Choice = "score"
     proximal: Proximal | None = None
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     clip: float | None = None
@@ -92,7 +95,12 @@ class Training:
                 raise UsageError(f"{name} is {value}; expected a number above 0.")
         if self.steps is not None and self.epochs is not None:
             raise UsageError(f"Both steps ({self.steps}) and epochs ({self.epochs}) are given; expected one of them.")
-        for name, known in (("schedule", ("constant", "linear", "cosine")), ("precision", ("full", "bf16"))):
+        choices = {
+            "best_by": ("score", "loss"),
+            "schedule": ("constant", "linear", "cosine"),
+            "precision": ("full", "bf16"),
+        }
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"Unknown {name} {getattr(self, name)!r}. Expected one of {', '.join(known)}.")
 

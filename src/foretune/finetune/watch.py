@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from foretune.errors import NonFiniteError
 from foretune.finetune.folder import RunFolder
 from foretune.finetune.history import Evaluation, best_of_history
-from foretune.finetune.training import Proximal
+from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.kernels.job import Progress
 
@@ -41,7 +41,7 @@ class Watch(TrainerCallback):
 
     Attributes:
         tuned: the model in training.
-        proximal: the pull, if any.
+        training: its settings.
         bound: of the distance, for a proximal run.
         folder: where to write, if anywhere.
         progress: called after every step.
@@ -50,7 +50,7 @@ class Watch(TrainerCallback):
     """
 
     tuned: Tuned
-    proximal: Proximal | None
+    training: Training
     bound: float | None
     folder: RunFolder | None
     progress: Progress | None
@@ -73,8 +73,8 @@ class Watch(TrainerCallback):
         loss = self.tuned.take_losses()
         _require_finite("training", loss, state.global_step + 1, _rate(kwargs["optimizer"]))
         self._losses.append(loss)
-        if self.proximal is not None:
-            self._pulled += pull(self.tuned, self.proximal)
+        if self.training.proximal is not None:
+            self._pulled += pull(self.tuned, self.training.proximal)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Report progress."""
@@ -94,13 +94,13 @@ class Watch(TrainerCallback):
             learning_rate=rate,
             distance=self.tuned.distance(),
             bound=self.bound,
-            pulled=self._pulled / steps if steps and self.proximal is not None else None,
+            pulled=self._pulled / steps if steps and self.training.proximal is not None else None,
             classifier_norms=tuple(self.tuned.classifier_norms()),
             seconds=self.seconds,
         )
         self._losses, self._pulled = [], 0
         self.history.append(line)
-        best = line.step > 0 and best_of_history(self.history) is line
+        best = line.step > 0 and best_of_history(self.history, self.training.best_by) is line
         if best:
             self.best = {name: tensor.cpu().clone() for name, tensor in self.tuned.state_dict().items()}
         if self.folder is not None and state.is_world_process_zero:

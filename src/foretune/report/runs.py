@@ -13,7 +13,7 @@ from rich.table import Table
 
 from foretune.analysis.scores import Score
 from foretune.errors import StorageError
-from foretune.finetune.history import Evaluation, best_of_history
+from foretune.finetune.history import Choice, Evaluation, best_of_history
 from foretune.finetune.run import Run
 from foretune.finetune.search import Search
 
@@ -32,6 +32,7 @@ class StageReport:
         method: its name.
         optimiser: its name.
         learning_rate, batch_size: None for a batch of all examples.
+        best_by: what made a checkpoint the best.
     """
 
     history: tuple[Evaluation, ...]
@@ -41,11 +42,12 @@ class StageReport:
     optimiser: str
     learning_rate: float
     batch_size: int | None
+    best_by: Choice = "score"
 
     @property
     def best(self) -> Evaluation:
         """The evaluation whose checkpoint was kept."""
-        return best_of_history(self.history)
+        return best_of_history(self.history, self.best_by)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def _stage(stage: Run, whole: Run) -> StageReport:
         optimiser=stage.training.optimiser.name,
         learning_rate=stage.training.optimiser.learning_rate,
         batch_size=stage.training.batch_size,
+        best_by=stage.training.best_by,
     )
 
 

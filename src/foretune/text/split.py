@@ -8,6 +8,7 @@ five seeds.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,6 +77,47 @@ def few_shot_split(
         used = {*train, *validation}
         rest = [example for example in ordered if example not in used]
         return Split(train, validation, rest[:test], duplicates, conflicts)
+    return _with_test(Split(train, validation, [], duplicates, conflicts), examples, test_examples, test)
+
+
+def sampled_split(
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    n: int,
+    seed: int,
+    test: int | None = None,
+    test_examples: Sequence[Example] | None = None,
+) -> Split:
+    """N examples for training and n others for validation, labels as frequent as they come, at least one of each.
+
+    Args:
+        examples, labels, seed, test, test_examples: as in `few_shot_split`.
+        n: examples for training, and again for validation.
+
+    Raises:
+        UsageError: n is below the number of labels.
+        DataError: one label only, fewer than two examples of a label, or fewer than 2 n examples in all.
+    """
+    if n < len(labels):
+        raise UsageError(f"n is {n} for {len(labels)} labels; expected at least one example per label.")
+    unique, duplicates, conflicts = _usable(examples, n)
+    ordered = [example for example in _ordered(unique, str(seed)) if example.label in set(labels)]
+    firsts = {label: [example for example in ordered if example.label == label][:2] for label in labels}
+    rare = next((label for label, found in firsts.items() if len(found) < 2), None)
+    if rare is not None or len(ordered) < 2 * n:
+        what = f"Label {rare!r} has {len(firsts[rare])}" if rare is not None else f"There are {len(ordered)}"
+        raise DataError(
+            f"{what} different texts, but a sample of {n} for training and {n} for validation needs "
+            f"{2 if rare is not None else 2 * n}. Use a smaller sample, or add rows."
+        )
+    taken = {example for found in firsts.values() for example in found}
+    others = iter([example for example in ordered if example not in taken])
+    train, validation = (
+        [*(found[place] for found in firsts.values()), *itertools.islice(others, n - len(labels))] for place in (0, 1)
+    )
+    train, validation = _ordered(train, str(seed)), _ordered(validation, str(seed))
+    if test_examples is None:
+        return Split(train, validation, list(others)[:test], duplicates, conflicts)
     return _with_test(Split(train, validation, [], duplicates, conflicts), examples, test_examples, test)
 
 

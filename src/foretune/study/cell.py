@@ -1,0 +1,240 @@
+"""One cell of a study: a setting with its model and data, and a folder that keeps what was computed there.
+
+    kernels/LABEL/     joint kernels (foretune.kernels.folder)
+    runs/NAME/         grids of fine-tuning runs (foretune.finetune)
+    values/NAME.json   everything else that takes long, each with a hash of what determines it
+
+What is there already is read, not computed again; a changed model, data set or setting is computed anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foretune.analysis.calibration import cross_entropy
+from foretune.errors import NonFiniteError
+from foretune.finetune.methods import Method
+from foretune.finetune.run import Run
+from foretune.finetune.search import best_of
+from foretune.finetune.training import Training
+from foretune.forecast.heads import probed_head
+from foretune.forecast.inputs import Inputs, forecast_inputs
+from foretune.kernels.block_kernel import BlockKernel, Pattern
+from foretune.kernels.compute import kernels_of
+from foretune.kernels.folder import identity_hash
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Progress, joint_job
+from foretune.model.answer import AnswerLogits
+from foretune.model.fingerprint import outputs_identity
+from foretune.model.head import HeadLogits
+from foretune.model.load import LanguageModel
+from foretune.model.outputs import Outputs
+from foretune.shapes import Int
+from foretune.store.atomic import write_text
+from foretune.study.setting import Setting, sampled_data
+from foretune.text.example import Example
+from foretune.text.split import Split
+from foretune.text.task import Task
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the best run of a grid reached.
+
+    Attributes:
+        failure: why every point failed, or None; all else is then not a number, or empty.
+        test_score, test_loss: of the best checkpoint; the loss in nats.
+        validation_score, validation_loss: there.
+        start_validation_loss: before training.
+        learning_rate, batch_size: of the best point.
+        step, steps: of the checkpoint, and of the run.
+        trained: number of trained parameters.
+        seconds: of the run.
+        validation_losses: at every evaluation of the run, the first before training.
+        evaluated: the steps of these evaluations.
+        points: learning rate, batch size and lowest validation loss of every point that did not fail.
+    """
+
+    failure: str | None = None
+    test_score: float = float("nan")
+    test_loss: float = float("nan")
+    validation_score: float = float("nan")
+    validation_loss: float = float("nan")
+    start_validation_loss: float = float("nan")
+    learning_rate: float = float("nan")
+    batch_size: int | None = None
+    step: int = 0
+    steps: int = 0
+    trained: int = 0
+    seconds: float = float("nan")
+    validation_losses: tuple[float, ...] = ()
+    evaluated: tuple[int, ...] = ()
+    points: tuple[tuple[float, int | None, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A setting with its model and data.
+
+    Attributes:
+        setting: what was asked for.
+        outputs: the model as a function.
+        task, split: the data.
+        folder: where results are kept.
+        memory: budget of kernels above the model's own memory.
+        progress: called as the work goes on.
+    """
+
+    setting: Setting
+    outputs: Outputs
+    task: Task
+    split: Split
+    folder: Path
+    memory: str = "2GiB"
+    progress: Progress | None = None
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """Everything that determines the results of the cell, but for what is computed."""
+        parts = {name: _data_hash(getattr(self.split, name)) for name in ("train", "validation", "test")}
+        return {**outputs_identity(self.outputs), "labels": list(self.task.labels), "metric": self.task.metric, **parts}
+
+    def labels(self, part: str) -> Int[np.ndarray, "n"]:
+        """The class numbers of `train`, `validation` or `test`."""
+        return np.array(self.task.targets(getattr(self.split, part)), dtype=int)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """Labels, pretrained outputs and features of all examples."""
+        report = self.progress or (lambda *_: None)
+        return forecast_inputs(
+            self.outputs, self.task, self.split, done=lambda done, total: report("pretrained outputs", done, total)
+        )
+
+    def kernels(
+        self, formulas: Sequence[Formula], parts: Sequence[str] = ("validation", "test"), blocks: Pattern | None = None
+    ) -> dict[str, BlockKernel]:
+        """Kernels by label: train x (train, then the examples of `parts`)."""
+        evaluation = [example for part in parts for example in getattr(self.split, part)]
+        job = joint_job(self.outputs, self.split.train, evaluation, blocks)
+        where = self.folder / "kernels" / "-".join(parts)
+        if blocks is not None:
+            where /= identity_hash({"blocks": list(job.kinds)})[:12]
+        return kernels_of(job, formulas, self.memory, where, self.progress)
+
+    def run(self, method: Method, grid: Sequence[Training]) -> Run:
+        """The best run of a grid, with its model.
+
+        Raises:
+            NonFiniteError: the loss became infinite or undefined at every point.
+        """
+        folder = self.folder / "runs" / _run_name(method, grid)
+        return best_of(self.outputs, self.task, self.split, method, grid, folder, self.progress).best
+
+    def outcome(self, method: Method, grid: Sequence[Training]) -> Outcome:
+        """What the best run of a grid reached; without its model, so that a finished one is read at once."""
+        key = {"method": repr(method), "grid": [repr(training) for training in grid]}
+        found = self.value(f"run-{_run_name(method, grid)}", key, lambda: asdict(self._outcome(method, grid)))
+        sequences = {name: tuple(found[name]) for name in ("validation_losses", "evaluated")}
+        return Outcome(**{**found, **sequences, "points": tuple((a, b, c) for a, b, c in found["points"])})
+
+    def value(
+        self, name: str, key: Mapping[str, object], compute: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """A result that is kept: read, or computed and written.
+
+        Args:
+            name: of its file.
+            key: what determines it besides the cell.
+            compute: makes it, as plain values that JSON holds.
+        """
+        file = self.folder / "values" / f"{name}.json"
+        wanted = identity_hash({**self.identity, **key})
+        if file.exists():
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            if kept["hash"] == wanted:
+                return kept["value"]
+        value = compute()
+        text = json.dumps({"hash": wanted, "key": key, "value": value}, indent=1, default=str)
+        write_text(file, text + "\n")
+        return json.loads(text)["value"]
+
+    def _outcome(self, method: Method, grid: Sequence[Training]) -> Outcome:
+        folder = self.folder / "runs" / _run_name(method, grid)
+        try:
+            search = best_of(self.outputs, self.task, self.split, method, grid, folder, self.progress)
+        except NonFiniteError as error:
+            return Outcome(failure=str(error))
+        run, y = search.best, self.labels("test")
+        return Outcome(
+            test_score=float("nan") if run.test_score is None else run.test_score.value,
+            test_loss=cross_entropy(run.test_logits, y) if len(y) else float("nan"),
+            validation_score=run.best.validation_score,
+            validation_loss=run.best.validation_loss,
+            start_validation_loss=run.history[0].validation_loss,
+            learning_rate=run.training.optimiser.learning_rate,
+            batch_size=run.training.batch_size,
+            step=run.best.step,
+            steps=run.history[-1].step,
+            trained=sum(tensor.numel() for tensor in run.parameters_after.values()),
+            seconds=run.seconds,
+            validation_losses=tuple(line.validation_loss for line in run.history),
+            evaluated=tuple(line.step for line in run.history),
+            points=tuple(
+                (point.training.optimiser.learning_rate, point.training.batch_size, point.validation_loss)
+                for point in search.points
+                if point.validation_loss is not None
+            ),
+        )
+
+
+def made_cell(
+    setting: Setting,
+    lm: LanguageModel,
+    data: Path | None,
+    root: Path,
+    memory: str = "2GiB",
+    progress: Progress | None = None,
+) -> Cell:
+    """The cell of a setting.
+
+    Args:
+        setting: what is asked for.
+        lm: the model.
+        data: see `sampled_data`.
+        root: where all cells of the model are kept.
+        memory: budget of kernels.
+        progress: called as the work goes on.
+
+    Raises:
+        UsageError, DataError, ModelError: data that cannot be used, or a model that does not fit the task.
+    """
+    task, split = sampled_data(setting, data)
+    return Cell(setting, _outputs(setting, lm, task, split), task, split, root / setting.folder, memory, progress)
+
+
+def _outputs(setting: Setting, lm: LanguageModel, task: Task, split: Split) -> Outputs:
+    if setting.output == "prompt":
+        return AnswerLogits(lm, task)
+    pooling = "last" if lm.kind == "causal" else "mean"
+    if setting.output == "probed head":
+        return probed_head(lm, task, split, pooling, max_length=task.max_length)
+    return HeadLogits(lm, len(task.labels), pooling, seed=setting.seed, max_length=task.max_length)
+
+
+def _run_name(method: Method, grid: Sequence[Training]) -> str:
+    optimisers = "-".join(dict.fromkeys(training.optimiser.name for training in grid))
+    key = identity_hash({"method": repr(method), "grid": [repr(training) for training in grid]})
+    return f"{method.label}-{optimisers}-{key[:12]}"
+
+
+def _data_hash(examples: Sequence[Example]) -> str:
+    return hashlib.sha256(json.dumps([asdict(example) for example in examples]).encode()).hexdigest()

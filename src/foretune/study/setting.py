@@ -1,0 +1,130 @@
+"""Where a measurement is made: a model, a task, a sample of its data, and how the model is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foretune.text.builtin import load_data, load_task
+from foretune.text.example import Example
+from foretune.text.split import Split, few_shot_split, full_split, sampled_split
+from foretune.text.task import Task
+
+
+@dataclass(frozen=True)
+class Sample(ABC):
+    """How many examples, and which."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """A short name for folders and tables."""
+
+    @abstractmethod
+    def split(
+        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+    ) -> Split:
+        """Training, validation and test examples."""
+
+
+@dataclass(frozen=True)
+class FewShot(Sample):
+    """K examples per label for training, and for validation. See `few_shot_split`."""
+
+    k: int = 16
+
+    @property
+    def label(self) -> str:
+        """A short name for folders and tables."""
+        return f"k{self.k}"
+
+    def split(
+        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+    ) -> Split:
+        """Training, validation and test examples."""
+        return few_shot_split(examples, labels, self.k, seed, test, others)
+
+
+@dataclass(frozen=True)
+class Sampled(Sample):
+    """N examples for training, and for validation, labels as frequent as they come. See `sampled_split`."""
+
+    n: int = 128
+
+    @property
+    def label(self) -> str:
+        """A short name for folders and tables."""
+        return f"n{self.n}"
+
+    def split(
+        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+    ) -> Split:
+        """Training, validation and test examples."""
+        return sampled_split(examples, labels, self.n, seed, test, others)
+
+
+@dataclass(frozen=True)
+class Full(Sample):
+    """All examples for training but some for validation. See `full_split`."""
+
+    validation: int = 32
+
+    @property
+    def label(self) -> str:
+        """A short name for folders and tables."""
+        return "full"
+
+    def split(
+        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+    ) -> Split:
+        """Training, validation and test examples."""
+        return full_split(examples, labels, self.validation, seed, test, others)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One model on one sample of one task.
+
+    Attributes:
+        task: name of a task.
+        sample: how many examples.
+        seed: of the sample, and of a random head.
+        test: at most this many test examples.
+        output: `prompt`, `probed head` (starts from the linear-probing solution) or `random head`.
+        prompt: name of the task's prompt; None for its own.
+    """
+
+    task: str
+    sample: Sample
+    seed: int
+    test: int
+    output: str = "prompt"
+    prompt: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where its results stand, below the model's folder."""
+        asked = "-".join([self.output.replace(" ", "-"), *([] if self.prompt is None else [self.prompt])])
+        return Path(self.task) / asked / f"{self.sample.label}-seed{self.seed}-test{self.test}"
+
+
+def sampled_data(setting: Setting, data: Path | None) -> tuple[Task, Split]:
+    """The task of a setting with its data.
+
+    Args:
+        setting: what is asked for.
+        data: a folder with one folder a task, each with `train.*` and perhaps `test.*`; the tasks' own sources without.
+
+    Raises:
+        UsageError, DataError: no such task, prompt or folder, or too few rows.
+    """
+    task = load_task(setting.task)
+    if setting.prompt is not None:
+        task = task.prompted(setting.prompt)
+    rows, test_rows = load_data(task if data is None else data / task.name, task)
+    examples = task.examples(rows)
+    others = None if test_rows is None else task.examples(test_rows)
+    task.targets([*examples, *(others or [])])
+    return task, setting.sample.split(examples, task.labels, setting.seed, setting.test, others)
