@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import foretune
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
+    ForecastOptions,
     FormulaOptions,
     ModelOptions,
     OutputOptions,
@@ -24,7 +25,7 @@ from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.forecast.candidates import ALPHA, formulas_for, weights_of
-from foretune.forecast.cost import cost
+from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import forecast
 from foretune.forecast.plan import estimate
 from foretune.forecast.search import search_for
@@ -33,7 +34,7 @@ from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
-from foretune.report.advice import lora_config, python_snippet
+from foretune.report.advice import head_note, lora_config, python_snippet
 from foretune.report.json import write_json
 from foretune.report.run_folder import Record, present_record, write_record
 from foretune.report.terminal import print_estimate, print_forecast, print_kernels
@@ -45,25 +46,34 @@ def run_forecast(
     data: DataOptions,
     outputs: OutputOptions,
     blocks: BlockOptions,
+    wanted: ForecastOptions,
     run: RunOptions,
     report: ReportOptions,
 ) -> None:
-    """The forecast, to the terminal and, on request, to JSON and a folder."""
+    """The forecast, to the terminal and, on request, to JSON and a folder.
+
+    Raises:
+        UsageError: a negative --warm-up, or one in half precision.
+    """
+    if wanted.warm_up < 0:
+        raise UsageError(f"--warm-up is {wanted.warm_up}; expected a number of steps, or 0 for none.")
     out, errors = console(), Console(stderr=True)
-    settings = (model, data, outputs, blocks, run, report)
+    settings = (model, data, outputs, blocks, wanted, run, report)
     found = prepared(model, data, outputs, _written(run, report), errors)
+    if wanted.warm_up and not run.plan:
+        found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     formulas = formulas_for(job.kinds)
     if run.plan:
         return _planned(job, formulas, run, report, out)
-    inputs = read_inputs(found, errors)
+    inputs = replace(read_inputs(found, errors), warm_up=wanted.warm_up)
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
         search = search_for(inputs.n_train * inputs.f0.shape[1])
         result = forecast(inputs, kernels, weights_of(found.outputs.parameters()), search)
     costs = cost(found.stages.finished, len(inputs.y), inputs.n_train, search.steps, len(result.comparison.candidates))
-    config = _adapters(result.advice.adapter, found)
+    config, note = _adapters(result.advice.adapter, found), head_note(found.outputs)
     whole = {
         "foretune": foretune.__version__,
         **asdict(record),
@@ -71,6 +81,7 @@ def run_forecast(
         "kernels_described": {label: _described(kernel) for label, kernel in kernels.items()},
         "forecast": result,
         "lora_config": config,
+        "beside_lora_config": note,
         "cost": costs,
         "stages": found.stages.finished,
     }
@@ -78,7 +89,7 @@ def run_forecast(
         write_json(run.out / "forecast.json", whole)
     if report.json is not None:
         write_json(report.json, whole)
-    snippet = None if config is None else python_snippet(config)
+    snippet = None if config is None else python_snippet(config, note)
     print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
     return None
 
@@ -115,6 +126,15 @@ def run_kernel(
         write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
     print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
     return None
+
+
+def _warmed(found: Prepared, steps: int, errors: Console) -> Prepared:
+    """The same with the outputs of the model after some steps of training."""
+    from foretune.finetune.warm_up import warmed_outputs
+
+    task, split = found.problem.task, found.problem.split
+    with found.stages.stage(WARM_UP), progress_bar(errors) as report:
+        return replace(found, outputs=warmed_outputs(found.outputs, task, split, steps, progress=report).outputs)
 
 
 def _written(run: RunOptions, report: ReportOptions) -> list[Path]:

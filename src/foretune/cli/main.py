@@ -1,4 +1,4 @@
-"""`foretune`: forecast, kernel, solve, tune, behaviour, tasks, env."""
+"""`foretune`: forecast, kernel, solve, tune, behaviour, reproduce, validate, tasks, env."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from typer.exceptions import Abort, TyperException
 from foretune.cli.options import (
     BehaviourOptions,
     BlockOptions,
+    BudgetOptions,
     DataOptions,
+    ForecastOptions,
     FormulaOptions,
     MethodOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
+    ReproduceOptions,
     RunOptions,
     SolveFolder,
     SolverOptions,
     TaskName,
     TrainingOptions,
     TuneOptions,
+    ValidateOptions,
 )
 from foretune.cli.settings import command
 from foretune.errors import ForetuneError
@@ -45,6 +49,7 @@ def forecast(
     data: DataOptions,
     outputs: OutputOptions,
     blocks: BlockOptions,
+    wanted: ForecastOptions,
     run: RunOptions,
     report: ReportOptions,
 ) -> None:
@@ -54,7 +59,7 @@ def forecast(
     """
     from foretune.cli.computing import run_forecast
 
-    run_forecast(model, data, outputs, blocks, run, report)
+    run_forecast(model, data, outputs, blocks, wanted, run, report)
 
 
 def kernel(
@@ -113,6 +118,26 @@ def behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     run_behaviour(measures, report)
 
 
+def reproduce(study: ReproduceOptions, budget: BudgetOptions, report: ReportOptions) -> None:
+    """Measure a table or figure of a paper, into the folder --out: Markdown, CSV and SVG; it resumes where it stopped.
+
+    Example: foretune reproduce lpft-features --model minilm --tasks mr --k 16 --seeds 13,21 --steps 200
+    """
+    from foretune.cli.reproducing import run_reproduce
+
+    run_reproduce(study, budget, report)
+
+
+def validate(model: ModelOptions, study: ValidateOptions, report: ReportOptions) -> None:
+    """Fine-tune MODEL for many candidates, tasks and seeds, and say how well the forecast and other scores rank them.
+
+    Example: foretune validate minilm --tasks mr,subj,trec --n 128 --seeds 13,21
+    """
+    from foretune.cli.validating import run_validate
+
+    run_validate(model, study, report)
+
+
 def tasks(name: TaskName, report: ReportOptions) -> None:
     """List the built-in tasks and models, or show one task: prompts, words, columns, limits, data, sources.
 
@@ -123,7 +148,7 @@ def tasks(name: TaskName, report: ReportOptions) -> None:
     run_tasks(name.name, report)
 
 
-for run in (forecast, kernel, solve, tune, behaviour, tasks):
+for run in (forecast, kernel, solve, tune, behaviour, reproduce, validate, tasks):
     app.command()(command(run))
 
 
@@ -148,7 +173,8 @@ def main() -> None:
     except TyperException as error:
         _fail(f"Error: {error.format_message()} See `foretune {' '.join(sys.argv[1:2])} --help`.", error.exit_code)
     except (Abort, KeyboardInterrupt):
-        resumable = "tune" in sys.argv[1:2] or any(argument.startswith("--out") for argument in sys.argv)
+        given = any(argument.startswith("--out") for argument in sys.argv)
+        resumable = given or sys.argv[1:2] in (["tune"], ["reproduce"], ["validate"])
         _fail(
             "Stopped. "
             + ("Repeat the same command to go on where it stopped." if resumable else "Nothing was written.")

@@ -99,6 +99,15 @@ class BlockOptions:
 
 
 @dataclass(frozen=True)
+class ForecastOptions:
+    """What is forecast from."""
+
+    warm_up: Annotated[
+        int, _option(_RUN, "Take the kernel after this many real steps (AdamW 5e-5, batches of 16).")
+    ] = 0
+
+
+@dataclass(frozen=True)
 class FormulaOptions:
     """Which kernels."""
 
@@ -228,6 +237,86 @@ class BehaviourOptions:
     segment_examples: Annotated[int, _option(_BEHAVIOUR, "Test examples for the local Lipschitz constants.")] = 4
     segment_points: Annotated[int, _option(_BEHAVIOUR, "Points on the way of training, for the same.")] = 4
     memory: Annotated[str, _option(_RUN, "Budget of kernels above the model's own memory.")] = "2GiB"
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Which table of a paper, on what; what is left out is as in the paper."""
+
+    table: Annotated[str, _argument("A table or figure of a paper, such as malladi-4; an unknown name lists all.")]
+    model: Annotated[
+        str | None,
+        _option(_MODEL, "smollm2, minilm, a hub id, a model folder, or a .gguf file.  [default: the table's]"),
+    ] = None
+    device: Annotated[str, _option(_MODEL, "cpu, cuda, cuda:1, mps.")] = "cpu"
+    tasks: Annotated[str | None, _option(_DATA, "Tasks, such as mr,sst2.  [default: the table's]")] = None
+    k: Annotated[
+        str | None, _option(_DATA, "Training examples per label, such as 16,64.  [default: the table's]", "--k")
+    ] = None
+    seeds: Annotated[str | None, _option(_DATA, "Seeds of the samples, such as 13,21.  [default: the table's]")] = None
+    test: Annotated[int | None, _option(_DATA, "At most this many test examples.  [default: the table's]")] = None
+    data: Annotated[
+        Path | None,
+        _option(_DATA, "Folder with a folder a task (train.*, perhaps test.*).  [default: the tasks' own sources]"),
+    ] = None
+    memory: Annotated[str, _option(_RUN, "Budget of kernels above the model's own memory.")] = "2GiB"
+    out: Annotated[
+        Path, _option(_RUN, "Folder of pages, kernels and runs; what stands there is not computed again.", "--out")
+    ] = Path("runs/reproduce")
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """How much training a table pays for; what is left out is as in the paper, what is cut stands on the page."""
+
+    steps: Annotated[int | None, _option(_TRAINING, "Steps of a run.  [default: the paper's]")] = None
+    evaluate_every: Annotated[int | None, _option(_TRAINING, "Steps between evaluations.  [default: the paper's]")] = (
+        None
+    )
+    batch_sizes: Annotated[
+        str | None, _option(_TRAINING, "Batch sizes of the grids, such as 4,8.  [default: the paper's]")
+    ] = None
+    sgd_rates: Annotated[
+        str | None, _option(_TRAINING, "SGD's learning rates, such as 1e-3,1e-2.  [default: the paper's]")
+    ] = None
+    adam_rates: Annotated[
+        str | None, _option(_TRAINING, "Adam's learning rates, such as 2e-5.  [default: the paper's]")
+    ] = None
+
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """Which tasks, samples and runs a ranking is checked on."""
+
+    tasks: Annotated[str, _option(_DATA, "Tasks, such as mr,sst2.")] = "mr,subj,trec"
+    data: Annotated[
+        Path | None,
+        _option(_DATA, "Folder with a folder a task (train.*, perhaps test.*).  [default: the tasks' own sources]"),
+    ] = None
+    n: Annotated[
+        int | None, _option(_DATA, "Training examples, and as many for validation.  [default: 128]", "--n")
+    ] = None
+    k: Annotated[int | None, _option(_DATA, "Training examples per label in the place of --n.", "--k")] = None
+    full_data: Annotated[
+        bool, _option(_DATA, "Train on all rows but some for validation, in the place of --n.", "--full-data")
+    ] = False
+    seeds: Annotated[str, _option(_DATA, "Seeds of the samples; one alone says nothing of the noise.")] = "13,21"
+    test: Annotated[int, _option(_DATA, "At most this many test examples.")] = 400
+    output: Annotated[
+        str, _option(_OUTPUT, "head (starts from linear probing) or prompt (label words of a language model).")
+    ] = "head"
+    rank: Annotated[int, _option(_METHOD, "Rank of LoRA, alpha 16; 0 for full tuning.")] = 8
+    candidates: Annotated[
+        str | None, _option(_METHOD, "Only candidates that match these globs, such as 'layer*,all linear'.")
+    ] = None
+    learning_rates: Annotated[str, _option(_TRAINING, "AdamW's rates; the best by validation counts.")] = "5e-4,2e-3"
+    batch_size: Annotated[int, _option(_TRAINING, "Examples a step.")] = 16
+    epochs: Annotated[float, _option(_TRAINING, "Passes over the training examples.")] = 6
+    evaluate_every: Annotated[int, _option(_TRAINING, "Steps between evaluations.")] = 8
+    memory: Annotated[str, _option(_RUN, "Budget of kernels above the model's own memory.")] = "2GiB"
+    out: Annotated[
+        Path, _option(_RUN, "Folder of the page, kernels and runs; what stands there is not made again.", "--out")
+    ] = Path("runs/validate")
 
 
 @dataclass(frozen=True)

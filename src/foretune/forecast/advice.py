@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foretune.analysis.scores import Score
+from foretune.forecast.candidates import PROBING
 from foretune.forecast.inputs import Inputs
-from foretune.forecast.simulation import ScoredCandidate
+from foretune.forecast.simulation import RATES_ARE_FOR, ScoredCandidate
 
 LARGE_CHANGE = 0.05
 """A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""
@@ -21,6 +22,8 @@ class Advice:
     Attributes:
         candidate: with learning rate, steps, and predicted score with an interval.
         adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
+        probing: linear probing, the head alone; None without a head.
+        beats_probing: whether some compared candidate beats it beyond the spread; None where there is nothing to compare.
         reason: one sentence.
         ties: titles of the compared candidates that the resamples cannot tell from the best.
         regime: what may take the real run out of the linear regime, or make the forecast worthless.
@@ -28,6 +31,8 @@ class Advice:
 
     candidate: ScoredCandidate
     adapter: ScoredCandidate | None
+    probing: ScoredCandidate | None
+    beats_probing: bool | None
     reason: str
     ties: tuple[str, ...]
     regime: tuple[str, ...]
@@ -37,29 +42,48 @@ def advice(candidates: Sequence[ScoredCandidate], inputs: Inputs, start: Score) 
     """The candidate to train.
 
     It has the smallest simulated validation loss. Where that is full tuning, and a LoRA candidate of fewer parameters
-    cannot be told from it, LoRA goes first.
+    cannot be told from it, LoRA goes first. Where there is a head, only what beats linear probing beyond the spread is
+    worth adapting, and linear probing is recommended where nothing does.
 
     Args:
         candidates: best first, with spreads.
         inputs: labels.
         start: score without training.
     """
-    best = candidates[0]
-    tied = [item for item in candidates if item.spread is not None and not item.spread.apart]
-    adapters = [item for item in candidates if item.rank is not None]
-    cheaper = [item for item in tied if item.rank is not None and item.parameters < best.parameters]
-    chosen = cheaper[0] if best.rank is None and cheaper else best
+    probing = next((item for item in candidates if item.kind == PROBING), None)
+    compared = [item for item in candidates if item.spread is not None]
+    tied = [item for item in compared if item.spread is not None and not item.spread.apart]
+    worthy = [item for item in candidates if probing is None or (item.spread is not None and item.spread.beats_probing)]
+    adapters = [item for item in (*worthy, *candidates) if item.rank is not None]
+    chosen = _chosen(worthy, tied) if worthy or probing is None else probing
     others = [item for item in tied if item is not chosen]
     return Advice(
         candidate=chosen,
         adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
-        reason=_reason(chosen, best, others, sum(item.spread is not None for item in candidates)),
+        probing=probing,
+        beats_probing=None if probing is None or len(candidates) == 1 else bool(worthy),
+        reason=_reason(chosen, candidates[0], others, len(compared)),
         ties=tuple(item.title for item in others),
         regime=_regime(chosen, inputs, start),
     )
 
 
+def _chosen(worthy: Sequence[ScoredCandidate], tied: Sequence[ScoredCandidate]) -> ScoredCandidate:
+    """The first, or the LoRA candidate that goes first in its place."""
+    best = worthy[0]
+    cheaper = [item for item in tied if item in worthy and item.rank is not None and item.parameters < best.parameters]
+    return cheaper[0] if best.rank is None and cheaper else best
+
+
 def _reason(chosen: ScoredCandidate, best: ScoredCandidate, others: Sequence[ScoredCandidate], compared: int) -> str:
+    if chosen.kind == PROBING and compared == 1:
+        return "there is nothing else to train."
+    if chosen.kind == PROBING:
+        return (
+            f"none of the {compared - 1} others compared beats it beyond the spread over resamples (validation loss "
+            f"{chosen.score.validation_loss:.3f}, the smallest {best.score.validation_loss:.3f}): which blocks to adapt "
+            "cannot be ranked here."
+        )
     loss = f"{chosen.score.validation_loss:.3f}"
     if chosen is best:
         reason = f"it has the smallest simulated validation loss, {loss}"
@@ -68,6 +92,9 @@ def _reason(chosen: ScoredCandidate, best: ScoredCandidate, others: Sequence[Sco
             f"its simulated validation loss, {loss}, cannot be told from the smallest ({best.title}, "
             f"{best.score.validation_loss:.3f}), and it trains fewer parameters"
         )
+    if chosen.spread is not None and chosen.spread.over_probing is not None:
+        low, high = chosen.spread.over_probing
+        reason += f"; it beats linear probing by {low:.3f} to {high:.3f} nats"
     if not others:
         return f"{reason}; resampling the examples tells it from every other candidate compared."
     smallest = min(others, key=lambda item: item.parameters)
@@ -82,14 +109,14 @@ def _regime(chosen: ScoredCandidate, inputs: Inputs, start: Score) -> tuple[str,
     score, found = chosen.score, []
     if score.steps == 0:
         found.append("No simulated step lowers the validation loss: training is not expected to help.")
-    if score.change > LARGE_CHANGE:
+    if score.change > LARGE_CHANGE and chosen.kind != PROBING:
         found.append(
             f"The simulated run changes the trained weights by {score.change:.1%} of their norm, above the "
             f"{LARGE_CHANGE:.0%} at which this forecast warns (a rule of thumb): a real run may leave the linear regime."
         )
     if score.score.low <= start.value <= score.score.high:
         found.append(
-            f"The predicted gain, {score.score.value - start.value:+.2f} over {start.value:.2f} without training, is "
+            f"The predicted gain, {score.score.value - start.value:+.2f} over {start.value:.2f} {inputs.start}, is "
             "within the interval of the predicted score."
         )
     if inputs.n_validation < MINIMUM_PER_LABEL * inputs.n_classes:
@@ -97,8 +124,13 @@ def _regime(chosen: ScoredCandidate, inputs: Inputs, start: Score) -> tuple[str,
             f"{inputs.n_validation} validation examples choose among the candidates, fewer than {MINIMUM_PER_LABEL} a "
             "label: the choice may be chance."
         )
+    if chosen.kind == PROBING:
+        found.append(
+            "For linear probing the simulation is exact, for everything else it keeps features as they are: a real run "
+            "that changes them may gain where this forecast sees nothing."
+        )
     found.append(
-        "Simulated with a kernel that stays as it is and full-batch gradient descent; the learning rate is not one for "
-        "AdamW. Whether a real run stays in the linear regime is measured on a real run: foretune behaviour."
+        f"Simulated with a kernel that stays as it is; every learning rate is for {RATES_ARE_FOR}. For AdamW these kernels "
+        "give none. Whether a real run stays in the linear regime is measured on a real run: foretune behaviour."
     )
     return tuple(found)

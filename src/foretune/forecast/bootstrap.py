@@ -3,6 +3,7 @@ r"""How far candidates differ beyond the choice of examples: a paired bootstrap.
 Each resample draws training examples and validation examples with replacement, label by label, the same for all
 candidates. On it a candidate is trained again, in simulation, and learning rate and steps are chosen again: a spread that
 kept the choice of the original examples would leave its luck out. The intervals are the quantiles of the resamples.
+Linear probing, where there is a head, is compared whatever its rank: what does not beat it is not worth adapting for.
 
 They are approximate. For Gaussian classes that overlap, 95% intervals from 24 training and 24 validation examples held
 the mean loss over other draws in about nine of ten cases; where classes are all but separable, and losses near zero, in
@@ -17,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, best_run, curves
+from foretune.forecast.candidates import PROBING
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.search import Search
 from foretune.forecast.simulation import ScoredCandidate, Spread, function_space, lowest_loss
@@ -31,7 +33,7 @@ def with_spreads(
     inputs: Inputs,
     search: Search,
 ) -> list[ScoredCandidate]:
-    """The candidates, the first `search.compared` of them with their spread.
+    """The candidates, the first `search.compared` of them, and linear probing, with their spread.
 
     Args:
         ranked: best first.
@@ -39,12 +41,17 @@ def with_spreads(
         inputs: labels and pretrained outputs.
         search: how many candidates and resamples.
     """
-    compared = ranked[: search.compared]
     draws = resamples(inputs, search)
-    losses = [resampled_losses(function_space(kernel(item), inputs), draws, search) for item in compared]
-    spreads = [_spread(values, losses[0]) for values in losses]
-    found = [replace(item, spread=spread) for item, spread in zip(compared, spreads, strict=True)]
-    return [*found, *ranked[search.compared :]]
+    losses = {
+        place: resampled_losses(function_space(kernel(item), inputs), draws, search)
+        for place, item in enumerate(ranked)
+        if place < search.compared or item.kind == PROBING
+    }
+    probing = next((values for place, values in losses.items() if ranked[place].kind == PROBING), None)
+    return [
+        replace(item, spread=_spread(losses[place], losses[0], probing)) if place in losses else item
+        for place, item in enumerate(ranked)
+    ]
 
 
 def resamples(inputs: Inputs, search: Search) -> list[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]]:
@@ -79,7 +86,13 @@ def resampled_losses(
     return np.array(losses)
 
 
-def _spread(losses: Float64[np.ndarray, "s"], best: Float64[np.ndarray, "s"]) -> Spread:
+def _spread(
+    losses: Float64[np.ndarray, "s"], best: Float64[np.ndarray, "s"], probing: Float64[np.ndarray, "s"] | None
+) -> Spread:
     low, high = np.quantile(losses, _LEVELS)
     behind_low, behind_high = np.quantile(losses - best, _LEVELS)
-    return Spread(float(low), float(high), float(behind_low), float(behind_high))
+    spread = Spread(float(low), float(high), float(behind_low), float(behind_high))
+    if probing is None:
+        return spread
+    ahead_low, ahead_high = np.quantile(probing - losses, _LEVELS)
+    return replace(spread, over_probing=(float(ahead_low), float(ahead_high)))

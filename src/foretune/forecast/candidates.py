@@ -1,17 +1,20 @@
 """What could be trained: sets of parameter blocks, for full tuning and for LoRA of some ranks.
 
-Kernels of blocks add up, so one pass over the data holds the kernel of every candidate.
+Kernels of blocks add up, so one pass over the data holds the kernel of every candidate. A model with a classification
+head trains it in full beside the blocks, whatever the method, as `foretune tune` does; the head alone (linear probing)
+is then the candidate that all others have to beat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from foretune.analysis.groups import layers, module_types
+from foretune.behaviour.head import HEAD
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
@@ -21,6 +24,7 @@ from foretune.shapes import Float64
 
 RANKS = (1, 4, 16, 64)
 ALPHA = 16.0
+PROBING = "linear probing"
 _QUERY_VALUE = {"q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q", "v"}
 _FUSED = {"c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj"}
 
@@ -37,6 +41,11 @@ class Weights:
     shapes: Mapping[str, tuple[int, ...]]
     norms: Mapping[str, float]
 
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The parameters of the classification head, where there is one."""
+        return HEAD if set(HEAD) <= set(self.shapes) else ()
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -44,10 +53,12 @@ class Candidate:
 
     Attributes:
         name: of the set, such as `model.layers.3`.
-        kind: `layer`, `module type`, `third`, `all linear`, `query and value`, `greedy` or `whole model`.
-        blocks: parameter names.
+        kind: `layer`, `module type`, `third`, `all linear`, `query and value`, `greedy`, `whole model` or
+            `linear probing`.
+        blocks: parameter names, without those of a head.
         rank: of LoRA; None for full tuning.
         parameters: numbers that would be trained.
+        head: parameters of a classification head, trained in full beside the blocks.
     """
 
     name: str
@@ -55,11 +66,20 @@ class Candidate:
     blocks: tuple[str, ...]
     rank: int | None
     parameters: int
+    head: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def method(self) -> str:
-        """`full tuning` or `LoRA rank 4`."""
-        return "full tuning" if self.rank is None else f"LoRA rank {self.rank}"
+        """`full tuning`, `LoRA rank 4`, either with `+ head`, or `linear probing`."""
+        if self.kind == PROBING:
+            return PROBING
+        found = "full tuning" if self.rank is None else f"LoRA rank {self.rank}"
+        return f"{found} + head" if self.head else found
+
+    @property
+    def key(self) -> tuple[frozenset[str], int | None]:
+        """What makes two candidates the same: their blocks and their rank."""
+        return frozenset(self.blocks), self.rank
 
     @property
     def title(self) -> str:
@@ -85,7 +105,7 @@ def formulas_for(kinds: Mapping[str, str], ranks: Sequence[int] = RANKS) -> list
 
 
 def kernel_label(rank: int | None) -> str:
-    """The label of a rank's kernel; None for full tuning."""
+    """The label of a rank's kernel; None for full tuning and for heads."""
     return SGD().label if rank is None else LoRA(rank, ALPHA).label
 
 
@@ -95,34 +115,71 @@ def ranks_of(kernels: Mapping[str, BlockKernel]) -> list[int | None]:
     return [None, *sorted(found)]
 
 
+def trained_head(kernels: Mapping[str, BlockKernel], weights: Weights) -> tuple[str, ...]:
+    """The parameters of a classification head that take part in these kernels."""
+    return tuple(name for name in weights.head if name in kernels[kernel_label(None)].names)
+
+
 def trained_parameters(blocks: Iterable[str], rank: int | None, weights: Weights) -> int:
     """Numbers trained: entries of the blocks, or rank * (inputs + outputs) of each adapted weight."""
     shapes = [weights.shapes[name] for name in blocks]
     return sum(int(np.prod(shape)) if rank is None else rank * sum(shape) for shape in shapes)
 
 
-def candidate(name: str, kind: str, blocks: Sequence[str], rank: int | None, weights: Weights) -> Candidate:
-    """A candidate with its number of parameters."""
-    return Candidate(name, kind, tuple(blocks), rank, trained_parameters(blocks, rank, weights))
+def candidate(
+    name: str, kind: str, blocks: Sequence[str], rank: int | None, weights: Weights, head: Sequence[str] = ()
+) -> Candidate:
+    """A candidate with its number of parameters.
+
+    Args:
+        name, kind: of the set.
+        blocks: parameter names, without those of a head.
+        rank: of LoRA; None for full tuning.
+        weights: shapes of the parameters.
+        head: parameters of a classification head that are trained beside, `trained_head(kernels, weights)`.
+    """
+    count = trained_parameters(blocks, rank, weights) + trained_parameters(head, None, weights)
+    return Candidate(name, kind, tuple(blocks), rank, count, head=tuple(head))
 
 
 def candidate_kernel(kernels: Mapping[str, BlockKernel], wanted: Candidate) -> Float64[np.ndarray, "n c e c"]:
-    """The joint kernel of a candidate: the sum of its blocks' kernels.
+    """The joint kernel of a candidate: the sum of the kernels of its blocks and, where it has one, of its head.
 
     Raises:
         UsageError: there is no kernel of its rank, or one of its blocks has none.
     """
-    label = kernel_label(wanted.rank)
+    if not wanted.head:
+        return _summed(kernels, wanted, wanted.blocks, wanted.rank)
+    of_head = head_kernel(kernels, wanted)
+    return _summed(kernels, wanted, wanted.blocks, wanted.rank) + of_head if wanted.blocks else of_head
+
+
+def head_kernel(kernels: Mapping[str, BlockKernel], wanted: Candidate) -> Float64[np.ndarray, "n c e c"]:
+    """The part of a candidate's joint kernel that its head makes: zeros without one.
+
+    Raises:
+        UsageError: there is no kernel for full tuning, or a part of the head has none.
+    """
+    if not wanted.head:
+        return np.zeros(next(iter(kernels.values())).array.shape[1:])
+    return _summed(kernels, wanted, wanted.head, None)
+
+
+def _summed(
+    kernels: Mapping[str, BlockKernel], wanted: Candidate, blocks: Sequence[str], rank: int | None
+) -> Float64[np.ndarray, "n c e c"]:
+    """The sum of the kernels of some blocks of a candidate."""
+    label = kernel_label(rank)
     if label not in kernels:
         raise UsageError(f"{wanted.title} needs the kernel {label!r}; there are {', '.join(kernels)}.")
     place = {name: number for number, name in enumerate(kernels[label].names)}
-    missing = [name for name in wanted.blocks if name not in place]
-    if missing or not wanted.blocks:
+    missing = [name for name in blocks if name not in place]
+    if missing or not blocks:
         raise UsageError(
             f"{wanted.title} has blocks without a kernel {label!r}: {', '.join(missing[:3]) or '(no blocks)'}. Expected "
             f"some of the {len(place)} blocks of that kernel."
         )
-    return kernels[label].array[[place[name] for name in wanted.blocks]].sum(0)
+    return kernels[label].array[[place[name] for name in blocks]].sum(0)
 
 
 def moving_blocks(kernel: BlockKernel) -> list[str]:
@@ -132,19 +189,21 @@ def moving_blocks(kernel: BlockKernel) -> list[str]:
 
 
 def candidates(kernels: Mapping[str, BlockKernel], weights: Weights) -> list[Candidate]:
-    """Every set of blocks that has a name, once for each method; of equal sets the first stays.
+    """Linear probing where there is a head, and each named set of blocks with each method; of equal sets the first.
 
     Args:
         kernels: by label: `sgd`, and `lora-r4` and so on where there are any.
         weights: shapes of the parameters.
     """
-    ranks = ranks_of(kernels)
+    ranks, head = ranks_of(kernels), trained_head(kernels, weights)
     linear = next((set(kernels[kernel_label(rank)].names) for rank in ranks if rank is not None), set())
-    found: dict[tuple[frozenset[str], int | None], Candidate] = {}
+    probing = [candidate("head alone", PROBING, (), None, weights, head)] if head else []
+    found = {item.key: item for item in probing}
     for rank in ranks:
-        moving = moving_blocks(kernels[kernel_label(rank)])
+        moving = [name for name in moving_blocks(kernels[kernel_label(rank)]) if name not in head]
         for name, kind, blocks in _sets(moving, linear, whole=rank is None):
-            found.setdefault((frozenset(blocks), rank), candidate(name, kind, blocks, rank, weights))
+            made = candidate(name, kind, blocks, rank, weights, head)
+            found.setdefault(made.key, made)
     return list(found.values())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from foretune.forecast.bootstrap import with_spreads
-from foretune.forecast.candidates import Candidate, Weights, candidate_kernel, candidates
+from foretune.forecast.candidates import PROBING, Candidate, Weights, candidate_kernel, candidates, head_kernel
 from foretune.forecast.greedy import greedy_candidates
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.risk import relative_risk
@@ -50,15 +50,11 @@ def comparison(
     rows = inputs.f0.shape[1] * inputs.n_train
     search = search or search_for(rows)
     named = candidates(kernels, weights)
-    known = {(frozenset(item.blocks), item.rank) for item in named}
-    found = [
-        item
-        for item in greedy_candidates(kernels, inputs, weights, search)
-        if (frozenset(item.blocks), item.rank) not in known
-    ]
+    known = {item.key for item in named}
+    found = [item for item in greedy_candidates(kernels, inputs, weights, search) if item.key not in known]
     every = [*named, *found]
     scored = [
-        scored_candidate(item, candidate_kernel(kernels, item), inputs, weights, search)
+        scored_candidate(item, candidate_kernel(kernels, item), inputs, weights, search, head_kernel(kernels, item))
         for item in _promising(every, kernels, inputs, search)
     ]
     ranked = sorted(scored, key=by_validation_loss)
@@ -69,10 +65,11 @@ def comparison(
 def _promising(
     every: list[Candidate], kernels: Mapping[str, BlockKernel], inputs: Inputs, search: Search
 ) -> list[Candidate]:
-    """Those that are simulated: all, or those of the smallest ridge risk."""
+    """Those that are simulated: all, or those of the smallest ridge risk, linear probing always."""
     if search.simulated is None or len(every) <= search.simulated:
         return every
     y = train_targets(inputs)
-    return sorted(every, key=lambda item: relative_risk(train_spectrum(candidate_kernel(kernels, item)), y).exact)[
-        : search.simulated
-    ]
+    others = [item for item in every if item.kind != PROBING]
+    others.sort(key=lambda item: relative_risk(train_spectrum(candidate_kernel(kernels, item)), y).exact)
+    baseline = [item for item in every if item.kind == PROBING]
+    return [*baseline, *others[: search.simulated - len(baseline)]]

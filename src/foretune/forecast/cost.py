@@ -12,6 +12,7 @@ from foretune.forecast.stages import Stage
 _TRAINING_OVER_FORWARD = 3.0
 """A forward and a backward pass over a forward pass alone: the backward pass is two products for each of one."""
 FORECAST_STAGES = ("pretrained outputs", "kernel", "forecast")
+WARM_UP = "warm-up"
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Cost:
     """Seconds on this machine.
 
     Attributes:
-        forecast: of pretrained outputs, kernels and their arithmetic, measured.
+        forecast: of pretrained outputs, kernels and their arithmetic, and of a warm-up, measured.
+        warm_up: of it, the warm-up's part; zero without one.
         run: of one training run, estimated.
         comparison: of a run for each candidate and learning rate, which would answer the same question, estimated.
         runs: how many those are.
@@ -27,6 +29,7 @@ class Cost:
     """
 
     forecast: float
+    warm_up: float
     run: float
     comparison: float
     runs: int
@@ -37,7 +40,7 @@ def cost(stages: Sequence[Stage], examples: int, batch: int, steps: int, candida
     """The forecast against the runs that it replaces.
 
     Args:
-        stages: measured, with those of `FORECAST_STAGES`.
+        stages: measured, with those of `FORECAST_STAGES`, perhaps `WARM_UP`.
         examples: that went forward through the model in `pretrained outputs`.
         batch: training examples a step.
         steps: of a run.
@@ -52,9 +55,10 @@ def cost(stages: Sequence[Stage], examples: int, batch: int, steps: int, candida
         raise UsageError(f"No stage {missing[0]!r} was measured; expected {', '.join(FORECAST_STAGES)}.")
     forward = seconds["pretrained outputs"] / examples
     run = _TRAINING_OVER_FORWARD * forward * batch * steps
-    runs = candidates * len(GRID)
+    runs, warm_up = candidates * len(GRID), seconds.get(WARM_UP, 0.0)
     return Cost(
-        forecast=sum(seconds[name] for name in FORECAST_STAGES),
+        forecast=sum(seconds[name] for name in FORECAST_STAGES) + warm_up,
+        warm_up=warm_up,
         run=run,
         comparison=run * runs,
         runs=runs,

@@ -21,6 +21,7 @@ from foretune.forecast.inputs import Inputs
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
 from foretune.forecast.search import Search
+from foretune.forecast.simulation import RATES_ARE_FOR
 from foretune.kernels.block_kernel import BlockKernel
 
 
@@ -41,6 +42,8 @@ class Forecast:
         parts: each layer and each module type, tuned in full.
         sigma: absolute ridge strength of the condition numbers.
         learning_rate: largest stable learning rate.
+        rates_are_for: the kind of training that this and all other learning rates are for, in words.
+        warm_up: steps of real training before everything here was measured; 0 for the pretrained model.
         warnings: what the reader must know.
     """
 
@@ -57,6 +60,8 @@ class Forecast:
     parts: tuple[Part, ...]
     sigma: float
     learning_rate: StableLearningRate
+    rates_are_for: str
+    warm_up: int
     warnings: tuple[str, ...]
 
 
@@ -101,7 +106,9 @@ def forecast(
         parts=parts,
         sigma=sigma,
         learning_rate=stable_learning_rate(whole.largest, n, f0.shape[1]),
-        warnings=(*inputs.warnings, *rare, *_test_size_warning(inputs, whole, start)),
+        rates_are_for=RATES_ARE_FOR,
+        warm_up=inputs.warm_up,
+        warnings=(*inputs.warnings, *rare, *_warm_up_warning(inputs), *_test_size_warning(inputs, whole, start)),
     )
 
 
@@ -111,12 +118,25 @@ def _answer(inputs: Inputs, advised: Advice, start: Score) -> str:
     found = chosen.score
     gain = found.score.value - start.value
     verdict = "should help" if found.score.low > start.value else "may help" if gain > 0 else "is not expected to help"
+    claim = f"Fine-tuning {verdict}"
+    if advised.beats_probing is False:
+        claim = f"Adapting is not expected to beat linear probing, which {verdict}"
     return (
-        f"Fine-tuning {verdict}: {inputs.metric} {found.score.value:.2f} ({found.score.low:.2f} to {found.score.high:.2f}) "
+        f"{claim}: {inputs.metric} {found.score.value:.2f} ({found.score.low:.2f} to {found.score.high:.2f}) "
         f"predicted in the linear regime for {chosen.title} ({chosen.parameters:,} parameters, {found.steps} steps at "
-        f"learning rate {found.learning_rate:.1e}), {start.value:.2f} without training. Recommended because "
+        f"learning rate {found.learning_rate:.1e} of full-batch gradient descent), {start.value:.2f} {inputs.start}. "
+        "Recommended because "
         f"{advised.reason}"
     )
+
+
+def _warm_up_warning(inputs: Inputs) -> list[str]:
+    if not inputs.warm_up:
+        return []
+    return [
+        f"All scores, kernels and simulated steps are from real training step {inputs.warm_up} on: the baselines too are "
+        "those of the warmed model."
+    ]
 
 
 def _test_size_warning(inputs: Inputs, whole: Part, start: Score) -> list[str]:

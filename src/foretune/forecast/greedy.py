@@ -1,13 +1,14 @@
 """A greedy search for a set of modules: each step adds the one with the best predicted gain per trainable parameter.
 
-The gain is the fall of the ridge risk at the set's own scale (`risk`); an empty set has risk 1. It looks at training
-examples only. The names of the sets, layers and module types, do not restrict what it may choose.
+The gain is the fall of the ridge risk at the set's own scale (`risk`); an empty set has risk 1, or that of the head
+where a head is trained beside. It looks at training examples only. The names of the sets, layers and module types, do
+not restrict what it may choose.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from foretune.forecast.candidates import (
     kernel_label,
     moving_blocks,
     ranks_of,
+    trained_head,
     trained_parameters,
 )
 from foretune.forecast.inputs import Inputs
@@ -33,17 +35,21 @@ def greedy_candidates(
     kernels: Mapping[str, BlockKernel], inputs: Inputs, weights: Weights, search: Search
 ) -> list[Candidate]:
     """The sets that the search holds after some of its steps (`search.greedy_sizes`), for each method."""
-    found = []
+    found, head = [], trained_head(kernels, weights)
+    start = _small_kernels(kernels[kernel_label(None)], {"head": head}, search)["head"] if head else None
     for rank in ranks_of(kernels):
         kernel = kernels[kernel_label(rank)]
         members: dict[str, list[str]] = defaultdict(list)
         for name in moving_blocks(kernel):
-            members[name.rpartition(".")[0] or name].append(name)
+            if name not in head:
+                members[name.rpartition(".")[0] or name].append(name)
         costs = {module: trained_parameters(names, rank, weights) for module, names in members.items()}
-        path = greedy_path(_small_kernels(kernel, members, search), _small_targets(inputs, search), costs, search)
+        small, y = _small_kernels(kernel, members, search), _small_targets(inputs, search)
+        path = greedy_path(small, y, costs, search, start)
         for size in sorted({min(size, len(path)) for size in search.greedy_sizes} - {0}):
             blocks = [name for module in path[:size] for name in members[module]]
-            found.append(candidate(f"greedy, {size} module{'s' if size > 1 else ''}", "greedy", blocks, rank, weights))
+            name = f"greedy, {size} module{'s' if size > 1 else ''}"
+            found.append(candidate(name, "greedy", blocks, rank, weights, head))
     return found
 
 
@@ -52,6 +58,7 @@ def greedy_path(
     y: Float64[np.ndarray, "k"],
     costs: Mapping[str, int],
     search: Search,
+    start: Float64[np.ndarray, "k k"] | None = None,
 ) -> list[str]:
     """Modules in the order in which they are added, until none lowers the risk.
 
@@ -60,9 +67,10 @@ def greedy_path(
         y: targets.
         costs: module -> trainable parameters.
         search: most steps, and how many modules stay in the search after the first.
+        start: kernel of what is trained beside, a head for example; nothing without one.
     """
-    total, risk, path = np.zeros((len(y), len(y))), 1.0, []
-    left = list(kernels)
+    total = np.zeros((len(y), len(y))) if start is None else start
+    risk, path, left = relative_risk(spectrum(total), y).exact, [], list(kernels)
     for _ in range(max(search.greedy_sizes)):
         risks = {module: relative_risk(spectrum(total + kernels[module]), y).exact for module in left}
         order = sorted(left, key=lambda module: (risks[module] - risk) / costs[module])
@@ -76,7 +84,7 @@ def greedy_path(
 
 
 def _small_kernels(
-    kernel: BlockKernel, members: Mapping[str, list[str]], search: Search
+    kernel: BlockKernel, members: Mapping[str, Sequence[str]], search: Search
 ) -> dict[str, Float64[np.ndarray, "k k"]]:
     """Training kernels of the modules, on the first examples."""
     c = kernel.array.shape[2]

@@ -28,6 +28,7 @@ class Inputs:
         sizes: parameter name -> number of entries.
         metric: `accuracy` or `f1`.
         warnings: about the data.
+        warm_up: steps of real training (`finetune.warm_up`) before outputs, features and kernels were taken.
     """
 
     y: Int[np.ndarray, "e"]
@@ -39,6 +40,12 @@ class Inputs:
     sizes: dict[str, int]
     metric: str
     warnings: tuple[str, ...] = ()
+    warm_up: int = 0
+
+    @property
+    def start(self) -> str:
+        """What the model is before the simulated training: `without training`, or after its warm-up."""
+        return f"after the {self.warm_up} warm-up steps alone" if self.warm_up else "without training"
 
 
 def forecast_inputs(

@@ -5,6 +5,8 @@ its own. The learning rate and the number of steps are those of the smallest val
 
     ||theta_T - theta0||^2 = a' K a           a: coefficients of the run, K: training kernel of the candidate
 
+Kernels of blocks add up, and so do the squares of their changes: those of adapters and of a head are told apart by them.
+
 For LoRA the parameters are B, and the weights change by s B A. The rows of A are nearly orthogonal for ranks far below
 the number of inputs, with E ||row||^2 = 1/3 (kaiming), so that ||s B A|| is about s ||B|| / sqrt(3).
 """
@@ -29,6 +31,13 @@ from foretune.forecast.search import Search
 from foretune.kernels.lora import LoRA
 from foretune.shapes import Float64
 
+RATES_ARE_FOR = "full-batch gradient descent on the mean cross-entropy, without momentum"
+"""What every learning rate of a forecast is for.
+
+Of AdamW these kernels say nothing: its first step moves each parameter by the learning rate in the direction of a sign,
+and so the loss by lr ||g||_1, of which a' K a = ||g||_2^2 tells no more than a factor of sqrt(parameters).
+"""
+
 
 @dataclass(frozen=True)
 class CandidateScore:
@@ -42,7 +51,7 @@ class CandidateScore:
         validation_score: there.
         test_loss: there, nats.
         score: on test examples there, with a 95% interval.
-        learning_rate: there, of full-batch gradient descent.
+        learning_rate: there, for what `RATES_ARE_FOR` says.
         steps: there; 0 says that validation prefers the pretrained outputs.
         change: predicted change of the weights over their norm before training.
     """
@@ -66,12 +75,19 @@ class Spread:
     Attributes:
         low, high: 95% interval of the validation loss, nats.
         behind_low, behind_high: 95% interval of how far it lies behind the best candidate on the same resamples.
+        over_probing: 95% interval of how far it lies ahead of linear probing there; None without a head.
     """
 
     low: float
     high: float
     behind_low: float
     behind_high: float
+    over_probing: tuple[float, float] | None = None
+
+    @property
+    def beats_probing(self) -> bool:
+        """Whether the candidate is better than linear probing beyond the spread."""
+        return self.over_probing is not None and self.over_probing[0] > 0
 
     @property
     def apart(self) -> bool:
@@ -139,7 +155,12 @@ def lowest_loss(runs: Sequence[Curves]) -> LowestLoss:
 
 
 def scored_candidate(
-    candidate: Candidate, joint: Float64[np.ndarray, "n c e c"], inputs: Inputs, weights: Weights, search: Search
+    candidate: Candidate,
+    joint: Float64[np.ndarray, "n c e c"],
+    inputs: Inputs,
+    weights: Weights,
+    search: Search,
+    of_head: Float64[np.ndarray, "n c e c"] | None = None,
 ) -> ScoredCandidate:
     """A candidate with its numbers.
 
@@ -149,6 +170,7 @@ def scored_candidate(
         inputs: labels and pretrained outputs.
         weights: norms of the parameters.
         search: steps of a run.
+        of_head: the part of the kernel that a head makes, `head_kernel`; none without it.
     """
     eigen, space = train_spectrum(joint), function_space(joint, inputs)
     start = GradientDescent(1.0)
@@ -157,9 +179,10 @@ def scored_candidate(
     first_test = inputs.n_train + inputs.n_validation
     predictions = predicted_classes(run.outputs[first_test:])
     a = run.coefficients.reshape(-1)
-    moved = math.sqrt(max(float(a @ space.train_matrix @ a), 0.0))
+    part = np.zeros_like(space.train_matrix) if of_head is None else function_space(of_head, inputs).train_matrix
+    moved, head_moved = (math.sqrt(max(float(a @ of @ a), 0.0)) for of in (space.train_matrix - part, part))
     return ScoredCandidate(
-        **{name: getattr(candidate, name) for name in ("name", "kind", "blocks", "rank", "parameters")},
+        **{name: getattr(candidate, name) for name in ("name", "kind", "blocks", "rank", "parameters", "head")},
         score=CandidateScore(
             largest=eigen.largest,
             condition_number=eigen.condition_number(RELATIVE_SIGMA * eigen.largest),
@@ -170,17 +193,17 @@ def scored_candidate(
             score=scored(inputs.y[first_test:], predictions, inputs.metric),
             learning_rate=lowest.learning_rate,
             steps=lowest.steps,
-            change=_relative_change(candidate, moved, weights),
+            change=_relative_change(candidate, moved, head_moved, weights),
         ),
     )
 
 
-def _relative_change(candidate: Candidate, moved: float, weights: Weights) -> float:
-    """The change of the weights over their norm; infinite for weights that start at zero."""
-    norm = math.sqrt(sum(weights.norms[name] ** 2 for name in candidate.blocks))
+def _relative_change(candidate: Candidate, moved: float, head_moved: float, weights: Weights) -> float:
+    """The change of blocks and head over their norm; infinite for weights that start at zero."""
+    norm = math.hypot(*(weights.norms[name] for name in (*candidate.blocks, *candidate.head)))
     if candidate.rank is not None:
         moved *= LoRA(candidate.rank, ALPHA).scaling / math.sqrt(3)
-    return moved / norm if norm else float("inf")
+    return math.hypot(moved, head_moved) / norm if norm else float("inf")
 
 
 def by_validation_loss(candidate: ScoredCandidate) -> tuple[float, int, str]:

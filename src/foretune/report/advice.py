@@ -1,5 +1,8 @@
 """The recommended adapters as a `LoraConfig`: JSON that peft loads, and the Python that makes it.
 
+A classification head of foretune is no module of the model, so that peft's `modules_to_save` cannot name it: a config
+that did would be refused, or would train another head. What has to be trained beside is said in words.
+
 peft chooses modules by suffix, by suffix within numbered layers, or by a regular expression over whole names. The
 shortest of these that picks exactly the wanted modules of this model is taken.
 """
@@ -7,11 +10,14 @@ shortest of these that picks exactly the wanted modules of this model is taken.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from foretune.errors import UsageError
+from foretune.model.head import HeadLogits
+from foretune.model.outputs import Outputs
 from foretune.naming import layer_number, layer_path
 
 
@@ -44,8 +50,23 @@ def lora_config(blocks: Iterable[str], rank: int, alpha: float, modules: Mapping
     }
 
 
-def python_snippet(config: Mapping[str, Any]) -> str:
-    """Python that makes these adapters on `model`."""
+def head_note(outputs: Outputs) -> str | None:
+    """What has to be trained beside the adapters: the head, where the outputs have one."""
+    if not isinstance(outputs, HeadLogits):
+        return None
+    return (
+        f"The forecast trains a linear head on {outputs.pooling} features beside these adapters. It is no module of this "
+        "model, so modules_to_save cannot name it: train a head of your own, or use foretune tune --method lora."
+    )
+
+
+def python_snippet(config: Mapping[str, Any], note: str | None = None) -> str:
+    """Python that makes these adapters on `model`.
+
+    Args:
+        config: of `lora_config`.
+        note: goes below as a comment, `head_note(outputs)`.
+    """
     left_out = ("peft_type", "task_type", "lora_dropout", "bias")
     given = {name: value for name, value in config.items() if name not in left_out and value not in (None, False)}
     lines = [f"    {name}={value!r}," for name, value in given.items()]
@@ -57,6 +78,7 @@ def python_snippet(config: Mapping[str, Any]) -> str:
             *lines,
             ")",
             "model = get_peft_model(model, config)",
+            *textwrap.wrap(note or "", 100, initial_indent="# ", subsequent_indent="# "),
         ]
     )
 

@@ -51,7 +51,7 @@ def print_forecast(
     rate = forecast.learning_rate
     console.print(
         f"Largest stable learning rate: [bold]{rate.cross_entropy:.2e}[/bold] (cross-entropy), {rate.squared:.2e} "
-        f"(squared loss). Assumes {rate.assumption}.\n"
+        f"(squared loss). Assumes {rate.assumption}. No rate here is one for AdamW.\n"
     )
     adapter = forecast.advice.adapter
     if snippet is not None and adapter is not None:
@@ -60,9 +60,10 @@ def print_forecast(
         console.print(snippet, markup=False, highlight=False, soft_wrap=True)
         console.print()
     console.print(stage_table(stages))
+    warmed = f", {costs.warm_up:.1f} s of it for {forecast.warm_up} warm-up steps" if forecast.warm_up else ""
     console.print(
-        f"This forecast took {costs.forecast:.1f} s. One training run would take about {costs.run:,.0f} s here, a run for "
-        f"each candidate and learning rate ({costs.runs:,} runs) about {costs.comparison / 3600:,.1f} h "
+        f"This forecast took {costs.forecast:.1f} s{warmed}. One training run would take about {costs.run:,.0f} s here, a "
+        f"run for each candidate and learning rate ({costs.runs:,} runs) about {costs.comparison / 3600:,.1f} h "
         f"({costs.assumption})."
     )
 
@@ -73,10 +74,11 @@ def _scores(forecast: Forecast, metric: str) -> Table:
     table.add_column(metric, justify="right")
     table.add_column("from - to", justify="right")
     chosen = forecast.whole.regression.chosen.parameters
+    start = f"after {forecast.warm_up} warm-up steps" if forecast.warm_up else "zero-shot"
     rows: list[tuple[str, Score | None]] = [
         ("majority label", forecast.majority),
-        ("zero-shot", forecast.zero_shot),
-        ("zero-shot, threshold set on validation", forecast.zero_shot_threshold),
+        (start, forecast.zero_shot),
+        (f"{start}, threshold set on validation", forecast.zero_shot_threshold),
         (f"linear probe (C = {forecast.probe_strength:g})", forecast.probe),
         (f"kernel regression (ridge {chosen['strength']:g}, f0 / {chosen['f0_scale']:g})", forecast.whole.score),
     ]
@@ -89,15 +91,17 @@ def _scores(forecast: Forecast, metric: str) -> Table:
 def _candidates(forecast: Forecast, metric: str) -> Table:
     """The candidates of the smallest simulated validation loss, the recommended one marked."""
     every, chosen = forecast.comparison.candidates, forecast.advice.candidate
-    shown = list(every[:_SHOWN])
-    if chosen not in shown:
-        shown[-1] = chosen
+    probing = forecast.advice.probing
+    kept = [chosen, *([probing] if probing not in (None, chosen) else [])]
+    others = [item for item in every if item not in kept][: _SHOWN - len(kept)]
+    shown = [item for item in every if item in kept or item in others]
     title = (
         f"Candidates: {len(shown)} of {forecast.comparison.considered} by simulated validation loss (--json has all); "
         "* recommended, = not told from the best by resampling"
+        f"{', + beats linear probing beyond the spread' if probing is not None else ''}"
     )
     table = Table(title=title, title_justify="left")
-    for heading in ("", "blocks", "method", "trained", "valid. loss", "95% spread", "risk", "kappa", "rate", metric):
+    for heading in ("", "blocks", "method", "trained", "valid. loss", "95% spread", "risk", "kappa", "GD rate", metric):
         first = heading == "blocks"  # the only column that may be narrowed
         left = heading in ("", "blocks", "method")
         table.add_column(heading, justify="left" if left else "right", no_wrap=not first, overflow="fold")
@@ -105,7 +109,7 @@ def _candidates(forecast: Forecast, metric: str) -> Table:
         spread = item.spread
         tie = "=" if spread is not None and not spread.apart else ""
         table.add_row(
-            f"{'*' if item is chosen else ''}{tie}",
+            f"{'*' if item is chosen else ''}{tie}{'+' if spread is not None and spread.beats_probing else ''}",
             ".".join(item.name.split(".")[-2:]) if item.kind == "layer" else item.name,
             item.method,
             _short(item.parameters),

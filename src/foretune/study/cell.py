@@ -1,10 +1,12 @@
 """One cell of a study: a setting with its model and data, and a folder that keeps what was computed there.
 
+    cell.json          the model and the data that everything here is of
     kernels/LABEL/     joint kernels (foretune.kernels.folder)
     runs/NAME/         grids of fine-tuning runs (foretune.finetune)
     values/NAME.json   everything else that takes long, each with a hash of what determines it
 
-What is there already is read, not computed again; a changed model, data set or setting is computed anew.
+What is there already is read, not computed again; a changed model, data set or setting is computed anew, in a folder
+beside the one that holds the results of another model or other data.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from foretune.kernels.folder import identity_hash
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Progress, joint_job
 from foretune.model.answer import AnswerLogits
-from foretune.model.fingerprint import outputs_identity
+from foretune.model.fingerprint import fingerprint, outputs_identity
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
@@ -104,8 +106,7 @@ class Cell:
     @cached_property
     def identity(self) -> dict[str, object]:
         """Everything that determines the results of the cell, but for what is computed."""
-        parts = {name: _data_hash(getattr(self.split, name)) for name in ("train", "validation", "test")}
-        return {**outputs_identity(self.outputs), "labels": list(self.task.labels), "metric": self.task.metric, **parts}
+        return {**outputs_identity(self.outputs), **_data_identity(self.task, self.split)}
 
     def labels(self, part: str) -> Int[np.ndarray, "n"]:
         """The class numbers of `train`, `validation` or `test`."""
@@ -218,7 +219,11 @@ def made_cell(
         UsageError, DataError, ModelError: data that cannot be used, or a model that does not fit the task.
     """
     task, split = sampled_data(setting, data)
-    return Cell(setting, _outputs(setting, lm, task, split), task, split, root / setting.folder, memory, progress)
+    outputs = _outputs(setting, lm, task, split)
+    # a probed head's weights are no part of it: they follow from the rest, up to rounding
+    identity = {**outputs_identity(outputs), "weights": fingerprint(lm.module.state_dict())}
+    folder = _own_folder(root / setting.folder, {**identity, **_data_identity(task, split)})
+    return Cell(setting, outputs, task, split, folder, memory, progress)
 
 
 def _outputs(setting: Setting, lm: LanguageModel, task: Task, split: Split) -> Outputs:
@@ -230,10 +235,25 @@ def _outputs(setting: Setting, lm: LanguageModel, task: Task, split: Split) -> O
     return HeadLogits(lm, len(task.labels), pooling, seed=setting.seed, max_length=task.max_length)
 
 
+def _own_folder(folder: Path, identity: Mapping[str, object]) -> Path:
+    """The folder, or one beside it where it holds the results of another model or other data."""
+    file, wanted = folder / "cell.json", identity_hash(identity)
+    if not file.exists():
+        write_text(file, json.dumps({"hash": wanted, "identity": identity}, indent=1, default=str) + "\n")
+    elif json.loads(file.read_text(encoding="utf-8"))["hash"] != wanted:
+        return _own_folder(folder.with_name(f"{folder.name}-{wanted[:12]}"), identity)
+    return folder
+
+
 def _run_name(method: Method, grid: Sequence[Training]) -> str:
     optimisers = "-".join(dict.fromkeys(training.optimiser.name for training in grid))
     key = identity_hash({"method": repr(method), "grid": [repr(training) for training in grid]})
     return f"{method.label}-{optimisers}-{key[:12]}"
+
+
+def _data_identity(task: Task, split: Split) -> dict[str, object]:
+    parts = {name: _data_hash(getattr(split, name)) for name in ("train", "validation", "test")}
+    return {"labels": list(task.labels), "metric": task.metric, **parts}
 
 
 def _data_hash(examples: Sequence[Example]) -> str:

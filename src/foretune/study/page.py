@@ -45,6 +45,7 @@ class Figure:
         logarithmic: the vertical axis.
         bars: bars in the place of lines, on common x.
         diagonal: a line y = x, for a reliability diagram.
+        points: markers in the place of lines, for a scatter plot.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Figure:
     logarithmic: bool = False
     bars: bool = False
     diagonal: bool = False
+    points: bool = False
 
 
 @dataclass(frozen=True)

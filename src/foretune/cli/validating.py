@@ -1,0 +1,146 @@
+"""`validate`: real fine-tuning of every candidate, and how well each score ranks the results.
+
+OUT/MODEL/      cells (foretune.study.cell): kernels, runs and values of this model
+OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figure
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+from rich.console import Console
+
+import foretune
+from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
+from foretune.cli.prepare import check_writable, console, versions
+from foretune.cli.progress import busy, progress_bar
+from foretune.cli.sequences import at_least_one, check_data_folder, names, positive_numbers, whole_numbers
+from foretune.cli.setup import one_of
+from foretune.errors import UsageError
+from foretune.finetune.optimisers import AdamWOptimiser
+from foretune.finetune.training import Training
+from foretune.kernels.tiles import memory_bytes
+from foretune.model.load import load_model
+from foretune.report.json import write_json
+from foretune.report.pages import print_page, refuse_other, write_page
+from foretune.study.setting import FewShot, Full, Sample, Sampled
+from foretune.study.validation.measurement import Validation, measured
+from foretune.study.validation.page import LOSS, SCORE, ceilings, rankings, validation_page
+from foretune.text.builtin import load_task
+
+_PAGE = "validate"
+_OUTPUTS = {"head": "probed head", "prompt": "prompt"}
+_DEFAULT_N = 128
+
+
+def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> None:
+    """Run, score, rank; to a page, the terminal and, on request, to JSON.
+
+    Raises:
+        UsageError: wrong names or numbers, before anything is loaded; too few candidates.
+    """
+    tasks = tuple(load_task(task).name for task in names("--tasks", options.tasks, "mr,trec"))
+    seeds = whole_numbers("--seeds", options.seeds, 0, "13,21")
+    sample, grid = training_sample(options), runs_grid(options)
+    at_least_one("--test", options.test)
+    if options.rank < 0:
+        raise UsageError(f"--rank is {options.rank}; expected the rank of LoRA, or 0 for full tuning.")
+    output = _OUTPUTS[one_of("--output", options.output, tuple(_OUTPUTS))]
+    memory_bytes(options.memory)
+    check_data_folder(options.data, tasks)
+    page_folder, root = options.out / _PAGE, options.out / Path(model.model).absolute().name
+    refuse_other(page_folder)
+    for folder in (root, *([] if report.json is None else [report.json.parent])):
+        check_writable(folder)
+    out, errors = console(), Console(stderr=True)
+    with busy(errors, "load the model (the first time it is downloaded and converted)"):
+        lm = load_model(
+            model.model,
+            dtype=model.dtype,
+            device=model.device,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+    globs = None if options.candidates is None else tuple(names("--candidates", options.candidates, "layer*"))
+    with progress_bar(errors) as progress:
+        study = Validation(
+            lm=lm,
+            tasks=tasks,
+            sample=sample,
+            seeds=seeds,
+            test=options.test,
+            rank=options.rank or None,
+            grid=grid,
+            root=root,
+            data=options.data,
+            candidates=globs,
+            output=output,
+            memory=options.memory,
+            progress=progress,
+        )
+        cells = measured(study)
+    page, command = validation_page(cells, study), _command(model, options)
+    write_page(page_folder, page, command)
+    if report.json is not None:
+        about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
+        found = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
+        limits = {measure.name: ceilings(cells, measure) for measure in (LOSS, SCORE)}
+        write_json(report.json, {**about, "rankings": found, "ceilings": limits, "cells": cells})
+    print_page(out, page)
+    out.print(f"\nWritten: {page_folder}", soft_wrap=True)
+
+
+def training_sample(options: ValidateOptions) -> Sample:
+    """How many training examples.
+
+    Raises:
+        UsageError: more than one of --n, --k and --full-data, or a number below one.
+    """
+    given = [name for name in ("n", "k") if getattr(options, name) is not None]
+    given += ["full-data"] if options.full_data else []
+    if len(given) > 1:
+        raise UsageError(f"--{' and --'.join(given)} contradict each other; expected one of --n, --k and --full-data.")
+    for name in set(given) & {"n", "k"}:
+        at_least_one(f"--{name}", getattr(options, name))
+    if options.full_data:
+        return Full()
+    return Sampled(options.n or _DEFAULT_N) if options.k is None else FewShot(options.k)
+
+
+def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
+    """The settings of every run: one a learning rate.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+    rates = positive_numbers("--learning-rates", options.learning_rates, "learning rates, 5e-4,2e-3 for example")
+    if not 0 < options.epochs < math.inf:
+        raise UsageError(f"--epochs is {options.epochs:g}; expected a number above 0, 6 for example.")
+    # a whole number of epochs as an int: runs are named by their settings as they are written in code
+    epochs = int(options.epochs) if options.epochs == int(options.epochs) else options.epochs
+    return tuple(
+        Training(
+            optimiser=AdamWOptimiser(rate),
+            batch_size=options.batch_size,
+            epochs=epochs,
+            evaluate_every=options.evaluate_every,
+            best_by="loss",
+        )
+        for rate in rates
+    )
+
+
+def _command(model: ModelOptions, options: ValidateOptions) -> str:
+    """What makes the page again."""
+    words = ["foretune", "validate", shlex.quote(model.model)]
+    for group in (model, options):
+        for field in fields(group):
+            value = getattr(group, field.name)
+            if field.name == "model" or value == field.default:
+                continue
+            option = f"--{field.name.replace('_', '-')}"
+            words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
+    return " ".join(words)

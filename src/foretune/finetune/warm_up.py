@@ -1,0 +1,86 @@
+"""A few real steps before anything is measured: the kernel of a model that fine-tuning has begun to move.
+
+The kernel of a network changes fastest at the start of training (Fort et al. 2020, Deep learning versus kernel learning).
+A short warm-up pays for these steps and takes kernel, outputs and features behind them.
+
+It trains all parameters in full, at a small rate of AdamW, whatever is to be trained later: the warmed model has the
+parameters of the pretrained one under the same names, so that every candidate can still be compared on it. Adapters
+would have to be merged, and would favour the blocks that they were on.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from foretune.errors import UsageError
+from foretune.finetune.methods import FullTuning
+from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
+from foretune.finetune.run import fine_tuned
+from foretune.finetune.training import Training
+from foretune.kernels.job import Progress
+from foretune.model.outputs import Outputs
+from foretune.text.split import Split
+from foretune.text.task import Task
+
+
+@dataclass(frozen=True)
+class Warmed:
+    """A model after its warm-up.
+
+    Attributes:
+        outputs: the same function on the warmed parameters, with the names of the pretrained ones.
+        steps: that were taken.
+        seconds: that they took, with two passes over the validation examples.
+    """
+
+    outputs: Outputs
+    steps: int
+    seconds: float
+
+
+def warmed_outputs(
+    outputs: Outputs,
+    task: Task,
+    split: Split,
+    steps: int,
+    optimiser: Optimiser | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Warmed:
+    """The model after some steps of full fine-tuning on the training examples, without dropout.
+
+    The last step is kept, whatever validation says of it: neither validation nor test examples have a say.
+
+    Args:
+        outputs: the function at the pretrained parameters, which stay as they are.
+        task: labels and metric.
+        split: training examples, and validation examples for the loss before and after.
+        steps: how many.
+        optimiser: AdamW at 5e-5 when left out.
+        batch_size: examples a step.
+        progress: called as the work goes on.
+
+    Raises:
+        UsageError: steps below one, or a model in half precision.
+        NonFiniteError: the loss became infinite or undefined.
+    """
+    if steps < 1:
+        raise UsageError(f"A warm-up of {steps} steps; expected at least one, 8 for example, or no warm-up at all.")
+    if outputs.lm.dtype in (torch.float16, torch.bfloat16):
+        raise UsageError(
+            f"The model is in {str(outputs.lm.dtype).removeprefix('torch.')}, in which small steps are rounded away. Load "
+            "it with dtype='float32' (--dtype float32) for a warm-up."
+        )
+    training = Training(
+        steps=steps,
+        evaluate_every=steps,
+        batch_size=batch_size,
+        optimiser=optimiser or AdamWOptimiser(5e-5),
+        dropout=False,
+    )
+    start = time.perf_counter()
+    run = fine_tuned(outputs, task, replace(split, test=[]), FullTuning(), training, progress=progress)
+    return Warmed(run.outputs, steps, time.perf_counter() - start)

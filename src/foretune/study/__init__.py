@@ -1,0 +1,1 @@
+"""Studies: many measurements in cells that are kept, and the printed tables of papers as recipes."""

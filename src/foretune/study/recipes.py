@@ -1,0 +1,25 @@
+"""All recipes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from foretune.errors import UsageError, nearest
+from foretune.study.afzal import AFZAL_RECIPES
+from foretune.study.lpft import LPFT_RECIPES
+from foretune.study.malladi import MALLADI_RECIPES
+from foretune.study.recipe import Recipe
+
+RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (*MALLADI_RECIPES, *LPFT_RECIPES, *AFZAL_RECIPES)}
+
+
+def recipe_named(name: str) -> Recipe:
+    """A recipe of `RECIPES`.
+
+    Raises:
+        UsageError: there is none of that name; the message names the nearest.
+    """
+    if name not in RECIPES:
+        known = "\n".join(f"  {recipe.name:<22}{recipe.title}" for recipe in RECIPES.values())
+        raise UsageError(f"There is no table {name!r} to reproduce.{nearest(name, RECIPES)} Known:\n{known}")
+    return RECIPES[name]

@@ -1,0 +1,171 @@
+"""Real results, scores and predicted curves of every candidate on every task and seed; what is kept is not made again.
+
+Each seed has training and validation examples of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foretune.analysis.calibration import cross_entropy
+from foretune.analysis.scores import predicted_classes, score
+from foretune.errors import UsageError
+from foretune.finetune.training import Training
+from foretune.kernels.folder import identity_hash
+from foretune.kernels.job import Progress
+from foretune.model.load import LanguageModel
+from foretune.shapes import Float64
+from foretune.study.cell import Cell, Outcome, made_cell
+from foretune.study.setting import Sample, Setting
+from foretune.study.validation.candidates import Placement, chosen_placements, placements
+from foretune.study.validation.curves import PredictedRun
+from foretune.study.validation.scores import SCORES, Evidence, evidence
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is asked for.
+
+    Attributes:
+        lm: the model.
+        tasks, sample, seeds, test: see `Setting`.
+        rank: of LoRA; None for full tuning.
+        grid: settings of every run, with AdamW; the best point of each candidate counts.
+        root: where the model's cells are kept.
+        data: a folder with one folder a task; the tasks' own sources without.
+        candidates: globs on names of placements; None for all.
+        output: see `Setting`.
+        memory: budget of kernels above the model's own memory.
+        progress: called as the work goes on.
+    """
+
+    lm: LanguageModel
+    tasks: tuple[str, ...]
+    sample: Sample
+    seeds: tuple[int, ...]
+    test: int
+    rank: int | None
+    grid: tuple[Training, ...]
+    root: Path
+    data: Path | None = None
+    candidates: tuple[str, ...] | None = None
+    output: str = "probed head"
+    memory: str = "2GiB"
+    progress: Progress | None = None
+
+    def cell(self, task: str, seed: int) -> Cell:
+        """The cell of a task and a seed.
+
+        Raises:
+            UsageError, DataError, ModelError: see `made_cell`.
+        """
+        setting = Setting(task, self.sample, seed, self.test, self.output)
+        return made_cell(setting, self.lm, self.data, self.root, self.memory, self.progress)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The candidates on one task and seed, all in the same order.
+
+    Attributes:
+        task, seed: which.
+        metric: `accuracy` or `f1`.
+        start_loss, start_score: on test examples before training: of linear probing, where a head starts from it.
+        names: of the candidates.
+        outcomes: of real fine-tuning.
+        scores: name of a score -> its values.
+        predicted: the simulated runs of the grid.
+    """
+
+    task: str
+    seed: int
+    metric: str
+    start_loss: float
+    start_score: float
+    names: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    scores: Mapping[str, tuple[float, ...]]
+    predicted: tuple[tuple[PredictedRun, ...], ...]
+
+    @property
+    def losses(self) -> Float64[np.ndarray, "k"]:
+        """Test losses; infinite where every run failed."""
+        return np.array([outcome.test_loss if outcome.failure is None else np.inf for outcome in self.outcomes])
+
+    @property
+    def test_scores(self) -> Float64[np.ndarray, "k"]:
+        """Test scores; zero where every run failed."""
+        return np.array([outcome.test_score if outcome.failure is None else 0.0 for outcome in self.outcomes])
+
+
+class _Seen:
+    """The evidence on a cell's placements, made when first asked for."""
+
+    def __init__(self, cell: Cell, chosen: Sequence[Placement], grid: Sequence[Training]) -> None:
+        self._made: Callable[[], list[Evidence]] = lambda: evidence(cell, chosen, grid)
+
+    @cached_property
+    def evidence(self) -> list[Evidence]:
+        return self._made()
+
+
+def measured(study: Validation) -> list[Measured]:
+    """Everything, seed by seed and task by task.
+
+    Raises:
+        UsageError, DataError, ModelError: wrong names, too few candidates, or data and a model that do not fit.
+        NonFiniteError: a kernel with undefined numbers; runs that fail are results.
+    """
+    if not study.tasks or not study.seeds or not study.grid:
+        raise UsageError("A validation needs at least one task, one seed and one learning rate.")
+    return [_measured(study, study.cell(task, seed)) for seed in study.seeds for task in study.tasks]
+
+
+def _measured(study: Validation, cell: Cell) -> Measured:
+    chosen = chosen_placements(placements(cell.outputs, study.rank), study.candidates)
+    outcomes = []
+    for number, placement in enumerate(chosen):
+        if study.progress is not None:
+            study.progress(f"{cell.setting.task}, seed {cell.setting.seed}: candidates", number, len(chosen))
+        outcomes.append(cell.outcome(placement.method, study.grid))
+    start = cell.value("start", {}, lambda: _start(cell))
+    seen = _Seen(cell, chosen, study.grid)
+    key = {"methods": [repr(placement.method) for placement in chosen], "grid": [repr(point) for point in study.grid]}
+    suffix = identity_hash(key)[:12]
+
+    def values(name: str, of: Callable[[Evidence], Any]) -> Any:
+        """A value of each placement, kept."""
+        file = f"{name.replace(',', '').replace(' ', '-')}-{suffix}"
+        return cell.value(file, {**key, "name": name}, lambda: {"values": [of(item) for item in seen.evidence]})[
+            "values"
+        ]
+
+    scores = {name: tuple(map(float, values(f"score {name}", of))) for name, of in SCORES.items()}
+    curves = values("predicted curves", lambda item: [asdict(run) for run in item.adam])
+    return Measured(
+        task=cell.setting.task,
+        seed=cell.setting.seed,
+        metric=cell.task.metric,
+        start_loss=start["loss"],
+        start_score=start["score"],
+        names=tuple(placement.name for placement in chosen),
+        outcomes=tuple(outcomes),
+        scores=scores,
+        predicted=tuple(tuple(_run(run) for run in runs) for runs in curves),
+    )
+
+
+def _run(found: Mapping[str, Any]) -> PredictedRun:
+    return PredictedRun(found["learning_rate"], tuple(found["steps"]), tuple(found["validation_losses"]))
+
+
+def _start(cell: Cell) -> dict[str, float]:
+    """Loss and score of the test examples before training."""
+    y, f0 = cell.labels("test"), cell.inputs.f0[cell.inputs.n_train + cell.inputs.n_validation :]
+    return {"loss": cross_entropy(f0, y), "score": score(y, predicted_classes(f0), cell.task.metric)}

@@ -1,0 +1,308 @@
+"""The page of a validation: how each score ranks the candidates, what can be ranked at all, and curves beside real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foretune.shapes import Float64
+from foretune.study.page import Curve, Figure, Page, Table, mean_and_spread
+from foretune.study.validation.curves import best_predicted, curve_distance
+from foretune.study.validation.measurement import Measured, Validation
+from foretune.study.validation.ranking import Ceiling, ceiling, median_correlation, rank_correlation, regret
+from foretune.study.validation.scores import SCORES
+
+RANDOM = "random choice"
+LITTLE = 0.02
+"""A gain in nats over the start below which there is nothing to choose between."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One result by which candidates are ranked.
+
+    Attributes:
+        name: in tables.
+        unit: of a regret.
+        scale: from the result to the unit.
+        of: the results of a cell, larger is better.
+    """
+
+    name: str
+    unit: str
+    scale: float
+    of: Callable[[Measured], Float64[np.ndarray, "k"]]
+
+
+LOSS = Measure("test loss", "nats", 1.0, lambda cell: -cell.losses)
+SCORE = Measure("test score", "points", 100.0, lambda cell: cell.test_scores)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One score against one measure.
+
+    Attributes:
+        score, measure: which.
+        median, low, high: rank correlation over tasks and seeds, with its interval over candidates; NaN where the score
+            is the same for all of them.
+        by_task: task -> mean over seeds.
+        regret: mean over tasks and seeds, in the measure's unit.
+    """
+
+    score: str
+    measure: str
+    median: float
+    low: float
+    high: float
+    by_task: dict[str, float]
+    regret: float
+
+
+def rankings(cells: Sequence[Measured], measure: Measure) -> list[Ranking]:
+    """Every score against one measure, in the order of `SCORES`."""
+    results = np.stack([measure.of(cell) for cell in cells])
+    found = []
+    for name in SCORES:
+        scores = np.stack([np.array(cell.scores[name]) for cell in cells])
+        middle = median_correlation(scores, results)
+        each = rank_correlation(scores, results)
+        found.append(
+            Ranking(
+                score=name,
+                measure=measure.name,
+                median=middle.value,
+                low=middle.low,
+                high=middle.high,
+                by_task={task: float(np.mean(each[_places(cells, task)])) for task in _tasks(cells)},
+                regret=measure.scale * float(np.mean([regret(*pair) for pair in zip(scores, results, strict=True)])),
+            )
+        )
+    return found
+
+
+def ceilings(cells: Sequence[Measured], measure: Measure) -> dict[str, Ceiling]:
+    """Task -> how far its real results agree over seeds."""
+    return {
+        task: ceiling(np.stack([measure.of(cells[place]) for place in _places(cells, task)])) for task in _tasks(cells)
+    }
+
+
+def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
+    """The page.
+
+    Args:
+        cells: of all seeds and tasks, the same candidates in each.
+        study: what was asked for.
+    """
+    return Page(
+        title=f"Does the forecast rank {len(cells[0].names)} candidates of {study.lm.name}?",
+        notes=_notes(study),
+        tables=(
+            _ranking_table(cells, LOSS),
+            _ranking_table(cells, SCORE),
+            _gain_table(cells),
+            _curve_table(cells),
+            _candidate_table(cells),
+        ),
+        figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in _tasks(cells)),
+        findings=_findings(cells),
+    )
+
+
+def _notes(study: Validation) -> tuple[str, ...]:
+    first = study.grid[0]
+    what = "full tuning" if study.rank is None else f"LoRA, rank {study.rank}, alpha 16"
+    rates = ", ".join(f"{point.optimiser.learning_rate:g}" for point in study.grid)
+    length = f"{first.steps} steps" if first.epochs is None else f"{first.epochs:g} epochs"
+    return (
+        f"Model {study.lm.name}, {study.output}; {what}, and the head where there is one. Tasks {', '.join(study.tasks)}; "
+        f"sample {study.sample.label}; seeds {', '.join(map(str, study.seeds))}, each with training and validation "
+        f"examples of its own; at most {study.test} test examples.",
+        f"Real runs: AdamW at {rates}, batches of {first.batch_size}, {length}; the checkpoint and the rate with the "
+        "lowest validation loss count.",
+        "Rank correlation is Spearman's, over the candidates of one task and seed; all scores are oriented so that larger "
+        "should be better (a small risk or kappa, a large lambda_max, trace or norm), and a negative one ranks backwards. "
+        "Intervals: 95%, candidates drawn again.",
+        "Regret: what is lost against the best candidate found, by taking the one that the score puts first; mean over "
+        "tasks and seeds.",
+        "Noise ceiling: rank correlation of the real results with themselves, seed against seed. A forecast without noise "
+        "would reach about its square root; one that reads a seed's own examples may find what is particular to them.",
+        "LogME, LEEP and NCE score a model for a task, not the parameters that are trained: they apply where models are "
+        "compared. Here they are the same for all candidates, so they have no rank correlation and the regret of a random "
+        "choice. LEEP and NCE take the outputs before training for the source classifier, on validation examples.",
+    )
+
+
+def _ranking_table(cells: Sequence[Measured], measure: Measure) -> Table:
+    tasks, limits = _tasks(cells), ceilings(cells, measure)
+    rows = [
+        (
+            found.score,
+            _ranged(found.median, found.low, found.high),
+            *(_number(found.by_task[task]) for task in tasks),
+            _number(found.regret, 3 if measure is LOSS else 1),
+        )
+        for found in rankings(cells, measure)
+    ]
+    known = [limit.correlation for limit in limits.values() if not np.isnan(limit.correlation)]
+    middle = float(np.median(known)) if known else float("nan")
+    top = ("noise ceiling", _number(middle), *(_number(limits[task].correlation) for task in tasks), "-")
+    header = ("score", "median (95%)", *tasks, f"regret, {measure.unit}")
+    return Table(header, (*rows, top), f"Rank correlation with the {measure.name}")
+
+
+def _gain_table(cells: Sequence[Measured]) -> Table:
+    """What fine-tuning adds to the start, task by task."""
+    rows = []
+    for measure, digits in ((LOSS, 3), (SCORE, 1)):
+        for task, limit in ceilings(cells, measure).items():
+            start, gains = _gains(cells, task, measure)
+            spreads = (measure.scale * limit.candidates, measure.scale * limit.seeds)
+            numbers = (start, float(gains.max()), float(np.median(gains)), *spreads)
+            found = [_number(number, digits) for number in numbers]
+            rows.append((f"{task}, {measure.name}", *found, _number(limit.correlation)))
+    header = ("task", "start", "gain, best", "gain, median", "candidates' spread", "seeds' spread", "noise ceiling")
+    caption = (
+        "What there is to rank: gain of the best and the median candidate over the start (linear probing, where a head "
+        "starts from it), in nats and points; means over seeds, spreads as standard deviations"
+    )
+    return Table(header, tuple(rows), caption)
+
+
+def _gains(cells: Sequence[Measured], task: str, measure: Measure) -> tuple[float, Float64[np.ndarray, "k"]]:
+    """The start, and every candidate's mean gain over it, in the measure's unit."""
+    chosen = [cells[place] for place in _places(cells, task)]
+    starts = [-cell.start_loss if measure is LOSS else cell.start_score for cell in chosen]
+    gains = np.mean([measure.of(cell) - start for cell, start in zip(chosen, starts, strict=True)], axis=0)
+    return measure.scale * abs(float(np.mean(starts))), measure.scale * gains
+
+
+def _curve_table(cells: Sequence[Measured]) -> Table:
+    """Predicted against real validation losses and learning rates."""
+    header = (
+        "task",
+        "start",
+        "lowest, real",
+        "lowest, predicted",
+        "distance of curves",
+        "rate predicted",
+        "always the commonest",
+    )
+    caption = (
+        "Validation loss of real runs with Adam and of their simulation in function space, nats: medians over candidates "
+        "and seeds, the distance as root mean square over the evaluations of the best run; and how often the best learning "
+        "rate of the grid is predicted, beside always naming the one that is best most often"
+    )
+    rows = [_curve_row(task, [cells[place] for place in _places(cells, task)]) for task in _tasks(cells)]
+    return Table(header, tuple(rows), caption)
+
+
+def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[str, ...]:
+    pairs = [pair for cell in cells for pair in zip(cell.outcomes, cell.predicted, strict=True)]
+    done = [(outcome, runs) for outcome, runs in pairs if outcome.failure is None]
+    rates = [outcome.learning_rate for outcome, _ in done]
+    guesses = [best_predicted(runs).learning_rate for _, runs in done]
+    distances = [
+        curve_distance(run, outcome.evaluated, outcome.validation_losses)
+        for outcome, runs in done
+        for run in runs
+        if run.learning_rate == outcome.learning_rate
+    ]
+    numbers = (
+        [outcome.start_validation_loss for outcome, _ in done],
+        [outcome.validation_loss for outcome, _ in done],
+        [best_predicted(runs).lowest for _, runs in done],
+        distances,
+    )
+    hits = sum(rate == guess for rate, guess in zip(rates, guesses, strict=True))
+    usual = max((rates.count(rate) for rate in set(rates)), default=0)
+    found = [_number(_middle(values), 3) for values in numbers]
+    return (task, *found, f"{hits} of {len(done)}", f"{usual} of {len(done)}")
+
+
+def _candidate_table(cells: Sequence[Measured]) -> Table:
+    tasks = _tasks(cells)
+    rows = []
+    for number, name in enumerate(cells[0].names):
+        row = [name]
+        for task in tasks:
+            chosen = [cells[place].outcomes[number] for place in _places(cells, task)]
+            row.append(mean_and_spread([outcome.test_loss for outcome in chosen], 1.0, 3))
+            row.append(mean_and_spread([outcome.test_score for outcome in chosen]))
+        rows.append(tuple(row))
+    header = ("candidate", *(f"{task}: {what}" for task in tasks for what in ("loss", "score")))
+    return Table(header, tuple(rows), "Real results on test examples: mean (standard deviation) over seeds")
+
+
+def _figure(cell: Measured) -> Figure:
+    """The real and predicted validation curves of the candidate with the lowest real validation loss."""
+    losses = [np.inf if outcome.failure else outcome.validation_loss for outcome in cell.outcomes]
+    best = int(np.argmin(losses))
+    outcome = cell.outcomes[best]
+    drawn = [
+        Curve("real", np.array(outcome.validation_losses, dtype=float), np.array(outcome.evaluated, dtype=float)),
+        *(
+            Curve(
+                f"predicted, rate {run.learning_rate:g}",
+                np.array(run.validation_losses, dtype=float),
+                np.array(run.steps, dtype=float),
+            )
+            for run in cell.predicted[best]
+            if np.isfinite(run.validation_losses).all()
+        ),
+    ]
+    title = f"{cell.task}, seed {cell.seed}: {cell.names[best]}, real rate {outcome.learning_rate:g}"
+    return Figure(f"curves-{cell.task}", title, "step", "validation loss (nats)", tuple(drawn))
+
+
+def _findings(cells: Sequence[Measured]) -> tuple[str, ...]:
+    found = []
+    for measure in (LOSS, SCORE):
+        order = sorted((r for r in rankings(cells, measure) if not np.isnan(r.median)), key=lambda r: -r.median)
+        chance = next(r for r in rankings(cells, measure) if r.score == RANDOM).regret
+        if order:
+            best, unit = order[0], measure.unit
+            found.append(
+                f"By {measure.name}: {best.score} ranks best, median correlation {best.median:.2f}; trusting it costs "
+                f"{best.regret:.3g} {unit} against the best candidate found, a random choice {chance:.3g}."
+            )
+        found += [_rankable(task, measure, limit) for task, limit in ceilings(cells, measure).items() if limit.reason]
+    for task in _tasks(cells):
+        _, gains = _gains(cells, task, LOSS)
+        if gains.max() < LITTLE:
+            found.append(
+                f"{task}: the best candidate gains {gains.max():.3f} nats over the start. Fine-tuning adds next to nothing "
+                "to linear probing here, so that the choice of what to train hardly matters."
+            )
+    if len({cell.seed for cell in cells}) == 1:
+        found.append(
+            "One seed: there is no noise ceiling, and nobody knows which of these differences would come again."
+        )
+    return tuple(found)
+
+
+def _rankable(task: str, measure: Measure, limit: Ceiling) -> str:
+    return f"{task}: candidates cannot be ranked by {measure.name}, by anyone: {limit.reason}."
+
+
+def _tasks(cells: Sequence[Measured]) -> list[str]:
+    return list(dict.fromkeys(cell.task for cell in cells))
+
+
+def _places(cells: Sequence[Measured], task: str) -> list[int]:
+    return [place for place, cell in enumerate(cells) if cell.task == task]
+
+
+def _middle(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else float("nan")
+
+
+def _number(value: float, digits: int = 2) -> str:
+    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _ranged(value: float, low: float, high: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"

@@ -1,0 +1,126 @@
+r"""How well a score ranks real results, what trusting it costs, and how well the results rank themselves.
+
+    rho      Spearman's correlation of score and result over the candidates of one task and seed
+    regret   max_p r_p - r_{argmax score}: what is lost against the best candidate found
+    ceiling  mean over pairs of seeds of the rho between real results, each seed with examples of its own
+
+The ceiling is what one real study says of the next. A forecast that knew the common order without noise would reach about
+its square root, and one that reads a seed's own examples may find what is particular to them.
+
+Results are oriented as scores are: larger is better (`-loss`, accuracy). A score that is the same for all candidates has
+no rho, and the regret of a random choice.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import rankdata
+
+from foretune.errors import UsageError
+from foretune.shapes import Float64
+
+LOWEST_CEILING = 0.3
+"""Below this correlation of the results with themselves a task's candidates count as not to be ranked."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95% bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What the results of one task allow to be ranked.
+
+    Attributes:
+        correlation: mean over pairs of seeds of the rank correlation of the results; not a number for one seed.
+        candidates: standard deviation over candidates of their mean result.
+        seeds: standard deviation of a candidate's result over seeds, the seeds' own means taken away.
+    """
+
+    correlation: float
+    candidates: float
+    seeds: float
+
+    @property
+    def reason(self) -> str | None:
+        """Why the candidates cannot be ranked; None where they can, or nobody knows."""
+        if self.candidates == 0 and not self.seeds > 0:
+            return "all candidates reach the same"
+        if self.correlation < LOWEST_CEILING:
+            return f"ceiling {self.correlation:.2f} below {LOWEST_CEILING:g}"
+        if self.candidates < self.seeds:
+            return "candidates differ less from each other than from themselves over seeds"
+        return None
+
+
+def rank_correlation(a: Float64[np.ndarray, "*runs k"], b: Float64[np.ndarray, "*runs k"]) -> np.ndarray:
+    """Spearman's rank correlation along the last axis; not a number where one side is constant.
+
+    Raises:
+        UsageError: different shapes, or numbers that are undefined; infinite ones are the first or the last.
+    """
+    if a.shape != b.shape or np.isnan(a).any() or np.isnan(b).any():
+        raise UsageError(f"Scores of shape {a.shape}, results of shape {b.shape}; expected the same, without NaN.")
+    ranks = [rankdata(side, axis=-1) for side in (a, b)]
+    x, y = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
+    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+    return np.divide((x * y).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+
+
+def regret(score: Float64[np.ndarray, "k"], results: Float64[np.ndarray, "k"]) -> float:
+    """What is lost by taking the candidate with the largest score; of equal scores, on average."""
+    lost = results.max() - results[score == score.max()]
+    return float(lost.mean())
+
+
+def median_correlation(
+    scores: Float64[np.ndarray, "s k"], results: Float64[np.ndarray, "s k"], resamples: int = 300, seed: int = 0
+) -> Interval:
+    """The median rank correlation over tasks and seeds, with the interval over candidates drawn again.
+
+    Args:
+        scores, results: one row a task and seed, the same candidates in the same order.
+        resamples: how often candidates are drawn, the same ones for all rows.
+        seed: of the draws.
+    """
+    value = _median(rank_correlation(scores, results))
+    if np.isnan(value):
+        return Interval(value, value, value)
+    k = scores.shape[1]
+    draws = np.random.default_rng(seed).integers(k, size=(resamples, k))
+    found = rank_correlation(scores[:, draws], results[:, draws])  # (s, resamples)
+    medians = np.array([_median(column) for column in found.T])
+    low, high = np.nanquantile(medians, [0.025, 0.975])
+    return Interval(value, float(low), float(high))
+
+
+def ceiling(results: Float64[np.ndarray, "s k"]) -> Ceiling:
+    """How far the results of one task agree over seeds.
+
+    Args:
+        results: one row a seed, each with training examples of its own; candidates in the same order.
+    """
+    pairs = [float(rank_correlation(a, b)) for a, b in itertools.combinations(results, 2)]
+    if not np.isfinite(results).all():  # a run that failed has no spread, only a rank
+        return Ceiling(_mean(pairs), float("inf"), float("inf"))
+    centred = results - results.mean(1, keepdims=True)
+    seeds = float(np.sqrt(centred.var(0, ddof=1).mean())) if len(results) > 1 else float("nan")
+    return Ceiling(_mean(pairs), float(centred.mean(0).std(ddof=1)), seeds)
+
+
+def _median(values: np.ndarray) -> float:
+    kept = values[~np.isnan(values)]
+    return float(np.median(kept)) if len(kept) else float("nan")
+
+
+def _mean(values: list[float]) -> float:
+    kept = [value for value in values if not np.isnan(value)]
+    return float(np.mean(kept)) if kept else float("nan")

@@ -1,0 +1,336 @@
+"""Models with a classification head: every candidate trains it, and linear probing is what candidates have to beat."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+import foretune as ft
+from foretune.analysis.scores import Score
+from foretune.cli.computing import run_forecast
+from foretune.cli.options import (
+    BlockOptions,
+    DataOptions,
+    ForecastOptions,
+    ModelOptions,
+    OutputOptions,
+    ReportOptions,
+    RunOptions,
+)
+from foretune.errors import UsageError
+from foretune.finetune.methods import FullTuning, LoRATuning
+from foretune.finetune.warm_up import warmed_outputs
+from foretune.forecast.advice import advice
+from foretune.forecast.candidates import (
+    PROBING,
+    Weights,
+    candidate,
+    candidate_kernel,
+    candidates,
+    formulas_for,
+    head_kernel,
+    weights_of,
+)
+from foretune.forecast.comparison import comparison
+from foretune.forecast.cost import cost
+from foretune.forecast.forecast import Forecast, forecast
+from foretune.forecast.greedy import greedy_path
+from foretune.forecast.heads import probed_head
+from foretune.forecast.inputs import Inputs, forecast_inputs
+from foretune.forecast.search import Search
+from foretune.forecast.simulation import RATES_ARE_FOR, scored_candidate
+from foretune.forecast.stages import Stage
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.lora import LoRA
+from foretune.report.advice import head_note, lora_config, python_snippet
+from foretune.report.terminal import print_forecast
+from tests.cases import ROWS, TASK, language_model, outputs_of
+from tests.conftest import family, many_rows
+
+HEAD = ("head.weight", "head.bias")
+QUICK = Search(steps=40, greedy_sizes=(1, 2), compared=3, resamples=24)
+SIZE = 24
+NAMES = [f"model.layers.{layer}.{inner}.weight" for layer in range(3) for inner in ("attn.q_proj", "mlp.up_proj")]
+SIGNAL = "model.layers.1.mlp.up_proj.weight"
+WEIGHTS = Weights(
+    {**dict.fromkeys(NAMES, (6, 6)), "head.weight": (2, 6), "head.bias": (2,)}, dict.fromkeys((*NAMES, *HEAD), 10.0)
+)
+
+
+def synthetic(
+    seed: int = 0, *, signal: str | None = SIGNAL, probed: float = 0.5
+) -> tuple[dict[str, BlockKernel], Inputs]:
+    """Linear features by block; one block beside the head tells the labels, or the head does alone."""
+    generator = np.random.default_rng(seed)
+    y = np.arange(4 * SIZE) % 2
+    sign = 2.0 * y - 1
+    body, head = [], []
+    for name in (*NAMES, *HEAD):
+        phi = generator.normal(size=(len(y), 6)) if name != "head.bias" else np.ones((len(y), 1))
+        if name in (signal, "head.weight"):
+            phi[:, 0] += (2.5 if name == signal else probed) * sign
+        (head if name in HEAD else body).append((phi[:SIZE] @ phi.T)[:, None, :, None])
+    kernels = {
+        "sgd": BlockKernel((*NAMES, *HEAD), np.stack([*body, *head])),
+        "lora-r4": BlockKernel(tuple(NAMES), np.stack(body) / 7),
+    }
+    f0, features = generator.normal(size=(len(y), 1)) * 0.1, generator.normal(size=(len(y), 3))
+    sizes = {name: math.prod(shape) for name, shape in WEIGHTS.shapes.items()}
+    return kernels, Inputs(y, f0, features, SIZE, SIZE, 2, sizes, "accuracy")
+
+
+def test_every_candidate_trains_the_head_and_one_trains_nothing_else() -> None:
+    kernels, _ = synthetic()
+    found = candidates(kernels, WEIGHTS)
+    of_head = kernels["sgd"].array[-2:].sum(0)
+    for item in found:
+        assert item.head == HEAD
+        assert not set(item.blocks) & set(HEAD)
+        own = (
+            kernels["sgd" if item.rank is None else "lora-r4"].select(lambda name, item=item: name in item.blocks)
+            if item.blocks
+            else None
+        )
+        np.testing.assert_allclose(candidate_kernel(kernels, item), of_head + (0 if own is None else own.total()))
+        np.testing.assert_allclose(head_kernel(kernels, item), of_head)
+    (alone,) = [item for item in found if item.kind == PROBING]
+    assert (alone.blocks, alone.rank, alone.parameters) == ((), None, 2 * 6 + 2)
+    assert alone.title == "head alone, linear probing"
+    layer = next(item for item in found if item.kind == "layer" and item.rank == 4)
+    assert (layer.method, layer.parameters) == ("LoRA rank 4 + head", 2 * 4 * 12 + 14)
+
+
+def test_without_a_head_nothing_is_added() -> None:
+    kernels, _ = synthetic()
+    bare = {"sgd": kernels["sgd"].select("model.*"), "lora-r4": kernels["lora-r4"]}
+    for given in (WEIGHTS, Weights(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 1.0))):
+        found = candidates(bare, given)
+        assert not any(item.head or item.kind == PROBING for item in found)
+        assert not head_kernel(bare, found[0]).any()
+    language_head = Weights({"head.weight": (9, 6)}, {"head.weight": 1.0})  # an output layer of this name has no bias
+    assert language_head.head == ()
+    with pytest.raises(UsageError, match=r"blocks without a kernel 'sgd': head\.weight"):
+        candidate_kernel(bare, candidate("head alone", PROBING, (), None, WEIGHTS, HEAD))
+
+
+@pytest.mark.parametrize(("name", "rank"), [("bert-encoder", 2), ("llama-causal", 2), ("bert-encoder", None)])
+def test_the_numbers_of_a_candidate_are_those_that_fine_tuning_trains(name: str, rank: int | None) -> None:
+    outputs = outputs_of(language_model(family(name)), head=True)
+    rows = [ft.Example.of(row) for row in ROWS]
+    job = ft.joint_job(outputs, rows[:4], rows[4:])
+    found = candidates(ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,))), weights_of(outputs.parameters()))
+    if rank is None:
+        method, kind = FullTuning(), "whole model"
+    else:
+        method, kind = LoRATuning(rank=rank, targets="all-linear"), "all linear"
+    (item,) = [item for item in found if item.kind == kind and item.rank == rank]
+    started = method.start(outputs)
+    sizes = {name: tensor.numel() for name, tensor in started.parameters().items()}
+    assert item.parameters == sum(sizes[name] for name in method.names(started))
+
+
+def test_the_change_of_weights_is_that_of_training_adapters_and_head_in_features() -> None:
+    generator = np.random.default_rng(0)
+    phi, psi, y = generator.normal(size=(24, 6)), generator.normal(size=(24, 7)), np.arange(24) % 2
+    inputs = Inputs(y, np.zeros((24, 1)), phi, 8, 8, 2, {}, "accuracy")
+    item = candidate("one", "layer", [SIGNAL], 4, WEIGHTS, HEAD)
+    kernels = [(part[:8] @ part.T)[:, None, :, None] for part in (phi, psi)]
+    score = scored_candidate(item, kernels[0] + kernels[1], inputs, WEIGHTS, QUICK, kernels[1]).score
+    b, head, sign = np.zeros(6), np.zeros(7), 2 * y[:8] - 1
+    for _ in range(score.steps):
+        chi = sign / (1 + np.exp(sign * (phi[:8] @ b + psi[:8] @ head)))
+        b, head = b + score.learning_rate / 8 * phi[:8].T @ chi, head + score.learning_rate / 8 * psi[:8].T @ chi
+    of_weight = np.linalg.norm(b) * LoRA(4).scaling / math.sqrt(3)
+    assert score.steps > 0
+    assert score.change == pytest.approx(math.hypot(float(of_weight), float(np.linalg.norm(head))) / math.sqrt(300))
+
+
+def test_the_greedy_search_starts_from_the_head() -> None:
+    y = np.array([1.0, -1.0, 1.0, -1.0])
+    fit = np.outer(y, y)
+    assert greedy_path({"fit": fit, "other": np.eye(4)}, y, {"fit": 1, "other": 1}, QUICK)[0] == "fit"
+    assert greedy_path({"fit": fit, "other": np.eye(4)}, y, {"fit": 1, "other": 1}, QUICK, start=fit) == []
+
+
+def test_adapting_is_recommended_where_a_block_beats_linear_probing() -> None:
+    kernels, inputs = synthetic()
+    found = forecast(inputs, kernels, WEIGHTS, QUICK)
+    chosen = found.advice.candidate
+    assert found.advice.beats_probing
+    assert SIGNAL in chosen.blocks
+    assert chosen.spread is not None and chosen.spread.beats_probing
+    assert "it beats linear probing by" in found.advice.reason
+    assert found.answer.startswith("Fine-tuning should help")
+    assert found.advice.probing is not None and found.advice.probing.spread is not None  # though not among the first
+    assert found.advice.probing.spread.over_probing == (0.0, 0.0)
+
+
+def test_linear_probing_is_recommended_where_no_block_beats_it() -> None:
+    for seed in range(2):
+        kernels, inputs = synthetic(seed, signal=None, probed=2.0)
+        found = forecast(inputs, kernels, WEIGHTS, QUICK)
+        assert found.advice.beats_probing is False, seed
+        assert found.advice.candidate.kind == PROBING
+        assert found.answer.startswith("Adapting is not expected to beat linear probing, which should help")
+        assert "cannot be ranked here" in found.answer
+        assert found.advice.adapter is not None  # still there for who wants adapters
+        said = " ".join(found.advice.regime)
+        assert "may gain where this forecast sees nothing" in said
+        assert "rule of thumb" not in said  # a head alone is linear in its parameters
+
+
+def test_a_head_with_nothing_else_to_train_is_not_compared() -> None:
+    kernels, inputs = synthetic()
+    found = forecast(inputs, {"sgd": kernels["sgd"].select("head.*")}, WEIGHTS, QUICK)
+    assert found.advice.beats_probing is None
+    assert found.answer.startswith("Fine-tuning")
+    assert found.answer.endswith("Recommended because there is nothing else to train.")
+
+
+def test_linear_probing_is_simulated_however_few_candidates_are() -> None:
+    kernels, inputs = synthetic()
+    found = comparison(kernels, inputs, WEIGHTS, replace(QUICK, simulated=2, compared=1))
+    assert len(found.candidates) == 2 < found.considered
+    assert [item.kind for item in found.candidates if item.spread is not None][-1] == PROBING
+
+
+def test_a_cheaper_adapter_that_does_not_beat_linear_probing_is_not_preferred() -> None:
+    kernels, inputs = synthetic()
+    found = comparison(kernels, inputs, WEIGHTS, QUICK).candidates
+    best = next(item for item in found if item.spread is not None and item.spread.beats_probing)
+    probing = next(item for item in found if item.kind == PROBING)
+    assert best.spread is not None
+    best = replace(best, rank=None)
+    assert best.spread is not None
+    tied = replace(best, rank=4, parameters=1, spread=replace(best.spread, over_probing=(-0.1, 0.2)))
+    said = advice([best, tied, probing], inputs, Score(0.5, 0.4, 0.6))
+    assert said.candidate is best
+    assert said.adapter is tied
+
+
+def test_the_snippet_says_that_the_head_is_trained_beside(tmp_path: Path) -> None:
+    import peft
+
+    outputs = outputs_of(language_model(family("bert-encoder")), head=True)
+    modules = {path: type(module).__name__ for path, module in outputs.lm.module.named_modules()}
+    blocks = [name for name, kind in outputs.kinds().items() if kind == "linear"][:2]
+    config, note = lora_config(blocks, 2, 16.0, modules), head_note(outputs)
+    assert note is not None and "mean features" in note
+    snippet = python_snippet(config, note)
+    scope: dict[str, Any] = {"model": family("bert-encoder").build()}
+    exec(snippet, scope)  # noqa: S102
+    assert isinstance(scope["model"], peft.PeftModel)
+    assert "# The forecast trains a linear head" in snippet
+    assert max(map(len, snippet.splitlines())) <= 100
+    assert head_note(outputs_of(language_model(family("llama-causal")))) is None
+    assert python_snippet(config) == snippet.partition("\n#")[0]
+
+
+def few_shot(rows: list[dict[str, str]]) -> Any:
+    return TASK.few_shot(rows, 4, 13, 12)
+
+
+def forecast_of(outputs: Any, split: Any, warm_up: int = 0) -> Forecast:
+    inputs = replace(forecast_inputs(outputs, TASK, split), warm_up=warm_up)
+    job = ft.joint_job(outputs, split.train, [*split.validation, *split.test])
+    kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
+    return forecast(inputs, kernels, weights_of(outputs.parameters()), QUICK)
+
+
+def test_a_forecast_after_a_warm_up_is_one_of_the_warmed_model_and_says_so() -> None:
+    lm, split = language_model(family("bert-encoder"), torch.float32), few_shot(many_rows())
+    outputs = probed_head(lm, TASK, split)
+    before = {name: tensor.clone() for name, tensor in outputs.parameters().items()}
+    warmed = warmed_outputs(outputs, TASK, split, steps=3, batch_size=4)
+    after = warmed.outputs.parameters()
+    assert type(warmed.outputs) is type(outputs)
+    assert list(after) == list(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in outputs.parameters().items())
+    assert not torch.equal(after["head.weight"], before["head.weight"])
+    assert warmed.seconds > 0
+    found = forecast_of(warmed.outputs, split, warm_up=3)
+    assert found.warm_up == 3
+    assert "after the 3 warm-up steps alone" in found.answer
+    assert any("from real training step 3 on" in warning for warning in found.warnings)
+    again = warmed_outputs(outputs, TASK, split, steps=3, batch_size=4).outputs.parameters()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in after.items())
+    with pytest.raises(UsageError, match="A warm-up of 0 steps"):
+        warmed_outputs(outputs, TASK, split, steps=0)
+    with pytest.raises(UsageError, match=r"in bfloat16.*--dtype float32"):
+        half = outputs_of(language_model(family("bert-encoder"), torch.bfloat16), difference=True)
+        warmed_outputs(half, TASK, split, steps=1)
+
+
+def test_a_warm_up_is_counted_in_the_cost() -> None:
+    stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
+    plain = cost(stages, 10, 4, 10, 3)
+    warmed = cost([*stages, Stage("warm-up", 5.0, 0, 0)], 10, 4, 10, 3)
+    assert (plain.warm_up, warmed.warm_up) == (0, 5)
+    assert warmed.forecast == plain.forecast + 5
+
+
+def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_adapters(
+    bert_folder: Path,
+    data_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    target = tmp_path / "forecast.json"
+
+    def run(warm_up: int) -> None:
+        run_forecast(
+            ModelOptions(str(bert_folder)),
+            DataOptions(str(data_file), k=4, test=10),
+            OutputOptions(),
+            BlockOptions(blocks="encoder.layer.0.attention.self.*,head.*"),
+            ForecastOptions(warm_up),
+            RunOptions(),
+            ReportOptions(json=target),
+        )
+
+    run(2)
+    record = json.loads(target.read_text())
+    assert record["forecast"]["warm_up"] == 2
+    assert record["forecast"]["rates_are_for"] == RATES_ARE_FOR
+    assert record["cost"]["warm_up"] > 0
+    assert record["about"]["settings"]["warm_up"] == 2
+    assert "warm-up" in {stage["name"] for stage in record["stages"]}
+    assert "no module of this model" in record["beside_lora_config"]
+    every = record["forecast"]["comparison"]["candidates"]
+    assert all(item["head"] == list(HEAD) for item in every)
+    (probing,) = [item for item in every if item["kind"] == PROBING]
+    assert probing == record["forecast"]["advice"]["probing"]
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "after 2 warm-up steps",
+        "GD rate",
+        "No rate here is one for AdamW",
+        "for 2 warm-up steps",
+        "head alone",
+    ):
+        assert part in shown
+    with pytest.raises(UsageError, match="--warm-up is -1; expected"):
+        run(-1)
+
+
+def test_the_table_has_the_recommended_candidate_and_linear_probing() -> None:
+    kernels, inputs = synthetic()
+    found = forecast(inputs, kernels, WEIGHTS, QUICK)
+    stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
+    console = Console(width=160, record=True, file=io.StringIO())
+    print_forecast(console, found, stages, "accuracy", None, cost(stages, 10, 4, 10, 3))
+    shown = " ".join(console.export_text().split())
+    assert "head alone" in shown
+    assert "+ beats linear probing beyond the spread" in shown
+    assert RATES_ARE_FOR in shown

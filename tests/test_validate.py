@@ -1,0 +1,347 @@
+"""Whether forecasts rank candidates: transferability scores, rank statistics, predicted curves, and `foretune validate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.stats import multivariate_normal, spearmanr
+
+from foretune.analysis.transferability import (
+    kernel_target_alignment,
+    leep,
+    log_evidence,
+    negative_conditional_entropy,
+)
+from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
+from foretune.cli.validating import run_validate, runs_grid, training_sample
+from foretune.errors import UsageError
+from foretune.finetune.methods import FullTuning, LoRATuning
+from foretune.finetune.optimisers import AdamWOptimiser
+from foretune.finetune.training import Training
+from foretune.model.head import HeadLogits
+from foretune.model.load import load_model
+from foretune.study.setting import FewShot, Sampled
+from foretune.study.validation.candidates import chosen_placements, placements
+from foretune.study.validation.curves import PredictedRun, adam_kernel, best_predicted, curve_distance
+from foretune.study.validation.measurement import Measured, Validation, measured
+from foretune.study.validation.page import LOSS, rankings, validation_page
+from foretune.study.validation.ranking import ceiling, median_correlation, rank_correlation, regret
+from foretune.study.validation.scores import SCORES, evidence
+from tests.cases import language_model
+from tests.conftest import family, many_rows, run_cli
+from tests.test_cli import assert_refused
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+GRID = tuple(
+    Training(optimiser=AdamWOptimiser(rate), batch_size=4, epochs=2, evaluate_every=2, best_by="loss")
+    for rate in (1e-3, 1e-2)
+)
+FOUR = "layer*,all linear,attention.self.query"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "mr").mkdir()
+    (folder / "mr" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(bert_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Validation:
+    return Validation(
+        lm=load_model(str(bert_folder)),
+        tasks=("mr",),
+        sample=FewShot(4),
+        seeds=(13, 21),
+        test=12,
+        rank=2,
+        grid=GRID,
+        root=tmp_path_factory.mktemp("cells"),
+        data=data,
+        candidates=tuple(FOUR.split(",")),
+    )
+
+
+@pytest.fixture(scope="module")
+def cells(study: Validation) -> list[Measured]:
+    return measured(study)
+
+
+# --- scores that others use
+
+
+@pytest.mark.parametrize("shape", [(12, 4), (8, 20)])
+def test_log_evidence_is_the_maximum_over_both_precisions(shape: tuple[int, int]) -> None:
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal(shape)
+    y = np.arange(shape[0]) % 3
+
+    def cost(logs: np.ndarray, target: np.ndarray) -> float:
+        covariance = features @ features.T * np.exp(-logs[0]) + np.exp(-logs[1]) * np.eye(len(y))
+        return -float(multivariate_normal(np.zeros(len(y)), covariance, allow_singular=True).logpdf(target)) / len(y)
+
+    starts = [(a, b) for a in (-2.0, 2.0, 6.0) for b in (0.0, 3.0)]
+    slow = [
+        min(minimize(cost, start, args=((y == k).astype(float),), method="Nelder-Mead").fun for start in starts)
+        for k in range(3)
+    ]
+    assert log_evidence(features, y) == pytest.approx(-np.mean(slow), abs=1e-4)
+    assert log_evidence(1000 * features, y) == pytest.approx(log_evidence(features, y), abs=1e-6)
+
+
+def test_leep_and_nce_are_what_a_hand_computes() -> None:
+    probabilities, y = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]]), np.array([0, 0, 1, 0])
+    # p(y=0 | z): z=0 1.5 / 1.5; z=1 (0.5 + 1) / 2.5
+    expected = np.mean(np.log([1.0, 0.5 + 0.5 * 0.6, 0.4, 0.6]))
+    assert leep(probabilities, y) == pytest.approx(expected)
+    z = np.array([0, 0, 1, 1])
+    assert negative_conditional_entropy(z, y) == pytest.approx(-np.log(2) / 2)
+    assert leep(np.eye(2)[z], y) == pytest.approx(negative_conditional_entropy(z, y))
+
+
+def test_alignment_is_one_for_the_targets_own_kernel_and_ignores_its_scale_and_offsets() -> None:
+    targets = np.eye(3)[[0, 1, 2, 0, 1]]
+    t = targets - targets.mean(0)
+    own = 7.0 * np.einsum("ia,jb->iajb", t, t)
+    assert kernel_target_alignment(own, targets) == pytest.approx(1)
+    assert kernel_target_alignment(own + 5.0, targets) == pytest.approx(1)
+    assert kernel_target_alignment(np.zeros_like(own), targets) == 0
+    identity = np.eye(15).reshape(5, 3, 5, 3)
+    assert 0 < kernel_target_alignment(identity, targets) < 1
+
+
+def test_transferability_refuses_what_it_cannot_use() -> None:
+    features, y = np.ones((4, 2)), np.array([0, 1, 0, 1])
+    with pytest.raises(UsageError, match="4 rows and 3 labels"):
+        log_evidence(features, y[:3])
+    with pytest.raises(UsageError, match="at least two"):
+        negative_conditional_entropy(y, np.zeros(4, dtype=int))
+    with pytest.raises(UsageError, match="sum to 1"):
+        leep(features, y)
+    with pytest.raises(UsageError, match="finite"):
+        log_evidence(np.zeros((4, 2)), y)
+    with pytest.raises(UsageError, match="same for all"):
+        kernel_target_alignment(np.ones((4, 1, 4, 1)), np.ones((4, 1)))
+
+
+# --- ranking
+
+
+def test_rank_correlation_is_spearmans_with_ties_and_infinities() -> None:
+    a, b = np.array([3.0, 1.0, 1.0, 5.0, -np.inf]), np.array([2.0, 4.0, 1.0, 9.0, 0.0])
+    assert float(rank_correlation(a, b)) == pytest.approx(spearmanr(a, b).statistic)
+    both = rank_correlation(np.stack([a, np.ones(5)]), np.stack([b, b]))
+    assert both[0] == pytest.approx(float(rank_correlation(a, b))) and np.isnan(both[1])
+    with pytest.raises(UsageError, match="without NaN"):
+        rank_correlation(np.array([np.nan, 1.0]), np.array([1.0, 2.0]))
+
+
+def test_regret_is_zero_for_the_best_and_the_mean_for_a_constant_score() -> None:
+    results = np.array([0.5, 0.9, 0.7])
+    assert regret(np.array([0.0, 2.0, 1.0]), results) == 0
+    assert regret(np.array([3.0, 2.0, 1.0]), results) == pytest.approx(0.4)
+    assert regret(np.zeros(3), results) == pytest.approx(0.9 - 0.7)
+
+
+def test_ceiling_is_the_agreement_of_seeds_and_says_what_cannot_be_ranked() -> None:
+    same = np.array([[1.0, 2.0, 3.0, 4.0], [11.0, 12.0, 13.0, 14.0]])
+    assert ceiling(same).correlation == 1 and ceiling(same).seeds == pytest.approx(0)
+    assert ceiling(same).reason is None
+    opposite = np.stack([same[0], same[0, ::-1]])
+    assert ceiling(opposite).correlation == -1 and "below 0.3" in str(ceiling(opposite).reason)
+    noisy = np.array([[0.0, 0.1, 0.2, 10.0], [5.0, 5.1, 5.2, 5.3]])
+    assert "over seeds" in str(ceiling(noisy).reason)
+    assert "the same" in str(ceiling(np.ones((2, 4))).reason)
+    alone = ceiling(same[:1])
+    assert np.isnan(alone.correlation) and alone.reason is None
+
+
+def test_median_correlation_lies_in_its_interval() -> None:
+    generator = np.random.default_rng(1)
+    results = generator.standard_normal((3, 12))
+    found = median_correlation(results + 0.5 * generator.standard_normal((3, 12)), results)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert np.isnan(median_correlation(np.zeros((3, 12)), results).value)
+
+
+# --- predicted curves
+
+
+def test_adam_kernel_makes_each_block_step_by_the_rate_in_each_entry() -> None:
+    generator = np.random.default_rng(2)
+    blocks = [scale * generator.standard_normal((5, 1, size)) for scale, size in ((1.0, 6), (100.0, 30))]  # (n, c, p)
+    parts = [np.einsum("iap,jbp->iajb", block, block) for block in blocks]
+    chi = generator.standard_normal((5, 1))
+    found = adam_kernel(parts, [6, 30], chi, batch=5)
+    steps = []
+    for block in blocks:
+        gradient = np.einsum("ia,iap->p", chi, block) / 5
+        steps.append(np.einsum("iap,p->ia", block, gradient / np.sqrt(np.mean(gradient**2))))
+    np.testing.assert_allclose(np.einsum("iajb,jb->ia", found, chi) / 5, sum(steps), rtol=1e-10)
+    noisy = adam_kernel(parts, [6, 30], chi, batch=1)
+    assert np.trace(noisy[:, 0, :, 0]) < np.trace(found[:, 0, :, 0])
+
+
+def test_adam_kernel_with_batches_uses_the_mean_square_of_their_gradients() -> None:
+    generator = np.random.default_rng(3)
+    block, chi = generator.standard_normal((4, 1, 7)), generator.standard_normal((4, 1))
+    rows = chi * block[:, 0]  # (n, p)
+    pairs = [(rows[i] + rows[j]) / 2 for i in range(4) for j in range(i)]
+    kernel = np.einsum("iap,jbp->iajb", block, block)
+    expected = np.sqrt(7 / np.mean([pair @ pair for pair in pairs])) * kernel
+    np.testing.assert_allclose(adam_kernel([kernel], [7], chi, batch=2), expected, rtol=1e-10)
+
+
+def test_curves_are_compared_at_common_steps_after_the_start() -> None:
+    low, high = PredictedRun(1e-3, (0, 2, 4), (1.0, 0.8, 0.6)), PredictedRun(1e-2, (0, 2, 4), (0.1, 0.7, 0.9))
+    assert best_predicted([high, low]) is low
+    assert curve_distance(low, (0, 2, 3), (9.0, 0.5, 9.0)) == pytest.approx(0.3)
+    assert np.isnan(curve_distance(low, (0,), (1.0,)))
+
+
+# --- candidates and evidence
+
+
+def test_placements_are_distinct_sets_with_methods_that_train_them() -> None:
+    outputs = HeadLogits(language_model(family("bert-encoder")), 2)
+    adapted = placements(outputs, 8)
+    assert [item.name for item in adapted][:3] == ["layer encoder.layer.0", "layer encoder.layer.1",
+                                                   "attention.self.query"]  # fmt: skip
+    assert {"all linear", "query and value"} < {item.name for item in adapted}
+    assert len({frozenset(item.blocks) for item in adapted}) == len(adapted)
+    first = adapted[0].method
+    assert isinstance(first, LoRATuning) and first.targets == tuple(
+        b.removesuffix(".weight") for b in adapted[0].blocks
+    )
+    full = placements(outputs, None)
+    assert [item.name for item in full] == ["layer encoder.layer.0", "layer encoder.layer.1", "biases", "whole model"]
+    for item in full:
+        assert isinstance(item.method, FullTuning)
+        assert set(item.method.names(outputs)) == {*item.blocks, "head.weight", "head.bias"}
+    with pytest.raises(UsageError, match=r"'all linaer'.*Did you mean 'all linear'"):
+        chosen_placements(adapted, ["all linaer"])
+    with pytest.raises(UsageError, match=r"2 candidates .* at least 4"):
+        chosen_placements(adapted, ["layer*"])
+
+
+def test_evidence_adds_up_to_what_the_method_trains(study: Validation, cells: list[Measured]) -> None:
+    cell = study.cell("mr", 13)
+    chosen = chosen_placements(placements(cell.outputs, 2), study.candidates)
+    for seen, outcome in zip(evidence(cell, chosen, GRID), cells[0].outcomes, strict=True):
+        assert seen.trained == outcome.trained
+        assert seen.spectrum.largest <= seen.everything * (1 + 1e-9)
+        assert len(seen.parts) == len(seen.entries) == len(seen.placement.blocks) + 2
+        assert seen.inputs.f0.shape[0] == seen.kernel.shape[2] == 16  # test examples have no say
+
+
+@pytest.mark.parametrize(
+    ("model", "output", "rank"), [("bert-encoder", "probed head", None), ("bert-masked", "prompt", 2)]
+)
+def test_evidence_of_full_tuning_and_of_prompts(
+    model: str, output: str, rank: int | None, study: Validation, tmp_path: Path
+) -> None:
+    cell = replace(study, lm=language_model(family(model)), output=output, root=tmp_path).cell("mr", 13)
+    for seen in evidence(cell, placements(cell.outputs, rank), GRID):
+        method = seen.placement.method
+        start = method.start(cell.outputs)
+        assert seen.trained == sum(start.parameters()[name].numel() for name in method.names(start))
+        assert np.isfinite([of(seen) for of in SCORES.values()]).all()
+
+
+# --- end to end
+
+
+def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], study: Validation) -> None:
+    assert [(cell.task, cell.seed) for cell in cells] == [("mr", 13), ("mr", 21)]
+    for cell in cells:
+        assert len(cell.names) == len(cell.outcomes) == len(cell.predicted) == 4
+        assert set(cell.scores) == set(SCORES)
+        assert all(np.isfinite(values).all() and len(values) == 4 for values in cell.scores.values())
+        for outcome, runs in zip(cell.outcomes, cell.predicted, strict=True):
+            assert [run.learning_rate for run in runs] == [1e-3, 1e-2]
+            assert all(run.steps == outcome.evaluated for run in runs)
+            assert runs[0].validation_losses[0] == pytest.approx(outcome.start_validation_loss, abs=1e-4)
+    found = {ranking.score: ranking for ranking in rankings(cells, LOSS)}
+    assert all(np.isnan(found[name].median) for name in ("LogME", "LEEP", "NCE", "random choice"))
+    assert found["LogME"].regret == pytest.approx(found["random choice"].regret)
+    page = validation_page(cells, study)
+    assert [row[0] for row in page.tables[0].rows] == [*SCORES, "noise ceiling"]
+    assert all(len(row) == len(table.header) for table in page.tables for row in table.rows)
+    assert any("cannot be ranked" in line or "ranks best" in line for line in page.findings)
+
+
+def test_the_second_call_trains_nothing_and_one_seed_has_no_ceiling(
+    study: Validation, cells: list[Measured], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("computed again")
+
+    for name in ("foretune.study.cell.best_of", "foretune.study.cell.kernels_of"):
+        monkeypatch.setattr(name, refused)
+    again = measured(study)
+    assert [cell.scores for cell in again] == [cell.scores for cell in cells]
+    assert [cell.outcomes for cell in again] == [cell.outcomes for cell in cells]
+    alone = validation_page(again[:1], replace(study, seeds=(13,)))
+    assert any(line.startswith("One seed") for line in alone.findings)
+    assert alone.tables[0].rows[-1][1] == "-"
+
+
+def test_the_defaults_make_the_runs_that_their_settings_say() -> None:
+    wanted = [
+        Training(optimiser=AdamWOptimiser(rate), batch_size=16, epochs=6, evaluate_every=8, best_by="loss")
+        for rate in (5e-4, 2e-3)
+    ]
+    typed = ValidateOptions(epochs=6.0)
+    assert list(map(repr, runs_grid(typed))) == list(map(repr, wanted))
+    assert training_sample(typed) == Sampled(128)
+
+
+def test_the_command_writes_a_page_and_json(bert_folder: Path, data: Path, study: Validation, cells, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / bert_folder.name).symlink_to(study.root)  # the cells made above: the command trains nothing
+    result = run_cli("validate", bert_folder, "--tasks", "mr", "--data", data, "--k", 4, "--test", 12, "--rank", 2,
+                     "--learning-rates", "1e-3,1e-2", "--batch-size", 4, "--epochs", 2, "--evaluate-every", 2,
+                     "--candidates", FOUR, "--out", out, "--json", tmp_path / "v.json", env=ONE_THREAD)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    shown = " ".join(result.stdout.split())
+    assert "noise ceiling" in shown and "simulated validation loss" in shown and "Regret" in shown
+    text = (out / "validate" / "page.md").read_text()
+    assert "foretune validate" in text and "--candidates" in text
+    assert (out / "validate" / "table-1.csv").exists() and (out / "validate" / "curves-mr.svg").exists()
+    record = json.loads((tmp_path / "v.json").read_text())
+    assert [cell["scores"]["trace"] for cell in record["cells"]] == [list(cell.scores["trace"]) for cell in cells]
+    assert len(record["rankings"]["test loss"]) == len(SCORES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ValidateOptions(n=8, k=4), "--n and --k contradict"),
+        (ValidateOptions(k=0), "--k is 0; expected at least 1"),
+        (ValidateOptions(rank=-1), "--rank is -1.*0 for full tuning"),
+        (ValidateOptions(learning_rates="5e-4,fast"), "'5e-4,fast': expected learning rates"),
+        (ValidateOptions(learning_rates="5e-4,-1"), "has -1; expected positive"),
+        (ValidateOptions(epochs=float("inf")), "--epochs is inf"),
+        (ValidateOptions(batch_size=0), "batch_size is 0"),
+        (ValidateOptions(seeds=","), "--seeds is empty"),
+        (ValidateOptions(output="haed"), "Did you mean 'head'"),
+        (ValidateOptions(data=Path("nowhere")), "is no folder"),
+    ],
+    ids=["samples", "k", "rank", "word", "negative", "epochs", "batch", "seeds", "output", "data"],
+)
+def test_wrong_options_are_refused_before_anything_is_loaded(options: ValidateOptions, message: str, tmp_path) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_validate(ModelOptions("no-model"), replace(options, out=tmp_path), ReportOptions())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_task_ends_the_command_with_the_nearest_name(tmp_path: Path) -> None:
+    result = run_cli("validate", "no-model", "--tasks", "subk", "--out", tmp_path, env=ONE_THREAD)
+    assert_refused(result, 2, "'subk'", "'subj'")
