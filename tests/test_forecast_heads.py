@@ -293,7 +293,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
             ModelOptions(str(bert_folder)),
             DataOptions(str(data_file), k=4, test=10),
             OutputOptions(),
-            BlockOptions(blocks="encoder.layer.0.attention.self.*,head.*"),
+            BlockOptions(blocks="encoder.layer.0.attention.self.query.*,head.*"),
             ForecastOptions(warm_up),
             RunOptions(),
             ReportOptions(json=target),

@@ -6,6 +6,12 @@ A short warm-up pays for these steps and takes kernel, outputs and features behi
 It trains all parameters in full, at a small rate of AdamW, whatever is to be trained later: the warmed model has the
 parameters of the pretrained one under the same names, so that every candidate can still be compared on it. Adapters
 would have to be merged, and would favour the blocks that they were on.
+
+It is no improvement to count on, and so never a default. (MiniLM with a probed head, TREC, 128 examples, one seed, LoRA
+on 15 to 17 sets of blocks: the simulated validation loss ranks real runs with a Spearman correlation of 0.69 and misses
+them by 0.21 nats without a warm-up. After 2 to 32 steps at 2e-5 to 2e-4 it misses by 0.07 to 0.21, closer because the
+warm-up has made part of the gain, but the correlation is 0.15 to 0.88: better at two of nine settings, worse at six, and
+at one all sets tie.)
 """
 
 from __future__ import annotations
@@ -68,7 +74,7 @@ def warmed_outputs(
         NonFiniteError: the loss became infinite or undefined.
     """
     if steps < 1:
-        raise UsageError(f"A warm-up of {steps} steps; expected at least one, 8 for example, or no warm-up at all.")
+        raise UsageError(f"A warm-up of {steps} steps; expected at least one, 2 for example, or no warm-up at all.")
     if outputs.lm.dtype in (torch.float16, torch.bfloat16):
         raise UsageError(
             f"The model is in {str(outputs.lm.dtype).removeprefix('torch.')}, in which small steps are rounded away. Load "
