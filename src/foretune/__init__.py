@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from foretune.behaviour.operator import kernel_operator as kernel_operator
+    from foretune.behaviour.operator import kernel_spectrum as kernel_spectrum
     from foretune.errors import ForetuneError as ForetuneError
     from foretune.kernels.block_kernel import BlockKernel as BlockKernel
     from foretune.kernels.compute import block_kernels as block_kernels
@@ -54,6 +56,8 @@ _WHERE = {
     "block_kernels": "foretune.kernels.compute",
     "joint_job": "foretune.kernels.job",
     "joint_kernels": "foretune.kernels.compute",
+    "kernel_operator": "foretune.behaviour.operator",
+    "kernel_spectrum": "foretune.behaviour.operator",
     "kernels_of": "foretune.kernels.compute",
     "projected_features": "foretune.kernels.compute",
     "separate_job": "foretune.kernels.job",

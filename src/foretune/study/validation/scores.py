@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from foretune.analysis.dynamics import BestRun, CrossEntropy, FunctionSpace, GradientDescent, best_run
+from foretune.analysis.label_regression import label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solved, targets
@@ -50,6 +51,8 @@ class Evidence:
     Attributes:
         placement: what would be trained.
         parts: joint kernel of each trained block, train x (train, then validation), those of the head last.
+        tangent: joint kernel of the weights that adapters stand on, tuned in full, and of the head; of full tuning, the
+            kernel itself.
         entries: numbers of each block that have a gradient at the start; of an adapter, those of B.
         trained: numbers that would be trained.
         everything: lambda_max of the kernel of all placements together.
@@ -59,6 +62,7 @@ class Evidence:
 
     placement: Placement
     parts: tuple[Float64[np.ndarray, "n c e c"], ...]
+    tangent: Float64[np.ndarray, "n c e c"]
     entries: tuple[int, ...]
     trained: int
     everything: float
@@ -147,6 +151,8 @@ def model_nce(seen: Evidence) -> float:
 
 
 SCORES: Mapping[str, Callable[[Evidence], float]] = {
+    "label regression, tangent kernel": lambda seen: -label_regression(seen.tangent, seen.inputs.y).error,
+    "label regression, own kernel": lambda seen: -label_regression(seen.kernel, seen.inputs.y).error,
     "simulated validation loss": lambda seen: -lowest_loss(seen.descent.curves).loss,
     "simulated validation score": lambda seen: seen.descent.validation_score,
     "simulated Adam, validation loss": lambda seen: -best_predicted(seen.adam).lowest,
@@ -186,6 +192,7 @@ def evidence(cell: Cell, placements: Sequence[Placement], grid: Sequence[Trainin
     inputs = replace(cell.inputs, **{name: getattr(cell.inputs, name)[:count] for name in seen})
     last, head_entries = _parts(head, heads), tuple(_moving_entries(outputs, name, None) for name in heads)
     every = dict.fromkeys(name for placement in placements for name in placement.blocks)
+    full = kernel if rank is None else cell.kernels([SGD()], PARTS, list(every))[SGD().label]
     everything = train_spectrum(np.sum((*_parts(kernel, list(every)), *last), axis=0)).largest
     found = []
     for placement in placements:
@@ -194,6 +201,7 @@ def evidence(cell: Cell, placements: Sequence[Placement], grid: Sequence[Trainin
             Evidence(
                 placement=placement,
                 parts=(*_parts(kernel, blocks), *last),
+                tangent=np.sum((*_parts(full, blocks), *last), axis=0),
                 entries=tuple(_moving_entries(outputs, name, rank) for name in blocks) + head_entries,
                 trained=trained_parameters(blocks, rank, weights) + sum(head_entries),
                 everything=everything,

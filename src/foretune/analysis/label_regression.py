@@ -1,0 +1,83 @@
+r"""How well the tangent features of some parameters explain labels, the pretrained outputs left aside.
+
+    a = (K + sigma I)^-1 y_c,    f(x) = K(x, X) a + mean(y),    sigma = r lambda_max(K)
+
+This is the kernel solve of Malladi et al. 2023 with f0 scaled away (f0 scaling infinity in their Table 3). A head that
+starts from the linear-probing solution has been fitted to the same training examples: their residuals are close to zero
+and say nothing of what other parameters could learn, so that anything that starts from f0 ranks by noise. The labels
+themselves do not shrink.
+
+The error is that of examples apart from the training examples. Leaving one training example out is no substitute: a
+probed head has seen it, and gradients pass through the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foretune.analysis.solvers.problem import targets
+from foretune.analysis.spectrum import spectrum
+from foretune.errors import UsageError
+from foretune.shapes import Float64, Int
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Ridge strengths over lambda_max."""
+
+
+@dataclass(frozen=True)
+class LabelRegression:
+    """The best fit of a grid of ridges.
+
+    Attributes:
+        errors: squared error of each held-out example, summed over outputs, over the mean error of the training mean:
+            1 is no better than the frequencies of the labels.
+        strength: of the ridge, over lambda_max.
+    """
+
+    errors: Float64[np.ndarray, "v"]
+    strength: float
+
+    @property
+    def error(self) -> float:
+        """The share of the held-out labels' variance that is left."""
+        return float(self.errors.mean())
+
+
+def label_regression(
+    joint: Float64[np.ndarray, "n c e c"],
+    y: Int[np.ndarray, "m"],
+    strengths: Sequence[float] = STRENGTHS,
+) -> LabelRegression:
+    """Ridge regression of labels on a kernel, judged on the examples behind the training ones.
+
+    Args:
+        joint: kernel train x (train, then held-out examples).
+        y: class numbers of all its columns.
+        strengths: ridges to choose from, over lambda_max; by the held-out error.
+
+    Raises:
+        UsageError: no held-out examples, another number of labels, or a strength that is not positive.
+    """
+    n, c, columns, _ = joint.shape
+    if columns <= n or len(y) != columns or not all(strength > 0 for strength in strengths):
+        raise UsageError(
+            f"A kernel of shape {joint.shape} with {len(y)} labels, strengths {tuple(strengths)}; expected held-out "
+            "columns behind the training ones, one label a column, and strengths above zero."
+        )
+    wanted = targets(y, c)
+    centred = wanted - wanted[:n].mean(0)
+    scale = float((centred[n:] ** 2).sum(1).mean()) or 1.0
+    eigen = spectrum(joint[:, :, :n].reshape(n * c, n * c))
+    if not eigen.largest:
+        return LabelRegression((centred[n:] ** 2).sum(1) / scale, max(strengths))
+    apart = joint[:, :, n:].reshape(n * c, -1).T @ eigen.vectors  # (v * c, n * c)
+    shares = eigen.vectors.T @ centred[:n].reshape(-1)
+    found = []
+    for strength in strengths:
+        fitted = apart @ (shares / (np.clip(eigen.values, 0, None) + strength * eigen.largest))
+        errors = ((fitted.reshape(-1, c) - centred[n:]) ** 2).sum(1) / scale
+        found.append(LabelRegression(errors, strength))
+    return min(found, key=lambda fit: fit.error)

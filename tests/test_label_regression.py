@@ -1,0 +1,62 @@
+"""Regression of labels on tangent features, against direct solves and laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foretune.analysis.label_regression import STRENGTHS, label_regression
+from foretune.errors import UsageError
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def problem(seed: int, c: int, n: int = 6, held: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """A joint kernel of random features, and labels."""
+    generator = np.random.default_rng(seed)
+    phi = generator.normal(size=(n + held, c, 9))
+    return np.einsum("iaf,jbf->iajb", phi[:n], phi), generator.integers(0, max(c, 2), n + held)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.sampled_from([1, 3]), st.sampled_from(STRENGTHS))
+def test_the_fit_is_that_of_a_direct_solve(seed: int, c: int, strength: float) -> None:
+    joint, y = problem(seed, c)
+    n = len(joint)
+    wanted = (2.0 * y - 1)[:, None] if c == 1 else np.eye(c)[y]
+    wanted = wanted - wanted[:n].mean(0)
+    matrix = joint[:, :, :n].reshape(n * c, n * c)
+    ridge = strength * np.linalg.eigvalsh(matrix)[-1]
+    a = np.linalg.solve(matrix + ridge * np.eye(n * c), wanted[:n].reshape(-1))
+    fitted = (joint[:, :, n:].reshape(n * c, -1).T @ a).reshape(-1, c)
+    errors = ((fitted - wanted[n:]) ** 2).sum(1)
+    assert label_regression(joint, y, [strength]).errors == pytest.approx(
+        errors / ((wanted[n:] ** 2).sum(1).mean() or 1), rel=1e-6, abs=1e-9
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.floats(1e-6, 1e6))
+def test_the_scale_of_a_kernel_does_not_matter(seed: int, scale: float) -> None:
+    joint, y = problem(seed, 3)
+    here, there = label_regression(joint, y), label_regression(scale * joint, y)
+    assert there.errors == pytest.approx(here.errors, rel=1e-6)
+    assert there.strength == here.strength
+
+
+def test_a_kernel_of_the_labels_explains_them_and_a_kernel_of_zeros_nothing() -> None:
+    y = np.array([0, 1, 0, 1, 1, 0, 0, 1])
+    sign = 2.0 * y - 1
+    joint = np.outer(sign[:4], sign)[:, None, :, None]
+    assert label_regression(joint, y).error < 1e-6
+    assert label_regression(0 * joint, y).error == pytest.approx(1)
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    joint, y = problem(0, 1)
+    with pytest.raises(UsageError, match="held-out"):
+        label_regression(joint[:, :, :6], y[:6])
+    with pytest.raises(UsageError, match="strengths above zero"):
+        label_regression(joint, y, [0.0])
