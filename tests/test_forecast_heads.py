@@ -47,7 +47,7 @@ from foretune.forecast.greedy import greedy_path
 from foretune.forecast.heads import probed_head
 from foretune.forecast.inputs import Inputs, forecast_inputs
 from foretune.forecast.search import Search
-from foretune.forecast.simulation import RATES_ARE_FOR, scored_candidate
+from foretune.forecast.simulation import LABEL_ERROR, RATES_ARE_FOR, VALIDATION_LOSS, scored_candidate
 from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
@@ -168,7 +168,7 @@ def test_adapting_is_recommended_where_a_block_beats_linear_probing() -> None:
     assert found.advice.beats_probing
     assert SIGNAL in chosen.blocks
     assert chosen.spread is not None and chosen.spread.beats_probing
-    assert "it beats linear probing by" in found.advice.reason
+    assert "beats that of linear probing by" in found.advice.reason
     assert found.answer.startswith("Fine-tuning should help")
     assert found.advice.probing is not None and found.advice.probing.spread is not None  # though not among the first
     assert found.advice.probing.spread.over_probing == (0.0, 0.0)
@@ -334,3 +334,39 @@ def test_the_table_has_the_recommended_candidate_and_linear_probing() -> None:
     assert "head alone" in shown
     assert "+ beats linear probing beyond the spread" in shown
     assert RATES_ARE_FOR in shown
+
+
+def test_where_a_head_is_trained_the_label_error_ranks_and_ranks_of_one_set_share_it() -> None:
+    kernels, inputs = synthetic()
+    found = comparison(kernels, inputs, WEIGHTS, QUICK)
+    assert found.criterion is LABEL_ERROR
+    errors = [item.score.label_error for item in found.candidates]
+    assert errors == sorted(errors)
+    by_set: dict[frozenset[str], set[float]] = {}
+    for item in found.candidates:
+        by_set.setdefault(frozenset(item.blocks), set()).add(item.score.label_error)
+    assert all(max(values) == pytest.approx(min(values)) for values in by_set.values())
+    compared = [item for item in found.candidates if item.spread is not None]
+    assert len({frozenset(item.blocks) for item in compared}) == len(compared)
+    for item in compared:
+        assert item.spread is not None
+        assert item.spread.low <= item.spread.high
+    without = comparison({label: kernel.select("model.*") for label, kernel in kernels.items()}, inputs, WEIGHTS, QUICK)
+    assert without.criterion is VALIDATION_LOSS
+
+
+def test_the_label_error_sees_what_a_head_that_fits_the_training_examples_hides() -> None:
+    kernels, inputs = synthetic(probed=0.0)
+    sign = 2.0 * inputs.y - 1
+    f0 = inputs.f0.copy()
+    f0[:SIZE, 0] = 20 * sign[:SIZE]  # a head that has learnt the training examples by heart
+    hidden = replace(inputs, f0=f0)
+    one = [candidate(name, "layer", [name], None, WEIGHTS) for name in NAMES]
+    scores = {
+        item.blocks[0]: scored_candidate(item, candidate_kernel(kernels, item), hidden, WEIGHTS, QUICK).score
+        for item in one
+    }
+    losses = [score.validation_loss for score in scores.values()]
+    assert max(losses) - min(losses) < 1e-3
+    assert min(scores, key=lambda name: scores[name].label_error) == SIGNAL
+    assert scores[SIGNAL].label_error < 0.6 < min(s.label_error for name, s in scores.items() if name != SIGNAL)

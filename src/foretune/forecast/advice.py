@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from foretune.analysis.scores import Score
 from foretune.forecast.candidates import PROBING
 from foretune.forecast.inputs import Inputs
-from foretune.forecast.simulation import RATES_ARE_FOR, ScoredCandidate
+from foretune.forecast.simulation import RATES_ARE_FOR, VALIDATION_LOSS, Criterion, ScoredCandidate
 
 LARGE_CHANGE = 0.05
 """A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""
@@ -38,10 +38,12 @@ class Advice:
     regime: tuple[str, ...]
 
 
-def advice(candidates: Sequence[ScoredCandidate], inputs: Inputs, start: Score) -> Advice:
+def advice(
+    candidates: Sequence[ScoredCandidate], inputs: Inputs, start: Score, criterion: Criterion = VALIDATION_LOSS
+) -> Advice:
     """The candidate to train.
 
-    It has the smallest simulated validation loss. Where that is full tuning, and a LoRA candidate of fewer parameters
+    It comes first by the criterion. Where that is full tuning, and a LoRA candidate of fewer parameters
     cannot be told from it, LoRA goes first. Where there is a head, only what beats linear probing beyond the spread is
     worth adapting, and linear probing is recommended where nothing does.
 
@@ -49,6 +51,7 @@ def advice(candidates: Sequence[ScoredCandidate], inputs: Inputs, start: Score) 
         candidates: best first, with spreads.
         inputs: labels.
         start: score without training.
+        criterion: what ranked the candidates.
     """
     probing = next((item for item in candidates if item.kind == PROBING), None)
     compared = [item for item in candidates if item.spread is not None]
@@ -62,7 +65,7 @@ def advice(candidates: Sequence[ScoredCandidate], inputs: Inputs, start: Score) 
         adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
         probing=probing,
         beats_probing=None if probing is None or len(candidates) == 1 else bool(worthy),
-        reason=_reason(chosen, candidates[0], others, len(compared)),
+        reason=_reason(chosen, candidates[0], others, len(compared), criterion),
         ties=tuple(item.title for item in others),
         regime=_regime(chosen, inputs, start),
     )
@@ -75,26 +78,37 @@ def _chosen(worthy: Sequence[ScoredCandidate], tied: Sequence[ScoredCandidate]) 
     return cheaper[0] if best.rank is None and cheaper else best
 
 
-def _reason(chosen: ScoredCandidate, best: ScoredCandidate, others: Sequence[ScoredCandidate], compared: int) -> str:
+def _reason(
+    chosen: ScoredCandidate,
+    best: ScoredCandidate,
+    others: Sequence[ScoredCandidate],
+    compared: int,
+    criterion: Criterion,
+) -> str:
     if chosen.kind == PROBING and compared == 1:
         return "there is nothing else to train."
     if chosen.kind == PROBING:
         return (
-            f"none of the {compared - 1} others compared beats it beyond the spread over resamples (validation loss "
-            f"{chosen.score.validation_loss:.3f}, the smallest {best.score.validation_loss:.3f}): which blocks to adapt "
-            "cannot be ranked here."
+            f"none of the {compared - 1} others compared beats its simulated validation loss, "
+            f"{chosen.score.validation_loss:.3f}, beyond the spread over resamples: which blocks to adapt cannot be ranked "
+            "here."
         )
-    loss = f"{chosen.score.validation_loss:.3f}"
+    value, smallest_value = (f"{criterion.of(item.score):.3f}" for item in (chosen, best))
     if chosen is best:
-        reason = f"it has the smallest simulated validation loss, {loss}"
+        reason = f"it has the smallest {criterion.name}, {value}"
+    elif chosen.rank is not None and best.rank is None:
+        reason = (
+            f"its {criterion.name}, {value}, cannot be told from the smallest ({best.title}, {smallest_value}), and it "
+            "trains fewer parameters"
+        )
     else:
         reason = (
-            f"its simulated validation loss, {loss}, cannot be told from the smallest ({best.title}, "
-            f"{best.score.validation_loss:.3f}), and it trains fewer parameters"
+            f"its {criterion.name}, {value}, is the smallest of those that beat linear probing ({best.title} has "
+            f"{smallest_value})"
         )
     if chosen.spread is not None and chosen.spread.over_probing is not None:
         low, high = chosen.spread.over_probing
-        reason += f"; it beats linear probing by {low:.3f} to {high:.3f} nats"
+        reason += f"; its simulated validation loss beats that of linear probing by {low:.3f} to {high:.3f} nats"
     if not others:
         return f"{reason}; resampling the examples tells it from every other candidate compared."
     smallest = min(others, key=lambda item: item.parameters)

@@ -4,6 +4,7 @@ Each resample draws training examples and validation examples with replacement, 
 candidates. On it a candidate is trained again, in simulation, and learning rate and steps are chosen again: a spread that
 kept the choice of the original examples would leave its luck out. The intervals are the quantiles of the resamples.
 Linear probing, where there is a head, is compared whatever its rank: what does not beat it is not worth adapting for.
+There the label error ranks, which is the same for all ranks of LoRA on one set of blocks: one candidate a set is compared.
 
 They are approximate. For Gaussian classes that overlap, 95% intervals from 24 training and 24 validation examples held
 the mean loss over other draws in about nine of ten cases; where classes are all but separable, and losses near zero, in
@@ -18,6 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, best_run, curves
+from foretune.analysis.label_regression import label_regression
 from foretune.forecast.candidates import PROBING
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.search import Search
@@ -32,6 +34,7 @@ def with_spreads(
     kernel: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]],
     inputs: Inputs,
     search: Search,
+    tangent: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]] | None = None,
 ) -> list[ScoredCandidate]:
     """The candidates, the first `search.compared` of them, and linear probing, with their spread.
 
@@ -40,18 +43,28 @@ def with_spreads(
         kernel: a candidate's joint kernel.
         inputs: labels and pretrained outputs.
         search: how many candidates and resamples.
+        tangent: a candidate's tangent kernel where the label error ranks; the simulated validation loss without it.
     """
     draws = resamples(inputs, search)
-    losses = {
-        place: resampled_losses(function_space(kernel(item), inputs), draws, search)
-        for place, item in enumerate(ranked)
-        if place < search.compared or item.kind == PROBING
-    }
-    probing = next((values for place, values in losses.items() if ranked[place].kind == PROBING), None)
+    places = _compared(ranked, search, distinct=tangent is not None)
+    losses = {place: resampled_losses(function_space(kernel(ranked[place]), inputs), draws, search) for place in places}
+    probing = next((losses[place] for place in places if ranked[place].kind == PROBING), None)
+    values = losses
+    if tangent is not None:
+        values = {place: resampled_label_errors(tangent(ranked[place]), inputs, draws) for place in places}
     return [
-        replace(item, spread=_spread(losses[place], losses[0], probing)) if place in losses else item
+        replace(item, spread=_spread(values[place], values[0], losses[place], probing)) if place in values else item
         for place, item in enumerate(ranked)
     ]
+
+
+def _compared(ranked: Sequence[ScoredCandidate], search: Search, *, distinct: bool) -> list[int]:
+    """Places of the candidates that are compared: the first, of different blocks where asked, and linear probing."""
+    firsts: dict[object, int] = {}
+    for place, item in enumerate(ranked):
+        firsts.setdefault(frozenset(item.blocks) if distinct else place, place)
+    kept = list(firsts.values())[: search.compared]
+    return sorted({*kept, *(place for place, item in enumerate(ranked) if item.kind == PROBING)})
 
 
 def resamples(inputs: Inputs, search: Search) -> list[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]]:
@@ -86,11 +99,27 @@ def resampled_losses(
     return np.array(losses)
 
 
+def resampled_label_errors(
+    tangent: Float64[np.ndarray, "n c e c"],
+    inputs: Inputs,
+    draws: Sequence[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]],
+) -> Float64[np.ndarray, "s"]:
+    """The label error of a candidate on each resample."""
+    errors = []
+    for train, validation in draws:
+        columns = np.concatenate([train, validation])
+        errors.append(label_regression(tangent[train][:, :, columns], inputs.y[columns]).error)
+    return np.array(errors)
+
+
 def _spread(
-    losses: Float64[np.ndarray, "s"], best: Float64[np.ndarray, "s"], probing: Float64[np.ndarray, "s"] | None
+    values: Float64[np.ndarray, "s"],
+    best: Float64[np.ndarray, "s"],
+    losses: Float64[np.ndarray, "s"],
+    probing: Float64[np.ndarray, "s"] | None,
 ) -> Spread:
-    low, high = np.quantile(losses, _LEVELS)
-    behind_low, behind_high = np.quantile(losses - best, _LEVELS)
+    low, high = np.quantile(values, _LEVELS)
+    behind_low, behind_high = np.quantile(values - best, _LEVELS)
     spread = Spread(float(low), float(high), float(behind_low), float(behind_high))
     if probing is None:
         return spread

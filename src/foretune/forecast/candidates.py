@@ -8,7 +8,7 @@ is then the candidate that all others have to beat.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
@@ -163,6 +163,15 @@ def head_kernel(kernels: Mapping[str, BlockKernel], wanted: Candidate) -> Float6
     if not wanted.head:
         return np.zeros(next(iter(kernels.values())).array.shape[1:])
     return _summed(kernels, wanted, wanted.head, None)
+
+
+def tangent_kernel(kernels: Mapping[str, BlockKernel], wanted: Candidate) -> Float64[np.ndarray, "n c e c"]:
+    """The joint kernel of a candidate's blocks tuned in full, with its head: of adapters, that of the weights below them.
+
+    Raises:
+        UsageError: there is no kernel for full tuning, or one of the blocks has none.
+    """
+    return candidate_kernel(kernels, replace(wanted, rank=None))
 
 
 def _summed(

@@ -6,15 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from foretune.forecast.bootstrap import with_spreads
-from foretune.forecast.candidates import PROBING, Candidate, Weights, candidate_kernel, candidates, head_kernel
+from foretune.forecast.candidates import (
+    PROBING,
+    Candidate,
+    Weights,
+    candidate_kernel,
+    candidates,
+    head_kernel,
+    tangent_kernel,
+    trained_head,
+)
 from foretune.forecast.greedy import greedy_candidates
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.risk import relative_risk
 from foretune.forecast.search import Search, limits, search_for
 from foretune.forecast.simulation import (
+    LABEL_ERROR,
+    VALIDATION_LOSS,
+    Criterion,
     ScoredCandidate,
-    by_validation_loss,
     scored_candidate,
+    sort_key,
     train_spectrum,
     train_targets,
 )
@@ -26,14 +38,16 @@ class Comparison:
     """Candidates, best first.
 
     Attributes:
-        candidates: by simulated validation loss.
+        candidates: by the criterion.
         considered: how many there were, with those that were not simulated.
         limits: what was limited, in words.
+        criterion: the label error where a head starts from linear probing, else the simulated validation loss.
     """
 
     candidates: tuple[ScoredCandidate, ...]
     considered: int
     limits: tuple[str, ...]
+    criterion: Criterion
 
 
 def comparison(
@@ -54,12 +68,22 @@ def comparison(
     found = [item for item in greedy_candidates(kernels, inputs, weights, search) if item.key not in known]
     every = [*named, *found]
     scored = [
-        scored_candidate(item, candidate_kernel(kernels, item), inputs, weights, search, head_kernel(kernels, item))
+        scored_candidate(
+            item,
+            candidate_kernel(kernels, item),
+            inputs,
+            weights,
+            search,
+            head_kernel(kernels, item),
+            tangent_kernel(kernels, item),
+        )
         for item in _promising(every, kernels, inputs, search)
     ]
-    ranked = sorted(scored, key=by_validation_loss)
-    ranked = with_spreads(ranked, lambda item: candidate_kernel(kernels, item), inputs, search)
-    return Comparison(tuple(ranked), len(every), limits(search, len(every), rows))
+    criterion = LABEL_ERROR if trained_head(kernels, weights) else VALIDATION_LOSS
+    ranked = sorted(scored, key=lambda item: sort_key(item, criterion))
+    tangent = (lambda item: tangent_kernel(kernels, item)) if criterion is LABEL_ERROR else None
+    ranked = with_spreads(ranked, lambda item: candidate_kernel(kernels, item), inputs, search, tangent)
+    return Comparison(tuple(ranked), len(every), limits(search, len(every), rows), criterion)
 
 
 def _promising(

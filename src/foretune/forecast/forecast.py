@@ -91,7 +91,7 @@ def forecast(
     whole, parts, sigma = whole_and_parts(inputs, kernels["sgd"])
     start = tuned if tuned is not None and tuned.value > zero_shot.value else zero_shot
     compared = comparison(kernels, inputs, weights, search)
-    advised = advice(compared.candidates, inputs, start)
+    advised = advice(compared.candidates, inputs, start, compared.criterion)
     return Forecast(
         answer=_answer(inputs, advised, start),
         advice=advised,

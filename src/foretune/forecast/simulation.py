@@ -21,6 +21,7 @@ import numpy as np
 
 from foretune.analysis.bounds import Bracket
 from foretune.analysis.dynamics import CrossEntropy, Curves, FunctionSpace, GradientDescent, best_run, curves
+from foretune.analysis.label_regression import label_regression
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.analysis.solvers import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
@@ -29,7 +30,7 @@ from foretune.forecast.inputs import Inputs
 from foretune.forecast.risk import RELATIVE_SIGMA, relative_risk
 from foretune.forecast.search import Search
 from foretune.kernels.lora import LoRA
-from foretune.shapes import Float64
+from foretune.shapes import Float64, Int
 
 RATES_ARE_FOR = "full-batch gradient descent on the mean cross-entropy, without momentum"
 """What every learning rate of a forecast is for.
@@ -47,6 +48,8 @@ class CandidateScore:
         largest: lambda_max of its training kernel.
         condition_number: kappa(K_S + sigma I), sigma = 0.01 lambda_max(K_S).
         risk: ridge risk with this sigma, 0 to 1, between its bounds.
+        label_error: share of the variance of the validation labels that regression on the tangent features of the
+            blocks leaves (`analysis.label_regression`); of adapters the features of the weights that they stand on.
         validation_loss: smallest of the simulated runs, nats.
         validation_score: there.
         test_loss: there, nats.
@@ -59,6 +62,7 @@ class CandidateScore:
     largest: float
     condition_number: float
     risk: Bracket
+    label_error: float
     validation_loss: float
     validation_score: float
     test_loss: float
@@ -69,13 +73,38 @@ class CandidateScore:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """How much a candidate's validation loss varies when the examples are drawn again.
+class Criterion:
+    """What ranks candidates; smaller is better.
 
     Attributes:
-        low, high: 95% interval of the validation loss, nats.
+        name, short: in words, and as the head of a column.
+        field: of `CandidateScore`.
+    """
+
+    name: str
+    short: str
+    field: str
+
+    def of(self, score: CandidateScore) -> float:
+        """Its value."""
+        return float(getattr(score, self.field))
+
+
+VALIDATION_LOSS = Criterion("simulated validation loss", "valid. loss", "validation_loss")
+LABEL_ERROR = Criterion("label error", "label error", "label_error")
+"""Where a head starts from the linear-probing solution: it has been fitted to the training examples, so that their
+residuals, from which every simulated run starts, say little (docs/results/validate.md measures it)."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How much a candidate's criterion varies when the examples are drawn again.
+
+    Attributes:
+        low, high: 95% interval of the criterion.
         behind_low, behind_high: 95% interval of how far it lies behind the best candidate on the same resamples.
-        over_probing: 95% interval of how far it lies ahead of linear probing there; None without a head.
+        over_probing: 95% interval of how far its simulated validation loss lies below that of linear probing there,
+            nats; None without a head.
     """
 
     low: float
@@ -113,6 +142,14 @@ def function_space(joint: Float64[np.ndarray, "n c e c"], inputs: Inputs) -> Fun
     return FunctionSpace(
         joint.transpose(2, 3, 0, 1), inputs.f0, inputs.y, CrossEntropy(), inputs.n_validation, inputs.metric
     )
+
+
+def held_out(
+    joint: Float64[np.ndarray, "n c e c"], inputs: Inputs
+) -> tuple[Float64[np.ndarray, "n c v c"], Int[np.ndarray, "v"]]:
+    """The columns of training and validation examples of a joint kernel, and their class numbers."""
+    count = inputs.n_train + inputs.n_validation
+    return joint[:, :, :count], inputs.y[:count]
 
 
 def train_spectrum(joint: Float64[np.ndarray, "n c e c"]) -> Spectrum:
@@ -161,6 +198,7 @@ def scored_candidate(
     weights: Weights,
     search: Search,
     of_head: Float64[np.ndarray, "n c e c"] | None = None,
+    tangent: Float64[np.ndarray, "n c e c"] | None = None,
 ) -> ScoredCandidate:
     """A candidate with its numbers.
 
@@ -171,6 +209,7 @@ def scored_candidate(
         weights: norms of the parameters.
         search: steps of a run.
         of_head: the part of the kernel that a head makes, `head_kernel`; none without it.
+        tangent: the kernel of the same blocks tuned in full, `tangent_kernel`; `joint` itself without it.
     """
     eigen, space = train_spectrum(joint), function_space(joint, inputs)
     start = GradientDescent(1.0)
@@ -187,6 +226,7 @@ def scored_candidate(
             largest=eigen.largest,
             condition_number=eigen.condition_number(RELATIVE_SIGMA * eigen.largest),
             risk=relative_risk(eigen, train_targets(inputs)),
+            label_error=label_regression(*held_out(joint if tangent is None else tangent, inputs)).error,
             validation_loss=lowest.loss,
             validation_score=float(run.validation_score[-1]),
             test_loss=float(run.test_loss[-1]),
@@ -206,6 +246,7 @@ def _relative_change(candidate: Candidate, moved: float, head_moved: float, weig
     return math.hypot(moved, head_moved) / norm if norm else float("inf")
 
 
-def by_validation_loss(candidate: ScoredCandidate) -> tuple[float, int, str]:
-    """A sort key: the smaller simulated validation loss, then fewer parameters."""
-    return candidate.score.validation_loss, candidate.parameters, candidate.title
+def sort_key(candidate: ScoredCandidate, criterion: Criterion) -> tuple[float, float, int, str]:
+    """The smaller value first; of equals (the ranks of one placement) the smaller simulated loss, then fewer parameters."""
+    score = candidate.score
+    return criterion.of(score), score.validation_loss, candidate.parameters, candidate.title

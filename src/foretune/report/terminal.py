@@ -89,19 +89,31 @@ def _scores(forecast: Forecast, metric: str) -> Table:
 
 
 def _candidates(forecast: Forecast, metric: str) -> Table:
-    """The candidates of the smallest simulated validation loss, the recommended one marked."""
+    """The first candidates, the recommended one marked."""
     every, chosen = forecast.comparison.candidates, forecast.advice.candidate
     probing = forecast.advice.probing
+    criterion = forecast.comparison.criterion
     kept = [chosen, *([probing] if probing not in (None, chosen) else [])]
     others = [item for item in every if item not in kept][: _SHOWN - len(kept)]
     shown = [item for item in every if item in kept or item in others]
     title = (
-        f"Candidates: {len(shown)} of {forecast.comparison.considered} by simulated validation loss (--json has all); "
+        f"Candidates: {len(shown)} of {forecast.comparison.considered} by {criterion.name} (--json has all); "
         "* recommended, = not told from the best by resampling"
         f"{', + beats linear probing beyond the spread' if probing is not None else ''}"
     )
     table = Table(title=title, title_justify="left")
-    for heading in ("", "blocks", "method", "trained", "valid. loss", "95% spread", "risk", "kappa", "GD rate", metric):
+    for heading in (
+        "",
+        "blocks",
+        "method",
+        "trained",
+        criterion.short,
+        "95% spread",
+        "risk",
+        "kappa",
+        "GD rate",
+        metric,
+    ):
         first = heading == "blocks"  # the only column that may be narrowed
         left = heading in ("", "blocks", "method")
         table.add_column(heading, justify="left" if left else "right", no_wrap=not first, overflow="fold")
@@ -113,7 +125,7 @@ def _candidates(forecast: Forecast, metric: str) -> Table:
             ".".join(item.name.split(".")[-2:]) if item.kind == "layer" else item.name,
             item.method,
             _short(item.parameters),
-            f"{item.score.validation_loss:.3f}",
+            f"{criterion.of(item.score):.3f}",
             "" if spread is None else f"{spread.low:.2f} - {spread.high:.2f}",
             f"{item.score.risk.exact:.3f}",
             f"{item.score.condition_number:.1f}",
