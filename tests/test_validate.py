@@ -29,7 +29,7 @@ from foretune.study.setting import FewShot, Sampled
 from foretune.study.validation.candidates import chosen_placements, placements
 from foretune.study.validation.curves import PredictedRun, adam_kernel, best_predicted, curve_distance
 from foretune.study.validation.measurement import Measured, Validation, measured
-from foretune.study.validation.page import LOSS, rankings, validation_page
+from foretune.study.validation.page import LOSS, SWEEP, rankings, validation_page
 from foretune.study.validation.ranking import ceiling, median_correlation, rank_correlation, regret
 from foretune.study.validation.scores import SCORES, evidence
 from tests.cases import language_model
@@ -153,6 +153,7 @@ def test_ceiling_is_the_agreement_of_seeds_and_says_what_cannot_be_ranked() -> N
     same = np.array([[1.0, 2.0, 3.0, 4.0], [11.0, 12.0, 13.0, 14.0]])
     assert ceiling(same).correlation == 1 and ceiling(same).seeds == pytest.approx(0)
     assert ceiling(same).reason is None
+    assert ceiling(same).regret == pytest.approx(0)
     opposite = np.stack([same[0], same[0, ::-1]])
     assert ceiling(opposite).correlation == -1 and "below 0.3" in str(ceiling(opposite).reason)
     noisy = np.array([[0.0, 0.1, 0.2, 10.0], [5.0, 5.1, 5.2, 5.3]])
@@ -271,7 +272,7 @@ def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], st
     assert all(np.isnan(found[name].median) for name in ("LogME", "LEEP", "NCE", "random choice"))
     assert found["LogME"].regret == pytest.approx(found["random choice"].regret)
     page = validation_page(cells, study)
-    assert [row[0] for row in page.tables[0].rows] == [*SCORES, "noise ceiling"]
+    assert [row[0] for row in page.tables[0].rows] == [*SCORES, SWEEP, "noise ceiling"]
     assert all(len(row) == len(table.header) for table in page.tables for row in table.rows)
     assert any("cannot be ranked" in line or "ranks best" in line for line in page.findings)
 

@@ -11,6 +11,8 @@ parameters that would be trained: they compare models, and are constant over pla
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 from scipy.optimize import minimize_scalar
@@ -55,7 +57,7 @@ def _best_evidence(eigen: Float64[np.ndarray, "n"], shares: Float64[np.ndarray, 
 
     start = int(np.argmin([cost(ratio) for ratio in _RATIOS]))
     low, high = _RATIOS[max(start - 1, 0)], _RATIOS[min(start + 1, len(_RATIOS) - 1)]
-    found = minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-8})
+    found: Any = minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-8})
     return -min(float(found.fun), cost(_RATIOS[start]))
 
 

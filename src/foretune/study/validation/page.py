@@ -15,6 +15,7 @@ from foretune.study.validation.ranking import Ceiling, ceiling, median_correlati
 from foretune.study.validation.scores import SCORES
 
 RANDOM = "random choice"
+SWEEP = "real runs of all, by validation loss"
 LITTLE = 0.02
 """A gain in nats over the start below which there is nothing to choose between."""
 
@@ -63,24 +64,28 @@ class Ranking:
 
 def rankings(cells: Sequence[Measured], measure: Measure) -> list[Ranking]:
     """Every score against one measure, in the order of `SCORES`."""
+    return [
+        _ranking(name, np.stack([np.array(cell.scores[name]) for cell in cells]), cells, measure) for name in SCORES
+    ]
+
+
+def sweep(cells: Sequence[Measured], measure: Measure) -> Ranking:
+    """What running every candidate and trusting its validation loss would do: the most that a forecast could save."""
+    return _ranking(SWEEP, np.stack([cell.validation_losses for cell in cells]), cells, measure)
+
+
+def _ranking(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Measured], measure: Measure) -> Ranking:
     results = np.stack([measure.of(cell) for cell in cells])
-    found = []
-    for name in SCORES:
-        scores = np.stack([np.array(cell.scores[name]) for cell in cells])
-        middle = median_correlation(scores, results)
-        each = rank_correlation(scores, results)
-        found.append(
-            Ranking(
-                score=name,
-                measure=measure.name,
-                median=middle.value,
-                low=middle.low,
-                high=middle.high,
-                by_task={task: float(np.mean(each[_places(cells, task)])) for task in _tasks(cells)},
-                regret=measure.scale * float(np.mean([regret(*pair) for pair in zip(scores, results, strict=True)])),
-            )
-        )
-    return found
+    middle, each = median_correlation(scores, results), rank_correlation(scores, results)
+    return Ranking(
+        score=name,
+        measure=measure.name,
+        median=middle.value,
+        low=middle.low,
+        high=middle.high,
+        by_task={task: float(np.mean(each[_places(cells, task)])) for task in _tasks(cells)},
+        regret=measure.scale * float(np.mean([regret(*pair) for pair in zip(scores, results, strict=True)])),
+    )
 
 
 def ceilings(cells: Sequence[Measured], measure: Measure) -> dict[str, Ceiling]:
@@ -129,7 +134,9 @@ def _notes(study: Validation) -> tuple[str, ...]:
         "Regret: what is lost against the best candidate found, by taking the one that the score puts first; mean over "
         "tasks and seeds.",
         "Noise ceiling: rank correlation of the real results with themselves, seed against seed. A forecast without noise "
-        "would reach about its square root; one that reads a seed's own examples may find what is particular to them.",
+        "would reach about its square root; one that reads a seed's own examples may find what is particular to them. Its "
+        "regret is that of choosing by another seed's real results.",
+        f"{SWEEP}: every candidate is fine-tuned, and the lowest validation loss trusted.",
         "LogME, LEEP and NCE score a model for a task, not the parameters that are trained: they apply where models are "
         "compared. Here they are the same for all candidates, so they have no rank correlation and the regret of a random "
         "choice. LEEP and NCE take the outputs before training for the source classifier, on validation examples.",
@@ -145,11 +152,17 @@ def _ranking_table(cells: Sequence[Measured], measure: Measure) -> Table:
             *(_number(found.by_task[task]) for task in tasks),
             _number(found.regret, 3 if measure is LOSS else 1),
         )
-        for found in rankings(cells, measure)
+        for found in (*rankings(cells, measure), sweep(cells, measure))
     ]
     known = [limit.correlation for limit in limits.values() if not np.isnan(limit.correlation)]
     middle = float(np.median(known)) if known else float("nan")
-    top = ("noise ceiling", _number(middle), *(_number(limits[task].correlation) for task in tasks), "-")
+    lost = measure.scale * float(np.mean([limit.regret for limit in limits.values()]))
+    top = (
+        "noise ceiling",
+        _number(middle),
+        *(_number(limits[task].correlation) for task in tasks),
+        _number(lost, 3 if measure is LOSS else 1),
+    )
     header = ("score", "median (95%)", *tasks, f"regret, {measure.unit}")
     return Table(header, (*rows, top), f"Rank correlation with the {measure.name}")
 

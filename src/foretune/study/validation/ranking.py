@@ -43,11 +43,13 @@ class Ceiling:
         correlation: mean over pairs of seeds of the rank correlation of the results; not a number for one seed.
         candidates: standard deviation over candidates of their mean result.
         seeds: standard deviation of a candidate's result over seeds, the seeds' own means taken away.
+        regret: mean over ordered pairs of seeds of what choosing by one seed's results loses on the other's.
     """
 
     correlation: float
     candidates: float
     seeds: float
+    regret: float
 
     @property
     def reason(self) -> str | None:
@@ -109,11 +111,12 @@ def ceiling(results: Float64[np.ndarray, "s k"]) -> Ceiling:
         results: one row a seed, each with training examples of its own; candidates in the same order.
     """
     pairs = [float(rank_correlation(a, b)) for a, b in itertools.combinations(results, 2)]
+    lost = _mean([regret(a, b) for a, b in itertools.permutations(results, 2)])
     if not np.isfinite(results).all():  # a run that failed has no spread, only a rank
-        return Ceiling(_mean(pairs), float("inf"), float("inf"))
+        return Ceiling(_mean(pairs), float("inf"), float("inf"), lost)
     centred = results - results.mean(1, keepdims=True)
     seeds = float(np.sqrt(centred.var(0, ddof=1).mean())) if len(results) > 1 else float("nan")
-    return Ceiling(_mean(pairs), float(centred.mean(0).std(ddof=1)), seeds)
+    return Ceiling(_mean(pairs), float(centred.mean(0).std(ddof=1)), seeds, lost)
 
 
 def _median(values: np.ndarray) -> float:
