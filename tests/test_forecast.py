@@ -216,7 +216,7 @@ def test_a_large_kernel_limits_the_work_and_says_so() -> None:
     assert len(found.candidates) == 3 < found.considered
     assert any(f"3 of {found.considered} candidates" in limit for limit in found.limits)
     assert search_for(1024).simulated is not None
-    assert "96 of 1024 rows" in " ".join(limits(search_for(1024), 50, 1024))
+    assert "96 of 1024 rows" in " ".join(limits(search_for(1024), 50, 1024, 6))
 
 
 def few(inputs: Inputs, places: list[int]) -> Inputs:

@@ -47,7 +47,7 @@ PAGE = Page(
     tables=(Table(("method", "100 %"), (("LP-FT", "76.2 (1.3)"), ('a "b", | c', "-")), "Two rows"),),
     figures=(
         Figure("lines", "Lines & <more>", "steps", "norm $", (Curve("LP-FT", np.array([1.0, 3.0])),)),
-        Figure("bars", "Bars", "rank", "share", (Curve("FT", np.ones(3)), Curve("LoRA", np.zeros(3))), bars=True),
+        Figure("bars", "Bars", "rank", "share", (Curve("FT", np.ones(3)), Curve("LoRA", np.zeros(3)))),
         Figure("spectrum", "S", "k", "s", (Curve("FT kernel", 10.0 ** -np.arange(40)),), logarithmic=True),
         Figure("honest", "H", "x", "y", (Curve("w/ TS", np.array([0.4]), np.array([0.5])),), diagonal=True),
         Figure("points", "P", "x", "y", (Curve("LoRA", np.ones(2), np.arange(2.0)), Curve("-", np.ones(0))), points=True),

@@ -5,7 +5,6 @@ Malladi et al. 2023, Appendix A, gives the settings that are used when others ar
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from foretune.finetune.quiet import undisturbed
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import LinearTuned, Tuned
 from foretune.kernels.job import Progress
-from foretune.model.fingerprint import outputs_identity
+from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float, Int
 from foretune.text.task import Split, Task
@@ -213,5 +212,5 @@ def _identity(
         "test": data_hash(data.test),
         "method": repr(method),
         "training": repr(training),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")},
+        "versions": versions_of("torch", "transformers", "peft"),
     }

@@ -105,7 +105,7 @@ def best_of(
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Search:
-    """Fine-tune at every point of a grid; the best has the highest validation score, of equals the lowest loss.
+    """Fine-tune at every point of a grid; the best is chosen as checkpoints are (`Training.best_by`).
 
     Args:
         outputs, task, split, method, progress: as in `fine_tuned`.

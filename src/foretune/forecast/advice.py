@@ -55,10 +55,10 @@ def advice(
     """
     probing = next((item for item in candidates if item.kind == PROBING), None)
     compared = [item for item in candidates if item.spread is not None]
-    tied = [item for item in compared if item.spread is not None and not item.spread.apart]
+    tied = _tied(compared)
     worthy = [item for item in candidates if probing is None or (item.spread is not None and item.spread.beats_probing)]
     adapters = [item for item in (*worthy, *candidates) if item.rank is not None]
-    chosen = _chosen(worthy, tied) if worthy or probing is None else probing
+    chosen = _chosen(worthy, tied, candidates[0]) if worthy or probing is None else probing
     others = [item for item in tied if item is not chosen]
     return Advice(
         candidate=chosen,
@@ -71,9 +71,18 @@ def advice(
     )
 
 
-def _chosen(worthy: Sequence[ScoredCandidate], tied: Sequence[ScoredCandidate]) -> ScoredCandidate:
-    """The first, or the LoRA candidate that goes first in its place."""
+def _tied(compared: Sequence[ScoredCandidate]) -> list[ScoredCandidate]:
+    """Those that the resamples cannot tell from the first."""
+    return [item for item in compared if item.spread is not None and not item.spread.apart]
+
+
+def _chosen(
+    worthy: Sequence[ScoredCandidate], tied: Sequence[ScoredCandidate], first: ScoredCandidate
+) -> ScoredCandidate:
+    """The first that is worth it, or the LoRA candidate that goes first in its place: ties are with the first of all."""
     best = worthy[0]
+    if best is not first:
+        return best
     cheaper = [item for item in tied if item in worthy and item.rank is not None and item.parameters < best.parameters]
     return cheaper[0] if best.rank is None and cheaper else best
 
@@ -90,13 +99,13 @@ def _reason(
     if chosen.kind == PROBING:
         return (
             f"none of the {compared - 1} others compared beats its simulated validation loss, "
-            f"{chosen.score.validation_loss:.3f}, beyond the spread over resamples: which blocks to adapt cannot be ranked "
-            "here."
+            f"{chosen.score.validation_loss:.3f}, beyond the spread over resamples: there is no gain by which blocks to "
+            "adapt could be ranked."
         )
     value, smallest_value = (f"{criterion.of(item.score):.3f}" for item in (chosen, best))
     if chosen is best:
         reason = f"it has the smallest {criterion.name}, {value}"
-    elif chosen.rank is not None and best.rank is None:
+    elif chosen.rank is not None and best.rank is None and best.kind != PROBING and chosen in _tied([chosen]):
         reason = (
             f"its {criterion.name}, {value}, cannot be told from the smallest ({best.title}, {smallest_value}), and it "
             "trains fewer parameters"

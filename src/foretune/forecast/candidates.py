@@ -188,7 +188,7 @@ def _summed(
             f"{wanted.title} has blocks without a kernel {label!r}: {', '.join(missing[:3]) or '(no blocks)'}. Expected "
             f"some of the {len(place)} blocks of that kernel."
         )
-    return kernels[label].array[[place[name] for name in blocks]].sum(0)
+    return kernels[label].array[sorted(place[name] for name in blocks)].sum(0)
 
 
 def moving_blocks(kernel: BlockKernel) -> list[str]:

@@ -14,7 +14,6 @@ from foretune.forecast.candidates import (
     candidates,
     head_kernel,
     tangent_kernel,
-    trained_head,
 )
 from foretune.forecast.greedy import greedy_candidates
 from foretune.forecast.inputs import Inputs
@@ -41,7 +40,7 @@ class Comparison:
         candidates: by the criterion.
         considered: how many there were, with those that were not simulated.
         limits: what was limited, in words.
-        criterion: the label error where a head starts from linear probing, else the simulated validation loss.
+        criterion: the label error of a model with a head, else the simulated validation loss.
     """
 
     candidates: tuple[ScoredCandidate, ...]
@@ -79,11 +78,12 @@ def comparison(
         )
         for item in _promising(every, kernels, inputs, search)
     ]
-    criterion = LABEL_ERROR if trained_head(kernels, weights) else VALIDATION_LOSS
+    criterion = LABEL_ERROR if weights.head else VALIDATION_LOSS
     ranked = sorted(scored, key=lambda item: sort_key(item, criterion))
     tangent = (lambda item: tangent_kernel(kernels, item)) if criterion is LABEL_ERROR else None
     ranked = with_spreads(ranked, lambda item: candidate_kernel(kernels, item), inputs, search, tangent)
-    return Comparison(tuple(ranked), len(every), limits(search, len(every), rows), criterion)
+    compared = sum(item.spread is not None for item in ranked)
+    return Comparison(tuple(ranked), len(every), limits(search, len(every), rows, compared), criterion)
 
 
 def _promising(

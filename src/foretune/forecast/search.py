@@ -44,13 +44,14 @@ def search_for(rows: int) -> Search:
     return next(search for most, search in _BY_ROWS if rows <= most)
 
 
-def limits(search: Search, candidates: int, rows: int) -> tuple[str, ...]:
+def limits(search: Search, candidates: int, rows: int, compared: int) -> tuple[str, ...]:
     """What was limited, in words.
 
     Args:
         search: the limits.
         candidates: how many there were.
         rows: of the training kernel, examples times outputs.
+        compared: how many were compared over resamples.
     """
     found = [
         f"Runs are simulated for {search.steps} steps of full-batch gradient descent.",
@@ -61,6 +62,5 @@ def limits(search: Search, candidates: int, rows: int) -> tuple[str, ...]:
         found.append(f"The greedy search looks at {search.greedy_rows} of {rows} rows of the training kernel.")
     if search.simulated is not None and search.simulated < candidates:
         found.append(f"{search.simulated} of {candidates} candidates, those of the smallest risk, were simulated.")
-    compared = min(search.compared, candidates)
     found.append(f"{compared} candidates were compared over {search.resamples} resamples; others may tie too.")
     return tuple(found)

@@ -92,8 +92,8 @@ class Criterion:
 
 VALIDATION_LOSS = Criterion("simulated validation loss", "valid. loss", "validation_loss")
 LABEL_ERROR = Criterion("label error", "label error", "label_error")
-"""Where a head starts from the linear-probing solution: it has been fitted to the training examples, so that their
-residuals, from which every simulated run starts, say little (docs/results/validate.md measures it)."""
+"""Of models with a head. One that starts from the linear-probing solution has been fitted to the training examples, so
+that their residuals, from which every simulated run starts, say little (measured in docs/results/validate/page.md)."""
 
 
 @dataclass(frozen=True)

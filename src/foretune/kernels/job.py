@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import Pattern, matching
 from foretune.kernels.formula import Formula
 from foretune.kernels.tiles import Footprint, Plan, planned
-from foretune.model.fingerprint import outputs_identity
+from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import Example
 
@@ -123,7 +122,7 @@ def described(job: Job) -> dict[str, object]:
         "rows": _tokens_hash(job, range(job.n)),
         "columns": _tokens_hash(job, job.columns),
         "parameters": hashlib.sha256("\n".join(job.source.parameters).encode()).hexdigest(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        "versions": versions_of("torch", "transformers"),
     }
 
 

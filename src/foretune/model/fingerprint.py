@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 
 import torch
@@ -19,6 +20,11 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """The installed versions of packages that numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def outputs_identity(outputs: Outputs) -> dict[str, object]:

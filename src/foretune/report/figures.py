@@ -38,14 +38,9 @@ def svg(figure: Figure) -> str:
 
 
 def _draw(axes: Any, figure: Figure) -> None:
-    width = 0.8 / max(1, len(figure.curves))
-    every = [_places(curve.x, curve.y) for curve in figure.curves]
-    spacing = min([1.0, *(float(np.diff(np.unique(x)).min()) for x in every if len(np.unique(x)) > 1)])
-    for number, (curve, x) in enumerate(zip(figure.curves, every, strict=True)):
-        if figure.bars:
-            shift = (number - (len(figure.curves) - 1) / 2) * width * spacing
-            axes.bar(x + shift, curve.y, width * spacing, label=_literal(curve.name))
-        elif figure.points:
+    for curve in figure.curves:
+        x = _places(curve.x, curve.y)
+        if figure.points:
             axes.plot(x, curve.y, "o", label=_literal(curve.name))
         else:
             axes.plot(x, curve.y, "o-" if len(x) <= _MARKED else "-", markersize=3, label=_literal(curve.name))

@@ -5,6 +5,7 @@ Both are timed in one call, so on one machine; a measurement that was stopped ha
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -114,6 +115,7 @@ def _single(what: str, values: Sequence[Number] | None, usual: Number) -> Number
 
 def _times(cell: Cell, training: Training) -> Times:
     key = {"method": repr(_METHOD), "training": repr(training), "examples": EXAMPLES, "repeats": REPEATS}
+    key |= {"memory": cell.memory, "threads": torch.get_num_threads(), "machine": platform.node()}
     return Times(**cell.value("afzal-cost", key, lambda: _timed(cell, training)))
 
 

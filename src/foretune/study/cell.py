@@ -1,6 +1,7 @@
 """One cell of a study: a setting with its model and data, and a folder that keeps what was computed there.
 
     cell.json          the model and the data that everything here is of
+    head.safetensors   a head that starts from the linear-probing solution
     kernels/LABEL/     joint kernels (foretune.kernels.folder)
     runs/NAME/         grids of fine-tuning runs (foretune.finetune)
     values/NAME.json   everything else that takes long, each with a hash of what determines it
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from foretune.analysis.calibration import cross_entropy
-from foretune.errors import NonFiniteError
+from foretune.errors import NonFiniteError, StorageError
 from foretune.finetune.methods import Method
 from foretune.finetune.run import Run
 from foretune.finetune.search import best_of
@@ -35,12 +36,12 @@ from foretune.kernels.folder import identity_hash
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Progress, joint_job
 from foretune.model.answer import AnswerLogits
-from foretune.model.fingerprint import fingerprint, outputs_identity
+from foretune.model.fingerprint import fingerprint, outputs_identity, versions_of
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
 from foretune.shapes import Int
-from foretune.store.atomic import write_text
+from foretune.store.atomic import replacing, write_text
 from foretune.study.setting import Setting, sampled_data
 from foretune.text.example import Example
 from foretune.text.split import Split
@@ -217,22 +218,46 @@ def made_cell(
 
     Raises:
         UsageError, DataError, ModelError: data that cannot be used, or a model that does not fit the task.
+        StorageError: a head that was kept cannot be read.
     """
     task, split = sampled_data(setting, data)
-    outputs = _outputs(setting, lm, task, split)
-    # a probed head's weights are no part of it: they follow from the rest, up to rounding
+    outputs = _outputs(setting, lm, task)
+    # a head's weights are no part of it: those of a probed one follow from the rest up to rounding, and are kept
     identity = {**outputs_identity(outputs), "weights": fingerprint(lm.module.state_dict())}
     folder = _own_folder(root / setting.folder, {**identity, **_data_identity(task, split)})
+    if isinstance(outputs, HeadLogits) and setting.output == "probed head":
+        outputs = _probed(outputs, task, split, folder / "head.safetensors")
     return Cell(setting, outputs, task, split, folder, memory, progress)
 
 
-def _outputs(setting: Setting, lm: LanguageModel, task: Task, split: Split) -> Outputs:
+def _outputs(setting: Setting, lm: LanguageModel, task: Task) -> Outputs:
     if setting.output == "prompt":
         return AnswerLogits(lm, task)
-    pooling = "last" if lm.kind == "causal" else "mean"
-    if setting.output == "probed head":
-        return probed_head(lm, task, split, pooling, max_length=task.max_length)
-    return HeadLogits(lm, len(task.labels), pooling, seed=setting.seed, max_length=task.max_length)
+    pooling, seed = "last" if lm.kind == "causal" else "mean", 0 if setting.output == "probed head" else setting.seed
+    return HeadLogits(lm, len(task.labels), pooling, seed=seed, max_length=task.max_length)
+
+
+def _probed(outputs: HeadLogits, task: Task, split: Split, file: Path) -> HeadLogits:
+    """The outputs with the head of linear probing: the one that was kept, so that other threads find the same."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
+
+    if not file.exists():
+        head = probed_head(outputs.lm, task, split, outputs.pooling, max_length=task.max_length).module.output_layer
+        with replacing(file) as temporary:
+            save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, temporary)
+    try:
+        kept = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{file} is damaged: {error}. Delete its folder and run again.") from error
+    return HeadLogits(
+        outputs.lm,
+        len(task.labels),
+        outputs.pooling,
+        weight=kept["weight"],
+        bias=kept["bias"],
+        max_length=task.max_length,
+    )
 
 
 def _own_folder(folder: Path, identity: Mapping[str, object]) -> Path:
@@ -253,7 +278,8 @@ def _run_name(method: Method, grid: Sequence[Training]) -> str:
 
 def _data_identity(task: Task, split: Split) -> dict[str, object]:
     parts = {name: _data_hash(getattr(split, name)) for name in ("train", "validation", "test")}
-    return {"labels": list(task.labels), "metric": task.metric, **parts}
+    versions = versions_of("torch", "transformers", "peft")
+    return {"labels": list(task.labels), "metric": task.metric, **parts, "versions": versions}
 
 
 def _data_hash(examples: Sequence[Example]) -> str:

@@ -50,13 +50,10 @@ class Norms(Recipe):
                 where = f"{task}, k = {k}"
                 cells = [head_cell(study, task, k, seed) for seed in study.seeds]
                 runs = _runs(study.budget, cells)
-                before = [pretrained_spectra(cell) for cell in cells]
-                after = [
-                    probed_spectra(cell, study.budget)
-                    for cell, run in zip(cells, runs["LP"], strict=True)
-                    if run.failure is None
-                ]
-                start = mean([pretrained_measures(cell) for cell in cells], "norm")
+                probed = [cell for cell, run in zip(cells, runs["LP"], strict=True) if run.failure is None]
+                before = [pretrained_spectra(cell) for cell in probed]
+                after = [probed_spectra(cell, study.budget) for cell in probed]
+                start = mean([pretrained_measures(cell) for cell in probed], "norm")
                 tables.append(
                     _table(before, after, f"{where}: Frobenius norms on at most {EXAMPLES} training examples")
                 )

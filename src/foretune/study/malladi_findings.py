@@ -42,10 +42,12 @@ def recovered(scores: Scores, start: str, linear: str, tuned: str) -> tuple[str,
     tests = {
         task: LinearizationTest(*(scores.mean(row, task) for row in (start, linear, tuned))) for task in scores.tasks
     }
+    failed = [task for task, test in tests.items() if not np.isfinite(test.tuned)]
     gaining = {task: test.share for task, test in tests.items() if np.isfinite(test.share)}
     good = [task for task in gaining if tests[task].holds(LIMITS.share)]
-    without = len(tests) - len(gaining)
+    without = len(tests) - len(gaining) - len(failed)
     idle = f"; on {without} task(s) fine-tuning gained nothing" if without else ""
+    idle += f"; on {len(failed)} task(s) every run failed" if failed else ""
     return _sentence(
         gaining,
         f"k = {scores.k}: the linearized model recovers at least {100 * LIMITS.share:g}% of what fine-tuning gains on "

@@ -7,6 +7,7 @@ what the paper's own marks do not follow from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -85,7 +86,7 @@ class Verdicts:
             ("Num. classes C", *(str(len(load_task(task).labels)) for task in self.behaviours))
         ]
         for name, answers in self._answers().items():
-            rows.append((name, *(MARKS[answer] for answer in answers.values())))
+            rows.append((name, *("failed" if self._failed(task) else MARKS[a] for task, a in answers.items())))
             if beside:
                 printed = printed_figures(PAPER)["marks"][name]
                 rows.append((f"paper: {name}", *(MARKS.get(printed.get(task), "-") for task in self.behaviours)))
@@ -96,15 +97,15 @@ class Verdicts:
         first = next(iter(self.behaviours.values()))
         rows = [
             (f"{analog.setting}: kernel - tuned, points", *(
-                f"{100 * (found.analogs[place].kernel - found.analogs[place].tuned):+.1f}"
+                _number(100 * (found.analogs[place].kernel - found.analogs[place].tuned), "+.1f")
                 for found in self.behaviours.values()
             ))
             for place, analog in enumerate(first.analogs)
         ]  # fmt: skip
         found = self.behaviours.values()
         rows += [
-            ("share of the gain, %", *(f"{100 * each.linearization.share:.0f}" for each in found)),
-            ("distance of kernels", *(f"{each.fixed.distance:.2f}" for each in found)),
+            ("share of the gain, %", *(_number(100 * each.linearization.share, ".0f") for each in found)),
+            ("distance of kernels", *(_number(each.fixed.distance, ".2f") for each in found)),
         ]
         return Table(("Number", *map(title, self.behaviours)), tuple(rows), "What the marks come from")
 
@@ -112,7 +113,7 @@ class Verdicts:
     def findings(self) -> tuple[str, ...]:
         """How many tasks are solved, and how many show kernel behaviour."""
         found = {
-            name: [title(task) for task, answer in answers.items() if answer != "no"]
+            name: [title(task) for task, answer in answers.items() if answer != "no" and not self._failed(task)]
             for name, answers in self._answers().items()
         }
         return tuple(
@@ -122,6 +123,10 @@ class Verdicts:
                 ("Kernel behaviour shows (or partly shows) on", found["Kernel behavior"]),
             )
         )
+
+    def _failed(self, task: str) -> bool:
+        """Every run that the properties rest on failed."""
+        return not math.isfinite(self.behaviours[task].linearization.tuned)
 
     def _answers(self) -> dict[str, dict[str, Answer]]:
         """Rows of the table."""
@@ -133,6 +138,10 @@ class Verdicts:
             "Fixed Features": {task: held[found.features_fixed] for task, found in tasks},
             "Kernel behavior": {task: found.verdict for task, found in tasks},
         }
+
+
+def _number(value: float, form: str) -> str:
+    return f"{value:{form}}" if math.isfinite(value) else "-"
 
 
 def verdict(task: str, settings: list[Scores], properties: Scores) -> KernelBehaviour:

@@ -43,7 +43,6 @@ class Figure:
         title, x_label, y_label: texts; units in brackets.
         curves: what is drawn.
         logarithmic: the vertical axis.
-        bars: bars in the place of lines, on common x.
         diagonal: a line y = x, for a reliability diagram.
         points: markers in the place of lines, for a scatter plot.
     """
@@ -54,7 +53,6 @@ class Figure:
     y_label: str
     curves: tuple[Curve, ...]
     logarithmic: bool = False
-    bars: bool = False
     diagonal: bool = False
     points: bool = False
 

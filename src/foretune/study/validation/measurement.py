@@ -25,7 +25,7 @@ from foretune.study.cell import Cell, Outcome, made_cell
 from foretune.study.setting import Sample, Setting
 from foretune.study.validation.candidates import Placement, chosen_placements, placements
 from foretune.study.validation.curves import PredictedRun
-from foretune.study.validation.scores import SCORES, Evidence, evidence
+from foretune.study.validation.scores import SCORES, Evidence, determinants, evidence
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,7 @@ def _measured(study: Validation, cell: Cell) -> Measured:
     seen = _Seen(cell, chosen, study.grid)
     key = {"methods": [repr(placement.method) for placement in chosen], "grid": [repr(point) for point in study.grid]}
     suffix = identity_hash(key)[:12]
+    key |= determinants(len(cell.split.train) * cell.outputs.n_outputs)
 
     def values(name: str, of: Callable[[Evidence], Any]) -> Any:
         """A value of each placement, kept."""

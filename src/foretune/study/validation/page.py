@@ -83,9 +83,15 @@ def _ranking(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Meas
         median=middle.value,
         low=middle.low,
         high=middle.high,
-        by_task={task: float(np.mean(each[_places(cells, task)])) for task in _tasks(cells)},
+        by_task={task: _finite_mean(each[_places(cells, task)]) for task in _tasks(cells)},
         regret=measure.scale * float(np.mean([regret(*pair) for pair in zip(scores, results, strict=True)])),
     )
+
+
+def _finite_mean(values: Float64[np.ndarray, "s"]) -> float:
+    """The mean of the numbers among the values; a score that is the same for all candidates of a seed has none there."""
+    kept = values[np.isfinite(values)]
+    return float(kept.mean()) if len(kept) else float("nan")
 
 
 def ceilings(cells: Sequence[Measured], measure: Measure) -> dict[str, Ceiling]:

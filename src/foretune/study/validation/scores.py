@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from foretune.analysis.dynamics import BestRun, CrossEntropy, FunctionSpace, GradientDescent, best_run
-from foretune.analysis.label_regression import label_regression
+from foretune.analysis.dynamics.learning_rates import GRID
+from foretune.analysis.label_regression import STRENGTHS, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solved, targets
@@ -172,6 +173,22 @@ SCORES: Mapping[str, Callable[[Evidence], float]] = {
     "random choice": lambda seen: 0.0,
 }
 """Name -> what it says of a placement; every candidate has the same chance where all have the same score."""
+
+
+def determinants(rows: int) -> dict[str, object]:
+    """The constants that the scores rest on, as text; what is kept of a score is kept for these.
+
+    Args:
+        rows: of the training kernel, examples times outputs.
+    """
+    ridge = named_solver("ridge")
+    return {
+        "search": repr(search_for(rows)),
+        "rates": repr(GRID),
+        "strengths": repr(STRENGTHS),
+        "sigma": RELATIVE_SIGMA,
+        "ridge": f"{ridge!r} {ridge.default_grid}",
+    }
 
 
 def evidence(cell: Cell, placements: Sequence[Placement], grid: Sequence[Training]) -> list[Evidence]:
