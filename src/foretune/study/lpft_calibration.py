@@ -9,7 +9,7 @@ import numpy as np
 
 from foretune.analysis.calibration import BINS
 from foretune.shapes import Float64
-from foretune.study.lpft_measures import AUTHORS, METHODS, SOURCE, Bins, Measures, head_cell, method_grid, run_measures
+from foretune.study.lpft_measures import AUTHORS, SOURCE, Bins, Measures, head_cell, method_measures
 from foretune.study.lpft_notes import TASKS, head_notes
 from foretune.study.page import Curve, Figure, Page, Table, mean_and_spread
 from foretune.study.printed import printed_figures
@@ -36,7 +36,8 @@ class Calibrations(Recipe):
         limits = 0
         for task in study.tasks:
             for k in study.ks:
-                found = _measured(study, task, k)
+                cells = [head_cell(study, task, k, seed) for seed in study.seeds]
+                found = method_measures(cells, study.budget, ROWS)
                 limits += sum(one.separated for measures in found.values() for one in measures)
                 tables.append(_table(found, f"{task}, k = {k}: mean (sd) over {len(study.seeds)} seed(s)"))
                 figures += [figure for name in ROWS if (figure := _diagram(found[name], name, task, k)) is not None]
@@ -48,13 +49,6 @@ class Calibrations(Recipe):
         at_limit = f"{limits} run(s) have every validation example right, or a temperature at the limit of its search."
         notes = (*head_notes(self, study), method, *((at_limit,) if limits else ()))
         return Page(f"{AUTHORS}: {self.title}", notes, (*tables, _poster()), tuple(figures), tuple(findings))
-
-
-def _measured(study: Study, task: str, k: int) -> dict[str, list[Measures]]:
-    """One measurement a seed, for each method."""
-    cells = [head_cell(study, task, k, seed) for seed in study.seeds]
-    grids = {name: method_grid(study.budget, METHODS[name]) for name in ROWS}
-    return {name: [run_measures(cell, METHODS[name], grid) for cell in cells] for name, grid in grids.items()}
 
 
 def _errors(measures: Sequence[Measures], error: str) -> list[tuple[float, ...]]:

@@ -13,6 +13,7 @@ from foretune.study.lpft_measures import (
     METHODS,
     SOURCE,
     Measures,
+    finished,
     head_cell,
     method_grid,
     pretrained_measures,
@@ -75,7 +76,7 @@ def measured_rows(study: Study, k: int) -> Measured:
 
 def mean(measures: Sequence[Measures], name: str) -> float:
     """The mean of a measure over the seeds whose runs did not fail; not a number where all did."""
-    values = [getattr(one, name) for one in measures if one.failure is None]
+    values = [getattr(one, name) for one in finished(measures)]
     return float(np.mean(values)) if values else float("nan")
 
 

@@ -125,6 +125,19 @@ def run_measures(cell: Cell, method: Method, grid: Sequence[Training]) -> Measur
     return _read(cell.value(f"lpft-{method.label}-{identity_hash(key)[:12]}", key, computed))
 
 
+def method_measures(
+    cells: Sequence[Cell], budget: Budget, names: Sequence[str] = tuple(METHODS)
+) -> dict[str, list[Measures]]:
+    """What is measured of some of `METHODS`: one measurement a cell, for each method."""
+    grids = {name: method_grid(budget, METHODS[name]) for name in names}
+    return {name: [run_measures(cell, METHODS[name], grid) for cell in cells] for name, grid in grids.items()}
+
+
+def finished(measures: Sequence[Measures]) -> list[Measures]:
+    """Those whose run did not fail."""
+    return [one for one in measures if one.failure is None]
+
+
 def _measured(cell: Cell, run: Run | None) -> Measures:
     after = cell.outputs if run is None else run.outputs
     rows, y = cell.split.test[:MEASURED], cell.labels("test")[:MEASURED]

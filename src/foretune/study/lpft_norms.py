@@ -11,19 +11,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foretune.study.budget import Budget
-from foretune.study.cell import Cell
 from foretune.study.lpft_features import mean, shown
 from foretune.study.lpft_kernels import EXAMPLES, Spectra, pretrained_spectra, probed_spectra
 from foretune.study.lpft_measures import (
     AUTHORS,
-    METHODS,
     SOURCE,
     Measures,
+    finished,
     head_cell,
-    method_grid,
+    method_measures,
     pretrained_measures,
-    run_measures,
 )
 from foretune.study.lpft_notes import TASKS, head_notes
 from foretune.study.page import Curve, Figure, Page, Table
@@ -49,7 +46,7 @@ class Norms(Recipe):
             for k in study.ks:
                 where = f"{task}, k = {k}"
                 cells = [head_cell(study, task, k, seed) for seed in study.seeds]
-                runs = _runs(study.budget, cells)
+                runs = method_measures(cells, study.budget)
                 probed = [cell for cell, run in zip(cells, runs["LP"], strict=True) if run.failure is None]
                 before = [pretrained_spectra(cell) for cell in probed]
                 after = [probed_spectra(cell, study.budget) for cell in probed]
@@ -69,12 +66,6 @@ class Norms(Recipe):
             "stages, the second from the best checkpoint of the first. Points are single runs, on the test examples.",
         )
         return Page(f"{AUTHORS}: {self.title}", notes, tuple(tables), tuple(figures), tuple(findings))
-
-
-def _runs(budget: Budget, cells: Sequence[Cell]) -> Mapping[str, list[Measures]]:
-    """One measurement a seed, for each method."""
-    grids = {name: method_grid(budget, method) for name, method in METHODS.items()}
-    return {name: [run_measures(cell, METHODS[name], grid) for cell in cells] for name, grid in grids.items()}
 
 
 def _norms(spectra: Sequence[Spectra], kernel: str) -> tuple[float, float, float]:
@@ -97,7 +88,7 @@ def _table(before: Sequence[Spectra], after: Sequence[Spectra], caption: str) ->
 def _along(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
     curves = []
     for name, measures in runs.items():
-        done = [one for one in measures if one.failure is None]
+        done = finished(measures)
         if done:
             shortest = min(len(one.steps) for one in done)  # the first stage ends at the checkpoint of each seed
             steps, norms = (
@@ -116,7 +107,7 @@ def _along(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
 def _against(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
     curves = []
     for name, measures in runs.items():
-        done = [one for one in measures if one.failure is None]
+        done = finished(measures)
         if done and name != "LP":  # which leaves features as they are
             norms, changes = (np.array([getattr(one, field) for one in done]) for field in ("norm", "difference"))
             curves.append(Curve(name, changes, norms))
@@ -145,7 +136,7 @@ def _kernel_findings(
 
 def _growth_findings(runs: Mapping[str, list[Measures]], where: str) -> list[str]:
     """Which methods made the classifier's rows longer, from the first step to the chosen checkpoint."""
-    done = {name: [one for one in measures if one.failure is None] for name, measures in runs.items()}
+    done = {name: finished(measures) for name, measures in runs.items()}
     growth = {
         name: mean(measures, "norm") / float(np.mean([one.norms[0] for one in measures]))
         for name, measures in done.items()
@@ -165,10 +156,7 @@ def _change_findings(runs: Mapping[str, list[Measures]], where: str) -> list[str
     from scipy.stats import spearmanr
 
     points = [
-        (one.norm, one.difference)
-        for name, measures in runs.items()
-        for one in measures
-        if one.failure is None and name != "LP"
+        (one.norm, one.difference) for name, measures in runs.items() for one in finished(measures) if name != "LP"
     ]
     if min((len(set(values)) for values in zip(*points, strict=True)), default=0) < 3:
         return []
