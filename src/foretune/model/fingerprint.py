@@ -27,13 +27,18 @@ def versions_of(*packages: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-def outputs_identity(outputs: Outputs) -> dict[str, object]:
-    """Everything that determines a function's values, for result files: the model, its weights, what it is asked."""
+def outputs_identity(outputs: Outputs, weights: Mapping[str, Tensor] | None = None) -> dict[str, object]:
+    """Everything that determines a function's values, for result files: the model, its weights, what it is asked.
+
+    Args:
+        outputs: the function.
+        weights: those that count; all of its own when left out.
+    """
     lm = outputs.lm
     return {
         "model": lm.name,
         "revision": lm.revision,
-        "weights": fingerprint(outputs.module.state_dict()),
+        "weights": fingerprint(outputs.module.state_dict() if weights is None else weights),
         "dtype": str(lm.dtype).removeprefix("torch."),
         "device": lm.device.type,
         "outputs": outputs.description,

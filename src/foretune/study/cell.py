@@ -36,7 +36,7 @@ from foretune.kernels.folder import identity_hash
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Progress, joint_job
 from foretune.model.answer import AnswerLogits
-from foretune.model.fingerprint import fingerprint, outputs_identity, versions_of
+from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
@@ -223,7 +223,7 @@ def made_cell(
     task, split = sampled_data(setting, data)
     outputs = _outputs(setting, lm, task)
     # a head's weights are no part of it: those of a probed one follow from the rest up to rounding, and are kept
-    identity = {**outputs_identity(outputs), "weights": fingerprint(lm.module.state_dict())}
+    identity = outputs_identity(outputs, lm.module.state_dict())
     folder = _own_folder(root / setting.folder, {**identity, **_data_identity(task, split)})
     if isinstance(outputs, HeadLogits) and setting.output == "probed head":
         outputs = _probed(outputs, task, split, folder / "head.safetensors")
