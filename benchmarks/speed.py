@@ -111,7 +111,8 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; movie-review snippets; two outputs unless the name "
         f"says difference; median of {REPEATS} processes a figure, methods taking turns. Peak is above the loaded model. "
         "The floor is one forward and c backward passes, plus the counted contraction flops of the linear blocks (one "
-        "triangle) at the rate of a large product measured in the same process.",
+        "triangle; padding and other tokens without a gradient do not count) at the rate of a large product measured in "
+        "the same process. Once more: the same call again in the same process, whose memory has been touched before.",
         "",
     ]
     for name, (case, methods) in CASES.items():

@@ -111,10 +111,14 @@ def _factors(uses: list[Use]) -> dict[str, Factor]:
             continue  # the outputs do not depend on this call
         for name, factor in use.rule(g):
             found[name].append(factor)
-    mixed = {name for name, factors in found.items() if len({type(factor) for factor in factors}) > 1}
-    if mixed:
+    if mixed := mixed_kinds(found):
         raise UnruledError(mixed)
     return {name: joined(factors) for name, factors in found.items()}
+
+
+def mixed_kinds(found: Mapping[str, list[Factor]]) -> set[str]:
+    """The parameters whose uses have factors of different kinds, which do not join."""
+    return {name for name, factors in found.items() if len({type(factor) for factor in factors}) > 1}
 
 
 def _refuse_non_finite(logits: Tensor, uses: list[Use]) -> None:

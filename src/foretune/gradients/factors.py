@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from foretune.shapes import Float, Int
+from foretune.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,16 @@ class Products:
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
         return (self.x, self.g)
+
+    @cached_property
+    def alive(self) -> Bool[Tensor, "n t"]:
+        """Which tokens have a gradient: not padding, nor tokens that no later layer reads."""
+        return self.g.abs().amax((1, 3)) > 0
+
+    @cached_property
+    def live_tokens(self) -> int:
+        """How many do."""
+        return int(self.alive.sum())
 
     @staticmethod
     def end_to_end(uses: Sequence[Products]) -> Products:
@@ -126,8 +137,3 @@ class FactorBatch:
     positions: tuple[int, ...]
     outputs: Float[Tensor, "n c"]
     factors: dict[str, Factor]
-
-    def storages(self) -> dict[int, int]:
-        """Address and bytes of the memory held; a tensor that several factors share counts once."""
-        storages = [tensor.untyped_storage() for factor in self.factors.values() for tensor in factor.tensors]
-        return {storage.data_ptr(): storage.nbytes() for storage in storages}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from foretune.errors import UsageError
 from foretune.gradients.capture import Pass, UnruledError, capture
 from foretune.gradients.factors import FactorBatch
+from foretune.gradients.footprint import footprint
 from foretune.gradients.recorder import NotPerExampleError
 from foretune.model.encoding import Encoded
 from foretune.model.outputs import Outputs
 from foretune.text.example import Example
+
+Found = TypeVar("Found")
 
 
 class GradientSource:
@@ -60,7 +63,7 @@ class GradientSource:
         while start < len(ordered):
             count = 1 if self.single else _told_apart(min(batch, len(ordered) - start), self.lengths[ordered[start]])
             part = tuple(ordered[start : start + count])
-            found = self._attempt(part)
+            found = self._attempt(part, self._captured)
             if found is None:
                 continue  # again, one example at a time or with gradients from autograd
             batches.append(found)
@@ -68,12 +71,23 @@ class GradientSource:
             done(len(part))
         return batches
 
-    def _attempt(self, positions: tuple[int, ...]) -> FactorBatch | None:
-        """The factors of one batch, or None after changing how batches are run."""
+    def footprint(self, place: int) -> tuple[int, int]:
+        """Bytes of the factors of one example, and of what lives besides them while they are being computed."""
+        weights = self.outputs.module.state_dict()
+        found = None
+        while found is None:
+            found = self._attempt((place,), lambda run: footprint(run, self.parameters, self.direct, weights))
+        return found
+
+    def _captured(self, run: Pass) -> FactorBatch:
+        return capture(run, self.parameters, self.direct)
+
+    def _attempt(self, positions: tuple[int, ...], what: Callable[[Pass], Found]) -> Found | None:
+        """What comes of one batch, or None after changing how batches are run."""
         encoded = self.outputs.collate([self.encoded[place] for place in positions])
         run = Pass(lambda: self.outputs.forward(encoded), positions, encoded["input_ids"].shape[1])
         try:
-            return capture(run, self.parameters, self.direct)
+            return what(run)
         except NotPerExampleError:
             if self.single:
                 raise
@@ -89,22 +103,6 @@ class GradientSource:
                 stacklevel=2,
             )
         return None
-
-    def footprint(self, place: int) -> tuple[int, int]:
-        """Bytes of the factors of one example, and of what lives besides them while they are being computed."""
-        weights = {tensor.untyped_storage().data_ptr() for tensor in self.outputs.module.state_dict().values()}
-        saved: list[Tensor] = []  # held, so that no address is given out twice
-
-        def pack(tensor: Tensor) -> Tensor:
-            saved.append(tensor.detach())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            (batch,) = self.capture([place], 1)
-        held = batch.storages()
-        storages = [tensor.untyped_storage() for tensor in saved]
-        graph = {storage.data_ptr(): storage.nbytes() for storage in storages}
-        return sum(held.values()), sum(size for key, size in graph.items() if key not in held and key not in weights)
 
 
 def _told_apart(examples: int, tokens: int) -> int:

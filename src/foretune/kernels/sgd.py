@@ -92,7 +92,7 @@ def contraction_flops(
     """
     c, inputs, features = left[0].g.shape[1], left[0].x.shape[-1], left[0].g.shape[-1]
     d = right[0].g.shape[1]
-    tokens_left, tokens_right = (sum(f.x.shape[0] * f.x.shape[1] for f in side) for side in (left, right))
+    tokens_left, tokens_right = (sum(f.live_tokens for f in side) for side in (left, right))
     rows, columns = (sum(f.g.shape[0] * f.g.shape[1] for f in side) for side in (left, right))
     triangle = 0.5 if same else 1.0
     entry, form = (_ENTRY_COST, _FORM_COST) if weighted else (0.0, 1.0)

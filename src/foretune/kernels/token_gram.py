@@ -1,100 +1,141 @@
 r"""Kernels of linear blocks by token Grams.
 
 K[n, c, m, d] = sum_{t, s} (x[n, t] . x'[m, s]) (g[n, c, t] . g'[m, d, s])
+
+Tokens without a gradient (padding; all but the answer's in a last layer) are left out, so that the products run over
+the tokens of all examples laid end to end. For a symmetric kernel the columns of some examples end with themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from foretune.gradients.factors import Products
 from foretune.kernels import tile as tiles_of
-from foretune.kernels.tile import Tile, Workspace, linear_factors, zero_kernel
+from foretune.kernels.materialised import mirror
+from foretune.kernels.packed import Layout, Packed, Packer
+from foretune.kernels.tile import Tile, Workspace, zero_kernel
 from foretune.shapes import Float, Float64
+
+_DIAGONAL_PIECES = 4
+"""A symmetric kernel is cut into so many pieces of rows; each computes about half of its own square too much."""
+_MOST_SUMS = 16
+"""Examples times outputs of a piece: summing its tokens costs so many multiplications an entry."""
 
 
 def token_gram_kernels(
     names: Sequence[str], rows: Tile, columns: Tile, space: Workspace, *, same: bool
 ) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
-    """Kernels of linear blocks by token Grams: a batch of rows against all columns at once.
+    """Kernels of linear blocks by token Grams: some rows against all columns at once.
 
-    Blocks with the same input (q, k and v) share its token Gram. For a symmetric kernel the columns end with the
-    batch of rows itself.
+    Blocks with the same input (q, k and v) share its token Gram.
+
+    Args:
+        names: linear blocks.
+        rows, columns: gradient factors.
+        space: the packed factors and the products live here.
+        same: the columns are the rows: one triangle is computed.
+
+    Yields:
+        Name and kernel, float64.
     """
-    grams = _TokenGrams()
+    left = Packer(rows, space, "rows")
+    right = left if same else Packer(columns, space, "columns")
+    shared = _Shared(same=same)
     for name in names:
         kernel = zero_kernel(rows, columns)
-        left, right = linear_factors(name, rows), linear_factors(name, columns)
-        h = _packed([factor.g for _, factor in right], partial(space.take, "g"))  # (m * d * s of all columns, o)
-        x = _packed([factor.x for _, factor in right], partial(space.take, "x"))  # (m * s of all columns, i)
-        for start, first in left:
-            used = [(place, factor) for place, factor in right if not same or place <= start]
-            part = kernel[start : start + len(first.x)]
-            _add_gram(part, first, used, h, grams.of(first, used, x), partial(space.take, "entries"))
+        first = left.packed(name)
+        second = first if same else right.packed(name)
+        if first is not None and second is not None:
+            _fill(kernel, first, second, shared, space)
         if same:
-            matrix = kernel.view(kernel.shape[0] * kernel.shape[1], -1)
-            matrix.copy_(matrix.tril() + matrix.tril(-1).T)
+            mirror(kernel.view(kernel.shape[0] * kernel.shape[1], -1))
         yield name, kernel
 
 
-class _TokenGrams:
-    """Token Grams `x[n, t] . x'[m, s]` of the blocks that share the current input, as long as they are small."""
+@dataclass(frozen=True)
+class _Piece:
+    """Consecutive examples of the rows, and the columns that they are contracted with.
 
-    def __init__(self) -> None:
-        self.inputs: Tensor | None = None
-        self.kept: dict[int, Tensor] = {}
+    Attributes:
+        begin, end: the examples.
+        rows: their tokens.
+        last: examples of the columns.
+        width: their tokens.
+        members: one where a token of the rows belongs to an example.
+    """
 
-    def of(self, first: Products, used: list[tuple[int, Products]], x: Float[Tensor, "tokens i"]) -> Tensor:
-        """The Gram of one batch of rows with the columns used, (n * t, tokens of the columns)."""
-        if self.inputs is not used[0][1].x:
-            self.inputs, self.kept = used[0][1].x, {}
-        key = id(first.x)
-        if key not in self.kept:
-            tokens = sum(factor.x.shape[0] * factor.x.shape[1] for _, factor in used)
-            gram = first.x.flatten(0, 1) @ x[:tokens].T
-            if sum(kept.nbytes for kept in self.kept.values()) + gram.nbytes > 4 * tiles_of.CHUNK_BYTES:
-                return gram
-            self.kept[key] = gram
-        return self.kept[key]
-
-
-def _add_gram(
-    kernel: Float64[Tensor, "n c m d"],
-    first: Products,
-    used: list[tuple[int, Products]],
-    h: Float[Tensor, "tokens_d o"],
-    gram: Float[Tensor, "nt tokens"],
-    take: Callable[[int], Tensor],
-) -> None:
-    """Add `sum_{t, s} gram[n, t, m, s] (g[n, c, t] . g'[m, d, s])` for one batch of rows, in cache-sized pieces."""
-    n, c, t, o = first.g.shape
-    width = sum(factor.g.shape[:3].numel() for _, factor in used)
-    step = max(1, tiles_of.CHUNK_BYTES // (c * t * width * gram.element_size()))
-    gram = gram.view(n, t, -1)
-    for begin in range(0, n, step):
-        g = first.g[begin : begin + step]
-        entries = take(len(g) * c * t * width).view(-1, width)
-        entries = torch.mm(g.reshape(-1, o), h[:width].T, out=entries).view(len(g), c, t, width)
-        at_entry = at_token = 0
-        for place, factor in used:
-            m, d, s, _ = factor.g.shape
-            part = entries[..., at_entry : at_entry + m * d * s].view(len(g), c, t, m, d, s)
-            weights = gram[begin : begin + step, :, at_token : at_token + m * s].view(len(g), 1, t, m, 1, s)
-            if first.group is not None and factor.group is not None:
-                alike = first.group[begin : begin + step, :, None, None] == factor.group[None, None]  # (n, t, m, s)
-                weights = weights * alike[:, None, :, :, None, :]
-            part *= weights
-            kernel[begin : begin + len(g), :, place : place + m] += part.sum((2, 5)).double()
-            at_entry, at_token = at_entry + m * d * s, at_token + m * s
+    begin: int
+    end: int
+    rows: slice
+    last: int
+    width: int
+    members: Float[Tensor, "n t"]
 
 
-def _packed(parts: Sequence[Float[Tensor, "... k"]], take: Callable[[int], Tensor]) -> Float[Tensor, "tokens k"]:
-    """Rows of all parts below each other."""
-    flat = [part.reshape(-1, part.shape[-1]) for part in parts]
-    if len(flat) == 1:
-        return flat[0]
-    return torch.cat(flat, out=take(sum(part.numel() for part in flat)).view(-1, flat[0].shape[1]))
+class _Shared:
+    """What blocks share: the pieces as long as tokens stay, token Grams `x[t] . x'[s]` as long as inputs do."""
+
+    def __init__(self, *, same: bool) -> None:
+        self.same = same
+        self.layouts: tuple[object, ...] = ()
+        self.pieces: list[_Piece] = []
+        self.inputs: tuple[int, ...] = ()
+        self.grams: dict[int, Tensor] = {}
+
+    def pieces_of(self, first: Packed, second: Packed) -> list[_Piece]:
+        """The work on one block: few examples at a time, so that their products stay in cache."""
+        if self.layouts != (first.layout, second.layout):
+            self.layouts = (first.layout, second.layout)
+            self.pieces = list(_pieces(first, second.layout, same=self.same))
+        return self.pieces
+
+    def gram(self, first: Packed, second: Packed, piece: _Piece) -> Float[Tensor, "t s"]:
+        """The Gram of a piece's tokens with those of its columns."""
+        if self.inputs != (first.inputs, second.inputs):
+            self.inputs, self.grams = (first.inputs, second.inputs), {}
+        gram = self.grams.get(piece.begin)
+        if gram is None:
+            gram = first.x[piece.rows] @ second.x[: piece.width].T
+            if sum(kept.nbytes for kept in self.grams.values()) + gram.nbytes <= 4 * tiles_of.CHUNK_BYTES:
+                self.grams[piece.begin] = gram
+        if first.group is not None and second.group is not None:
+            return gram * (first.group[piece.rows, None] == second.group[: piece.width])
+        return gram
+
+
+def _pieces(first: Packed, columns: Layout, *, same: bool) -> Iterator[_Piece]:
+    """Pieces whose products fill a chunk; of a symmetric kernel each has a share of the examples at most."""
+    layout = first.layout
+    ends, n = layout.ends, len(layout.ends) - 1
+    most = max(1, min(-(-n // _DIAGONAL_PIECES) if same else n, _MOST_SUMS // layout.c))
+    token_bytes = layout.c * columns.ends[-1] * first.x.element_size()
+    end = 0
+    while end < n:
+        begin, end = end, end + 1
+        while end < min(n, begin + most) and (ends[end + 1] - ends[begin]) * token_bytes <= tiles_of.CHUNK_BYTES:
+            end += 1
+        last = end if same else len(columns.ends) - 1
+        if ends[end] > ends[begin] and columns.ends[last]:
+            owners = torch.arange(begin, end, device=layout.lengths.device)
+            of_token = owners.repeat_interleave(layout.lengths[begin:end])
+            members = (owners[:, None] == of_token).to(first.x.dtype)
+            yield _Piece(begin, end, slice(ends[begin], ends[end]), last, columns.ends[last], members)
+
+
+def _fill(kernel: Float64[Tensor, "n c m d"], first: Packed, second: Packed, shared: _Shared, space: Workspace) -> None:
+    """The kernel of one block."""
+    c = first.layout.c
+    for piece in shared.pieces_of(first, second):
+        gram = shared.gram(first, second, piece)  # (t, s)
+        entries = space.take("entries", c * gram.numel()).view(c, *gram.shape)
+        lengths = second.layout.lengths[: piece.last]
+        for output, others in enumerate(second.g):
+            torch.bmm(first.g[:, piece.rows], others[: piece.width].T.expand(c, -1, -1), out=entries)
+            entries *= gram
+            of_examples = (piece.members @ entries).permute(2, 1, 0).double()  # (s, n, c)
+            summed = torch.segment_reduce(of_examples, "sum", lengths=lengths, unsafe=True)  # (m, n, c)
+            kernel[piece.begin : piece.end, :, : piece.last, output] = summed.permute(1, 2, 0)
