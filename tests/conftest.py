@@ -6,15 +6,21 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: pytest-xdist has a process on each core
 import torch
 
 from tests.cases import FAMILIES, ROWS, Family, tokenizer
+from tests.command_line import Call, Processes
 
-ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+PROCESSES = Processes()
+
+
+def pytest_unconfigure() -> None:
+    PROCESSES.close()
 
 
 def family(name: str) -> Family:
@@ -63,12 +69,16 @@ def data_file(tmp_path: Path) -> Path:
     return file
 
 
-def run_cli(*arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None):
-    """Run the real command line."""
-    command = [sys.executable, "-m", "foretune", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**ENVIRONMENT, **(env or {})}, cwd=cwd, check=False
-    )
+def run_cli(
+    *arguments: object, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`python -m foretune` with these arguments."""
+    return PROCESSES.result(Call([*map(str, arguments)], changes=env or {}, cwd=str(cwd or "")))
+
+
+def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`python -c` with these arguments."""
+    return PROCESSES.result(Call([*map(str, arguments)], code))
 
 
 def interruptible() -> None:

@@ -15,7 +15,8 @@ import pytest
 import zarr
 
 import foretune as ft
-from tests.conftest import ENVIRONMENT, WORDS, interruptible, many_rows, run_cli
+from tests.command_line import ENVIRONMENT
+from tests.conftest import WORDS, interruptible, many_rows, run_cli, run_code
 
 
 def assert_refused(result: subprocess.CompletedProcess, code: int, *parts: str) -> None:
@@ -33,6 +34,7 @@ def test_import_and_help_do_not_load_torch() -> None:
     assert all(command in shown.stdout for command in ("forecast", "kernel", "tasks", "env"))
 
 
+@pytest.mark.slow
 def test_forecast_writes_everything_it_prints(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "forecast.json"
     result = run_cli("forecast", llama_folder, data_file, WORDS, "--k", 4, "--test", 10, "--json", target)
@@ -158,8 +160,9 @@ def test_csv_with_signature_and_quoted_newlines_is_read(llama_folder: Path, tmp_
     lines = [f'"{row["text"]}\nit is",{row["label"]}\n' for row in many_rows()]
     file = tmp_path / "reviews.csv"
     file.write_bytes(b"\xef\xbb\xbf" + ("text,label\n" + "".join(lines)).encode())
-    target = tmp_path / "f.json"
-    result = run_cli("forecast", llama_folder, file, WORDS, "--k", 4, "--test", 8, "--json", target)
+    target = tmp_path / "k.json"
+    options = ("--k", 4, "--test", 8, "--out", tmp_path / "run", "--json", target)
+    result = run_cli("kernel", llama_folder, file, WORDS, *options)
     assert result.returncode == 0, result.stderr
     assert json.loads(target.read_text())["about"]["rows"] == 40
 
@@ -170,7 +173,7 @@ def test_a_long_text_is_cut_and_a_repeated_one_left_out(llama_folder: Path, tmp_
     rows.append(dict(rows[1]))
     file = tmp_path / "long.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = run_cli("forecast", llama_folder, file, WORDS, "--k", 4, "--test", 60)
+    result = run_cli("kernel", llama_folder, file, WORDS, "--k", 4, "--test", 60, "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     shown = " ".join(result.stdout.split())
     assert "1 of 40 texts were cut to fit; the prompt was kept whole" in shown
@@ -194,78 +197,61 @@ def test_a_full_disk_leaves_nothing_half_written(llama_folder: Path, data_file: 
         "f.np.save = save\nfrom foretune.cli.main import main\nmain()"
     )
     out = tmp_path / "run"
-    command = [sys.executable, "-c", code, "kernel", llama_folder, data_file, WORDS, "--k", "4", "--out", out]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    result = run_code(code, "kernel", llama_folder, data_file, WORDS, "--k", 4, "--out", out)
     assert_refused(result, 1, "The disk is full", "free some space")
     assert not list(out.rglob("*.npy*"))
     assert not (out / "sgd" / "kernel.zarr").exists()
 
 
-def _slowed(llama_folder: Path, data_file: Path, out: Path) -> subprocess.Popen:
-    """A kernel run that pauses after each tile."""
-    code = (
-        "import time, foretune.kernels.folder as f, foretune.kernels.job as j\n"
-        "from foretune.kernels.tiles import Plan\n"
-        "j.Job.plan = lambda self, budget, arrays: Plan(2, 3, 4, 99, 0)\n"
-        "write = f.KernelFolder.write_tile\n"
-        "def slow(self, name, values):\n    write(self, name, values); time.sleep(0.3)\n"
-        "f.KernelFolder.write_tile = slow\n"
-        "from foretune.cli.main import main\nmain()"
-    )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "kernel",
-        llama_folder,
-        data_file,
-        WORDS,
-        "--k",
-        "4",
-        "--test",
-        "6",
-        "--out",
-        out,
-    ]
-    return subprocess.Popen(
-        list(map(str, command)), env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        start_new_session=True, preexec_fn=interruptible,
-    )  # fmt: skip
+TILES = """
+import os, signal, time, foretune.kernels.folder as f, foretune.kernels.job as j
+from foretune.kernels.tiles import Plan
+j.Job.plan = lambda self, budget, arrays: Plan(2, 3, 4, 99, 0)
+write, written = f.KernelFolder.write_tile, []
+def tile(self, name, values):
+    write(self, name, values)
+    written.append(name)
+    {after}
+f.KernelFolder.write_tile = tile
+from foretune.cli.main import main
+main()
+"""
 
 
-def _wait_for_tiles(out: Path, process: subprocess.Popen, count: int) -> None:
-    end = time.monotonic() + 90
-    while len(list((out / "sgd" / "tiles").glob("*.npy"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.02)
+def _command(llama_folder: Path, data_file: Path, out: Path) -> tuple[object, ...]:
+    return "kernel", llama_folder, data_file, WORDS, "--k", 4, "--test", 6, "--out", out
 
 
 def test_a_killed_run_resumes_to_the_same_bits(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:
-    whole = _slowed(llama_folder, data_file, tmp_path / "whole")
-    assert whole.wait(120) == 0, whole.communicate()
+    whole = run_code(TILES.format(after="pass"), *_command(llama_folder, data_file, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
     reference = ft.BlockKernel.open(tmp_path / "whole" / "sgd").array
     for tiles in (1, 4):
-        out = tmp_path / f"killed-{tiles}"
-        process = _slowed(llama_folder, data_file, out)
-        _wait_for_tiles(out, process, tiles)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        command = _command(llama_folder, data_file, tmp_path / f"killed-{tiles}")
+        killing = f"len(written) == {tiles} and os.kill(os.getpid(), signal.SIGKILL)"
+        assert run_code(TILES.format(after=killing), *command).returncode == -signal.SIGKILL
         with pytest.raises(ft.ForetuneError, match="unfinished"):
-            ft.BlockKernel.open(out / "sgd")
-        before = {file: file.stat().st_mtime_ns for file in (out / "sgd" / "tiles").glob("*.npy")}
-        assert len(before) >= tiles
-        resumed = run_cli("kernel", llama_folder, data_file, WORDS, "--k", 4, "--test", 6, "--out", out)
+            ft.BlockKernel.open(tmp_path / f"killed-{tiles}" / "sgd")
+        assert len(list((tmp_path / f"killed-{tiles}" / "sgd" / "tiles").glob("*.npy"))) == tiles
+        resumed = run_cli(*command)
         assert resumed.returncode == 0, resumed.stderr
-        assert np.array_equal(ft.BlockKernel.open(out / "sgd").array, reference)
+        assert np.array_equal(ft.BlockKernel.open(tmp_path / f"killed-{tiles}" / "sgd").array, reference)
 
 
+@pytest.mark.slow
 def test_control_c_stops_cleanly_and_can_be_resumed(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = _slowed(llama_folder, data_file, out)
-    _wait_for_tiles(out, process, 1)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    arguments = map(str, _command(llama_folder, data_file, tmp_path / "run"))
+    with subprocess.Popen(
+        [sys.executable, "-c", TILES.format(after="time.sleep(0.3)"), *arguments], env=ENVIRONMENT, text=True,
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=interruptible,
+    ) as process:  # fmt: skip
+        end = time.monotonic() + 90
+        while not list((tmp_path / "run" / "sgd" / "tiles").glob("*.npy")):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Repeat the same command to go on where it stopped" in errors
     assert "Traceback" not in errors

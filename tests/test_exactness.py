@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import combinations_with_replacement
 
 import numpy as np
 import peft
@@ -46,12 +47,12 @@ def test_head_kernels_are_jacobian_products(family: Family) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_padding_never_changes_an_entry(family: Family) -> None:
-    outputs = outputs_of(language_model(family))
-    together = ft.block_kernels(outputs, ROWS).array
+    outputs, rows = outputs_of(language_model(family)), ROWS[:4]  # four lengths
+    together = ft.block_kernels(outputs, rows).array
     alone = np.zeros_like(together)
-    for i in range(len(ROWS)):
-        for j in range(len(ROWS)):
-            alone[:, i : i + 1, :, j : j + 1] = ft.block_kernels(outputs, ROWS[i : i + 1], ROWS[j : j + 1]).array
+    for i, j in combinations_with_replacement(range(len(rows)), 2):
+        alone[:, i, :, j] = ft.block_kernels(outputs, rows[i : i + 1], rows[j : j + 1]).array[:, 0, :, 0]
+        alone[:, j, :, i] = alone[:, i, :, j].transpose(0, 2, 1)
     np.testing.assert_allclose(together, alone, rtol=0, atol=family.tolerance * np.abs(alone).max())
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT
+from tests.command_line import ENVIRONMENT
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -29,8 +29,7 @@ class Run:
 
 def finished(name: str, folder: Path) -> Run:
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--quick", "--out", str(folder)]
-    one_thread = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=one_thread, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines() if "|" in line]
     return Run({(first, second): rest for first, second, *rest in lines}, folder / f"{name}.png")
@@ -74,12 +73,13 @@ def test_table_10_is_found_again_on_the_same_networks(linear_network, row):
         assert fitted == pytest.approx(expected, abs=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["SGD", "SignGD"])
 def test_the_more_natural_a_task_is_the_more_linear_is_fine_tuning_and_the_less_the_kernel_moves(natural_tasks, rule):
     assert natural_tasks.slope(f"{rule}: gap", "chi") > 0.5
     assert natural_tasks.slope(f"{rule}: features", "chi") > 0.3
 
 
-@pytest.mark.parametrize("name", ["linear_network", "natural_tasks"])
+@pytest.mark.parametrize("name", ["linear_network", pytest.param("natural_tasks", marks=pytest.mark.slow)])
 def test_an_example_writes_its_picture(name, request):
     assert request.getfixturevalue(name).picture.read_bytes().startswith(PNG)

@@ -33,7 +33,8 @@ from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import best_of, paper_grid
 from foretune.finetune.training import Proximal, Training
 from tests.cases import TASK, language_model, outputs_of
-from tests.conftest import ENVIRONMENT
+from tests.command_line import ENVIRONMENT, ROOT
+from tests.conftest import run_code
 from tests.test_finetune import BERT, GPT, LLAMA, SHORT, SPLIT, run_of
 
 
@@ -44,11 +45,9 @@ def test_the_same_seed_gives_the_same_losses() -> None:
 
 
 SCRIPT = """
-import os, signal, sys
-import torch, transformers
+import os, signal, sys, transformers
 sys.path.insert(0, sys.argv[3])
 from tests.test_finetune_runs import *
-torch.set_num_threads(1)
 kind, out = sys.argv[1], sys.argv[2]
 if kind == "saving":
     saved = []
@@ -79,10 +78,8 @@ def undisturbed_run() -> Run:
 
 @pytest.mark.parametrize("kind", ["step", "saving"])
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(kind: str, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
     out = tmp_path / "run"
-    command = [sys.executable, "-c", SCRIPT, kind, str(out), str(Path(__file__).parent.parent)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = run_code(SCRIPT, kind, out, ROOT)
     assert done.returncode == -signal.SIGKILL, done.stderr
     begun = {folder.name: (folder / "complete").exists() for folder in (out / "checkpoints").iterdir()}
     assert begun["checkpoint-4"]
@@ -120,7 +117,7 @@ def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
     script, out = tmp_path / "together.py", tmp_path / "run"
     script.write_text(TOGETHER)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(script)]
-    command += [str(out), str(Path(__file__).parent.parent)]
+    command += [str(out), str(ROOT)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     outputs = outputs_of(language_model(BERT, torch.float32))

@@ -35,7 +35,8 @@ from foretune.study.printed import printed_figures
 from foretune.study.recipe import Recipe, Study
 from foretune.study.setting import Full
 from tests.cases import language_model
-from tests.conftest import ENVIRONMENT, family, interruptible, many_rows
+from tests.command_line import ENVIRONMENT
+from tests.conftest import family, interruptible, many_rows
 from tests.test_cli import assert_refused
 
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"adamw": (1e-3,)})
@@ -265,6 +266,7 @@ def test_wrong_options_are_refused_before_anything_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     bert_folder: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,7 +279,7 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     command = [sys.executable, "-m", "foretune", "reproduce", "lpft-features", *map(str, arguments)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"}, preexec_fn=interruptible,
+        env=ENVIRONMENT, preexec_fn=interruptible,
     ) as process:  # fmt: skip
         deadline = time.monotonic() + 120
         while not list(tmp_path.rglob("point-0/result.json")) and time.monotonic() < deadline:

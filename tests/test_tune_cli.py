@@ -26,11 +26,11 @@ from foretune.cli.options import (
 from foretune.cli.tuning import Recipe, read_recipe, run_tune
 from foretune.errors import DataError, UsageError
 from foretune.text.split import full_split
-from tests.conftest import ENVIRONMENT, WORDS, interruptible, many_rows, run_cli
+from tests.command_line import ENVIRONMENT
+from tests.conftest import WORDS, interruptible, many_rows, run_cli
 from tests.test_cli import assert_refused
 
 SMALL = ("--k", 4, "--test", 10, "--steps", 8, "--evaluate-every", 4)
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lora_run(llama_folder: Path, folder: Path) -> Path:
     options = ("--method", "lora", "--rank", 2, "--layers", 1, "--learning-rate", 0.01, "--proximal", 0.1)
     result = run_cli("tune", llama_folder, folder / "data.jsonl", WORDS, *SMALL, *options, "--out", folder / "lora",
-                     "--json", folder / "lora.json", env=ONE_THREAD)  # fmt: skip
+                     "--json", folder / "lora.json")  # fmt: skip
     assert result.returncode == 0, result.stderr
     record = json.loads((folder / "lora.json").read_text())
     assert f"test accuracy {record['test']['value']:.3f}" in " ".join(result.stdout.split())
@@ -55,8 +55,7 @@ def lora_run(llama_folder: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def probed_run(bert_folder: Path, folder: Path) -> Path:
     options = ("--method", "lp-ft", "--optimiser", "sgd", "--loss", "squared", "--head", "random", "--full-data")
-    result = run_cli("tune", bert_folder, folder / "data.jsonl", *SMALL, *options, "--out", folder / "lp-ft",
-                     env=ONE_THREAD)  # fmt: skip
+    result = run_cli("tune", bert_folder, folder / "data.jsonl", *SMALL, *options, "--out", folder / "lp-ft")  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder / "lp-ft"
 
@@ -77,7 +76,7 @@ def test_a_run_folder_repeats_the_run_and_holds_what_was_printed(lora_run: Path)
 
 def test_a_finished_run_is_shown_without_training_and_another_refused(lora_run: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in lora_run.rglob("*") if file.is_file()}
-    again = run_cli("tune", "--config", lora_run / "run.yaml", env=ONE_THREAD)
+    again = run_cli("tune", "--config", lora_run / "run.yaml")
     assert again.returncode == 0, again.stderr
     assert "nothing was trained" in again.stdout
     assert "chosen" in again.stdout
@@ -96,8 +95,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
 
 def test_behaviour_says_the_verdict_with_every_number(lora_run: Path, tmp_path: Path) -> None:
     target = tmp_path / "behaviour.json"
-    result = run_cli("behaviour", lora_run, "--test-examples", 6, "--segment-points", 2, "--json", target,
-                     env=ONE_THREAD)  # fmt: skip
+    result = run_cli("behaviour", lora_run, "--test-examples", 6, "--segment-points", 2, "--json", target)  # fmt: skip
     assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())
     verdict = found["verdict"]
@@ -121,7 +119,7 @@ def test_behaviour_of_a_head_measures_features_from_the_end_of_probing(probed_ru
     assert [stage["method"] for stage in record["stages"]] == ["lp", "ft"]
     assert record["about"]["sizes"] == {"train": 28, "validation": 2, "test": 10}
     target = tmp_path / "behaviour.json"
-    result = run_cli("behaviour", probed_run, "--formula", "signgd", "--json", target, env=ONE_THREAD)
+    result = run_cli("behaviour", probed_run, "--formula", "signgd", "--json", target)
     assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())
     assert (found["analog"]["kernel"], found["analog"]["solver"]) == ("sgd", "ridge")
@@ -134,10 +132,10 @@ def test_behaviour_of_a_head_measures_features_from_the_end_of_probing(probed_ru
 def test_only_the_head_moves_in_linear_probing_so_its_kernel_stays(bert_folder: Path, folder: Path) -> None:
     run, target = folder / "lp", folder / "lp-behaviour.json"
     options = ("--method", "lp", "--optimiser", "sgd", "--learning-rate", 0.1)
-    tuned = run_cli("tune", bert_folder, folder / "data.jsonl", *SMALL, *options, "--out", run, env=ONE_THREAD)
+    tuned = run_cli("tune", bert_folder, folder / "data.jsonl", *SMALL, *options, "--out", run)
     assert tuned.returncode == 0, tuned.stderr
     assert "--head random" in " ".join(tuned.stdout.split())
-    result = run_cli("behaviour", run, "--json", target, env=ONE_THREAD)
+    result = run_cli("behaviour", run, "--json", target)
     assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())
     assert found["verdict"]["fixed_features"]["distance"] == 0
@@ -146,13 +144,14 @@ def test_only_the_head_moves_in_linear_probing_so_its_kernel_stays(bert_folder: 
     assert found["lipschitz"]["largest"] == [0] * 4
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder: Path) -> None:
     out = folder / "interrupted"
     arguments = ("tune", llama_folder, folder / "data.jsonl", WORDS, "--k", 4, "--test", 10, "--method", "linearized",
-                 "--steps", 60, "--evaluate-every", 2, "--learning-rate", 1e-3, "--out", out)  # fmt: skip
+                 "--steps", 24, "--evaluate-every", 2, "--learning-rate", 1e-3, "--out", out)  # fmt: skip
     command = [sys.executable, "-m", "foretune", *map(str, arguments)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**ENVIRONMENT, **ONE_THREAD},
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         preexec_fn=interruptible,
     ) as process:  # fmt: skip
         log, deadline = out / "run" / "log.jsonl", time.monotonic() + 120
@@ -164,12 +163,12 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
     assert messages.strip() == "Stopped. Repeat the same command to go on where it stopped."
     assert_refused(run_cli("behaviour", out), 2, "is not finished", f"--config {out / 'run.yaml'}")
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
-    assert 0 < steps[-1] < 60
+    assert 0 < steps[-1] < 24
     first = log.read_text().splitlines()[1]
-    resumed = run_cli(*arguments, env=ONE_THREAD)
+    resumed = run_cli(*arguments)
     assert resumed.returncode == 0, resumed.stderr
     history = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["step"] for line in history] == list(range(0, 61, 2))
+    assert [line["step"] for line in history] == list(range(0, 25, 2))
     assert history[1] == json.loads(first)  # with its seconds: it was not repeated
 
 
@@ -208,7 +207,7 @@ def test_without_a_learning_rate_the_middle_of_the_papers_grid_is_used() -> None
 
 def test_linear_probing_is_refused_where_words_answer(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:
     options = ("--k", 4, "--method", "lp", "--out", tmp_path / "run")
-    result = run_cli("tune", llama_folder, data_file, WORDS, *options, env=ONE_THREAD)
+    result = run_cli("tune", llama_folder, data_file, WORDS, *options)
     assert_refused(result, 2, "label words answer", "--output head")
 
 
