@@ -29,7 +29,8 @@ from foretune.study.setting import FewShot, Sampled
 from foretune.study.validation.candidates import chosen_placements, placements
 from foretune.study.validation.curves import PredictedRun, adam_kernel, best_predicted, curve_distance
 from foretune.study.validation.measurement import Measured, Validation, measured
-from foretune.study.validation.page import LOSS, SWEEP, rankings, validation_page
+from foretune.study.validation.measures import LOSS, SWEEP, rankings
+from foretune.study.validation.page import validation_page
 from foretune.study.validation.ranking import ceiling, median_correlation, rank_correlation, regret
 from foretune.study.validation.scores import SCORES, evidence
 from tests.cases import language_model
@@ -334,8 +335,9 @@ def test_the_command_writes_a_page_and_json(bert_folder: Path, data: Path, study
         (ValidateOptions(seeds=","), "--seeds is empty"),
         (ValidateOptions(output="haed"), "Did you mean 'head'"),
         (ValidateOptions(data=Path("nowhere")), "is no folder"),
+        (ValidateOptions(warm_up="4,0"), "--warm-up has 0; expected numbers of at least 1, 4 or 2,8"),
     ],
-    ids=["samples", "k", "rank", "word", "negative", "epochs", "batch", "seeds", "output", "data"],
+    ids=["samples", "k", "rank", "word", "negative", "epochs", "batch", "seeds", "output", "data", "warm-up"],
 )
 def test_wrong_options_are_refused_before_anything_is_loaded(options: ValidateOptions, message: str, tmp_path) -> None:
     with pytest.raises(UsageError, match=message):

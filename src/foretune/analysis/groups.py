@@ -1,4 +1,4 @@
-"""Parameter names as layers and module types.
+"""Parameter names as layers and module types, and the sets of them that people train.
 
 A layer is a numbered member of the model's longest list (`layers.3`, `encoder.layer.3`, `h.3`); a module type is the
 path inside a layer (`self_attn.q_proj`). Everything outside the list (embeddings, final norm, head) is its own type.
@@ -7,9 +7,30 @@ path inside a layer (`self_attn.q_proj`). Everything outside the list (embedding
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from foretune.naming import layer_number, layer_path
+
+_QUERY_VALUE = {"q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q", "v"}
+_FUSED = {"c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """A named set of parameters.
+
+    Attributes:
+        name: of the set, such as `model.layers.3`.
+        kind: `layer`, `module type`, `third`, `all linear`, or `query and value`.
+        names: its parameters.
+    """
+
+    name: str
+    kind: str
+    names: tuple[str, ...]
 
 
 def layers(names: Iterable[str]) -> dict[str, list[str]]:
@@ -30,3 +51,42 @@ def module_types(names: Iterable[str]) -> dict[str, list[str]]:
         inside = name if path is None else name[len(path) + 1 :]
         found[inside.rpartition(".")[0] or inside].append(name)
     return dict(found)
+
+
+def thirds(paths: Sequence[str]) -> dict[str, list[str]]:
+    """`first`, `middle` and `last` -> a third of some layers each, the first ones one longer where they do not divide."""
+    parts = np.array_split(np.arange(len(paths)), 3)
+    return {
+        place: [paths[int(number)] for number in part]
+        for place, part in zip(("first", "middle", "last"), parts, strict=True)
+    }
+
+
+def trainable_groups(names: Sequence[str], linear: Collection[str]) -> list[Group]:
+    """Each layer, each module type, thirds of the layers, all linear layers, and query and value projections.
+
+    Sets may be equal; none is empty.
+
+    Args:
+        names: parameters, in the model's order.
+        linear: those of linear layers.
+    """
+    by_layer = layers(names)
+    inside = [name for name in names if name in linear]
+    found = [Group(name, "layer", tuple(members)) for name, members in by_layer.items()]
+    found += [Group(name, "module type", tuple(members)) for name, members in module_types(names).items()]
+    for place, part in thirds(list(by_layer)).items():
+        members = tuple(name for path in part for name in by_layer[path])
+        found.append(Group(f"{place} third of the layers", "third", members))
+    found += [Group("all linear layers", "all linear", tuple(inside)), _query_value(inside)]
+    return [group for group in found if group.names]
+
+
+def _query_value(linear: Sequence[str]) -> Group:
+    """Query and value projections, or the one weight that holds both where a model fuses them."""
+    last = {name: name.removesuffix(".weight").rpartition(".")[2] for name in linear}
+    apart = tuple(name for name in linear if last[name] in _QUERY_VALUE)
+    if apart:
+        return Group("query and value", "query and value", apart)
+    fused = tuple(name for name in linear if last[name] in _FUSED)
+    return Group("query, key and value (one weight)", "query and value", fused)

@@ -313,6 +313,9 @@ class ValidateOptions:
     batch_size: Annotated[int, _option(_TRAINING, "Examples a step.")] = 16
     epochs: Annotated[float, _option(_TRAINING, "Passes over the training examples.")] = 6
     evaluate_every: Annotated[int, _option(_TRAINING, "Steps between evaluations.")] = 8
+    warm_up: Annotated[
+        str | None, _option(_RUN, "Also score the kernel after this many real steps (AdamW 5e-5), such as 4 or 2,8.")
+    ] = None
     memory: Annotated[str, _option(_RUN, "Budget of kernels above the model's own memory.")] = "2GiB"
     out: Annotated[
         Path, _option(_RUN, "Folder of the page, kernels and runs; what stands there is not made again.", "--out")

@@ -18,7 +18,7 @@ from foretune.cli.setup import Problem, Splitter, few_shot, made_outputs, proble
 from foretune.errors import UsageError
 from foretune.forecast.inputs import Inputs, forecast_inputs
 from foretune.forecast.stages import Stages
-from foretune.model.load import load_model
+from foretune.model.load import LanguageModel, load_model
 from foretune.model.outputs import Outputs
 from foretune.report.run_folder import Record
 from foretune.store.atomic import storage_error
@@ -62,17 +62,27 @@ def prepared(
     for folder in folders:
         _refuse_model_name(folder, model.model)
         check_writable(folder)
-    with stages.stage("load the model"), busy(errors, "load the model (the first time it is downloaded and converted)"):
-        lm = load_model(
+    with stages.stage("load the model"):
+        lm = loaded_model(model, errors)
+    with stages.stage("prompt or head"), busy(errors, "prompt or head"):
+        made = made_outputs(outputs, data.seed, lm, found)
+    return Prepared(found, made, stages)
+
+
+def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
+    """The language model of the options.
+
+    Raises:
+        UsageError, ModelError: see `load_model`.
+    """
+    with busy(errors, "load the model (the first time it is downloaded and converted)"):
+        return load_model(
             model.model,
             dtype=model.dtype,
             device=model.device,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
         )
-    with stages.stage("prompt or head"), busy(errors, "prompt or head"):
-        made = made_outputs(outputs, data.seed, lm, found)
-    return Prepared(found, made, stages)
 
 
 def _refuse_model_name(folder: Path, model: str) -> None:

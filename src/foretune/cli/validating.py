@@ -15,20 +15,20 @@ from rich.console import Console
 
 import foretune
 from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
-from foretune.cli.prepare import check_writable, console, versions
-from foretune.cli.progress import busy, progress_bar
+from foretune.cli.prepare import check_writable, console, loaded_model, versions
+from foretune.cli.progress import progress_bar
 from foretune.cli.sequences import at_least_one, check_data_folder, names, positive_numbers, whole_numbers
 from foretune.cli.setup import one_of
 from foretune.errors import UsageError
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.kernels.tiles import memory_bytes
-from foretune.model.load import load_model
 from foretune.report.json import write_json
 from foretune.report.pages import print_page, refuse_other, write_page
 from foretune.study.setting import FewShot, Full, Sample, Sampled
 from foretune.study.validation.measurement import Validation, measured
-from foretune.study.validation.page import LOSS, SCORE, ceilings, rankings, validation_page
+from foretune.study.validation.measures import LOSS, SCORE, ceilings, rankings
+from foretune.study.validation.page import validation_page
 from foretune.text.builtin import load_task
 
 _PAGE = "validate"
@@ -49,6 +49,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     if options.rank < 0:
         raise UsageError(f"--rank is {options.rank}; expected the rank of LoRA, or 0 for full tuning.")
     output = _OUTPUTS[one_of("--output", options.output, tuple(_OUTPUTS))]
+    warm_up = () if options.warm_up is None else whole_numbers("--warm-up", options.warm_up, 1, "4 or 2,8")
     memory_bytes(options.memory)
     check_data_folder(options.data, tasks)
     page_folder, root = options.out / _PAGE, options.out / Path(model.model).absolute().name
@@ -56,14 +57,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     for folder in (root, *([] if report.json is None else [report.json.parent])):
         check_writable(folder)
     out, errors = console(), Console(stderr=True)
-    with busy(errors, "load the model (the first time it is downloaded and converted)"):
-        lm = load_model(
-            model.model,
-            dtype=model.dtype,
-            device=model.device,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-        )
+    lm = loaded_model(model, errors)
     globs = None if options.candidates is None else tuple(names("--candidates", options.candidates, "layer*"))
     with progress_bar(errors) as progress:
         study = Validation(
@@ -78,6 +72,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             data=options.data,
             candidates=globs,
             output=output,
+            warm_up=warm_up,
             memory=options.memory,
             progress=progress,
         )

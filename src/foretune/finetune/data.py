@@ -36,6 +36,11 @@ class Encodings(Dataset[LabelledText]):
         """How many examples there are."""
         return len(self.labels)
 
+    @property
+    def rows(self) -> list[list[int]]:
+        """Token ids, the place that is read, and the label of each example, in one list."""
+        return [[*item.ids, item.position, label] for item, label in zip(self.encoded, self.labels, strict=True)]
+
     def __getitem__(self, place: int) -> LabelledText:
         """One of them."""
         return LabelledText(self.encoded[place], self.labels[place])
@@ -75,7 +80,6 @@ class Collator:
         return {**batch, "labels": labels}
 
 
-def data_hash(part: Encodings) -> str:
-    """A hash of token ids and labels."""
-    rows = [[*item.ids, item.position, label] for item, label in zip(part.encoded, part.labels, strict=True)]
+def data_hash(rows: Sequence[object]) -> str:
+    """A hash of examples, each as plain values that JSON holds."""
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from foretune.analysis.groups import layers, module_types
+from foretune.analysis.groups import Group, trainable_groups
 from foretune.behaviour.head import HEAD
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel
@@ -25,8 +25,6 @@ from foretune.shapes import Float64
 RANKS = (1, 4, 16, 64)
 ALPHA = 16.0
 PROBING = "linear probing"
-_QUERY_VALUE = {"q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q", "v"}
-_FUSED = {"c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj"}
 
 
 @dataclass(frozen=True)
@@ -210,31 +208,10 @@ def candidates(kernels: Mapping[str, BlockKernel], weights: Weights) -> list[Can
     found = {item.key: item for item in probing}
     for rank in ranks:
         moving = [name for name in moving_blocks(kernels[kernel_label(rank)]) if name not in head]
-        for name, kind, blocks in _sets(moving, linear, whole=rank is None):
-            made = candidate(name, kind, blocks, rank, weights, head)
+        groups = trainable_groups(moving, linear)
+        if rank is None and moving:
+            groups.append(Group("whole model", "whole model", tuple(moving)))
+        for group in groups:
+            made = candidate(group.name, group.kind, group.names, rank, weights, head)
             found.setdefault(made.key, made)
     return list(found.values())
-
-
-def _sets(names: list[str], linear: set[str], *, whole: bool) -> list[tuple[str, str, list[str]]]:
-    """Name, kind and blocks of each set that is not empty."""
-    by_layer, by_type = layers(names), module_types(names)
-    found = [(name, "layer", blocks) for name, blocks in by_layer.items()]
-    found += [(name, "module type", blocks) for name, blocks in by_type.items()]
-    for place, part in zip(("first", "middle", "last"), np.array_split(list(by_layer), 3), strict=True):
-        found.append((f"{place} third of the layers", "third", [b for layer in part for b in by_layer[str(layer)]]))
-    found.append(("all linear layers", "all linear", [name for name in names if name in linear]))
-    found.append(_query_value([name for name in names if name in linear]))
-    if whole:
-        found.append(("whole model", "whole model", names))
-    return [entry for entry in found if entry[2]]
-
-
-def _query_value(linear: list[str]) -> tuple[str, str, list[str]]:
-    """Query and value projections, or the one weight that holds both where a model fuses them."""
-    last = {name: name.removesuffix(".weight").rpartition(".")[2] for name in linear}
-    apart = [name for name in linear if last[name] in _QUERY_VALUE]
-    if apart:
-        return "query and value", "query and value", apart
-    fused = [name for name in linear if last[name] in _FUSED]
-    return "query, key and value (one weight)", "query and value", fused

@@ -5,6 +5,7 @@
     kernels/LABEL/     joint kernels (foretune.kernels.folder)
     runs/NAME/         grids of fine-tuning runs (foretune.finetune)
     values/NAME.json   everything else that takes long, each with a hash of what determines it
+    warm-up/NAME/      the model after a few steps (run/), with kernels of its own
 
 What is there already is read, not computed again; a changed model, data set or setting is computed anew, in a folder
 beside the one that holds the results of another model or other data.
@@ -12,10 +13,9 @@ beside the one that holds the results of another model or other data.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ import numpy as np
 
 from foretune.analysis.calibration import cross_entropy
 from foretune.errors import NonFiniteError, StorageError
+from foretune.finetune.data import data_hash
 from foretune.finetune.methods import Method
 from foretune.finetune.run import Run
 from foretune.finetune.search import best_of
 from foretune.finetune.training import Training
+from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
 from foretune.forecast.heads import probed_head
 from foretune.forecast.inputs import Inputs, forecast_inputs
 from foretune.kernels.block_kernel import BlockKernel, Pattern
@@ -43,7 +45,6 @@ from foretune.model.outputs import Outputs
 from foretune.shapes import Int
 from foretune.store.atomic import replacing, write_text
 from foretune.study.setting import Setting, sampled_data
-from foretune.text.example import Example
 from foretune.text.split import Split
 from foretune.text.task import Task
 
@@ -169,6 +170,31 @@ class Cell:
         write_text(file, text + "\n")
         return json.loads(text)["value"]
 
+    def warmed(self, steps: int) -> Cell:
+        """The same with the model after a warm-up (`warmed_outputs`), in a folder inside this one.
+
+        The warmed model is kept and read: made again with other threads it would differ in its last digits, and its
+        kernels' folders would be refused.
+
+        Raises:
+            UsageError: steps below one, or a model in half precision.
+            NonFiniteError: the loss became infinite or undefined.
+        """
+        return replace(self, outputs=self._warm_up(steps).outputs, folder=self._warm_up_folder(steps))
+
+    def warm_up_seconds(self, steps: int) -> float:
+        """What a warm-up cost when it was made. Raises as `warmed` does."""
+        key = {"warm_up": repr(warm_up_training(steps))}
+        return self.value(f"warm-up-{steps}", key, lambda: {"seconds": self._warm_up(steps).seconds})["seconds"]
+
+    def _warm_up(self, steps: int) -> Warmed:
+        out = self._warm_up_folder(steps) / "run"
+        return warmed_outputs(self.outputs, self.task, self.split, steps, out=out, progress=self.progress)
+
+    def _warm_up_folder(self, steps: int) -> Path:
+        key = identity_hash({"training": repr(warm_up_training(steps))})
+        return self.folder / "warm-up" / f"{steps}-{key[:12]}"
+
     def _outcome(self, method: Method, grid: Sequence[Training]) -> Outcome:
         folder = self.folder / "runs" / _run_name(method, grid)
         try:
@@ -230,6 +256,16 @@ def made_cell(
     return Cell(setting, outputs, task, split, folder, memory, progress)
 
 
+def check_setting(setting: Setting, lm: LanguageModel, data: Path | None) -> None:
+    """See that a setting has its data, its prompt and words that the model knows; no cell is made.
+
+    Raises:
+        UsageError, DataError, ModelError: data that cannot be used, or a model that does not fit the task.
+    """
+    task, _ = sampled_data(setting, data)
+    _outputs(setting, lm, task)
+
+
 def _outputs(setting: Setting, lm: LanguageModel, task: Task) -> Outputs:
     if setting.output == "prompt":
         return AnswerLogits(lm, task)
@@ -277,10 +313,9 @@ def _run_name(method: Method, grid: Sequence[Training]) -> str:
 
 
 def _data_identity(task: Task, split: Split) -> dict[str, object]:
-    parts = {name: _data_hash(getattr(split, name)) for name in ("train", "validation", "test")}
+    parts = {
+        name: data_hash([asdict(example) for example in getattr(split, name)])
+        for name in ("train", "validation", "test")
+    }
     versions = versions_of("torch", "transformers", "peft")
     return {"labels": list(task.labels), "metric": task.metric, **parts, "versions": versions}
-
-
-def _data_hash(examples: Sequence[Example]) -> str:
-    return hashlib.sha256(json.dumps([asdict(example) for example in examples]).encode()).hexdigest()

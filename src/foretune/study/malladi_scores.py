@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foretune.study.cell import Cell
+from foretune.study.cell import Cell, check_setting
 from foretune.study.page import Table, mean_and_spread
 from foretune.study.printed import printed_figures
 from foretune.study.recipe import Defaults, Study
@@ -132,11 +132,12 @@ def refuse_early(study: Study, asked: Sequence[Asked] = (Asked(),)) -> None:
     """See that every task has its data, its prompts and their words, before hours of training.
 
     Raises:
-        UsageError, DataError, ModelError: see `Study.cell`.
+        UsageError, DataError, ModelError: see `check_setting`.
     """
     for task in study.tasks:
         for prompt in dict.fromkeys(each.prompt for each in asked if each.output == "prompt" and each.known(task)):
-            study.cell(task, max(study.ks), study.seeds[0], prompt=prompt)
+            setting = study.setting(task, max(study.ks), study.seeds[0], prompt=prompt)
+            check_setting(setting, study.lm, study.data)
 
 
 def title(task: str) -> str:

@@ -66,9 +66,15 @@ class Study:
         Raises:
             UsageError, DataError, ModelError: see `made_cell`.
         """
-        chosen = FewShot(sample) if isinstance(sample, int) else sample
-        setting = Setting(task, chosen, seed, self.test, output, prompt)
+        setting = self.setting(task, sample, seed, output, prompt)
         return made_cell(setting, self.lm, self.data, self.root, self.memory, self.progress)
+
+    def setting(
+        self, task: str, sample: Sample | int, seed: int, output: str = "prompt", prompt: str | None = None
+    ) -> Setting:
+        """What a cell is made from."""
+        chosen = FewShot(sample) if isinstance(sample, int) else sample
+        return Setting(task, chosen, seed, self.test, output, prompt)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -7,13 +7,10 @@ tuning takes layers, thirds, biases alone, and everything. A head is trained wit
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from foretune.analysis.groups import layers, module_types
+from foretune.analysis.groups import Group, layers, thirds, trainable_groups
 from foretune.errors import UsageError, nearest
 from foretune.finetune.methods import FullTuning, LoRATuning, Method
 from foretune.forecast.candidates import ALPHA
@@ -23,7 +20,6 @@ from foretune.naming import layer_number
 
 FEWEST = 4
 """Candidates that a ranking needs."""
-_QUERY_VALUE = re.compile(r"(q|v|query|value)(_proj|_lin)?")
 
 
 @dataclass(frozen=True)
@@ -80,17 +76,22 @@ def chosen_placements(known: Sequence[Placement], globs: Sequence[str] | None) -
 def _adapted(outputs: Outputs, rank: int) -> list[Placement]:
     body = set(outputs.body())
     linear = [name for name, kind in outputs.kinds().items() if kind == "linear" and name in body]
-    by_layer = layers(linear)
-    sets = {f"layer {name}": blocks for name, blocks in by_layer.items()} | module_types(linear)
-    sets |= {
-        f"{place} third": [b for layer in part for b in by_layer[layer]] for place, part in _thirds(list(by_layer))
-    }
-    sets["all linear"] = linear
-    sets["query and value"] = [name for name in linear if _QUERY_VALUE.fullmatch(name.split(".")[-2])]
     return [
-        Placement(name, tuple(blocks), rank, LoRATuning(rank, ALPHA, tuple(b.removesuffix(".weight") for b in blocks)))
-        for name, blocks in sets.items()
+        Placement(
+            _title(group),
+            group.names,
+            rank,
+            LoRATuning(rank, ALPHA, tuple(name.removesuffix(".weight") for name in group.names)),
+        )
+        for group in trainable_groups(linear, linear)
     ]
+
+
+def _title(group: Group) -> str:
+    """A group's name as tables have room for it."""
+    if group.kind == "layer":
+        return f"layer {group.name}"
+    return group.kind if group.kind == "all linear" else group.name.removesuffix(" of the layers")
 
 
 def _full(outputs: Outputs) -> list[Placement]:
@@ -98,7 +99,7 @@ def _full(outputs: Outputs) -> list[Placement]:
     inside = {name: kinds[name] for name in body}
     by_layer = layers(body)
     filters = {f"layer {path}": ParameterFilter(layers=(layer_number(path),)) for path in by_layer}
-    for place, part in _thirds(list(by_layer)):
+    for place, part in thirds(list(by_layer)).items():
         if part:
             filters[f"{place} third"] = ParameterFilter(layers=tuple(layer_number(path) for path in part))
     if "bias" in inside.values():
@@ -107,9 +108,3 @@ def _full(outputs: Outputs) -> list[Placement]:
     return [
         Placement(name, tuple(wanted.names(inside, body)), None, FullTuning(wanted)) for name, wanted in filters.items()
     ]
-
-
-def _thirds(paths: list[str]) -> list[tuple[str, list[str]]]:
-    parts = np.array_split(np.arange(len(paths)), 3)
-    named = zip(("first", "middle", "last"), parts, strict=True)
-    return [(place, [paths[number] for number in part]) for place, part in named]

@@ -5,8 +5,8 @@ Each seed has training and validation examples of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from foretune.analysis.calibration import cross_entropy
 from foretune.analysis.scores import predicted_classes, score
 from foretune.errors import UsageError
 from foretune.finetune.training import Training
+from foretune.finetune.warm_up import warm_up_training
 from foretune.kernels.folder import identity_hash
 from foretune.kernels.job import Progress
 from foretune.model.load import LanguageModel
@@ -25,7 +26,7 @@ from foretune.study.cell import Cell, Outcome, made_cell
 from foretune.study.setting import Sample, Setting
 from foretune.study.validation.candidates import Placement, chosen_placements, placements
 from foretune.study.validation.curves import PredictedRun
-from foretune.study.validation.scores import SCORES, Evidence, determinants, evidence
+from foretune.study.validation.scores import AFTER_WARM_UP, SCORES, Evidence, determinants, evidence, warmed_name
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Validation:
         data: a folder with one folder a task; the tasks' own sources without.
         candidates: globs on names of placements; None for all.
         output: see `Setting`.
+        warm_up: numbers of steps; `AFTER_WARM_UP` are taken again on the kernel after each of them.
         memory: budget of kernels above the model's own memory.
         progress: called as the work goes on.
     """
@@ -56,6 +58,7 @@ class Validation:
     data: Path | None = None
     candidates: tuple[str, ...] | None = None
     output: str = "probed head"
+    warm_up: tuple[int, ...] = ()
     memory: str = "2GiB"
     progress: Progress | None = None
 
@@ -79,8 +82,9 @@ class Measured:
         start_loss, start_score: on test examples before training: of linear probing, where a head starts from it.
         names: of the candidates.
         outcomes: of real fine-tuning.
-        scores: name of a score -> its values.
-        predicted: the simulated runs of the grid.
+        scores: name of a score, or of a score after a warm-up (`warmed_name`) -> its values.
+        predicted: the simulated runs of the grid, from the kernel before training.
+        warm_up_seconds: steps of a warm-up -> what it cost.
     """
 
     task: str
@@ -92,6 +96,7 @@ class Measured:
     outcomes: tuple[Outcome, ...]
     scores: Mapping[str, tuple[float, ...]]
     predicted: tuple[tuple[PredictedRun, ...], ...]
+    warm_up_seconds: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def losses(self) -> Float64[np.ndarray, "k"]:
@@ -109,15 +114,50 @@ class Measured:
         return np.array([outcome.test_score if outcome.failure is None else 0.0 for outcome in self.outcomes])
 
 
+@dataclass(frozen=True)
 class _Seen:
-    """The evidence on a cell's placements, made when first asked for."""
+    """What is seen of a cell's placements before training, or after a warm-up: kept, or from evidence made when needed.
 
-    def __init__(self, cell: Cell, chosen: Sequence[Placement], grid: Sequence[Training]) -> None:
-        self._made: Callable[[], list[Evidence]] = lambda: evidence(cell, chosen, grid)
+    Attributes:
+        cell: model and data; it keeps the values.
+        chosen: the placements.
+        grid: settings of the runs.
+        warm_up: steps; 0 for the model before training.
+    """
+
+    cell: Cell
+    chosen: Sequence[Placement]
+    grid: Sequence[Training]
+    warm_up: int = 0
 
     @cached_property
     def evidence(self) -> list[Evidence]:
-        return self._made()
+        """On each placement."""
+        cell = self.cell.warmed(self.warm_up) if self.warm_up else self.cell
+        return evidence(cell, self.chosen, self.grid)
+
+    def values(self, name: str, of: Callable[[Evidence], Any]) -> list[Any]:
+        """A value of each placement, kept."""
+        asked = {
+            "methods": [repr(placement.method) for placement in self.chosen],
+            "grid": [repr(point) for point in self.grid],
+        }
+        name = warmed_name(name, self.warm_up)
+        file = f"{name.replace(',', '').replace(' ', '-')}-{identity_hash(asked)[:12]}"
+        rows = len(self.cell.split.train) * self.cell.outputs.n_outputs
+        key = {**asked, **determinants(rows), **self._warm_up_key, "name": name}
+        return self.cell.value(file, key, lambda: {"values": [of(item) for item in self.evidence]})["values"]
+
+    def scores(self, names: Iterable[str]) -> dict[str, tuple[float, ...]]:
+        """Scores of all placements, under their names after a warm-up where there was one."""
+        return {
+            warmed_name(name, self.warm_up): tuple(map(float, self.values(f"score {name}", SCORES[name])))
+            for name in names
+        }
+
+    @property
+    def _warm_up_key(self) -> dict[str, str]:
+        return {"warm_up": repr(warm_up_training(self.warm_up))} if self.warm_up else {}
 
 
 def measured(study: Validation) -> list[Measured]:
@@ -134,26 +174,17 @@ def measured(study: Validation) -> list[Measured]:
 
 def _measured(study: Validation, cell: Cell) -> Measured:
     chosen = chosen_placements(placements(cell.outputs, study.rank), study.candidates)
+    # before the runs, which take far longer: a model that cannot be warmed up is refused at once
+    seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
     outcomes = []
     for number, placement in enumerate(chosen):
         if study.progress is not None:
             study.progress(f"{cell.setting.task}, seed {cell.setting.seed}: candidates", number, len(chosen))
         outcomes.append(cell.outcome(placement.method, study.grid))
     start = cell.value("start", {}, lambda: _start(cell))
-    seen = _Seen(cell, chosen, study.grid)
-    key = {"methods": [repr(placement.method) for placement in chosen], "grid": [repr(point) for point in study.grid]}
-    suffix = identity_hash(key)[:12]
-    key |= determinants(len(cell.split.train) * cell.outputs.n_outputs)
-
-    def values(name: str, of: Callable[[Evidence], Any]) -> Any:
-        """A value of each placement, kept."""
-        file = f"{name.replace(',', '').replace(' ', '-')}-{suffix}"
-        return cell.value(file, {**key, "name": name}, lambda: {"values": [of(item) for item in seen.evidence]})[
-            "values"
-        ]
-
-    scores = {name: tuple(map(float, values(f"score {name}", of))) for name, of in SCORES.items()}
-    curves = values("predicted curves", lambda item: [asdict(run) for run in item.adam])
+    scores, curves = _scores_and_curves(_Seen(cell, chosen, study.grid))
+    for steps in study.warm_up:
+        scores |= _Seen(cell, chosen, study.grid, steps).scores(AFTER_WARM_UP)
     return Measured(
         task=cell.setting.task,
         seed=cell.setting.seed,
@@ -163,8 +194,16 @@ def _measured(study: Validation, cell: Cell) -> Measured:
         names=tuple(placement.name for placement in chosen),
         outcomes=tuple(outcomes),
         scores=scores,
-        predicted=tuple(tuple(_run(run) for run in runs) for runs in curves),
+        predicted=curves,
+        warm_up_seconds=seconds,
     )
+
+
+def _scores_and_curves(seen: _Seen) -> tuple[dict[str, tuple[float, ...]], tuple[tuple[PredictedRun, ...], ...]]:
+    """Of every placement, before training; the kernels that they are from are not held any longer."""
+    scores = seen.scores(SCORES)
+    curves = seen.values("predicted curves", lambda item: [asdict(run) for run in item.adam])
+    return scores, tuple(tuple(_run(run) for run in runs) for runs in curves)
 
 
 def _run(found: Mapping[str, Any]) -> PredictedRun:

@@ -2,103 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from foretune.shapes import Float64
 from foretune.study.page import Curve, Figure, Page, Table, mean_and_spread
+from foretune.study.validation.after_warm_up import warm_up_findings, warm_up_notes, warm_up_table
 from foretune.study.validation.curves import best_predicted, curve_distance
+from foretune.study.validation.formatting import shown, shown_interval
 from foretune.study.validation.measurement import Measured, Validation
-from foretune.study.validation.ranking import Ceiling, ceiling, median_correlation, rank_correlation, regret
-from foretune.study.validation.scores import SCORES
+from foretune.study.validation.measures import (
+    LOSS,
+    SCORE,
+    SWEEP,
+    Measure,
+    ceilings,
+    places_of,
+    rankings,
+    sweep,
+    tasks_of,
+)
+from foretune.study.validation.ranking import Ceiling
 
 RANDOM = "random choice"
-SWEEP = "real runs of all, by validation loss"
 LITTLE = 0.02
 """A gain in nats over the start below which there is nothing to choose between."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One result by which candidates are ranked.
-
-    Attributes:
-        name: in tables.
-        unit: of a regret.
-        scale: from the result to the unit.
-        of: the results of a cell, larger is better.
-    """
-
-    name: str
-    unit: str
-    scale: float
-    of: Callable[[Measured], Float64[np.ndarray, "k"]]
-
-
-LOSS = Measure("test loss", "nats", 1.0, lambda cell: -cell.losses)
-SCORE = Measure("test score", "points", 100.0, lambda cell: cell.test_scores)
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """One score against one measure.
-
-    Attributes:
-        score, measure: which.
-        median, low, high: rank correlation over tasks and seeds, with its interval over candidates; NaN where the score
-            is the same for all of them.
-        by_task: task -> mean over seeds.
-        regret: mean over tasks and seeds, in the measure's unit.
-    """
-
-    score: str
-    measure: str
-    median: float
-    low: float
-    high: float
-    by_task: dict[str, float]
-    regret: float
-
-
-def rankings(cells: Sequence[Measured], measure: Measure) -> list[Ranking]:
-    """Every score against one measure, in the order of `SCORES`."""
-    return [
-        _ranking(name, np.stack([np.array(cell.scores[name]) for cell in cells]), cells, measure) for name in SCORES
-    ]
-
-
-def sweep(cells: Sequence[Measured], measure: Measure) -> Ranking:
-    """What running every candidate and trusting its validation loss would do: the most that a forecast could save."""
-    return _ranking(SWEEP, np.stack([cell.validation_losses for cell in cells]), cells, measure)
-
-
-def _ranking(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Measured], measure: Measure) -> Ranking:
-    results = np.stack([measure.of(cell) for cell in cells])
-    middle, each = median_correlation(scores, results), rank_correlation(scores, results)
-    return Ranking(
-        score=name,
-        measure=measure.name,
-        median=middle.value,
-        low=middle.low,
-        high=middle.high,
-        by_task={task: _finite_mean(each[_places(cells, task)]) for task in _tasks(cells)},
-        regret=measure.scale * float(np.mean([regret(*pair) for pair in zip(scores, results, strict=True)])),
-    )
-
-
-def _finite_mean(values: Float64[np.ndarray, "s"]) -> float:
-    """The mean of the numbers among the values; a score that is the same for all candidates of a seed has none there."""
-    kept = values[np.isfinite(values)]
-    return float(kept.mean()) if len(kept) else float("nan")
-
-
-def ceilings(cells: Sequence[Measured], measure: Measure) -> dict[str, Ceiling]:
-    """Task -> how far its real results agree over seeds."""
-    return {
-        task: ceiling(np.stack([measure.of(cells[place]) for place in _places(cells, task)])) for task in _tasks(cells)
-    }
 
 
 def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
@@ -110,16 +39,17 @@ def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
     """
     return Page(
         title=f"Does the forecast rank {len(cells[0].names)} candidates of {study.lm.name}?",
-        notes=_notes(study),
+        notes=(*_notes(study), *warm_up_notes(study)),
         tables=(
             _ranking_table(cells, LOSS),
             _ranking_table(cells, SCORE),
             _gain_table(cells),
             _curve_table(cells),
+            *([warm_up_table(cells)] if study.warm_up else []),
             _candidate_table(cells),
         ),
-        figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in _tasks(cells)),
-        findings=_findings(cells),
+        figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in tasks_of(cells)),
+        findings=(*_findings(cells), *warm_up_findings(cells)),
     )
 
 
@@ -150,13 +80,13 @@ def _notes(study: Validation) -> tuple[str, ...]:
 
 
 def _ranking_table(cells: Sequence[Measured], measure: Measure) -> Table:
-    tasks, limits = _tasks(cells), ceilings(cells, measure)
+    tasks, limits = tasks_of(cells), ceilings(cells, measure)
     rows = [
         (
             found.score,
-            _ranged(found.median, found.low, found.high),
-            *(_number(found.by_task[task]) for task in tasks),
-            _number(found.regret, 3 if measure is LOSS else 1),
+            shown_interval(found.median, found.low, found.high),
+            *(shown(found.by_task[task]) for task in tasks),
+            shown(found.regret, 3 if measure is LOSS else 1),
         )
         for found in (*rankings(cells, measure), sweep(cells, measure))
     ]
@@ -165,9 +95,9 @@ def _ranking_table(cells: Sequence[Measured], measure: Measure) -> Table:
     lost = measure.scale * float(np.mean([limit.regret for limit in limits.values()]))
     top = (
         "noise ceiling",
-        _number(middle),
-        *(_number(limits[task].correlation) for task in tasks),
-        _number(lost, 3 if measure is LOSS else 1),
+        shown(middle),
+        *(shown(limits[task].correlation) for task in tasks),
+        shown(lost, 3 if measure is LOSS else 1),
     )
     header = ("score", "median (95%)", *tasks, f"regret, {measure.unit}")
     return Table(header, (*rows, top), f"Rank correlation with the {measure.name}")
@@ -181,8 +111,8 @@ def _gain_table(cells: Sequence[Measured]) -> Table:
             start, gains = _gains(cells, task, measure)
             spreads = (measure.scale * limit.candidates, measure.scale * limit.seeds)
             numbers = (start, float(gains.max()), float(np.median(gains)), *spreads)
-            found = [_number(number, digits) for number in numbers]
-            rows.append((f"{task}, {measure.name}", *found, _number(limit.correlation)))
+            found = [shown(number, digits) for number in numbers]
+            rows.append((f"{task}, {measure.name}", *found, shown(limit.correlation)))
     header = ("task", "start", "gain, best", "gain, median", "candidates' spread", "seeds' spread", "noise ceiling")
     caption = (
         "What there is to rank: gain of the best and the median candidate over the start (linear probing, where a head "
@@ -193,7 +123,7 @@ def _gain_table(cells: Sequence[Measured]) -> Table:
 
 def _gains(cells: Sequence[Measured], task: str, measure: Measure) -> tuple[float, Float64[np.ndarray, "k"]]:
     """The start, and every candidate's mean gain over it, in the measure's unit."""
-    chosen = [cells[place] for place in _places(cells, task)]
+    chosen = [cells[place] for place in places_of(cells, task)]
     starts = [-cell.start_loss if measure is LOSS else cell.start_score for cell in chosen]
     gains = np.mean([measure.of(cell) - start for cell, start in zip(chosen, starts, strict=True)], axis=0)
     return measure.scale * abs(float(np.mean(starts))), measure.scale * gains
@@ -215,7 +145,7 @@ def _curve_table(cells: Sequence[Measured]) -> Table:
         "and seeds, the distance as root mean square over the evaluations of the best run; and how often the best learning "
         "rate of the grid is predicted, beside always naming the one that is best most often"
     )
-    rows = [_curve_row(task, [cells[place] for place in _places(cells, task)]) for task in _tasks(cells)]
+    rows = [_curve_row(task, [cells[place] for place in places_of(cells, task)]) for task in tasks_of(cells)]
     return Table(header, tuple(rows), caption)
 
 
@@ -238,17 +168,17 @@ def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[str, ...]:
     )
     hits = sum(rate == guess for rate, guess in zip(rates, guesses, strict=True))
     usual = max((rates.count(rate) for rate in set(rates)), default=0)
-    found = [_number(_middle(values), 3) for values in numbers]
+    found = [shown(_middle(values), 3) for values in numbers]
     return (task, *found, f"{hits} of {len(done)}", f"{usual} of {len(done)}")
 
 
 def _candidate_table(cells: Sequence[Measured]) -> Table:
-    tasks = _tasks(cells)
+    tasks = tasks_of(cells)
     rows = []
     for number, name in enumerate(cells[0].names):
         row = [name]
         for task in tasks:
-            chosen = [cells[place].outcomes[number] for place in _places(cells, task)]
+            chosen = [cells[place].outcomes[number] for place in places_of(cells, task)]
             row.append(mean_and_spread([outcome.test_loss for outcome in chosen], 1.0, 3))
             row.append(mean_and_spread([outcome.test_score for outcome in chosen]))
         rows.append(tuple(row))
@@ -289,7 +219,7 @@ def _findings(cells: Sequence[Measured]) -> tuple[str, ...]:
                 f"{best.regret:.3g} {unit} against the best candidate found, a random choice {chance:.3g}."
             )
         found += [_rankable(task, measure, limit) for task, limit in ceilings(cells, measure).items() if limit.reason]
-    for task in _tasks(cells):
+    for task in tasks_of(cells):
         _, gains = _gains(cells, task, LOSS)
         if gains.max() < LITTLE:
             found.append(
@@ -307,21 +237,5 @@ def _rankable(task: str, measure: Measure, limit: Ceiling) -> str:
     return f"{task}: candidates cannot be ranked by {measure.name}, by anyone: {limit.reason}."
 
 
-def _tasks(cells: Sequence[Measured]) -> list[str]:
-    return list(dict.fromkeys(cell.task for cell in cells))
-
-
-def _places(cells: Sequence[Measured], task: str) -> list[int]:
-    return [place for place, cell in enumerate(cells) if cell.task == task]
-
-
 def _middle(values: Sequence[float]) -> float:
     return float(np.median(values)) if values else float("nan")
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return "-" if np.isnan(value) else f"{value:.{digits}f}"
-
-
-def _ranged(value: float, low: float, high: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"

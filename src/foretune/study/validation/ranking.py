@@ -14,6 +14,7 @@ no rho, and the regret of a random choice.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,13 +95,52 @@ def median_correlation(
         seed: of the draws.
     """
     value = _median(rank_correlation(scores, results))
+    draws = _draws(scores.shape[1], resamples, seed)
+    return _interval(value, _medians(scores[:, draws], results[:, draws]))
+
+
+def correlation_difference(
+    scores: Float64[np.ndarray, "s k"],
+    others: Float64[np.ndarray, "s k"],
+    results: Float64[np.ndarray, "s k"],
+    resamples: int = 300,
+    seed: int = 0,
+) -> Interval:
+    """How much higher the median rank correlation of some scores is than that of others, over the same draws.
+
+    Args:
+        scores, others, results, resamples, seed: see `median_correlation`.
+    """
+    value = _median(rank_correlation(scores, results)) - _median(rank_correlation(others, results))
+    draws = _draws(results.shape[1], resamples, seed)
+    drawn = results[:, draws]
+    return _interval(value, _medians(scores[:, draws], drawn) - _medians(others[:, draws], drawn))
+
+
+def mean_over_candidates(values: Float64[np.ndarray, "s k"], resamples: int = 300, seed: int = 0) -> Interval:
+    """The mean of the numbers among some values, with the interval over candidates drawn again.
+
+    Args:
+        values: one row a task and seed, the same candidates in each; not a number where a candidate has none.
+        resamples, seed: see `median_correlation`.
+    """
+    draws = _draws(values.shape[1], resamples, seed)
+    return _interval(_mean(list(values.ravel())), np.array([_mean(list(values[:, draw].ravel())) for draw in draws]))
+
+
+def _draws(k: int, resamples: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(k, size=(resamples, k))
+
+
+def _medians(scores: Float64[np.ndarray, "s r k"], results: Float64[np.ndarray, "s r k"]) -> Float64[np.ndarray, "r"]:
+    """The median correlation of every draw."""
+    return np.array([_median(column) for column in rank_correlation(scores, results).T])
+
+
+def _interval(value: float, drawn: Float64[np.ndarray, "r"]) -> Interval:
     if np.isnan(value):
         return Interval(value, value, value)
-    k = scores.shape[1]
-    draws = np.random.default_rng(seed).integers(k, size=(resamples, k))
-    found = rank_correlation(scores[:, draws], results[:, draws])  # (s, resamples)
-    medians = np.array([_median(column) for column in found.T])
-    low, high = np.nanquantile(medians, [0.025, 0.975])
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 
 
@@ -124,6 +164,6 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(kept)) if len(kept) else float("nan")
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     kept = [value for value in values if not np.isnan(value)]
     return float(np.mean(kept)) if kept else float("nan")

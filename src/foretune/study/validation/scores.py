@@ -175,6 +175,18 @@ SCORES: Mapping[str, Callable[[Evidence], float]] = {
 """Name -> what it says of a placement; every candidate has the same chance where all have the same score."""
 
 
+LOSSES = ("simulated validation loss", "simulated Adam, validation loss", "kernel regression, validation loss")
+"""Scores that are a predicted validation loss in nats, with the sign turned: they say how low it gets, not only where."""
+
+AFTER_WARM_UP = ("label regression, tangent kernel", *LOSSES)
+"""Scores that are taken again on the kernel after a warm-up."""
+
+
+def warmed_name(score: str, steps: int) -> str:
+    """The name of a score after a warm-up of some steps, or its own where there are none."""
+    return f"{score}, warm-up {steps}" if steps else score
+
+
 def determinants(rows: int) -> dict[str, object]:
     """The constants that the scores rest on, as text; what is kept of a score is kept for these.
 
