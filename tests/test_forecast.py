@@ -96,7 +96,7 @@ def test_candidates_are_layers_types_thirds_and_named_sets_each_once() -> None:
 
 @pytest.mark.parametrize("signal", [SIGNAL, NAMES[0]])
 def test_the_block_that_carries_all_the_signal_is_recommended(signal: str) -> None:
-    for seed in range(5):
+    for seed in range(3):
         kernels, inputs = synthetic(seed, signal=signal)
         found = forecast(inputs, kernels, WEIGHTS, QUICK)
         chosen, every = found.advice.candidate, found.comparison.candidates

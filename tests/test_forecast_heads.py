@@ -357,12 +357,16 @@ def test_where_a_head_is_trained_the_label_error_ranks_and_ranks_of_one_set_shar
     assert comparison(bodies, inputs, headless, QUICK).criterion is VALIDATION_LOSS
 
 
+def by_heart(inputs: Inputs) -> Inputs:
+    """The same with a head that has learnt the training examples and nothing else."""
+    f0 = inputs.f0.copy()
+    f0[:SIZE, 0] = 20 * (2.0 * inputs.y[:SIZE] - 1)
+    return replace(inputs, f0=f0)
+
+
 def test_the_label_error_sees_what_a_head_that_fits_the_training_examples_hides() -> None:
     kernels, inputs = synthetic(probed=0.0)
-    sign = 2.0 * inputs.y - 1
-    f0 = inputs.f0.copy()
-    f0[:SIZE, 0] = 20 * sign[:SIZE]  # a head that has learnt the training examples by heart
-    hidden = replace(inputs, f0=f0)
+    hidden = by_heart(inputs)
     one = [candidate(name, "layer", [name], None, WEIGHTS) for name in NAMES]
     scores = {
         item.blocks[0]: scored_candidate(item, candidate_kernel(kernels, item), hidden, WEIGHTS, QUICK).score

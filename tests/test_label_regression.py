@@ -26,15 +26,16 @@ def test_the_fit_is_that_of_a_direct_solve(seed: int, c: int, strength: float) -
     joint, y = problem(seed, c)
     n = len(joint)
     wanted = (2.0 * y - 1)[:, None] if c == 1 else np.eye(c)[y]
-    wanted = wanted - wanted[:n].mean(0)
+    mean = wanted[:n].mean(0)
+    wanted = wanted - mean
     matrix = joint[:, :, :n].reshape(n * c, n * c)
     ridge = strength * np.linalg.eigvalsh(matrix)[-1]
     a = np.linalg.solve(matrix + ridge * np.eye(n * c), wanted[:n].reshape(-1))
     fitted = (joint[:, :, n:].reshape(n * c, -1).T @ a).reshape(-1, c)
     errors = ((fitted - wanted[n:]) ** 2).sum(1)
-    assert label_regression(joint, y, [strength]).errors == pytest.approx(
-        errors / ((wanted[n:] ** 2).sum(1).mean() or 1), rel=1e-6, abs=1e-9
-    )
+    found = label_regression(joint, y, [strength])
+    assert found.errors == pytest.approx(errors / ((wanted[n:] ** 2).sum(1).mean() or 1), rel=1e-6, abs=1e-9)
+    assert found.outputs == pytest.approx(fitted + mean, rel=1e-6, abs=1e-8)
 
 
 @settings(max_examples=20, deadline=None)
@@ -46,12 +47,23 @@ def test_the_scale_of_a_kernel_does_not_matter(seed: int, scale: float) -> None:
     assert there.strength == here.strength
 
 
+def test_examples_without_labels_are_predicted_and_change_nothing() -> None:
+    joint, y = problem(3, 3)
+    every, some = label_regression(joint, y, [1e-2]), label_regression(joint, y[:8], [1e-2])
+    assert some.outputs == pytest.approx(every.outputs)
+    short = label_regression(joint[:, :, :8], y[:8], [1e-2])
+    assert some.errors == pytest.approx(short.errors)
+
+
 def test_a_kernel_of_the_labels_explains_them_and_a_kernel_of_zeros_nothing() -> None:
     y = np.array([0, 1, 0, 1, 1, 0, 0, 1])
     sign = 2.0 * y - 1
     joint = np.outer(sign[:4], sign)[:, None, :, None]
-    assert label_regression(joint, y).error < 1e-6
-    assert label_regression(0 * joint, y).error == pytest.approx(1)
+    explained, nothing = label_regression(joint, y), label_regression(0 * joint, y)
+    assert explained.error < 1e-6
+    assert explained.outputs[:, 0] == pytest.approx(sign[4:], abs=1e-3)
+    assert nothing.error == pytest.approx(1)
+    assert nothing.outputs == pytest.approx(np.full((4, 1), sign[:4].mean()))
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

@@ -34,10 +34,13 @@ class LabelRegression:
     Attributes:
         errors: squared error of each held-out example, summed over outputs, over the mean error of the training mean:
             1 is no better than the frequencies of the labels.
+        outputs: f of every example behind the training ones, with and without a label; the largest is that of its class,
+            or the sign of a single one tells it.
         strength: of the ridge, over lambda_max.
     """
 
     errors: Float64[np.ndarray, "v"]
+    outputs: Float64[np.ndarray, "w c"]
     strength: float
 
     @property
@@ -54,30 +57,31 @@ def label_regression(
     """Ridge regression of labels on a kernel, judged on the examples behind the training ones.
 
     Args:
-        joint: kernel train x (train, then held-out examples).
-        y: class numbers of all its columns.
+        joint: kernel train x (train, then held-out examples, then perhaps examples that are only predicted).
+        y: class numbers of its columns up to the last held-out one.
         strengths: ridges to choose from, over lambda_max; by the held-out error.
 
     Raises:
         UsageError: no held-out examples, another number of labels, or a strength that is not positive.
     """
     n, c, columns, _ = joint.shape
-    if columns <= n or len(y) != columns or not all(strength > 0 for strength in strengths):
+    if not n < len(y) <= columns or not all(strength > 0 for strength in strengths):
         raise UsageError(
             f"A kernel of shape {joint.shape} with {len(y)} labels, strengths {tuple(strengths)}; expected held-out "
-            "columns behind the training ones, one label a column, and strengths above zero."
+            "columns behind the training ones, a label for these and the training ones, and strengths above zero."
         )
     wanted = targets(y, c)
-    centred = wanted - wanted[:n].mean(0)
+    mean = wanted[:n].mean(0)
+    centred = wanted - mean
     scale = float((centred[n:] ** 2).sum(1).mean()) or 1.0
     eigen = spectrum(joint[:, :, :n].reshape(n * c, n * c))
     if not eigen.largest:
-        return LabelRegression((centred[n:] ** 2).sum(1) / scale, max(strengths))
+        return LabelRegression((centred[n:] ** 2).sum(1) / scale, np.tile(mean, (columns - n, 1)), max(strengths))
     apart = joint[:, :, n:].reshape(n * c, -1).T @ eigen.vectors  # (v * c, n * c)
     shares = eigen.vectors.T @ centred[:n].reshape(-1)
     found = []
     for strength in strengths:
-        fitted = apart @ (shares / (np.clip(eigen.values, 0, None) + strength * eigen.largest))
-        errors = ((fitted.reshape(-1, c) - centred[n:]) ** 2).sum(1) / scale
-        found.append(LabelRegression(errors, strength))
+        fitted = (apart @ (shares / (np.clip(eigen.values, 0, None) + strength * eigen.largest))).reshape(-1, c)
+        errors = ((fitted[: len(y) - n] - centred[n:]) ** 2).sum(1) / scale
+        found.append(LabelRegression(errors, fitted + mean, strength))
     return min(found, key=lambda fit: fit.error)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from foretune.analysis.scores import Score
 from foretune.forecast.candidates import PROBING
 from foretune.forecast.inputs import Inputs
+from foretune.forecast.prediction import Prediction, prediction
 from foretune.forecast.simulation import RATES_ARE_FOR, VALIDATION_LOSS, Criterion, ScoredCandidate
+from foretune.shapes import Float64
 
 LARGE_CHANGE = 0.05
 """A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""
@@ -20,7 +24,8 @@ class Advice:
     """The recommended candidate.
 
     Attributes:
-        candidate: with learning rate, steps, and predicted score with an interval.
+        candidate: with learning rate and steps.
+        predicted: its score with an interval, and what predicts it.
         adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
         probing: linear probing, the head alone; None without a head.
         beats_probing: whether some compared candidate beats it beyond the spread; None where there is nothing to compare.
@@ -30,6 +35,7 @@ class Advice:
     """
 
     candidate: ScoredCandidate
+    predicted: Prediction
     adapter: ScoredCandidate | None
     probing: ScoredCandidate | None
     beats_probing: bool | None
@@ -39,7 +45,11 @@ class Advice:
 
 
 def advice(
-    candidates: Sequence[ScoredCandidate], inputs: Inputs, start: Score, criterion: Criterion = VALIDATION_LOSS
+    candidates: Sequence[ScoredCandidate],
+    inputs: Inputs,
+    start: Score,
+    criterion: Criterion = VALIDATION_LOSS,
+    tangent: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]] | None = None,
 ) -> Advice:
     """The candidate to train.
 
@@ -52,6 +62,7 @@ def advice(
         inputs: labels.
         start: score without training.
         criterion: what ranked the candidates.
+        tangent: a candidate's tangent kernel where the label error did; None elsewhere.
     """
     probing = next((item for item in candidates if item.kind == PROBING), None)
     compared = [item for item in candidates if item.spread is not None]
@@ -60,14 +71,16 @@ def advice(
     adapters = [item for item in (*worthy, *candidates) if item.rank is not None]
     chosen = _chosen(worthy, tied, candidates[0]) if worthy or probing is None else probing
     others = [item for item in tied if item is not chosen]
+    predicted = prediction(chosen, inputs, None if tangent is None else tangent(chosen))
     return Advice(
         candidate=chosen,
+        predicted=predicted,
         adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
         probing=probing,
         beats_probing=None if probing is None or len(candidates) == 1 else bool(worthy),
         reason=_reason(chosen, candidates[0], others, len(compared), criterion),
         ties=tuple(item.title for item in others),
-        regime=_regime(chosen, inputs, start),
+        regime=_regime(chosen, predicted.score, inputs, start),
     )
 
 
@@ -127,7 +140,7 @@ def _reason(
     )
 
 
-def _regime(chosen: ScoredCandidate, inputs: Inputs, start: Score) -> tuple[str, ...]:
+def _regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Score) -> tuple[str, ...]:
     """What the kernel alone says against trusting the forecast."""
     score, found = chosen.score, []
     if score.steps == 0:
@@ -137,9 +150,9 @@ def _regime(chosen: ScoredCandidate, inputs: Inputs, start: Score) -> tuple[str,
             f"The simulated run changes the trained weights by {score.change:.1%} of their norm, above the "
             f"{LARGE_CHANGE:.0%} at which this forecast warns (a rule of thumb): a real run may leave the linear regime."
         )
-    if score.score.low <= start.value <= score.score.high:
+    if predicted.low <= start.value <= predicted.high:
         found.append(
-            f"The predicted gain, {score.score.value - start.value:+.2f} over {start.value:.2f} {inputs.start}, is "
+            f"The predicted gain, {predicted.value - start.value:+.2f} over {start.value:.2f} {inputs.start}, is "
             "within the interval of the predicted score."
         )
     if inputs.n_validation < MINIMUM_PER_LABEL * inputs.n_classes:

@@ -15,13 +15,13 @@ from foretune.analysis.probe import linear_probe
 from foretune.analysis.scores import Score, best_threshold, majority, predicted_classes, scored
 from foretune.analysis.spectrum import StableLearningRate, stable_learning_rate
 from foretune.forecast.advice import Advice, advice
-from foretune.forecast.candidates import Weights
+from foretune.forecast.candidates import Weights, tangent_kernel
 from foretune.forecast.comparison import Comparison, comparison
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
 from foretune.forecast.search import Search
-from foretune.forecast.simulation import RATES_ARE_FOR
+from foretune.forecast.simulation import LABEL_ERROR, RATES_ARE_FOR
 from foretune.kernels.block_kernel import BlockKernel
 
 
@@ -91,7 +91,8 @@ def forecast(
     whole, parts, sigma = whole_and_parts(inputs, kernels["sgd"])
     start = tuned if tuned is not None and tuned.value > zero_shot.value else zero_shot
     compared = comparison(kernels, inputs, weights, search)
-    advised = advice(compared.candidates, inputs, start, compared.criterion)
+    tangent = (lambda item: tangent_kernel(kernels, item)) if compared.criterion is LABEL_ERROR else None
+    advised = advice(compared.candidates, inputs, start, compared.criterion, tangent)
     return Forecast(
         answer=_answer(inputs, advised, start),
         advice=advised,
@@ -114,19 +115,17 @@ def forecast(
 
 def _answer(inputs: Inputs, advised: Advice, start: Score) -> str:
     """The forecast in words."""
-    chosen = advised.candidate
-    found = chosen.score
-    gain = found.score.value - start.value
-    verdict = "should help" if found.score.low > start.value else "may help" if gain > 0 else "is not expected to help"
+    chosen, score = advised.candidate, advised.predicted.score
+    gain = score.value - start.value
+    verdict = "should help" if score.low > start.value else "may help" if gain > 0 else "is not expected to help"
     claim = f"Fine-tuning {verdict}"
     if advised.beats_probing is False:
         claim = f"Adapting is not expected to beat linear probing, which {verdict}"
     return (
-        f"{claim}: {inputs.metric} {found.score.value:.2f} ({found.score.low:.2f} to {found.score.high:.2f}) "
-        f"predicted in the linear regime for {chosen.title} ({chosen.parameters:,} parameters, {found.steps} steps at "
-        f"learning rate {found.learning_rate:.1e} of full-batch gradient descent), {start.value:.2f} {inputs.start}. "
-        "Recommended because "
-        f"{advised.reason}"
+        f"{claim}: {inputs.metric} {score.value:.2f} ({score.low:.2f} to {score.high:.2f}) predicted "
+        f"{advised.predicted.by} for {chosen.title} ({chosen.parameters:,} parameters, {chosen.score.steps} steps at "
+        f"learning rate {chosen.score.learning_rate:.1e} of full-batch gradient descent), {start.value:.2f} "
+        f"{inputs.start}. Recommended because {advised.reason}"
     )
 
 

@@ -99,7 +99,7 @@ def _candidates(forecast: Forecast, metric: str) -> Table:
     title = (
         f"Candidates: {len(shown)} of {forecast.comparison.considered} by {criterion.name} (--json has all); "
         "* recommended, = not told from the best by resampling"
-        f"{', + beats linear probing beyond the spread' if probing is not None else ''}"
+        f"{', + beats linear probing beyond the spread' if probing is not None else ''}; {metric} of the simulated run"
     )
     table = Table(title=title, title_justify="left")
     for heading in (
