@@ -22,12 +22,15 @@ def _batch(generator: torch.Generator, n: int, t: int, c: int, *, uses: bool) ->
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=generator)
 
-    alive = torch.rand(n, 1, t, 1, generator=generator) < 0.7
+    def derivatives(alive: torch.Tensor | bool) -> tuple[torch.Tensor, ...]:
+        return tuple(normal(n, t, 2) * alive for _ in range(c))
+
+    alive = torch.rand(n, t, 1, generator=generator) < 0.7
     x, group = normal(n, t, 3), torch.randint(0, 2, (n, t), generator=generator)
     factors = {
-        "query": Products(x, normal(n, c, t, 2) * alive),
-        "key": Products(x, normal(n, c, t, 2) * alive),
-        "expert": Products(normal(n, t, 4), normal(n, c, t, 2), group),
+        "query": Products(x, derivatives(alive)),
+        "key": Products(x, derivatives(alive)),
+        "expert": Products(normal(n, t, 4), derivatives(True), group),
     }
     return FactorBatch(tuple(range(n)), normal(n, c), factors if uses else {"key": factors["key"]})  # type: ignore[arg-type]
 
@@ -48,7 +51,7 @@ def _gradients(tile: list[FactorBatch], name: str, c: int) -> torch.Tensor:
             continue
         group = torch.zeros(factor.x.shape[:2], dtype=torch.long) if factor.group is None else factor.group
         slices = torch.nn.functional.one_hot(group, 2).double()  # (n, t, slices)
-        found.append(torch.einsum("ncto,nti,nts->ncsoi", factor.g, factor.x, slices))
+        found.append(torch.einsum("ncto,nti,nts->ncsoi", torch.stack(factor.g, 1), factor.x, slices))
     return torch.cat(found)
 
 
@@ -78,7 +81,7 @@ def test_packed_tokens_give_the_products_of_whole_gradients(seed, c, left, right
 def test_a_block_without_any_gradient_has_a_zero_kernel() -> None:
     (batch,) = _tile(0, 2, [(3, 4)])
     factor = batch.factors["query"]
-    batch.factors["query"] = Products(factor.x, torch.zeros_like(factor.g))
+    batch.factors["query"] = Products(factor.x, tuple(torch.zeros_like(g) for g in factor.g))
     found = dict(token_gram_kernels(BLOCKS, [batch], [batch], Workspace(batch.outputs), same=True))
     assert not found["query"].any()
     assert found["key"].any()

@@ -95,7 +95,7 @@ def _backward(logits: Tensor, recorder: Recorder, materialised: list[Tensor]) ->
 
 def _gradient_error(uses: list[Use]) -> NonFiniteError:
     """Name the module where a backward pass first met an infinite or undefined number."""
-    broken = [use for use in uses if use.g is not None and not torch.isfinite(use.g).all()]
+    broken = [use for use in uses if not all(torch.isfinite(g).all() for g in use.received.values())]
     where = f"module {module_of(broken[-1].name)!r}" if broken else "the embeddings"
     return NonFiniteError(
         f"The gradient at {where} is infinite or undefined. Try dtype float32 or float64, or check the weights there."

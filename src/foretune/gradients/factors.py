@@ -25,21 +25,26 @@ from foretune.shapes import Bool, Float, Int
 
 @dataclass(frozen=True)
 class Products:
-    """`dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`; with `group`, token t acts on that slice of a 3-D weight."""
+    """`dW[n, c] = sum_t g[c][n, t] (outer) x[n, t]`; with `group`, token t acts on that slice of a 3-D weight."""
 
     x: Float[Tensor, "n t i"]
-    g: Float[Tensor, "n c t o"]
+    g: tuple[Float[Tensor, "n t o"], ...]
     group: Int[Tensor, "n t"] | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
-        return (self.x, self.g)
+        return (self.x, *self.g)
+
+    @property
+    def features(self) -> int:
+        """Output features o."""
+        return self.g[0].shape[-1]
 
     @cached_property
     def alive(self) -> Bool[Tensor, "n t"]:
         """Which tokens have a gradient: not padding, nor tokens that no later layer reads."""
-        return self.g.abs().amax((1, 3)) > 0
+        return torch.stack([g.abs().amax(2) for g in self.g]).amax(0) > 0
 
     @cached_property
     def live_tokens(self) -> int:
@@ -51,7 +56,7 @@ class Products:
         """Several uses as one, along tokens."""
         groups = [use.group for use in uses if use.group is not None]
         x = torch.cat([use.x for use in uses], dim=1)  # (n, t, i)
-        g = torch.cat([use.g for use in uses], dim=2)  # (n, c, t, o)
+        g = tuple(torch.cat(parts, dim=1) for parts in zip(*(use.g for use in uses), strict=True))
         return Products(x, g, torch.cat(groups, dim=1) if groups else None)
 
 
@@ -88,9 +93,11 @@ class Dense:
     scale: Float[Tensor, "n c"]
 
     @staticmethod
-    def summed(terms: Float[Tensor, "n c t p"]) -> Dense:
-        """The sum of one term a token."""
-        return Dense(terms.sum(2), terms.norm(dim=-1).sum(2) / math.sqrt(terms.shape[-1]))
+    def summed(terms: Sequence[Float[Tensor, "n t p"]]) -> Dense:
+        """The sum of one term a token, for each output."""
+        sums = torch.stack([each.sum(1) for each in terms], dim=1)
+        sizes = torch.stack([each.norm(dim=-1).sum(1) for each in terms], dim=1)
+        return Dense(sums, sizes / math.sqrt(sums.shape[-1]))
 
     @staticmethod
     def whole(values: Float[Tensor, "n c p"]) -> Dense:

@@ -56,8 +56,8 @@ def _factors(recorder: Recorder, c: int) -> list[Factor]:
     """The factors that a backward pass would leave, with derivatives that are all the same number."""
     found: dict[str, list[Factor]] = defaultdict(list)
     for use in recorder.uses:
-        shape = recorder.tokens(use.result).unsqueeze(1).expand(-1, c, -1, -1).shape  # (n, c, t, o)
-        for name, factor in use.rule(use.result.new_zeros(()).expand(shape)):
+        g = use.result.new_zeros(()).expand(recorder.tokens(use.result).shape)  # (n, t, o)
+        for name, factor in use.rule((g,) * c):
             found[name].append(factor)
     if mixed := mixed_kinds(found):
         raise UnruledError(mixed)

@@ -31,7 +31,9 @@ from torch.overrides import TorchFunctionMode
 from foretune.gradients.factors import Dense, Factor, Products, Rows
 from foretune.shapes import Float
 
-Rule = Callable[[Float[Tensor, "n c t o"]], list[tuple[str, Factor]]]
+Derivatives = tuple[Float[Tensor, "n t o"], ...]
+"""Of each output with respect to the result of a call."""
+Rule = Callable[[Derivatives], list[tuple[str, Factor]]]
 
 _SAME_VALUES = {"float", "double", "half", "bfloat16", "to", "type_as", "contiguous"}
 
@@ -54,32 +56,27 @@ class Use:
 
     Attributes:
         name: the parameter.
-        rule: turns the derivatives (n, c, t, o) into factors.
+        rule: turns the derivatives into factors.
         result: what the call returned, kept only until the forward pass is known to be finite.
     """
 
     def __init__(self, name: str, rule: Rule, result: Tensor) -> None:
         self.name, self.rule, self.result = name, rule, result
-        self.g: Tensor | None = None
-        self.output, self.outputs, self.seen = 0, 1, 0
+        self.received: dict[int, Tensor] = {}
+        self.output, self.outputs = 0, 1
 
     def receive(self, g: Float[Tensor, "n t o"]) -> None:
-        """Take the derivative of the output whose backward pass is running."""
-        if self.outputs == 1:
-            self.g = g.unsqueeze(1)  # (n, 1, t, o)
-            return
-        if self.g is None:
-            self.g = g.new_empty(len(g), self.outputs, *g.shape[1:])  # (n, c, t, o)
-        self.g[:, self.seen : self.output] = 0  # outputs that do not depend on this call
-        self.g[:, self.output] = g
-        self.seen = self.output + 1
+        """Take the derivative of the output whose backward pass is running, as it is: a copy would touch fresh memory."""
+        self.received[self.output] = g
 
-    def derivatives(self) -> Float[Tensor, "n c t o"] | None:
+    def derivatives(self) -> Derivatives | None:
         """All derivatives, after the last backward pass; None if no output depends on this call."""
-        g, self.g = self.g, None
-        if g is not None and self.outputs > 1:
-            g[:, self.seen :] = 0
-        return g
+        received, self.received = self.received, {}
+        if not received:
+            return None
+        some = next(iter(received.values()))
+        zero = some.new_zeros(()).expand(some.shape)  # of an output that does not depend on this call
+        return tuple(received.get(output, zero) for output in range(self.outputs))
 
 
 class Recorder(TorchFunctionMode):
@@ -219,16 +216,21 @@ def _name(*watched: Watched | None) -> str:
 def _products(recorder: Recorder, weight: Watched | None, bias: Watched | None, x: Tensor) -> Rule:
     held = recorder.held(x)  # (n, t, i)
 
-    def factors(g: Tensor) -> list[tuple[str, Factor]]:
+    def factors(g: Derivatives) -> list[tuple[str, Factor]]:
         found: list[tuple[str, Factor]] = []
         if weight is not None and weight.rows is not None:
-            values = torch.einsum("nctw,nti->ncwi", g, held)
+            values = torch.stack([each.mT @ held for each in g], dim=1)  # (n, c, w, i)
             found.append((weight.name, Rows(weight.rows.expand(len(values), -1), values)))
         elif weight is not None:
             group = None if weight.slice is None else torch.full(held.shape[:2], weight.slice, device=held.device)
             found.append((weight.name, Products(held, g, group)))
         if bias is not None and bias.rows is not None:
-            found.append((bias.name, Rows(bias.rows.expand(len(g), -1), g.sum(2).unsqueeze(-1))))
+            found.append(
+                (
+                    bias.name,
+                    Rows(bias.rows.expand(len(held), -1), torch.stack([each.sum(1) for each in g], 1).unsqueeze(-1)),
+                )
+            )
         elif bias is not None and bias.slice is None:
             found.append((bias.name, Dense.summed(g)))
         return found
@@ -247,7 +249,9 @@ def _table(recorder: Recorder, w: Tensor) -> Tensor | None:
         raise NotPerExampleError(f"{watched.name} is data that all {recorder.n} examples share")
     ids = torch.arange(len(w), device=w.device)[None]  # (1, t)
     if id(w) not in recorder.tables:
-        recorder.tables[id(w)] = recorder.note(w.clone(), lambda g: [(watched.name, Rows(ids, g))], watched.name)
+        recorder.tables[id(w)] = recorder.note(
+            w.clone(), lambda g: [(watched.name, Rows(ids, torch.stack(g, 1)))], watched.name
+        )
     return recorder.tables[id(w)]
 
 
@@ -292,8 +296,11 @@ def _embedding(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) ->
     looked_up = ids.reshape(recorder.n, -1)  # (n, t); T5 looks up a table of (query, key)
     dead = None if padding is None else looked_up == (padding if padding >= 0 else len(w) + padding)  # (n, t)
 
-    def factors(g: Tensor) -> list[tuple[str, Factor]]:
-        return [(weight.name, Rows(looked_up, g if dead is None else g.masked_fill(dead[:, None, :, None], 0)))]
+    def factors(g: Derivatives) -> list[tuple[str, Factor]]:
+        values = torch.stack(g, dim=1)  # (n, c, t, o)
+        return [
+            (weight.name, Rows(looked_up, values if dead is None else values.masked_fill(dead[:, None, :, None], 0)))
+        ]
 
     return recorder.note(func(ids, *args[1:], **kwargs), factors, weight.name)
 
@@ -301,13 +308,12 @@ def _embedding(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) ->
 def _scaled(recorder: Recorder, pairs: list[tuple[Watched | None, Tensor | None]], result: Tensor, name: str) -> Tensor:
     """A use `result = w * u + b` with `w`, `b` along the last dimension; `u` None stands for one."""
 
-    def factors(g: Tensor) -> list[tuple[str, Factor]]:
-        found: list[tuple[str, Factor]] = []
-        for watched, u in pairs:
-            if watched is not None:
-                contribution = g if u is None else g * u.unsqueeze(1)  # (n, c, t, p)
-                found.append((watched.name, Dense.summed(contribution)))
-        return found
+    def factors(g: Derivatives) -> list[tuple[str, Factor]]:
+        return [
+            (watched.name, Dense.summed([each if u is None else each * u for each in g]))
+            for watched, u in pairs
+            if watched is not None
+        ]
 
     return recorder.note(result, factors, name)
 

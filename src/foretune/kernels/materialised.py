@@ -134,10 +134,10 @@ def _pieces(kind: Factor, sides: Sequence[Side]) -> Iterator[tuple[int, Sequence
         ids = _common_ids(sides)
         yield 0, ids.tolist(), kind.values.shape[-1], partial(_row_gradients, ids)
     elif kind.group is None:
-        yield 0, range(kind.g.shape[-1]), kind.x.shape[-1], _weight_gradients
+        yield 0, range(kind.features), kind.x.shape[-1], _weight_gradients
     else:
         for group in _groups(sides):
-            yield group, range(kind.g.shape[-1]), kind.x.shape[-1], partial(_slice_gradients, group)
+            yield group, range(kind.features), kind.x.shape[-1], partial(_slice_gradients, group)
 
 
 def _filled(
@@ -169,8 +169,11 @@ def _weight_gradients(
     start: int, end: int, factor: Products, scale: Tensor | None, into: Float[Tensor, "nc p"]
 ) -> None:
     """Rows `start:end` of dW for each example and output."""
-    n, c, t, _ = factor.g.shape
-    g = _scaled(factor.g[..., start:end], scale).transpose(2, 3).reshape(n, -1, t)  # (n, c * o, t)
+    n, c = len(factor.x), len(factor.g)
+    parts = [g[..., start:end].mT for g in factor.g]  # (n, o, t) of each output
+    if scale is not None:
+        parts = [part * each[:, None, None] for part, each in zip(parts, scale.view(n, c).T, strict=True)]
+    g = torch.cat(parts, dim=1)  # (n, c * o, t)
     torch.bmm(g.to(into.dtype), factor.x.to(into.dtype), out=into.view(n, c * (end - start), -1))
 
 
@@ -179,7 +182,7 @@ def _slice_gradients(
 ) -> None:
     """The same for one slice of a 3-D weight, on which only some tokens act."""
     acting = factor.group == group  # (n, t)
-    _weight_gradients(start, end, Products(factor.x, factor.g * acting[:, None, :, None]), scale, into)
+    _weight_gradients(start, end, Products(factor.x, tuple(g * acting[..., None] for g in factor.g)), scale, into)
 
 
 def _row_gradients(

@@ -50,15 +50,6 @@ class Layout:
         return tuple(alive.reshape(-1).nonzero()[:, 0] for alive in self.alive if alive is not None)
 
     @cached_property
-    def derivatives(self) -> tuple[tuple[Int[Tensor, "_"], ...], ...]:
-        """For each output the places of the tokens' derivatives in (n, c, t), batch by batch."""
-        lengths = [alive.shape[1] for alive in self.alive if alive is not None]
-        return tuple(
-            tuple((at // t * self.c + output) * t + at % t for at, t in zip(self.tokens, lengths, strict=True))
-            for output in range(self.c)
-        )
-
-    @cached_property
     def lengths(self) -> Int[Tensor, "n"]:
         """Tokens of each example."""
         device = next((alive.device for alive in self.alive if alive is not None), None)
@@ -109,10 +100,10 @@ class Packer:
             features = inputs[0].shape[-1]
             self.x = self.space.take(f"inputs of the {self.side}", tokens * features).view(tokens, features)
             _gather(inputs, layout.tokens, self.x)
-        features = used[0].g.shape[-1]
+        features = used[0].features
         g = self.space.take(f"derivatives of the {self.side}", layout.c * tokens * features).view(-1, tokens, features)
-        for places, into in zip(layout.derivatives, g, strict=True):
-            _gather([factor.g for factor in used], places, into)
+        for output, into in enumerate(g):
+            _gather([factor.g[output] for factor in used], layout.tokens, into)
         groups = [
             factor.group.reshape(-1)[place]
             for factor, place in zip(used, layout.tokens, strict=True)

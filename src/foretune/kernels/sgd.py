@@ -90,10 +90,10 @@ def contraction_flops(
 
     Weighted, those that run below the rate of a large matrix product count for more, which is what the choice needs.
     """
-    c, inputs, features = left[0].g.shape[1], left[0].x.shape[-1], left[0].g.shape[-1]
-    d = right[0].g.shape[1]
+    c, inputs, features = len(left[0].g), left[0].x.shape[-1], left[0].features
+    d = len(right[0].g)
     tokens_left, tokens_right = (sum(f.live_tokens for f in side) for side in (left, right))
-    rows, columns = (sum(f.g.shape[0] * f.g.shape[1] for f in side) for side in (left, right))
+    rows, columns = (sum(len(f.x) * len(f.g) for f in side) for side in (left, right))
     triangle = 0.5 if same else 1.0
     entry, form = (_ENTRY_COST, _FORM_COST) if weighted else (0.0, 1.0)
     gram = tokens_left * tokens_right * (inputs + c * d * (features + entry)) * triangle

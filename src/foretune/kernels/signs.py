@@ -183,8 +183,9 @@ def _uncancelled(batch: FactorBatch, name: str) -> Float[Tensor, "n c"]:
         return factor.scale
     if isinstance(factor, Rows):
         return factor.values.norm(dim=-1).sum(-1) / math.sqrt(factor.values.shape[-1])
-    terms = factor.g.norm(dim=-1) * factor.x.norm(dim=-1)[:, None]  # (n, c, t)
-    return terms.sum(-1) / math.sqrt(factor.g.shape[-1] * factor.x.shape[-1])
+    inputs = factor.x.norm(dim=-1)  # (n, t)
+    sums = torch.stack([(g.norm(dim=-1) * inputs).sum(-1) for g in factor.g], dim=1)  # (n, c)
+    return sums / math.sqrt(factor.features * factor.x.shape[-1])
 
 
 def _over(side: Side, units: Float[Tensor, "nc"]) -> Side:
