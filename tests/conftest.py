@@ -62,6 +62,15 @@ def many_rows(count: int = 40) -> list[dict[str, str]]:
     return texts
 
 
+@pytest.fixture(scope="session")
+def mr_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tasks with made-up rows as mr."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "mr").mkdir()
+    (folder / "mr" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
+    return folder
+
+
 @pytest.fixture
 def data_file(tmp_path: Path) -> Path:
     file = tmp_path / "reviews.jsonl"

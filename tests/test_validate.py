@@ -24,8 +24,7 @@ from foretune.finetune.methods import FullTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.head import HeadLogits
-from foretune.model.load import load_model
-from foretune.study.setting import FewShot, Sampled
+from foretune.study.setting import Sampled
 from foretune.study.validation.candidates import chosen_placements, placements
 from foretune.study.validation.curves import PredictedRun, adam_kernel, best_predicted, curve_distance
 from foretune.study.validation.measurement import Measured, Validation, measured
@@ -34,39 +33,19 @@ from foretune.study.validation.page import validation_page
 from foretune.study.validation.ranking import ceiling, median_correlation, rank_correlation, regret
 from foretune.study.validation.scores import SCORES, evidence
 from tests.cases import language_model
-from tests.conftest import family, many_rows, run_cli
+from tests.conftest import family, run_cli
 from tests.test_cli import assert_refused
+from tests.validations import FOUR, small_validation
 
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 GRID = tuple(
     Training(optimiser=AdamWOptimiser(rate), batch_size=4, epochs=2, evaluate_every=2, best_by="loss")
     for rate in (1e-3, 1e-2)
 )
-FOUR = "layer*,all linear,attention.self.query"
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "mr").mkdir()
-    (folder / "mr" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def study(bert_folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Validation:
-    return Validation(
-        lm=load_model(str(bert_folder)),
-        tasks=("mr",),
-        sample=FewShot(4),
-        seeds=(13, 21),
-        test=12,
-        rank=2,
-        grid=GRID,
-        root=tmp_path_factory.mktemp("cells"),
-        data=data,
-        candidates=tuple(FOUR.split(",")),
-    )
+def study(bert_folder: Path, mr_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Validation:
+    return small_validation(bert_folder, mr_data, tmp_path_factory.mktemp("cells"), (13, 21), GRID)
 
 
 @pytest.fixture(scope="module")
@@ -304,13 +283,15 @@ def test_the_defaults_make_the_runs_that_their_settings_say() -> None:
     assert training_sample(typed) == Sampled(128)
 
 
-def test_the_command_writes_a_page_and_json(bert_folder: Path, data: Path, study: Validation, cells, tmp_path) -> None:
+def test_the_command_writes_a_page_and_json(
+    bert_folder: Path, mr_data: Path, study: Validation, cells, tmp_path
+) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / bert_folder.name).symlink_to(study.root)  # the cells made above: the command trains nothing
-    result = run_cli("validate", bert_folder, "--tasks", "mr", "--data", data, "--k", 4, "--test", 12, "--rank", 2,
+    result = run_cli("validate", bert_folder, "--tasks", "mr", "--data", mr_data, "--k", 4, "--test", 12, "--rank", 2,
                      "--learning-rates", "1e-3,1e-2", "--batch-size", 4, "--epochs", 2, "--evaluate-every", 2,
-                     "--candidates", FOUR, "--out", out, "--json", tmp_path / "v.json", env=ONE_THREAD)  # fmt: skip
+                     "--candidates", FOUR, "--out", out, "--json", tmp_path / "v.json")  # fmt: skip
     assert result.returncode == 0, result.stderr
     shown = " ".join(result.stdout.split())
     assert "noise ceiling" in shown and "simulated validation loss" in shown and "Regret" in shown
@@ -346,5 +327,5 @@ def test_wrong_options_are_refused_before_anything_is_loaded(options: ValidateOp
 
 
 def test_a_wrong_task_ends_the_command_with_the_nearest_name(tmp_path: Path) -> None:
-    result = run_cli("validate", "no-model", "--tasks", "subk", "--out", tmp_path, env=ONE_THREAD)
+    result = run_cli("validate", "no-model", "--tasks", "subk", "--out", tmp_path)
     assert_refused(result, 2, "'subk'", "'subj'")

@@ -20,7 +20,6 @@ from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
 from foretune.study.cell import Outcome
-from foretune.study.setting import FewShot
 from foretune.study.validation.after_warm_up import loss_errors, warm_up_findings, warm_up_table
 from foretune.study.validation.candidates import chosen_placements, placements
 from foretune.study.validation.measurement import Measured, Validation, measured
@@ -28,30 +27,15 @@ from foretune.study.validation.measures import LOSS, rankings
 from foretune.study.validation.page import validation_page
 from foretune.study.validation.ranking import correlation_difference, mean_over_candidates
 from foretune.study.validation.scores import AFTER_WARM_UP, LOSSES, SCORES, evidence, warmed_name
-from tests.conftest import many_rows
+from tests.validations import FOUR, small_validation
 
 STEPS = 3
 GRID = (Training(optimiser=AdamWOptimiser(1e-2), batch_size=4, epochs=1, evaluate_every=2, best_by="loss"),)
-FOUR = "layer*,all linear,attention.self.query"
 
 
 @pytest.fixture(scope="module")
-def study(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Validation:
-    data = tmp_path_factory.mktemp("data")
-    (data / "mr").mkdir()
-    (data / "mr" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
-    return Validation(
-        lm=load_model(str(bert_folder)),
-        tasks=("mr",),
-        sample=FewShot(4),
-        seeds=(13,),
-        test=12,
-        rank=2,
-        grid=GRID,
-        root=tmp_path_factory.mktemp("cells"),
-        data=data,
-        candidates=tuple(FOUR.split(",")),
-    )
+def study(bert_folder: Path, mr_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Validation:
+    return small_validation(bert_folder, mr_data, tmp_path_factory.mktemp("cells"), (13,), GRID)
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -196,7 +180,7 @@ def test_the_page_says_which_kernel_ranks_better_and_which_comes_closer(better: 
     good, bad = -REAL, -np.array([0.9, 0.6, 0.5, 0.4])
     given = {name: good, after: bad} if better == "plain" else {name: bad, after: good}
     cells = [synthetic(seed, given, REAL) for seed in (13, 21)]
-    ranks, closer, cost = warm_up_findings(cells)
+    ranks, closer, cost = warm_up_findings(cells, rankings(cells, LOSS))
     words = ("the plain kernel", f"the kernel after {STEPS} steps")
     winner, other = words if better == "plain" else reversed(words)
     assert f"{winner} is better than {other}" in ranks and "correlation 1.00" in ranks and "difference 2.00" in ranks
@@ -208,18 +192,20 @@ def test_the_page_says_which_kernel_ranks_better_and_which_comes_closer(better: 
 
 
 def test_scores_that_rank_nothing_are_said_to_rank_nothing() -> None:
-    ranks = warm_up_findings([synthetic(13, {}, REAL)])[0]
+    cells = [synthetic(13, {}, REAL)]
+    ranks = warm_up_findings(cells, rankings(cells, LOSS))[0]
     assert ranks.startswith("No score ranks the candidates")
 
 
 def test_scores_after_a_warm_up_stand_below_their_own_and_in_a_table_with_their_cost(
     study: Validation, plain: tuple[list[Measured], dict[str, str]], warmed: list[Measured]
 ) -> None:
-    names = [ranking.score for ranking in rankings(warmed, LOSS)]
+    ranked = rankings(warmed, LOSS)
+    names = [ranking.score for ranking in ranked]
     for name in AFTER_WARM_UP:
         assert names[names.index(name) + 1] == warmed_name(name, STEPS)
     assert len(names) == len(SCORES) + len(AFTER_WARM_UP)
-    table = warm_up_table(warmed)
+    table = warm_up_table(warmed, ranked)
     assert [row[:2] for row in table.rows] == [(name, word) for name in AFTER_WARM_UP for word in ("none", str(STEPS))]
     assert [row[4] == "-" for row in table.rows] == [row[0] not in LOSSES for row in table.rows]
     assert [row[5] for row in table.rows[::2]] == ["0.0"] * len(AFTER_WARM_UP)

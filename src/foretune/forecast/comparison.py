@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from foretune.forecast.bootstrap import with_spreads
 from foretune.forecast.candidates import (
@@ -30,6 +33,7 @@ from foretune.forecast.simulation import (
     train_targets,
 )
 from foretune.kernels.block_kernel import BlockKernel
+from foretune.shapes import Float64
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,18 @@ def comparison(
     ]
     criterion = LABEL_ERROR if weights.head else VALIDATION_LOSS
     ranked = sorted(scored, key=lambda item: sort_key(item, criterion))
-    tangent = (lambda item: tangent_kernel(kernels, item)) if criterion is LABEL_ERROR else None
-    ranked = with_spreads(ranked, lambda item: candidate_kernel(kernels, item), inputs, search, tangent)
+    ranked = with_spreads(
+        ranked, lambda item: candidate_kernel(kernels, item), inputs, search, tangents(kernels, criterion)
+    )
     compared = sum(item.spread is not None for item in ranked)
     return Comparison(tuple(ranked), len(every), limits(search, len(every), rows, compared), criterion)
+
+
+def tangents(
+    kernels: Mapping[str, BlockKernel], criterion: Criterion
+) -> Callable[[Candidate], Float64[np.ndarray, "n c e c"]] | None:
+    """What makes a candidate's tangent kernel where the label error ranks; None elsewhere."""
+    return partial(tangent_kernel, kernels) if criterion is LABEL_ERROR else None
 
 
 def _promising(

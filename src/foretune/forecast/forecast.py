@@ -15,13 +15,13 @@ from foretune.analysis.probe import linear_probe
 from foretune.analysis.scores import Score, best_threshold, majority, predicted_classes, scored
 from foretune.analysis.spectrum import StableLearningRate, stable_learning_rate
 from foretune.forecast.advice import Advice, advice
-from foretune.forecast.candidates import Weights, tangent_kernel
-from foretune.forecast.comparison import Comparison, comparison
+from foretune.forecast.candidates import Weights
+from foretune.forecast.comparison import Comparison, comparison, tangents
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
 from foretune.forecast.search import Search
-from foretune.forecast.simulation import LABEL_ERROR, RATES_ARE_FOR
+from foretune.forecast.simulation import RATES_ARE_FOR
 from foretune.kernels.block_kernel import BlockKernel
 
 
@@ -91,7 +91,7 @@ def forecast(
     whole, parts, sigma = whole_and_parts(inputs, kernels["sgd"])
     start = tuned if tuned is not None and tuned.value > zero_shot.value else zero_shot
     compared = comparison(kernels, inputs, weights, search)
-    tangent = (lambda item: tangent_kernel(kernels, item)) if compared.criterion is LABEL_ERROR else None
+    tangent = tangents(kernels, compared.criterion)
     advised = advice(compared.candidates, inputs, start, compared.criterion, tangent)
     return Forecast(
         answer=_answer(inputs, advised, start),

@@ -7,7 +7,7 @@ embedding output), so that no weight gradient is ever formed: the backward pass 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foretune.errors import NonFiniteError
 from foretune.gradients.factors import Dense, Factor, FactorBatch, joined
-from foretune.gradients.recorder import Recorder, Use
+from foretune.gradients.recorder import Derivatives, Recorder, Use
 from foretune.shapes import Float
 
 
@@ -63,7 +63,8 @@ def capture(run: Pass, parameters: Mapping[str, Tensor], direct: frozenset[str] 
                 raise UnruledError(recorder.unruled)
             _refuse_non_finite(logits, recorder.uses)
             dense = _backward(logits, recorder, materialised)
-        factors = _factors(recorder.uses)
+        taken = ((use, g) for use in recorder.uses if (g := use.derivatives()) is not None)  # else it has no influence
+        factors = {name: joined(uses) for name, uses in factors_by_name(taken).items()}
         factors.update({name: Dense.whole(values) for name, values in zip(sorted(direct), dense, strict=True)})
     finally:
         recorder.release()
@@ -102,23 +103,20 @@ def _gradient_error(uses: list[Use]) -> NonFiniteError:
     )
 
 
-def _factors(uses: list[Use]) -> dict[str, Factor]:
-    """Factors by parameter, the uses of one parameter joined."""
+def factors_by_name(uses: Iterable[tuple[Use, Derivatives]]) -> dict[str, list[Factor]]:
+    """Parameter -> the factor of each of its uses, from the derivatives with respect to their results.
+
+    Raises:
+        UnruledError: the uses of a parameter have factors of different kinds, which do not join.
+    """
     found: dict[str, list[Factor]] = defaultdict(list)
-    for use in uses:
-        g = use.derivatives()
-        if g is None:
-            continue  # the outputs do not depend on this call
+    for use, g in uses:
         for name, factor in use.rule(g):
             found[name].append(factor)
-    if mixed := mixed_kinds(found):
+    mixed = {name for name, factors in found.items() if len({type(factor) for factor in factors}) > 1}
+    if mixed:
         raise UnruledError(mixed)
-    return {name: joined(factors) for name, factors in found.items()}
-
-
-def mixed_kinds(found: Mapping[str, list[Factor]]) -> set[str]:
-    """The parameters whose uses have factors of different kinds, which do not join."""
-    return {name for name, factors in found.items() if len({type(factor) for factor in factors}) > 1}
+    return found
 
 
 def _refuse_non_finite(logits: Tensor, uses: list[Use]) -> None:

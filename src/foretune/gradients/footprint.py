@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from foretune.gradients.capture import Pass, UnruledError, mixed_kinds
-from foretune.gradients.factors import Factor
+from foretune.gradients.capture import Pass, UnruledError, factors_by_name
 from foretune.gradients.recorder import Recorder
+from foretune.shapes import Float
 
 
 def footprint(
@@ -40,10 +39,10 @@ def footprint(
         if recorder.unruled:
             raise UnruledError(recorder.unruled)
         with torch.no_grad():
-            factors = _factors(recorder, c)
+            found = factors_by_name((use, (_one_number(recorder.tokens(use.result)),) * c) for use in recorder.uses)
     finally:
         recorder.release()
-    tensors = [tensor for factor in factors for tensor in factor.tensors]
+    tensors = [tensor for factors in found.values() for factor in factors for tensor in factor.tensors]
     held = _storages([tensor for tensor in tensors if not _is_expanded(tensor)])
     formed = sum(tensor.numel() * tensor.element_size() for tensor in tensors if _is_expanded(tensor))
     formed += sum(c * parameters[name].numel() * parameters[name].element_size() for name in direct)
@@ -52,16 +51,9 @@ def footprint(
     return sum(held.values()) + formed, graph
 
 
-def _factors(recorder: Recorder, c: int) -> list[Factor]:
-    """The factors that a backward pass would leave, with derivatives that are all the same number."""
-    found: dict[str, list[Factor]] = defaultdict(list)
-    for use in recorder.uses:
-        g = use.result.new_zeros(()).expand(recorder.tokens(use.result).shape)  # (n, t, o)
-        for name, factor in use.rule((g,) * c):
-            found[name].append(factor)
-    if mixed := mixed_kinds(found):
-        raise UnruledError(mixed)
-    return [factor for factors in found.values() for factor in factors]
+def _one_number(like: Float[Tensor, "n t o"]) -> Float[Tensor, "n t o"]:
+    """Derivatives of that shape that are all the same number, and take no memory."""
+    return like.new_zeros(()).expand(like.shape)
 
 
 def _is_expanded(tensor: Tensor) -> bool:

@@ -173,10 +173,8 @@ class Kronecker(Projection):
         if isinstance(factor, Rows):
             g, x = factor.values, self._tokens(name, factor)
         else:
-            g, x = (
-                torch.stack(factor.g, 1),
-                factor.x @ self._normal(factor.x, factor.x.shape[-1], size_x, "inputs", name),
-            )
+            g = torch.stack(factor.g, dim=1)  # (n, c, t, o)
+            x = factor.x @ self._normal(factor.x, factor.x.shape[-1], size_x, "inputs", name)
         g = g @ self._normal(g, g.shape[-1], size_g, "outputs", name)  # (n, c, t, k_g)
         if isinstance(factor, Products) and factor.group is not None:
             x = x * self._slices(name, factor.group, x)

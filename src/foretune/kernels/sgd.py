@@ -76,10 +76,9 @@ def _by_gram(name: str, rows: Tile, columns: Tile, *, same: bool) -> bool:
     left, right = linear_factors(name, rows), linear_factors(name, columns)
     if not left or not right:
         return False
-    if left[0][1].group is not None:
+    if left[0].group is not None:
         return True
-    factors = [[factor for _, factor in side] for side in (left, right)]
-    gram, materialise = contraction_flops(factors[0], factors[1], same=same)
+    gram, materialise = contraction_flops(left, right, same=same)
     return gram < materialise
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -43,8 +42,6 @@ def output_count(tile: Tile) -> int:
     return sum(batch.outputs.numel() for batch in tile)
 
 
-def linear_factors(name: str, tile: Tile) -> list[tuple[int, Products]]:
-    """The factors of a linear block, each with the place where its batch's examples begin."""
-    starts = itertools.accumulate((len(batch.positions) for batch in tile), initial=0)
-    found = [(start, batch.factors.get(name)) for start, batch in zip(starts, tile, strict=False)]
-    return [(start, factor) for start, factor in found if isinstance(factor, Products)]
+def linear_factors(name: str, tile: Tile) -> list[Products]:
+    """The factors of a linear block, of the batches that use it."""
+    return [factor for batch in tile if isinstance(factor := batch.factors.get(name), Products)]

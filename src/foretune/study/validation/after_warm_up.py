@@ -18,7 +18,7 @@ from foretune.shapes import Float64
 from foretune.study.page import Table
 from foretune.study.validation.formatting import shown, shown_interval
 from foretune.study.validation.measurement import Measured, Validation
-from foretune.study.validation.measures import LOSS, Ranking, rankings, results_of, scores_of
+from foretune.study.validation.measures import LOSS, Ranking, results_of, scores_of
 from foretune.study.validation.ranking import Interval, correlation_difference, mean_over_candidates
 from foretune.study.validation.scores import AFTER_WARM_UP, LOSSES, warmed_name
 
@@ -48,6 +48,30 @@ class Best:
         return f"the kernel after {self.steps} steps" if self.steps else "the plain kernel"
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Which kernel is better by one criterion.
+
+    Attributes:
+        winner, other: the best of both; the plain kernel wins a tie.
+        steps: of the better warm-up.
+        scores: that were taken after it.
+        better, worse: how many of them are so than on the plain kernel.
+    """
+
+    winner: Best
+    other: Best
+    steps: int
+    scores: int
+    better: int
+    worse: int
+
+    @property
+    def verb(self) -> str:
+        """What the winner is than the other."""
+        return "no better than" if self.winner.value == self.other.value else "better than"
+
+
 def loss_errors(cells: Sequence[Measured], score: str) -> Float64[np.ndarray, "s k"]:
     """How far a predicted validation loss is from the real one, nats; not a number where every run failed.
 
@@ -73,9 +97,14 @@ def warm_up_notes(study: Validation) -> tuple[str, ...]:
     )
 
 
-def warm_up_table(cells: Sequence[Measured]) -> Table:
-    """The scores that were taken twice, and what the second time cost."""
-    found = _by_name(cells)
+def warm_up_table(cells: Sequence[Measured], ranked: Sequence[Ranking]) -> Table:
+    """The scores that were taken twice, and what the second time cost.
+
+    Args:
+        cells: of all seeds and tasks.
+        ranked: their scores by test loss.
+    """
+    found = {ranking.score: ranking for ranking in ranked}
     rows = []
     for score in AFTER_WARM_UP:
         for steps in _kernels(cells):
@@ -100,47 +129,50 @@ def warm_up_table(cells: Sequence[Measured]) -> Table:
     return Table(header, tuple(rows), caption)
 
 
-def warm_up_findings(cells: Sequence[Measured]) -> tuple[str, ...]:
-    """Which kernel ranks better, which predicts the level of the loss better, and what the warm-up cost."""
+def warm_up_findings(cells: Sequence[Measured], ranked: Sequence[Ranking]) -> tuple[str, ...]:
+    """Which kernel ranks better, which predicts the level of the loss better, and what the warm-up cost.
+
+    Args:
+        cells: of all seeds and tasks.
+        ranked: their scores by test loss.
+    """
     if not cells[0].warm_up_seconds:
         return ()
-    return (*_ranks_better(cells), *_comes_closer(cells), _cost(cells))
+    return (_ranks_better(cells, ranked), _comes_closer(cells), _cost(cells))
 
 
-def _ranks_better(cells: Sequence[Measured]) -> list[str]:
-    found = _by_name(cells)
+def _ranks_better(cells: Sequence[Measured], ranked: Sequence[Ranking]) -> str:
+    found = {ranking.score: ranking for ranking in ranked}
     medians = {(steps, score): found[warmed_name(score, steps)].median
                for steps in _kernels(cells) for score in AFTER_WARM_UP}  # fmt: skip
-    plain, warmed = _bests(medians, largest=True)
-    if plain is None or warmed is None:
-        return ["No score ranks the candidates on either kernel, plain or warmed: each is the same for all of them."]
-    winner, other = (warmed, plain) if warmed.value > plain.value else (plain, warmed)
+    verdict = _verdict(medians, largest=True)
+    if verdict is None:
+        return "No score ranks the candidates on either kernel, plain or warmed: each is the same for all of them."
+    winner, other = verdict.winner, verdict.other
     apart = correlation_difference(scores_of(cells, winner.name), scores_of(cells, other.name), results_of(cells, LOSS))
-    pairs = [(medians[0, score], medians[warmed.steps, score]) for score in AFTER_WARM_UP]
-    return [
-        f"Ranking by test loss: {winner.kernel} is {_verb(winner, other)} {other.kernel}, median correlation "
+    return (
+        f"Ranking by test loss: {winner.kernel} is {verdict.verb} {other.kernel}, median correlation "
         f"{winner.value:.2f} ({winner.score}) against {other.value:.2f} ({other.score}), difference "
-        f"{_difference(apart, 2)}. After {warmed.steps} steps {sum(b > a for a, b in pairs)} of {len(pairs)} scores rank "
-        f"better than before, {sum(b < a for a, b in pairs)} worse."
-    ]
+        f"{_difference(apart, 2)}. After {verdict.steps} steps {verdict.better} of {verdict.scores} scores rank "
+        f"better than before, {verdict.worse} worse."
+    )
 
 
-def _comes_closer(cells: Sequence[Measured]) -> list[str]:
+def _comes_closer(cells: Sequence[Measured]) -> str:
     errors = {(steps, score): loss_errors(cells, warmed_name(score, steps))
               for steps in _kernels(cells) for score in LOSSES}  # fmt: skip
     means = {key: mean_over_candidates(values).value for key, values in errors.items()}
-    plain, warmed = _bests(means, largest=False)
-    if plain is None or warmed is None:
-        return ["Every run failed: there is no real validation loss to predict."]
-    winner, other = (warmed, plain) if warmed.value < plain.value else (plain, warmed)
+    verdict = _verdict(means, largest=False)
+    if verdict is None:
+        return "Every run failed: there is no real validation loss to predict."
+    winner, other = verdict.winner, verdict.other
     apart = mean_over_candidates(errors[other.steps, other.score] - errors[winner.steps, winner.score])
-    pairs = [(means[0, score], means[warmed.steps, score]) for score in LOSSES]
-    return [
-        f"Level of the validation loss: {winner.kernel} is {_verb(winner, other)} {other.kernel}, off by "
+    return (
+        f"Level of the validation loss: {winner.kernel} is {verdict.verb} {other.kernel}, off by "
         f"{winner.value:.3f} nats ({winner.score}) against {other.value:.3f} ({other.score}), difference "
-        f"{_difference(apart, 3)}. After {warmed.steps} steps {sum(b < a for a, b in pairs)} of {len(pairs)} predictions "
-        f"are closer than before, {sum(b > a for a, b in pairs)} farther off."
-    ]
+        f"{_difference(apart, 3)}. After {verdict.steps} steps {verdict.better} of {verdict.scores} predictions "
+        f"are closer than before, {verdict.worse} farther off."
+    )
 
 
 def _cost(cells: Sequence[Measured]) -> str:
@@ -155,24 +187,25 @@ def _kernels(cells: Sequence[Measured]) -> tuple[int, ...]:
     return (0, *cells[0].warm_up_seconds)
 
 
-def _by_name(cells: Sequence[Measured]) -> dict[str, Ranking]:
-    return {ranking.score: ranking for ranking in rankings(cells, LOSS)}
-
-
 def _seconds(cells: Sequence[Measured], steps: int) -> float:
     return float(np.mean([cell.warm_up_seconds[steps] for cell in cells])) if steps else 0.0
 
 
-def _bests(values: Mapping[tuple[int, str], float], *, largest: bool) -> tuple[Best | None, Best | None]:
-    """The best score of the plain kernel, and the best after any warm-up; None where no value is a number."""
+def _verdict(values: Mapping[tuple[int, str], float], *, largest: bool) -> Verdict | None:
+    """Plain against warmed, by the steps of the warm-up and the score; None where a kernel has no number."""
+    sign = 1 if largest else -1
     known = [Best(steps, score, value) for (steps, score), value in values.items() if not np.isnan(value)]
-    ordered = sorted(known, key=lambda best: -best.value if largest else best.value)
+    ordered = sorted(known, key=lambda best: -sign * best.value)
     plain = next((best for best in ordered if not best.steps), None)
-    return plain, next((best for best in ordered if best.steps), None)
-
-
-def _verb(winner: Best, other: Best) -> str:
-    return "no better than" if winner.value == other.value else "better than"
+    warmed = next((best for best in ordered if best.steps), None)
+    if plain is None or warmed is None:
+        return None
+    winner, other = (warmed, plain) if sign * warmed.value > sign * plain.value else (plain, warmed)
+    pairs = [
+        (sign * values[0, score], sign * value) for (steps, score), value in values.items() if steps == warmed.steps
+    ]
+    better, worse = sum(after > before for before, after in pairs), sum(after < before for before, after in pairs)
+    return Verdict(winner, other, warmed.steps, len(pairs), better, worse)
 
 
 def _difference(apart: Interval, digits: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from foretune.study.validation.measures import (
     SCORE,
     SWEEP,
     Measure,
+    Ranking,
     ceilings,
     places_of,
     rankings,
@@ -37,19 +38,20 @@ def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
         cells: of all seeds and tasks, the same candidates in each.
         study: what was asked for.
     """
+    ranked = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
     return Page(
         title=f"Does the forecast rank {len(cells[0].names)} candidates of {study.lm.name}?",
         notes=(*_notes(study), *warm_up_notes(study)),
         tables=(
-            _ranking_table(cells, LOSS),
-            _ranking_table(cells, SCORE),
+            _ranking_table(cells, LOSS, ranked[LOSS.name]),
+            _ranking_table(cells, SCORE, ranked[SCORE.name]),
             _gain_table(cells),
             _curve_table(cells),
-            *([warm_up_table(cells)] if study.warm_up else []),
+            *([warm_up_table(cells, ranked[LOSS.name])] if study.warm_up else []),
             _candidate_table(cells),
         ),
         figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in tasks_of(cells)),
-        findings=(*_findings(cells), *warm_up_findings(cells)),
+        findings=(*_findings(cells, ranked), *warm_up_findings(cells, ranked[LOSS.name])),
     )
 
 
@@ -79,7 +81,7 @@ def _notes(study: Validation) -> tuple[str, ...]:
     )
 
 
-def _ranking_table(cells: Sequence[Measured], measure: Measure) -> Table:
+def _ranking_table(cells: Sequence[Measured], measure: Measure, ranked: Sequence[Ranking]) -> Table:
     tasks, limits = tasks_of(cells), ceilings(cells, measure)
     rows = [
         (
@@ -88,7 +90,7 @@ def _ranking_table(cells: Sequence[Measured], measure: Measure) -> Table:
             *(shown(found.by_task[task]) for task in tasks),
             shown(found.regret, 3 if measure is LOSS else 1),
         )
-        for found in (*rankings(cells, measure), sweep(cells, measure))
+        for found in (*ranked, sweep(cells, measure))
     ]
     known = [limit.correlation for limit in limits.values() if not np.isnan(limit.correlation)]
     middle = float(np.median(known)) if known else float("nan")
@@ -207,11 +209,11 @@ def _figure(cell: Measured) -> Figure:
     return Figure(f"curves-{cell.task}", title, "step", "validation loss (nats)", tuple(drawn))
 
 
-def _findings(cells: Sequence[Measured]) -> tuple[str, ...]:
+def _findings(cells: Sequence[Measured], ranked: Mapping[str, Sequence[Ranking]]) -> tuple[str, ...]:
     found = []
     for measure in (LOSS, SCORE):
-        order = sorted((r for r in rankings(cells, measure) if not np.isnan(r.median)), key=lambda r: -r.median)
-        chance = next(r for r in rankings(cells, measure) if r.score == RANDOM).regret
+        order = sorted((r for r in ranked[measure.name] if not np.isnan(r.median)), key=lambda r: -r.median)
+        chance = next(r for r in ranked[measure.name] if r.score == RANDOM).regret
         if order:
             best, unit = order[0], measure.unit
             found.append(

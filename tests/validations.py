@@ -1,0 +1,31 @@
+"""A validation of four candidates of a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from foretune.finetune.training import Training
+from foretune.model.load import load_model
+from foretune.study.setting import FewShot
+from foretune.study.validation.measurement import Validation
+
+FOUR = "layer*,all linear,attention.self.query"
+
+
+def small_validation(
+    model: Path, data: Path, root: Path, seeds: tuple[int, ...], grid: Sequence[Training]
+) -> Validation:
+    """Of `FOUR` on mr, with four examples a label."""
+    return Validation(
+        lm=load_model(str(model)),
+        tasks=("mr",),
+        sample=FewShot(4),
+        seeds=seeds,
+        test=12,
+        rank=2,
+        grid=tuple(grid),
+        root=root,
+        data=data,
+        candidates=tuple(FOUR.split(",")),
+    )
