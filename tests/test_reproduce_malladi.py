@@ -18,12 +18,13 @@ from foretune.finetune import search
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
 from foretune.study.budget import Budget
-from foretune.study.cell import Cell, Outcome
+from foretune.study.cell import Cell
 from foretune.study.malladi import MALLADI_RECIPES
 from foretune.study.malladi_findings import apart, moved_little, reached, recovered
 from foretune.study.malladi_measures import K_SGD, SGD_FT, analog_scores, zero_shot
 from foretune.study.malladi_scores import Layout, Scores, difference_notes
 from foretune.study.malladi_verdict import Verdicts, verdict
+from foretune.study.outcome import Outcome
 from foretune.study.page import Page
 from foretune.study.printed import printed_figures
 from foretune.study.recipe import Recipe, Study

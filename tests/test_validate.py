@@ -28,10 +28,11 @@ from foretune.study.setting import Sampled
 from foretune.study.validation.candidates import chosen_placements, placements
 from foretune.study.validation.curves import PredictedRun, adam_kernel, best_predicted, curve_distance
 from foretune.study.validation.measurement import Measured, Validation, measured
-from foretune.study.validation.measures import LOSS, SWEEP, rankings
+from foretune.study.validation.measures import LOSS, SCORE, SWEEP, rankings, sweep
 from foretune.study.validation.page import validation_page
 from foretune.study.validation.ranking import ceiling, median_correlation, rank_correlation, regret
 from foretune.study.validation.scores import SCORES, evidence
+from foretune.study.validation.stopped import stopped_runs
 from tests.cases import language_model
 from tests.conftest import family, run_cli
 from tests.test_cli import assert_refused
@@ -255,6 +256,9 @@ def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], st
     assert [row[0] for row in page.tables[0].rows] == [*SCORES, SWEEP, "noise ceiling"]
     assert all(len(row) == len(table.header) for table in page.tables for row in table.rows)
     assert any("cannot be ranked" in line or "ranks best" in line for line in page.findings)
+    whole = stopped_runs(cells)[-1]  # not stopped: the sweep
+    both = sweep(cells, LOSS), sweep(cells, SCORE)
+    assert [(a.median, a.regret) for a in both] == [(a.median, a.regret) for a in (whole.by_loss, whole.by_score)]
 
 
 def test_the_second_call_trains_nothing_and_one_seed_has_no_ceiling(

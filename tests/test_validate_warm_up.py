@@ -19,7 +19,7 @@ from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
-from foretune.study.cell import Outcome
+from foretune.study.outcome import Outcome
 from foretune.study.validation.after_warm_up import loss_errors, warm_up_findings, warm_up_table
 from foretune.study.validation.candidates import chosen_placements, placements
 from foretune.study.validation.measurement import Measured, Validation, measured

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foretune.errors import NonFiniteError, UsageError
-from foretune.finetune.history import best_of_history
+from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.methods import Linearized, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser, SGDOptimiser, SignGDOptimiser
 from foretune.finetune.run import Run, fine_tuned
@@ -80,12 +80,13 @@ def _inner(method: Method) -> Method:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of a grid: settings, its best validation score and loss, or why it has none."""
+    """One point of a grid: settings, its best validation score and loss, or why it has none, and its evaluations."""
 
     training: Training
     validation_score: float | None
     validation_loss: float | None
     failure: str | None = None
+    history: tuple[Evaluation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def best_of(
         except NonFiniteError as error:
             points.append(Point(training, None, None, str(error)))
             continue
-        points.append(Point(training, run.best.validation_score, run.best.validation_loss))
+        points.append(Point(training, run.best.validation_score, run.best.validation_loss, history=run.history))
         if best is None or _better(run, best):
             best = run
     if not points:

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from foretune.analysis.calibration import cross_entropy
 from foretune.errors import NonFiniteError, StorageError
 from foretune.finetune.data import data_hash
 from foretune.finetune.methods import Method
@@ -44,44 +43,10 @@ from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
 from foretune.shapes import Int
 from foretune.store.atomic import replacing, write_text
+from foretune.study.outcome import FORMAT, Outcome, kept_outcome, outcome_of
 from foretune.study.setting import Setting, sampled_data
 from foretune.text.split import Split
 from foretune.text.task import Task
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the best run of a grid reached.
-
-    Attributes:
-        failure: why every point failed, or None; all else is then not a number, or empty.
-        test_score, test_loss: of the best checkpoint; the loss in nats.
-        validation_score, validation_loss: there.
-        start_validation_loss: before training.
-        learning_rate, batch_size: of the best point.
-        step, steps: of the checkpoint, and of the run.
-        trained: number of trained parameters.
-        seconds: of the run.
-        validation_losses: at every evaluation of the run, the first before training.
-        evaluated: the steps of these evaluations.
-        points: learning rate, batch size and lowest validation loss of every point that did not fail.
-    """
-
-    failure: str | None = None
-    test_score: float = float("nan")
-    test_loss: float = float("nan")
-    validation_score: float = float("nan")
-    validation_loss: float = float("nan")
-    start_validation_loss: float = float("nan")
-    learning_rate: float = float("nan")
-    batch_size: int | None = None
-    step: int = 0
-    steps: int = 0
-    trained: int = 0
-    seconds: float = float("nan")
-    validation_losses: tuple[float, ...] = ()
-    evaluated: tuple[int, ...] = ()
-    points: tuple[tuple[float, int | None, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,10 +109,10 @@ class Cell:
 
     def outcome(self, method: Method, grid: Sequence[Training]) -> Outcome:
         """What the best run of a grid reached; without its model, so that a finished one is read at once."""
-        key = {"method": repr(method), "grid": [repr(training) for training in grid]}
-        found = self.value(f"run-{_run_name(method, grid)}", key, lambda: asdict(self._outcome(method, grid)))
-        sequences = {name: tuple(found[name]) for name in ("validation_losses", "evaluated")}
-        return Outcome(**{**found, **sequences, "points": tuple((a, b, c) for a, b, c in found["points"])})
+        key = {"method": repr(method), "grid": [repr(training) for training in grid], "format": FORMAT}
+        return kept_outcome(
+            self.value(f"run-{_run_name(method, grid)}", key, lambda: asdict(self._outcome(method, grid)))
+        )
 
     def value(
         self, name: str, key: Mapping[str, object], compute: Callable[[], Mapping[str, Any]]
@@ -201,27 +166,7 @@ class Cell:
             search = best_of(self.outputs, self.task, self.split, method, grid, folder, self.progress)
         except NonFiniteError as error:
             return Outcome(failure=str(error))
-        run, y = search.best, self.labels("test")
-        return Outcome(
-            test_score=float("nan") if run.test_score is None else run.test_score.value,
-            test_loss=cross_entropy(run.test_logits, y) if len(y) else float("nan"),
-            validation_score=run.best.validation_score,
-            validation_loss=run.best.validation_loss,
-            start_validation_loss=run.history[0].validation_loss,
-            learning_rate=run.training.optimiser.learning_rate,
-            batch_size=run.training.batch_size,
-            step=run.best.step,
-            steps=run.history[-1].step,
-            trained=sum(tensor.numel() for tensor in run.parameters_after.values()),
-            seconds=run.seconds,
-            validation_losses=tuple(line.validation_loss for line in run.history),
-            evaluated=tuple(line.step for line in run.history),
-            points=tuple(
-                (point.training.optimiser.learning_rate, point.training.batch_size, point.validation_loss)
-                for point in search.points
-                if point.validation_loss is not None
-            ),
-        )
+        return outcome_of(search, self.labels("test"))
 
 
 def made_cell(

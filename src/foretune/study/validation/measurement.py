@@ -22,7 +22,8 @@ from foretune.kernels.folder import identity_hash
 from foretune.kernels.job import Progress
 from foretune.model.load import LanguageModel
 from foretune.shapes import Float64
-from foretune.study.cell import Cell, Outcome, made_cell
+from foretune.study.cell import Cell, made_cell
+from foretune.study.outcome import Outcome
 from foretune.study.setting import Sample, Setting
 from foretune.study.validation.candidates import Placement, chosen_placements, placements
 from foretune.study.validation.curves import PredictedRun

@@ -61,15 +61,23 @@ def rankings(cells: Sequence[Measured], measure: Measure) -> list[Ranking]:
     """Every score against one measure, in the order of `SCORES`, each with what it is after a warm-up below it."""
     steps = (0, *cells[0].warm_up_seconds)
     names = [warmed_name(name, count) for name in SCORES for count in steps]
-    return [_ranking(name, scores_of(cells, name), cells, measure) for name in names if name in cells[0].scores]
+    return [ranking_of(name, scores_of(cells, name), cells, measure) for name in names if name in cells[0].scores]
 
 
 def sweep(cells: Sequence[Measured], measure: Measure) -> Ranking:
     """What running every candidate and trusting its validation loss would do: the most that a forecast could save."""
-    return _ranking(SWEEP, np.stack([cell.validation_losses for cell in cells]), cells, measure)
+    return ranking_of(SWEEP, np.stack([cell.validation_losses for cell in cells]), cells, measure)
 
 
-def _ranking(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Measured], measure: Measure) -> Ranking:
+def ranking_of(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Measured], measure: Measure) -> Ranking:
+    """Some scores against one measure.
+
+    Args:
+        name: of the scores.
+        scores: a row a task and seed, larger should be better.
+        cells: of all seeds and tasks.
+        measure: test loss or test score.
+    """
     results = results_of(cells, measure)
     middle, each = median_correlation(scores, results), rank_correlation(scores, results)
     return Ranking(

@@ -25,6 +25,7 @@ from foretune.study.validation.measures import (
     tasks_of,
 )
 from foretune.study.validation.ranking import Ceiling
+from foretune.study.validation.stopped import stopped_findings, stopped_runs, stopped_table
 
 RANDOM = "random choice"
 LITTLE = 0.02
@@ -39,19 +40,25 @@ def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
         study: what was asked for.
     """
     ranked = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
+    stopped = stopped_runs(cells)
     return Page(
         title=f"Does the forecast rank {len(cells[0].names)} candidates of {study.lm.name}?",
         notes=(*_notes(study), *warm_up_notes(study)),
         tables=(
             _ranking_table(cells, LOSS, ranked[LOSS.name]),
             _ranking_table(cells, SCORE, ranked[SCORE.name]),
+            *([stopped_table(cells, stopped)] if stopped else []),
             _gain_table(cells),
             _curve_table(cells),
             *([warm_up_table(cells, ranked[LOSS.name])] if study.warm_up else []),
             _candidate_table(cells),
         ),
         figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in tasks_of(cells)),
-        findings=(*_findings(cells, ranked), *warm_up_findings(cells, ranked[LOSS.name])),
+        findings=(
+            *_findings(cells, ranked),
+            *stopped_findings(ranked[LOSS.name], stopped),
+            *warm_up_findings(cells, ranked[LOSS.name]),
+        ),
     )
 
 
