@@ -43,7 +43,7 @@ QUICK = Search(steps=60, greedy_sizes=(1, 2), compared=6, resamples=24)
 SIZE = 24
 NAMES = [f"model.layers.{layer}.{inner}.weight" for layer in range(4) for inner in ("attn.q_proj", "mlp.up_proj")]
 SIGNAL = "model.layers.2.mlp.up_proj.weight"
-WEIGHTS = Weights(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 10.0))
+WEIGHTS = Weights(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 10.0), dict.fromkeys(NAMES, 6))
 
 
 def synthetic(
@@ -77,7 +77,7 @@ def test_a_candidates_kernel_is_the_sum_of_its_blocks_kernels() -> None:
 
 
 def test_parameters_are_entries_or_rank_times_inputs_and_outputs() -> None:
-    weights = Weights({"a.weight": (5, 7)}, {"a.weight": 1.0})
+    weights = Weights({"a.weight": (5, 7)}, {"a.weight": 1.0}, {"a.weight": 5})
     assert candidate("a", "layer", ["a.weight"], None, weights).parameters == 35
     assert candidate("a", "layer", ["a.weight"], 3, weights).parameters == 36
 
@@ -283,9 +283,9 @@ def test_peft_adapts_exactly_the_blocks_of_every_candidate(name: str, tmp_path: 
     job = ft.joint_job(outputs, rows[:4], rows[4:])
     kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
     linear = kernels["lora-r2"].names
-    found = [item for item in candidates(kernels, weights_of(outputs.parameters())) if item.rank == 2]
+    found = [item for item in candidates(kernels, weights_of(outputs)) if item.rank == 2]
     irregular = [linear[0], linear[-1], linear[len(linear) // 2]]
-    found.append(candidate("irregular", "greedy", irregular, 2, weights_of(outputs.parameters())))
+    found.append(candidate("irregular", "greedy", irregular, 2, weights_of(outputs)))
     found.append(Candidate("one", "greedy", (linear[1],), 2, 0))
     assert {item.kind for item in found} >= {"layer", "module type", "greedy"}
     modules = {path: type(module).__name__ for path, module in outputs.lm.module.named_modules()}
@@ -335,7 +335,7 @@ def test_a_tiny_model_gets_a_forecast_from_its_own_kernels(difference: bool) -> 
     sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
     y = np.array(TASK.targets(rows))
     inputs = Inputs(y, f0, np.random.default_rng(0).normal(size=(18, 3)), 6, 6, 2, sizes, "accuracy")
-    found = forecast(inputs, kernels, weights_of(outputs.parameters()), QUICK)
+    found = forecast(inputs, kernels, weights_of(outputs), QUICK)
     assert {item.rank for item in found.comparison.candidates} == {None, 1, 4}
     chosen = found.advice.candidate
     joint = candidate_kernel(kernels, chosen)
@@ -343,5 +343,5 @@ def test_a_tiny_model_gets_a_forecast_from_its_own_kernels(difference: bool) -> 
     (run,) = curves(space, GradientDescent(chosen.score.learning_rate), chosen.score.steps, max(chosen.score.steps, 1))
     assert run.validation_loss[-1] == pytest.approx(chosen.score.validation_loss)
     assert run.test_loss[-1] == pytest.approx(chosen.score.test_loss)
-    greedy = greedy_candidates(kernels, inputs, weights_of(outputs.parameters()), QUICK)
+    greedy = greedy_candidates(kernels, inputs, weights_of(outputs), QUICK)
     assert {item.rank for item in greedy} == {None, 1, 4}

@@ -62,7 +62,9 @@ SIZE = 24
 NAMES = [f"model.layers.{layer}.{inner}.weight" for layer in range(3) for inner in ("attn.q_proj", "mlp.up_proj")]
 SIGNAL = "model.layers.1.mlp.up_proj.weight"
 WEIGHTS = Weights(
-    {**dict.fromkeys(NAMES, (6, 6)), "head.weight": (2, 6), "head.bias": (2,)}, dict.fromkeys((*NAMES, *HEAD), 10.0)
+    {**dict.fromkeys(NAMES, (6, 6)), "head.weight": (2, 6), "head.bias": (2,)},
+    dict.fromkeys((*NAMES, *HEAD), 10.0),
+    dict.fromkeys(NAMES, 6),
 )
 
 
@@ -112,11 +114,13 @@ def test_every_candidate_trains_the_head_and_one_trains_nothing_else() -> None:
 def test_without_a_head_nothing_is_added() -> None:
     kernels, _ = synthetic()
     bare = {"sgd": kernels["sgd"].select("model.*"), "lora-r4": kernels["lora-r4"]}
-    for given in (WEIGHTS, Weights(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 1.0))):
+    for given in (WEIGHTS, Weights(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 1.0), WEIGHTS.widths)):
         found = candidates(bare, given)
         assert not any(item.head or item.kind == PROBING for item in found)
         assert not head_kernel(bare, found[0]).any()
-    language_head = Weights({"head.weight": (9, 6)}, {"head.weight": 1.0})  # an output layer of this name has no bias
+    language_head = Weights(
+        {"head.weight": (9, 6)}, {"head.weight": 1.0}, {}
+    )  # an output layer of this name has no bias
     assert language_head.head == ()
     with pytest.raises(UsageError, match=r"blocks without a kernel 'sgd': head\.weight"):
         candidate_kernel(bare, candidate("head alone", PROBING, (), None, WEIGHTS, HEAD))
@@ -127,7 +131,7 @@ def test_the_numbers_of_a_candidate_are_those_that_fine_tuning_trains(name: str,
     outputs = outputs_of(language_model(family(name)), head=True)
     rows = [ft.Example.of(row) for row in ROWS]
     job = ft.joint_job(outputs, rows[:4], rows[4:])
-    found = candidates(ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,))), weights_of(outputs.parameters()))
+    found = candidates(ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,))), weights_of(outputs))
     if rank is None:
         method, kind = FullTuning(), "whole model"
     else:
@@ -243,7 +247,7 @@ def forecast_of(outputs: Any, split: Any, warm_up: int = 0) -> Forecast:
     inputs = replace(forecast_inputs(outputs, TASK, split), warm_up=warm_up)
     job = ft.joint_job(outputs, split.train, [*split.validation, *split.test])
     kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
-    return forecast(inputs, kernels, weights_of(outputs.parameters()), QUICK)
+    return forecast(inputs, kernels, weights_of(outputs), QUICK)
 
 
 def test_a_forecast_after_a_warm_up_is_one_of_the_warmed_model_and_says_so() -> None:
@@ -315,7 +319,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
     for part in (
         "after 2 warm-up steps",
         "GD rate",
-        "No rate here is one for AdamW",
+        "AdamW, head alone, linear probing: ",
         "for 2 warm-up steps",
         "head alone",
     ):
@@ -352,7 +356,7 @@ def test_where_a_head_is_trained_the_label_error_ranks_and_ranks_of_one_set_shar
         assert item.spread is not None
         assert item.spread.low <= item.spread.high
     bodies = {label: kernel.select("model.*") for label, kernel in kernels.items()}
-    headless = Weights({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms)
+    headless = Weights({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
     assert comparison(bodies, inputs, WEIGHTS, QUICK).criterion is LABEL_ERROR  # the head is there, though it is fixed
     assert comparison(bodies, inputs, headless, QUICK).criterion is VALIDATION_LOSS
 

@@ -56,7 +56,7 @@ def test_the_answer_says_what_predicts_its_score() -> None:
     assert found.advice.predicted == prediction(chosen, inputs, tangent_kernel(kernels, chosen))
     assert f"predicted between a simulated run ({chosen.score.score.value:.2f}) and label regression" in found.answer
     assert f"accuracy {found.advice.predicted.score.value:.2f}" in found.answer
-    headless = Weights({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms)
+    headless = Weights({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
     bodies = {label: kernel.select("model.*") for label, kernel in kernels.items()}
     simulated = forecast(inputs, bodies, headless, QUICK)
     assert simulated.advice.predicted.score == simulated.advice.candidate.score.score

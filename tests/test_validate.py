@@ -23,10 +23,11 @@ from foretune.errors import UsageError
 from foretune.finetune.methods import FullTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
+from foretune.forecast.adam import PredictedRun, best_predicted
 from foretune.model.head import HeadLogits
 from foretune.study.setting import Sampled
 from foretune.study.validation.candidates import chosen_placements, placements
-from foretune.study.validation.curves import PredictedRun, adam_kernel, best_predicted, curve_distance
+from foretune.study.validation.curves import curve_distance
 from foretune.study.validation.measurement import Measured, Validation, measured
 from foretune.study.validation.measures import LOSS, SCORE, SWEEP, rankings, sweep
 from foretune.study.validation.page import validation_page
@@ -153,31 +154,6 @@ def test_median_correlation_lies_in_its_interval() -> None:
 
 
 # --- predicted curves
-
-
-def test_adam_kernel_makes_each_block_step_by_the_rate_in_each_entry() -> None:
-    generator = np.random.default_rng(2)
-    blocks = [scale * generator.standard_normal((5, 1, size)) for scale, size in ((1.0, 6), (100.0, 30))]  # (n, c, p)
-    parts = [np.einsum("iap,jbp->iajb", block, block) for block in blocks]
-    chi = generator.standard_normal((5, 1))
-    found = adam_kernel(parts, [6, 30], chi, batch=5)
-    steps = []
-    for block in blocks:
-        gradient = np.einsum("ia,iap->p", chi, block) / 5
-        steps.append(np.einsum("iap,p->ia", block, gradient / np.sqrt(np.mean(gradient**2))))
-    np.testing.assert_allclose(np.einsum("iajb,jb->ia", found, chi) / 5, sum(steps), rtol=1e-10)
-    noisy = adam_kernel(parts, [6, 30], chi, batch=1)
-    assert np.trace(noisy[:, 0, :, 0]) < np.trace(found[:, 0, :, 0])
-
-
-def test_adam_kernel_with_batches_uses_the_mean_square_of_their_gradients() -> None:
-    generator = np.random.default_rng(3)
-    block, chi = generator.standard_normal((4, 1, 7)), generator.standard_normal((4, 1))
-    rows = chi * block[:, 0]  # (n, p)
-    pairs = [(rows[i] + rows[j]) / 2 for i in range(4) for j in range(i)]
-    kernel = np.einsum("iap,jbp->iajb", block, block)
-    expected = np.sqrt(7 / np.mean([pair @ pair for pair in pairs])) * kernel
-    np.testing.assert_allclose(adam_kernel([kernel], [7], chi, batch=2), expected, rtol=1e-10)
 
 
 def test_curves_are_compared_at_common_steps_after_the_start() -> None:

@@ -71,7 +71,7 @@ def run_forecast(
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
         search = search_for(inputs.n_train * inputs.f0.shape[1])
-        result = forecast(inputs, kernels, weights_of(found.outputs.parameters()), search)
+        result = forecast(inputs, kernels, weights_of(found.outputs), search)
     costs = cost(found.stages.finished, len(inputs.y), inputs.n_train, search.steps, len(result.comparison.candidates))
     config, note = _adapters(result.advice.adapter, found), head_note(found.outputs)
     whole = {
@@ -89,7 +89,8 @@ def run_forecast(
         write_json(run.out / "forecast.json", whole)
     if report.json is not None:
         write_json(report.json, whole)
-    snippet = None if config is None else python_snippet(config, note)
+    rate = result.adapter_adamw
+    snippet = None if config is None or rate is None else python_snippet(config, f"AdamW: {rate.words}.", note)
     print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
     return None
 

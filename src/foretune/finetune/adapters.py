@@ -14,6 +14,7 @@ from foretune.kernels.lora import LoRA
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
+from foretune.model.parameters import holds_outputs_in_columns
 from foretune.naming import layer_number, layer_path
 
 
@@ -35,7 +36,7 @@ def adapted(outputs: Outputs, formula: LoRA, layers: tuple[int, ...] | None = No
     if isinstance(lm.module, peft.PeftModel):
         raise UsageError(f"{lm.name} has adapters already. Train those: method ft (FullTuning()).")
     modules = {name: name.removesuffix(".weight") for name in blocks}
-    transposed = any(type(lm.module.get_submodule(path)).__name__ == "Conv1D" for path in modules.values())
+    transposed = any(holds_outputs_in_columns(lm.module.get_submodule(path)) for path in modules.values())
     config = peft.LoraConfig(
         r=formula.rank,
         lora_alpha=formula.alpha,  # pyright: ignore[reportArgumentType]

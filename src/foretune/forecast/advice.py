@@ -166,7 +166,8 @@ def _regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Sc
             "that changes them may gain where this forecast sees nothing."
         )
     found.append(
-        f"Simulated with a kernel that stays as it is; every learning rate is for {RATES_ARE_FOR}. For AdamW these kernels "
-        "give none. Whether a real run stays in the linear regime is measured on a real run: foretune behaviour."
+        f"Simulated with a kernel that stays as it is; the candidates' learning rates are for {RATES_ARE_FOR}. That for "
+        "AdamW is from a rougher model of its steps: where to begin a search. Whether a real run stays in the linear "
+        "regime is measured on a real run: foretune behaviour."
     )
     return tuple(found)

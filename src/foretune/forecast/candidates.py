@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from torch import Tensor
 
 from foretune.analysis.groups import Group, trainable_groups
 from foretune.behaviour.head import HEAD
@@ -20,6 +19,7 @@ from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
 from foretune.kernels.lora import LoRA
 from foretune.kernels.sgd import SGD
+from foretune.model.outputs import Outputs
 from foretune.shapes import Float64
 
 RANKS = (1, 4, 16, 64)
@@ -34,15 +34,21 @@ class Weights:
     Attributes:
         shapes: parameter -> shape.
         norms: parameter -> Frobenius norm before training.
+        widths: weight of a linear layer -> output features.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     norms: Mapping[str, float]
+    widths: Mapping[str, int]
 
     @property
     def head(self) -> tuple[str, ...]:
         """The parameters of the classification head, where there is one."""
         return HEAD if set(HEAD) <= set(self.shapes) else ()
+
+    def moving(self, name: str, rank: int | None) -> int:
+        """Numbers of a trained block with a gradient at the start: all, or of LoRA those of B, rank x output features."""
+        return int(np.prod(self.shapes[name])) if rank is None else rank * self.widths[name]
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,14 @@ class Candidate:
         return f"{self.name}, {self.method}"
 
 
-def weights_of(parameters: Mapping[str, Tensor]) -> Weights:
-    """Shapes and norms of parameters, such as those of `outputs.parameters()`."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in parameters.items()}
-    return Weights(shapes, {name: float(tensor.detach().float().norm()) for name, tensor in parameters.items()})
+def weights_of(outputs: Outputs) -> Weights:
+    """What is known of a model's parameters before any kernel."""
+    parameters = outputs.parameters()
+    return Weights(
+        shapes={name: tuple(tensor.shape) for name, tensor in parameters.items()},
+        norms={name: float(tensor.detach().float().norm()) for name, tensor in parameters.items()},
+        widths=outputs.widths(),
+    )
 
 
 def formulas_for(kinds: Mapping[str, str], ranks: Sequence[int] = RANKS) -> list[Formula]:
@@ -170,6 +180,24 @@ def tangent_kernel(kernels: Mapping[str, BlockKernel], wanted: Candidate) -> Flo
         UsageError: there is no kernel for full tuning, or one of the blocks has none.
     """
     return candidate_kernel(kernels, replace(wanted, rank=None))
+
+
+def candidate_parts(
+    kernels: Mapping[str, BlockKernel], wanted: Candidate, weights: Weights
+) -> tuple[list[Float64[np.ndarray, "n c e c"]], list[int]]:
+    """The joint kernel of every block of a candidate, those of its head last, and their numbers with a gradient.
+
+    Args:
+        kernels: by label.
+        wanted: the candidate.
+        weights: shapes of the parameters.
+
+    Raises:
+        UsageError: see `candidate_kernel`.
+    """
+    named = [*((name, wanted.rank) for name in wanted.blocks), *((name, None) for name in wanted.head)]
+    parts = [_summed(kernels, wanted, [name], rank) for name, rank in named]
+    return parts, [weights.moving(name, rank) for name, rank in named]
 
 
 def _summed(

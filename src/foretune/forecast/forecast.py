@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from foretune.analysis.probe import linear_probe
 from foretune.analysis.scores import Score, best_threshold, majority, predicted_classes, scored
 from foretune.analysis.spectrum import StableLearningRate, stable_learning_rate
+from foretune.forecast.adam import AdamRate, adam_rate
 from foretune.forecast.advice import Advice, advice
-from foretune.forecast.candidates import Weights
+from foretune.forecast.candidates import Weights, candidate_parts
 from foretune.forecast.comparison import Comparison, comparison, tangents
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.labels import label_warnings
@@ -42,7 +43,9 @@ class Forecast:
         parts: each layer and each module type, tuned in full.
         sigma: absolute ridge strength of the condition numbers.
         learning_rate: largest stable learning rate.
-        rates_are_for: the kind of training that this and all other learning rates are for, in words.
+        rates_are_for: the kind of training that this and the candidates' learning rates are for, in words.
+        adamw: where to begin with AdamW, for the recommended candidate.
+        adapter_adamw: the same for `advice.adapter`; None without one.
         warm_up: steps of real training before everything here was measured; 0 for the pretrained model.
         warnings: what the reader must know.
     """
@@ -61,6 +64,8 @@ class Forecast:
     sigma: float
     learning_rate: StableLearningRate
     rates_are_for: str
+    adamw: AdamRate
+    adapter_adamw: AdamRate | None
     warm_up: int
     warnings: tuple[str, ...]
 
@@ -73,7 +78,7 @@ def forecast(
     Args:
         inputs: labels, pretrained outputs and features of the split.
         kernels: `kernels_of(joint_job(outputs, split.train, split.validation + split.test), formulas_for(job.kinds))`.
-        weights: shapes and norms, `weights_of(outputs.parameters())`.
+        weights: shapes and norms, `weights_of(outputs)`.
         search: how much work the comparison of candidates may be; by the size of the kernel without one.
 
     Raises:
@@ -93,8 +98,13 @@ def forecast(
     compared = comparison(kernels, inputs, weights, search)
     tangent = tangents(kernels, compared.criterion)
     advised = advice(compared.candidates, inputs, start, compared.criterion, tangent)
+    adamw, *adapters = (
+        adam_rate(*candidate_parts(kernels, item, weights), inputs)
+        for item in (advised.candidate, advised.adapter)
+        if item is not None
+    )
     return Forecast(
-        answer=_answer(inputs, advised, start),
+        answer=_answer(inputs, advised, start, adamw),
         advice=advised,
         comparison=compared,
         zero_shot=zero_shot,
@@ -108,12 +118,14 @@ def forecast(
         sigma=sigma,
         learning_rate=stable_learning_rate(whole.largest, n, f0.shape[1]),
         rates_are_for=RATES_ARE_FOR,
+        adamw=adamw,
+        adapter_adamw=next(iter(adapters), None),
         warm_up=inputs.warm_up,
         warnings=(*inputs.warnings, *rare, *_warm_up_warning(inputs), *_test_size_warning(inputs, whole, start)),
     )
 
 
-def _answer(inputs: Inputs, advised: Advice, start: Score) -> str:
+def _answer(inputs: Inputs, advised: Advice, start: Score, adamw: AdamRate) -> str:
     """The forecast in words."""
     chosen, score = advised.candidate, advised.predicted.score
     gain = score.value - start.value
@@ -125,7 +137,7 @@ def _answer(inputs: Inputs, advised: Advice, start: Score) -> str:
         f"{claim}: {inputs.metric} {score.value:.2f} ({score.low:.2f} to {score.high:.2f}) predicted "
         f"{advised.predicted.by} for {chosen.title} ({chosen.parameters:,} parameters, {chosen.score.steps} steps at "
         f"learning rate {chosen.score.learning_rate:.1e} of full-batch gradient descent), {start.value:.2f} "
-        f"{inputs.start}. Recommended because {advised.reason}"
+        f"{inputs.start}. For AdamW: {adamw.words}. Recommended because {advised.reason}"
     )
 
 

@@ -33,10 +33,11 @@ from foretune.kernels.lora import LoRA
 from foretune.shapes import Float64, Int
 
 RATES_ARE_FOR = "full-batch gradient descent on the mean cross-entropy, without momentum"
-"""What every learning rate of a forecast is for.
+"""What the learning rates of candidates and of kernels are for.
 
-Of AdamW these kernels say nothing: its first step moves each parameter by the learning rate in the direction of a sign,
-and so the loss by lr ||g||_1, of which a' K a = ||g||_2^2 tells no more than a factor of sqrt(parameters).
+Of AdamW a kernel says less: its first step moves each parameter by the learning rate in the direction of a sign, and so
+the loss by lr ||g||_1, of which a' K a = ||g||_2^2 tells no more than a factor of sqrt(parameters). `forecast.adam` takes
+the entries of a block for equally large, where the two agree.
 """
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from foretune.errors import UsageError
 from foretune.model.encoding import Batch, Encoded, padded
 from foretune.model.load import LanguageModel
-from foretune.model.parameters import ParameterFilter, parameter_kind
+from foretune.model.parameters import ParameterFilter, holds_outputs_in_columns, parameter_kind
 from foretune.model.sharing import shared_copy
 from foretune.shapes import Float
 from foretune.text.example import Example
@@ -68,6 +68,16 @@ class Outputs:
             for attribute, _ in owner.named_parameters(recurse=False)
         }
         return {name: found[name] for name in self.parameters()}
+
+    def widths(self) -> dict[str, int]:
+        """Output features of every linear layer, by the name of its weight."""
+        kinds = self.kinds()
+        owners = {_outer(f"{path}.weight"): owner for path, owner in self.module.named_modules()}
+        return {
+            name: int(owners[name].weight.shape[1 if holds_outputs_in_columns(owners[name]) else 0])
+            for name, kind in kinds.items()
+            if kind == "linear"
+        }
 
     def body(self) -> list[str]:
         """The trainable parameters of the transformer body: those outside of a language-model or classification head."""

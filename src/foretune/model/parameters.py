@@ -25,9 +25,14 @@ def parameter_kind(owner: nn.Module, attribute: str, output_layer: nn.Module) ->
         return "output"
     if attribute == "weight" and isinstance(owner, nn.Embedding):
         return "embedding"
-    if attribute == "weight" and (isinstance(owner, nn.Linear) or type(owner).__name__ == "Conv1D"):
+    if attribute == "weight" and (isinstance(owner, nn.Linear) or holds_outputs_in_columns(owner)):
         return "linear"
     return "other"
+
+
+def holds_outputs_in_columns(layer: nn.Module) -> bool:
+    """Whether the weight of a linear layer is (inputs, outputs), as GPT-2's Conv1D has it, not (outputs, inputs)."""
+    return type(layer).__name__ == "Conv1D"
 
 
 @dataclass(frozen=True)

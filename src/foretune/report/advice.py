@@ -60,16 +60,17 @@ def head_note(outputs: Outputs) -> str | None:
     )
 
 
-def python_snippet(config: Mapping[str, Any], note: str | None = None) -> str:
+def python_snippet(config: Mapping[str, Any], *notes: str | None) -> str:
     """Python that makes these adapters on `model`.
 
     Args:
         config: of `lora_config`.
-        note: goes below as a comment, `head_note(outputs)`.
+        notes: go below as comments, such as `head_note(outputs)`; None for none.
     """
     left_out = ("peft_type", "task_type", "lora_dropout", "bias")
     given = {name: value for name, value in config.items() if name not in left_out and value not in (None, False)}
     lines = [f"    {name}={value!r}," for name, value in given.items()]
+    comments = [line for note in notes for line in textwrap.wrap(note or "", 98)]
     return "\n".join(
         [
             "from peft import LoraConfig, get_peft_model",
@@ -78,7 +79,7 @@ def python_snippet(config: Mapping[str, Any], note: str | None = None) -> str:
             *lines,
             ")",
             "model = get_peft_model(model, config)",
-            *textwrap.wrap(note or "", 100, initial_indent="# ", subsequent_indent="# "),
+            *(f"# {line}" for line in comments),
         ]
     )
 

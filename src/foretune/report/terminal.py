@@ -51,7 +51,8 @@ def print_forecast(
     rate = forecast.learning_rate
     console.print(
         f"Largest stable learning rate: [bold]{rate.cross_entropy:.2e}[/bold] (cross-entropy), {rate.squared:.2e} "
-        f"(squared loss). Assumes {rate.assumption}. No rate here is one for AdamW.\n"
+        f"(squared loss). Assumes {rate.assumption}.\n"
+        f"AdamW, {escape(forecast.advice.candidate.title)}: {forecast.adamw.words}.\n"
     )
     adapter = forecast.advice.adapter
     if snippet is not None and adapter is not None:

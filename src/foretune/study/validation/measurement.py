@@ -18,6 +18,7 @@ from foretune.analysis.scores import predicted_classes, score
 from foretune.errors import UsageError
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warm_up_training
+from foretune.forecast.adam import PredictedRun
 from foretune.kernels.folder import identity_hash
 from foretune.kernels.job import Progress
 from foretune.model.load import LanguageModel
@@ -26,7 +27,6 @@ from foretune.study.cell import Cell, made_cell
 from foretune.study.outcome import Outcome
 from foretune.study.setting import Sample, Setting
 from foretune.study.validation.candidates import Placement, chosen_placements, placements
-from foretune.study.validation.curves import PredictedRun
 from foretune.study.validation.scores import AFTER_WARM_UP, SCORES, Evidence, determinants, evidence, warmed_name
 
 

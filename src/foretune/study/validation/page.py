@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from foretune.forecast.adam import best_predicted
 from foretune.shapes import Float64
 from foretune.study.page import Curve, Figure, Page, Table, mean_and_spread
 from foretune.study.validation.after_warm_up import warm_up_findings, warm_up_notes, warm_up_table
-from foretune.study.validation.curves import best_predicted, curve_distance
+from foretune.study.validation.curves import curve_distance
 from foretune.study.validation.formatting import shown, shown_interval
 from foretune.study.validation.measurement import Measured, Validation
 from foretune.study.validation.measures import (
@@ -25,9 +26,12 @@ from foretune.study.validation.measures import (
     tasks_of,
 )
 from foretune.study.validation.ranking import Ceiling
+from foretune.study.validation.rates import losses_by_rate_table, rate_table
 from foretune.study.validation.stopped import stopped_findings, stopped_runs, stopped_table
 
 RANDOM = "random choice"
+MANY_RATES = 3
+"""From so many on, losses are shown rate by rate."""
 LITTLE = 0.02
 """A gain in nats over the start below which there is nothing to choose between."""
 
@@ -50,6 +54,8 @@ def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
             *([stopped_table(cells, stopped)] if stopped else []),
             _gain_table(cells),
             _curve_table(cells),
+            *([rate_table(cells)] if len(study.grid) > 1 else []),
+            *([losses_by_rate_table(cells)] if len(study.grid) >= MANY_RATES else []),
             *([warm_up_table(cells, ranked[LOSS.name])] if study.warm_up else []),
             _candidate_table(cells),
         ),
@@ -139,20 +145,11 @@ def _gains(cells: Sequence[Measured], task: str, measure: Measure) -> tuple[floa
 
 
 def _curve_table(cells: Sequence[Measured]) -> Table:
-    """Predicted against real validation losses and learning rates."""
-    header = (
-        "task",
-        "start",
-        "lowest, real",
-        "lowest, predicted",
-        "distance of curves",
-        "rate predicted",
-        "always the commonest",
-    )
+    """Predicted against real validation losses."""
+    header = ("task", "start", "lowest, real", "lowest, predicted", "distance of curves")
     caption = (
         "Validation loss of real runs with Adam and of their simulation in function space, nats: medians over candidates "
-        "and seeds, the distance as root mean square over the evaluations of the best run; and how often the best learning "
-        "rate of the grid is predicted, beside always naming the one that is best most often"
+        "and seeds, the distance as root mean square over the evaluations of the best run"
     )
     rows = [_curve_row(task, [cells[place] for place in places_of(cells, task)]) for task in tasks_of(cells)]
     return Table(header, tuple(rows), caption)
@@ -161,8 +158,6 @@ def _curve_table(cells: Sequence[Measured]) -> Table:
 def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[str, ...]:
     pairs = [pair for cell in cells for pair in zip(cell.outcomes, cell.predicted, strict=True)]
     done = [(outcome, runs) for outcome, runs in pairs if outcome.failure is None]
-    rates = [outcome.learning_rate for outcome, _ in done]
-    guesses = [best_predicted(runs).learning_rate for _, runs in done]
     distances = [
         curve_distance(run, outcome.evaluated, outcome.validation_losses)
         for outcome, runs in done
@@ -175,10 +170,7 @@ def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[str, ...]:
         [best_predicted(runs).lowest for _, runs in done],
         distances,
     )
-    hits = sum(rate == guess for rate, guess in zip(rates, guesses, strict=True))
-    usual = max((rates.count(rate) for rate in set(rates)), default=0)
-    found = [shown(_middle(values), 3) for values in numbers]
-    return (task, *found, f"{hits} of {len(done)}", f"{usual} of {len(done)}")
+    return (task, *(shown(_middle(values), 3) for values in numbers))
 
 
 def _candidate_table(cells: Sequence[Measured]) -> Table:

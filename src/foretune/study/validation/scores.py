@@ -27,6 +27,7 @@ from foretune.analysis.transferability import (
 )
 from foretune.finetune.copies import head_names
 from foretune.finetune.training import Training
+from foretune.forecast.adam import PredictedRun, best_predicted, predicted_runs
 from foretune.forecast.candidates import ALPHA, trained_parameters, weights_of
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.risk import RELATIVE_SIGMA, relative_risk
@@ -35,11 +36,9 @@ from foretune.forecast.simulation import function_space, lowest_loss, train_spec
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
 from foretune.kernels.sgd import SGD
-from foretune.model.outputs import Outputs
 from foretune.shapes import Float64
 from foretune.study.cell import Cell
 from foretune.study.validation.candidates import Placement
-from foretune.study.validation.curves import PredictedRun, best_predicted, predicted_runs
 
 PARTS = ("validation",)
 """Examples beside the training ones that scores may see; test examples have no say."""
@@ -215,11 +214,11 @@ def evidence(cell: Cell, placements: Sequence[Placement], grid: Sequence[Trainin
     formula = SGD() if rank is None else LoRA(rank, ALPHA)
     kernel = cell.kernels([formula], PARTS)[formula.label]
     head = cell.kernels([SGD()], PARTS, heads)[SGD().label] if heads else None
-    weights = weights_of(outputs.parameters())
     count = cell.inputs.n_train + cell.inputs.n_validation
     seen = ("y", "f0", "features")
     inputs = replace(cell.inputs, **{name: getattr(cell.inputs, name)[:count] for name in seen})
-    last, head_entries = _parts(head, heads), tuple(_moving_entries(outputs, name, None) for name in heads)
+    weights = weights_of(outputs)
+    last, head_entries = _parts(head, heads), tuple(weights.moving(name, None) for name in heads)
     every = dict.fromkeys(name for placement in placements for name in placement.blocks)
     full = kernel if rank is None else cell.kernels([SGD()], PARTS, list(every))[SGD().label]
     everything = train_spectrum(np.sum((*_parts(kernel, list(every)), *last), axis=0)).largest
@@ -231,7 +230,7 @@ def evidence(cell: Cell, placements: Sequence[Placement], grid: Sequence[Trainin
                 placement=placement,
                 parts=(*_parts(kernel, blocks), *last),
                 tangent=np.sum((*_parts(full, blocks), *last), axis=0),
-                entries=tuple(_moving_entries(outputs, name, rank) for name in blocks) + head_entries,
+                entries=tuple(weights.moving(name, rank) for name in blocks) + head_entries,
                 trained=trained_parameters(blocks, rank, weights) + sum(head_entries),
                 everything=everything,
                 inputs=inputs,
@@ -247,12 +246,3 @@ def _parts(kernel: BlockKernel | None, names: Sequence[str]) -> tuple[Float64[np
         return ()
     place = {name: number for number, name in enumerate(kernel.names)}
     return tuple(kernel.array[place[name]] for name in names)
-
-
-def _moving_entries(outputs: Outputs, name: str, rank: int | None) -> int:
-    """Numbers of a trained block with a gradient at the start: all, or of LoRA those of B, rank x output features."""
-    tensor = outputs.parameters()[name]
-    if rank is None:
-        return tensor.numel()
-    owner = outputs.lm.module.get_submodule(name.rpartition(".")[0])
-    return rank * int(tensor.shape[1 if type(owner).__name__ == "Conv1D" else 0])  # Conv1D holds outputs in columns

@@ -1,0 +1,163 @@
+r"""Runs with Adam in function space: their curves, and the learning rate to begin with.
+
+Adam divides each entry's gradient by the root of its running second moment. With one such root for each block b, that of
+the entries' mean square over mini-batches of B at the start, it is gradient descent with the rate that Adam has and the
+kernel
+
+    K_adam = sum_b w_b K_b,    w_b = (P_b / E||g_b||^2)^1/2
+    E||g_b||^2 = ||g_b||^2 + (s_b - ||g_b||^2) (n - B) / (B (n - 1))
+
+    n^2 ||g_b||^2 = chi' K_b chi,    n s_b = sum_i chi_i' K_b(x_i, x_i) chi_i,    P_b entries
+
+where chi = dl/df: the full gradient, and what a batch drawn without replacement adds to it. The roots are kept, though
+gradients shrink as the loss falls, and LoRA's A is at rest, as it is at the start: a model of early training.
+
+Its best rate is that of real grids within a factor of about three, and where its runs turn bad real ones do so at the same
+rate or up to three times later (measured in docs/results/rates/page.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from foretune.analysis.dynamics import CrossEntropy, GradientDescent, curves
+from foretune.analysis.output_derivative import chi
+from foretune.finetune.training import Training
+from foretune.forecast.inputs import Inputs
+from foretune.forecast.simulation import function_space
+from foretune.shapes import Float64
+
+
+@dataclass(frozen=True)
+class PredictedRun:
+    """The simulated run of one point of a grid.
+
+    Attributes:
+        learning_rate: Adam's.
+        steps: of the evaluations, the first before training.
+        validation_losses: there, nats; infinite once the run has diverged.
+    """
+
+    learning_rate: float
+    steps: tuple[int, ...]
+    validation_losses: tuple[float, ...]
+
+    @property
+    def lowest(self) -> float:
+        """The smallest validation loss after the start."""
+        return min(self.validation_losses[1:])
+
+
+def adam_kernel(
+    parts: Sequence[Float64[np.ndarray, "n c e c"]],
+    entries: Sequence[int],
+    chi: Float64[np.ndarray, "n c"],
+    batch: int,
+) -> Float64[np.ndarray, "n c e c"]:
+    """The kernel that makes gradient descent step as far as Adam does in each block; see the module.
+
+    Args:
+        parts: joint kernels of the blocks.
+        entries: numbers in each block that have a gradient at the start.
+        chi: derivative of each training example's loss by its outputs.
+        batch: examples a step.
+    """
+    n = len(chi)
+    noise = (n - batch) / (batch * (n - 1)) if n > 1 else 0.0
+    total = np.zeros_like(parts[0])
+    for kernel, count in zip(parts, entries, strict=True):
+        products = np.einsum("ia,iajd,jd->ij", chi, kernel[:, :, :n], chi, optimize=True)  # (n, n)
+        whole, own = float(products.sum()) / n**2, float(np.trace(products)) / n
+        square = whole + (own - whole) * noise
+        if square > 0:
+            total += np.sqrt(count / square) * kernel
+    return total
+
+
+def predicted_runs(
+    parts: Sequence[Float64[np.ndarray, "n c e c"]], entries: Sequence[int], inputs: Inputs, grid: Sequence[Training]
+) -> tuple[PredictedRun, ...]:
+    """The simulated validation curve of every point of a grid of Adam's.
+
+    Args:
+        parts, entries: as in `adam_kernel`.
+        inputs: labels and pretrained outputs of training and validation examples.
+        grid: settings with AdamW.
+    """
+    n = inputs.n_train
+    derivative = chi(inputs.f0[:n], inputs.y[:n], CrossEntropy())
+    found = []
+    for training in grid:
+        batch, rate = training.batch_of(n), training.optimiser.learning_rate
+        space = function_space(adam_kernel(parts, entries, derivative, batch), inputs)
+        descent = GradientDescent(rate, batch, seed=training.seed)
+        (run,) = curves(space, descent, training.steps_for(n), training.interval(n))
+        steps, losses = tuple(map(int, run.steps)), tuple(map(float, run.validation_loss))
+        found.append(PredictedRun(rate, steps, losses))
+    return tuple(found)
+
+
+def best_predicted(runs: Sequence[PredictedRun]) -> PredictedRun:
+    """The run with the smallest validation loss; of equals the first."""
+    return min(runs, key=lambda run: run.lowest)
+
+
+RATES = tuple(float(rate) for rate in np.geomspace(1e-6, 1e-1, 16))
+"""Three a decade."""
+STEPS, EVERY, BATCH = 48, 4, 16
+
+
+@dataclass(frozen=True)
+class AdamRate:
+    """Where to begin with AdamW.
+
+    Attributes:
+        learning_rate: of the lowest simulated validation loss; None where no rate lowers it.
+        worse_from: the smallest rate above it after which no evaluation is better than the start; infinite for none.
+        validation_loss: the lowest, nats.
+        steps, batch: of the simulated runs.
+    """
+
+    learning_rate: float | None
+    worse_from: float
+    validation_loss: float
+    steps: int
+    batch: int
+
+    @property
+    def words(self) -> str:
+        """The rate, and what it is of."""
+        runs = f"simulated: {self.steps} steps, batches of {self.batch}"
+        if self.learning_rate is None:
+            return f"no learning rate from {RATES[0]:.0e} to {RATES[-1]:.0e} lowers the validation loss ({runs})"
+        notes = [runs]
+        if self.learning_rate == RATES[-1]:
+            notes.append("the largest tried")
+        if not math.isinf(self.worse_from):
+            notes.append(f"from {self.worse_from:.1e} on nothing is better than the start")
+        return f"learning rate {self.learning_rate:.1e} ({'; '.join(notes)})"
+
+
+def adam_rate(parts: Sequence[Float64[np.ndarray, "n c e c"]], entries: Sequence[int], inputs: Inputs) -> AdamRate:
+    """The learning rate of AdamW with the lowest simulated validation loss, of equals the smallest.
+
+    Args:
+        parts, entries: as in `adam_kernel`.
+        inputs: labels and pretrained outputs.
+    """
+    n = inputs.n_train
+    batch = min(BATCH, n)
+    derivative = chi(inputs.f0[:n], inputs.y[:n], CrossEntropy())
+    space = function_space(adam_kernel(parts, entries, derivative, batch), inputs)
+    runs = curves(space, GradientDescent(1.0, batch), STEPS, EVERY, RATES)
+    start = float(runs[0].validation_loss[0])
+    lowest = [float(run.validation_loss[1:].min()) for run in runs]
+    best = int(np.argmin(lowest))
+    if not lowest[best] < start:
+        return AdamRate(None, RATES[0], start, STEPS, batch)
+    worse = (rate for rate, loss in zip(RATES[best:], lowest[best:], strict=True) if loss >= start)
+    return AdamRate(RATES[best], next(worse, float("inf")), lowest[best], STEPS, batch)
