@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from foretune.forecast.adam import BATCH, EVERY, RATES, STEPS, adam_kernel, adam_rate
+from foretune.forecast.adam import BATCH, EVERY, RATES, STEPS, adam_kernel, adam_rate, reach
+from foretune.forecast.candidates import ALPHA, Weights
 from foretune.forecast.inputs import Inputs
+from foretune.kernels.lora import LoRA
 
 
 def test_adam_kernel_makes_each_block_step_by_the_rate_in_each_entry() -> None:
@@ -91,6 +93,34 @@ def test_a_rate_is_not_made_up_where_no_step_helps() -> None:
     found = adam_rate(parts, [8], inputs)
     assert found.learning_rate is None and found.validation_loss == pytest.approx(np.log(2))
     assert found.words.startswith("no learning rate from 1e-06 to 1e-01 lowers")
+
+
+def test_within_reach_no_run_moves_the_weights_by_more_than_their_norm() -> None:
+    generator = np.random.default_rng(4)
+    w = {name: generator.standard_normal((40, 30)) for name in ("a.weight", "b.weight")}
+    norms = {name: float(np.linalg.norm(value)) for name, value in w.items()}
+    weights = Weights(dict.fromkeys(w, (40, 30)), norms, dict.fromkeys(w, 40))
+    rate, steps = reach(tuple(w), None, weights, 12), 12
+    moved = np.concatenate([steps * rate * np.sign(value).ravel() for value in w.values()])
+    assert np.linalg.norm(moved) == pytest.approx(np.hypot(*norms.values()))
+    formula = LoRA(4, ALPHA)
+    rate = reach(tuple(w), 4, weights, steps)
+    changes = [
+        formula.scaling * steps * rate * generator.choice([-1.0, 1.0], (40, 4)) @ formula.matrix(name, 30) for name in w
+    ]
+    assert np.linalg.norm(changes) == pytest.approx(np.hypot(*norms.values()), rel=0.15)
+    assert reach((), 4, weights, steps) == np.inf
+    assert reach(("a.weight",), None, Weights(weights.shapes, {"a.weight": 0.0}, {}), steps) == np.inf
+
+
+def test_a_limited_rate_says_so() -> None:
+    blocks, inputs = linear_problem(1, (1.0,))
+    free = adam_rate(kernels_of_blocks(blocks), [8], inputs)
+    assert free.learning_rate is not None
+    limited = adam_rate(kernels_of_blocks(blocks), [8], inputs, free.learning_rate / 8)
+    assert limited.learning_rate == max(rate for rate in RATES if rate <= free.learning_rate / 8)
+    assert "the largest tried: more could move the weights by their norm" in limited.words
+    assert adam_rate(kernels_of_blocks(blocks), [8], inputs, 0.0).learning_rate == RATES[0]
 
 
 def test_rates_from_which_nothing_is_better_than_the_start_are_named() -> None:

@@ -28,9 +28,11 @@ def predicted(best: float, rates: tuple[float, ...]) -> tuple[PredictedRun, ...]
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
 
-def cell(outcomes: list[Outcome], guesses: list[float]) -> Measured:
+def cell(outcomes: list[Outcome], guesses: list[float], reach: float = 1.0) -> Measured:
     runs = tuple(predicted(guess, RATES) for guess in guesses)
-    return Measured("mr", 13, "accuracy", 1.0, 0.5, tuple("abcd")[: len(runs)], tuple(outcomes), {}, runs)
+    return Measured(
+        "mr", 13, "accuracy", 1.0, 0.5, tuple("abcd")[: len(runs)], tuple(outcomes), {}, runs, (reach,) * len(runs)
+    )
 
 
 def test_a_rate_loses_what_its_best_checkpoint_is_behind_and_a_failed_run_the_whole_gain() -> None:
@@ -53,5 +55,7 @@ def test_the_table_counts_exact_and_near_rates_and_what_the_commonest_would_lose
     table = losses_by_rate_table([cell(outcomes, [3e-4, 3e-3, 3e-4, 1e-4])])
     assert table.header[2:] == ("start", "0.0001", "0.0003", "0.001", "0.003")
     assert table.rows[1] == ("mr", "b", "1.000", "0.800 (0.500)", "0.500 (0.500)", "0.700 (0.500)", "- (0.100)")
+    (row,) = rate_table([cell(outcomes, [3e-4, 3e-3, 3e-4, 1e-4], reach=4e-4)]).rows
+    assert row[1:3] == ("1 of 3", "3 of 3")  # the second guess is the first of the equals within reach
     (row,) = rate_table([cell(outcomes[3:], [1e-4])]).rows
     assert row == ("mr", *["-"] * 6)

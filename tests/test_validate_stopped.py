@@ -30,7 +30,7 @@ def raced(seed: int, points: Sequence[Sequence[PointCurve]], label_regression: S
     ]
     flat = dict.fromkeys(SCORES, (0.0,) * len(points))
     scores = {**flat, "label regression, tangent kernel": tuple(label_regression)}
-    return Measured("mr", seed, "accuracy", 1.0, 0.5, tuple("abcd"), tuple(outcomes), scores, ())
+    return Measured("mr", seed, "accuracy", 1.0, 0.5, tuple("abcd"), tuple(outcomes), scores, (), ())
 
 
 RACE = ([curve(0.9, 0.2, 0.1)], [curve(0.8, 0.4, 0.3)], [curve(0.7, 0.6, 0.5), curve(0.9, 0.9, 0.45)],

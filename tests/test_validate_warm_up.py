@@ -149,6 +149,7 @@ def synthetic(seed: int, scores: dict[str, np.ndarray], real: np.ndarray) -> Mea
         outcomes=tuple(outcomes),
         scores={name: tuple(map(float, values)) for name, values in {**flat, **scores}.items()},
         predicted=(),
+        reach=(),
         warm_up_seconds={STEPS: 2.0},
     )
 

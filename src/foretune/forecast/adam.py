@@ -12,8 +12,14 @@ kernel
 where chi = dl/df: the full gradient, and what a batch drawn without replacement adds to it. The roots are kept, though
 gradients shrink as the loss falls, and LoRA's A is at rest, as it is at the start: a model of early training.
 
-Its best rate is that of real grids within a factor of about three, and where its runs turn bad real ones do so at the same
-rate or up to three times later (measured in docs/results/rates/page.md).
+The linear regime knows no limit but its loss: where pretrained outputs are close to zero, large steps look good. Real
+weights have one. Adam moves an entry by at most about the rate in a step, so that T steps move the blocks S by their own
+norm, and what they computed is lost, from the rate
+
+    eta_reach = ||W_S|| / (T (sum_b P_b)^1/2 d)
+
+on, with d = 1, or of adapters ||s B A|| / ||B|| (`weight_change`); a head alone has none. No larger rate is recommended.
+docs/results/rates/README.md has what that is worth on real grids.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ import numpy as np
 from foretune.analysis.dynamics import CrossEntropy, GradientDescent, curves
 from foretune.analysis.output_derivative import chi
 from foretune.finetune.training import Training
+from foretune.forecast.candidates import Weights, weight_change
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.simulation import function_space
 from foretune.shapes import Float64
@@ -101,9 +108,29 @@ def predicted_runs(
     return tuple(found)
 
 
-def best_predicted(runs: Sequence[PredictedRun]) -> PredictedRun:
-    """The run with the smallest validation loss; of equals the first."""
-    return min(runs, key=lambda run: run.lowest)
+def best_predicted(runs: Sequence[PredictedRun], within: float = math.inf) -> PredictedRun:
+    """The run with the smallest validation loss; of equals the first.
+
+    Args:
+        runs: of one candidate.
+        within: only rates up to this one; the smallest where all are larger.
+    """
+    smallest = min(run.learning_rate for run in runs)
+    allowed = [run for run in runs if run.learning_rate <= max(within, smallest)]
+    return min(allowed, key=lambda run: run.lowest)
+
+
+def reach(blocks: Sequence[str], rank: int | None, weights: Weights, steps: int) -> float:
+    """The rate from which on Adam could move some blocks by their own norm; infinite for none, and for zeros.
+
+    Args:
+        blocks: parameter names, without those of a head.
+        rank: of LoRA; None for full tuning.
+        weights: shapes and norms of the parameters.
+        steps: of the run.
+    """
+    norm, entries = weights.norm(blocks), sum(weights.moving(name, rank) for name in blocks)
+    return norm / (steps * math.sqrt(entries) * weight_change(rank)) if norm else math.inf
 
 
 RATES = tuple(float(rate) for rate in np.geomspace(1e-6, 1e-1, 16))
@@ -118,12 +145,14 @@ class AdamRate:
     Attributes:
         learning_rate: of the lowest simulated validation loss; None where no rate lowers it.
         worse_from: the smallest rate above it after which no evaluation is better than the start; infinite for none.
+        reach: no larger rate was considered (`reach`); infinite for a head alone.
         validation_loss: the lowest, nats.
         steps, batch: of the simulated runs.
     """
 
     learning_rate: float | None
     worse_from: float
+    reach: float
     validation_loss: float
     steps: int
     batch: int
@@ -131,33 +160,46 @@ class AdamRate:
     @property
     def words(self) -> str:
         """The rate, and what it is of."""
-        runs = f"simulated: {self.steps} steps, batches of {self.batch}"
+        tried, runs = _within(self.reach), f"simulated: {self.steps} steps, batches of {self.batch}"
         if self.learning_rate is None:
-            return f"no learning rate from {RATES[0]:.0e} to {RATES[-1]:.0e} lowers the validation loss ({runs})"
+            return f"no learning rate from {tried[0]:.0e} to {tried[-1]:.0e} lowers the validation loss ({runs})"
         notes = [runs]
-        if self.learning_rate == RATES[-1]:
-            notes.append("the largest tried")
-        if not math.isinf(self.worse_from):
+        if self.learning_rate == tried[-1]:
+            limit = "" if tried[-1] == RATES[-1] else ": more could move the weights by their norm"
+            notes.append(f"the largest tried{limit}")
+        elif not math.isinf(self.worse_from):
             notes.append(f"from {self.worse_from:.1e} on nothing is better than the start")
         return f"learning rate {self.learning_rate:.1e} ({'; '.join(notes)})"
 
 
-def adam_rate(parts: Sequence[Float64[np.ndarray, "n c e c"]], entries: Sequence[int], inputs: Inputs) -> AdamRate:
+def adam_rate(
+    parts: Sequence[Float64[np.ndarray, "n c e c"]],
+    entries: Sequence[int],
+    inputs: Inputs,
+    within: float = math.inf,
+) -> AdamRate:
     """The learning rate of AdamW with the lowest simulated validation loss, of equals the smallest.
 
     Args:
         parts, entries: as in `adam_kernel`.
         inputs: labels and pretrained outputs.
+        within: no larger rate is tried, `reach(blocks, rank, weights, STEPS)`.
     """
     n = inputs.n_train
     batch = min(BATCH, n)
     derivative = chi(inputs.f0[:n], inputs.y[:n], CrossEntropy())
     space = function_space(adam_kernel(parts, entries, derivative, batch), inputs)
-    runs = curves(space, GradientDescent(1.0, batch), STEPS, EVERY, RATES)
+    rates = _within(within)
+    runs = curves(space, GradientDescent(1.0, batch), STEPS, EVERY, rates)
     start = float(runs[0].validation_loss[0])
     lowest = [float(run.validation_loss[1:].min()) for run in runs]
     best = int(np.argmin(lowest))
     if not lowest[best] < start:
-        return AdamRate(None, RATES[0], start, STEPS, batch)
-    worse = (rate for rate, loss in zip(RATES[best:], lowest[best:], strict=True) if loss >= start)
-    return AdamRate(RATES[best], next(worse, float("inf")), lowest[best], STEPS, batch)
+        return AdamRate(None, rates[0], within, start, STEPS, batch)
+    worse = (rate for rate, loss in zip(rates[best:], lowest[best:], strict=True) if loss >= start)
+    return AdamRate(rates[best], next(worse, math.inf), within, lowest[best], STEPS, batch)
+
+
+def _within(reach: float) -> tuple[float, ...]:
+    """The rates up to a limit, the smallest always."""
+    return tuple(rate for rate in RATES if rate <= max(reach, RATES[0]))

@@ -7,6 +7,7 @@ is then the candidate that all others have to beat.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -50,6 +51,10 @@ class Weights:
         """Numbers of a trained block with a gradient at the start: all, or of LoRA those of B, rank x output features."""
         return int(np.prod(self.shapes[name])) if rank is None else rank * self.widths[name]
 
+    def norm(self, names: Iterable[str]) -> float:
+        """The norm of some parameters together."""
+        return math.hypot(*(self.norms[name] for name in names))
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -89,6 +94,15 @@ class Candidate:
     def title(self) -> str:
         """Set and method."""
         return f"{self.name}, {self.method}"
+
+
+def weight_change(rank: int | None) -> float:
+    """Norm of the change of the weights over that of what is trained: of LoRA, s B A over B.
+
+    The rows of A are nearly orthogonal for ranks far below the number of inputs, with E ||row||^2 = 1/3 (kaiming), so
+    that ||s B A|| is about s ||B|| / sqrt(3).
+    """
+    return 1.0 if rank is None else LoRA(rank, ALPHA).scaling / math.sqrt(3)
 
 
 def weights_of(outputs: Outputs) -> Weights:

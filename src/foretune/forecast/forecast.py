@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from foretune.analysis.probe import linear_probe
 from foretune.analysis.scores import Score, best_threshold, majority, predicted_classes, scored
 from foretune.analysis.spectrum import StableLearningRate, stable_learning_rate
-from foretune.forecast.adam import AdamRate, adam_rate
+from foretune.forecast.adam import STEPS, AdamRate, adam_rate, reach
 from foretune.forecast.advice import Advice, advice
 from foretune.forecast.candidates import Weights, candidate_parts
 from foretune.forecast.comparison import Comparison, comparison, tangents
@@ -99,7 +99,7 @@ def forecast(
     tangent = tangents(kernels, compared.criterion)
     advised = advice(compared.candidates, inputs, start, compared.criterion, tangent)
     adamw, *adapters = (
-        adam_rate(*candidate_parts(kernels, item, weights), inputs)
+        adam_rate(*candidate_parts(kernels, item, weights), inputs, reach(item.blocks, item.rank, weights, STEPS))
         for item in (advised.candidate, advised.adapter)
         if item is not None
     )

@@ -85,6 +85,7 @@ class Measured:
         outcomes: of real fine-tuning.
         scores: name of a score, or of a score after a warm-up (`warmed_name`) -> its values.
         predicted: the simulated runs of the grid, from the kernel before training.
+        reach: the largest rate of Adam that a forecast would name, of every candidate (`forecast.adam.reach`).
         warm_up_seconds: steps of a warm-up -> what it cost.
     """
 
@@ -97,6 +98,7 @@ class Measured:
     outcomes: tuple[Outcome, ...]
     scores: Mapping[str, tuple[float, ...]]
     predicted: tuple[tuple[PredictedRun, ...], ...]
+    reach: tuple[float, ...]
     warm_up_seconds: Mapping[int, float] = field(default_factory=dict)
 
     @property
@@ -183,7 +185,7 @@ def _measured(study: Validation, cell: Cell) -> Measured:
             study.progress(f"{cell.setting.task}, seed {cell.setting.seed}: candidates", number, len(chosen))
         outcomes.append(cell.outcome(placement.method, study.grid))
     start = cell.value("start", {}, lambda: _start(cell))
-    scores, curves = _scores_and_curves(_Seen(cell, chosen, study.grid))
+    scores, curves, reach = _before_training(_Seen(cell, chosen, study.grid))
     for steps in study.warm_up:
         scores |= _Seen(cell, chosen, study.grid, steps).scores(AFTER_WARM_UP)
     return Measured(
@@ -196,15 +198,19 @@ def _measured(study: Validation, cell: Cell) -> Measured:
         outcomes=tuple(outcomes),
         scores=scores,
         predicted=curves,
+        reach=reach,
         warm_up_seconds=seconds,
     )
 
 
-def _scores_and_curves(seen: _Seen) -> tuple[dict[str, tuple[float, ...]], tuple[tuple[PredictedRun, ...], ...]]:
-    """Of every placement, before training; the kernels that they are from are not held any longer."""
+def _before_training(
+    seen: _Seen,
+) -> tuple[dict[str, tuple[float, ...]], tuple[tuple[PredictedRun, ...], ...], tuple[float, ...]]:
+    """Scores, curves and reach of every placement; the kernels that they are from are not held any longer."""
     scores = seen.scores(SCORES)
     curves = seen.values("predicted curves", lambda item: [asdict(run) for run in item.adam])
-    return scores, tuple(tuple(_run(run) for run in runs) for runs in curves)
+    reach = seen.values("reach of Adam", lambda item: item.reach)
+    return scores, tuple(tuple(_run(run) for run in runs) for runs in curves), tuple(map(float, reach))
 
 
 def _run(found: Mapping[str, Any]) -> PredictedRun:

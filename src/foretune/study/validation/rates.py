@@ -26,8 +26,13 @@ def rate_table(cells: Sequence[Measured]) -> Table:
     rows = []
     for task in tasks_of(cells):
         chosen = [cells[place] for place in places_of(cells, task)]
-        pairs = [pair for cell in chosen for pair in zip(cell.outcomes, cell.predicted, strict=True)]
-        rows.append((task, *_row([pair for pair in pairs if pair[0].failure is None])))
+        guesses = [
+            (outcome, best_predicted(runs, reach).learning_rate)
+            for cell in chosen
+            for outcome, runs, reach in zip(cell.outcomes, cell.predicted, cell.reach, strict=True)
+            if outcome.failure is None
+        ]
+        rows.append((task, *_row(guesses, [run.learning_rate for run in chosen[0].predicted[0]])))
     header = (
         "task",
         "exactly",
@@ -38,9 +43,10 @@ def rate_table(cells: Sequence[Measured]) -> Table:
         "worst rate: nats lost",
     )
     caption = (
-        "The best of AdamW's learning rates, predicted by simulation, and in its place the one that is best most often for "
-        "the task, known afterwards: how often it is the best by the lowest real validation loss, and how much higher that "
-        "loss is than at the best rate, a run that failed counting as the start; means over candidates and seeds"
+        "The best of AdamW's learning rates, predicted by simulation within reach of the weights, and in its place the one "
+        "that is best most often for the task, known afterwards: how often it is the best by the lowest real validation "
+        "loss, and how much higher that loss is than at the best rate, a run that failed counting as the start; means over "
+        "candidates and seeds"
     )
     return Table(header, tuple(rows), caption)
 
@@ -86,20 +92,19 @@ def lost(outcome: Outcome, rate: float) -> float:
     return lowest.get(rate, outcome.start_validation_loss) - min(lowest.values())
 
 
-def _row(pairs: Sequence[tuple[Outcome, Sequence[PredictedRun]]]) -> tuple[str, ...]:
-    if not pairs:
+def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tuple[str, ...]:
+    if not guesses:
         return ("-",) * 6
-    rates = [outcome.learning_rate for outcome, _ in pairs]
-    guesses = [best_predicted(runs).learning_rate for _, runs in pairs]
-    usual = max(dict.fromkeys(rates), key=rates.count)
-    ratios = [max(rate / guess, guess / rate) for rate, guess in zip(rates, guesses, strict=True)]
-    worst = [max(lost(outcome, run.learning_rate) for run in runs) for outcome, runs in pairs]
+    best = [outcome.learning_rate for outcome, _ in guesses]
+    usual = max(dict.fromkeys(best), key=best.count)
+    ratios = [max(outcome.learning_rate / guess, guess / outcome.learning_rate) for outcome, guess in guesses]
+    worst = [max(lost(outcome, rate) for rate in grid) for outcome, _ in guesses]
     return (
-        f"{sum(rate == guess for rate, guess in zip(rates, guesses, strict=True))} of {len(pairs)}",
-        f"{sum(ratio <= NEAR for ratio in ratios)} of {len(pairs)}",
-        shown(float(np.mean([lost(outcome, guess) for (outcome, _), guess in zip(pairs, guesses, strict=True)])), 3),
-        f"{usual:g}: {rates.count(usual)} of {len(pairs)}",
-        shown(float(np.mean([lost(outcome, usual) for outcome, _ in pairs])), 3),
+        f"{ratios.count(1.0)} of {len(guesses)}",
+        f"{sum(ratio <= NEAR for ratio in ratios)} of {len(guesses)}",
+        shown(float(np.mean([lost(outcome, guess) for outcome, guess in guesses])), 3),
+        f"{usual:g}: {best.count(usual)} of {len(guesses)}",
+        shown(float(np.mean([lost(outcome, usual) for outcome, _ in guesses])), 3),
         shown(float(np.mean(worst)), 3),
     )
 

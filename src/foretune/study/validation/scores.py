@@ -27,7 +27,7 @@ from foretune.analysis.transferability import (
 )
 from foretune.finetune.copies import head_names
 from foretune.finetune.training import Training
-from foretune.forecast.adam import PredictedRun, best_predicted, predicted_runs
+from foretune.forecast.adam import PredictedRun, best_predicted, predicted_runs, reach
 from foretune.forecast.candidates import ALPHA, trained_parameters, weights_of
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.risk import RELATIVE_SIGMA, relative_risk
@@ -58,6 +58,7 @@ class Evidence:
         everything: lambda_max of the kernel of all placements together.
         inputs: labels, pretrained outputs and features of training and validation examples.
         grid: settings of the runs.
+        reach: the largest rate of Adam that a forecast would name, for the longest run of the grid.
     """
 
     placement: Placement
@@ -68,6 +69,7 @@ class Evidence:
     everything: float
     inputs: Inputs
     grid: tuple[Training, ...]
+    reach: float
 
     @cached_property
     def kernel(self) -> Float64[np.ndarray, "n c e c"]:
@@ -222,6 +224,7 @@ def evidence(cell: Cell, placements: Sequence[Placement], grid: Sequence[Trainin
     every = dict.fromkeys(name for placement in placements for name in placement.blocks)
     full = kernel if rank is None else cell.kernels([SGD()], PARTS, list(every))[SGD().label]
     everything = train_spectrum(np.sum((*_parts(kernel, list(every)), *last), axis=0)).largest
+    steps = max(training.steps_for(inputs.n_train) for training in grid)
     found = []
     for placement in placements:
         blocks = placement.blocks
@@ -235,6 +238,7 @@ def evidence(cell: Cell, placements: Sequence[Placement], grid: Sequence[Trainin
                 everything=everything,
                 inputs=inputs,
                 grid=tuple(grid),
+                reach=reach(blocks, rank, weights, steps),
             )
         )
     return found
