@@ -105,9 +105,8 @@ def test_within_reach_no_run_moves_the_weights_by_more_than_their_norm() -> None
     assert np.linalg.norm(moved) == pytest.approx(np.hypot(*norms.values()))
     formula = LoRA(4, ALPHA)
     rate = reach(tuple(w), 4, weights, steps)
-    changes = [
-        formula.scaling * steps * rate * generator.choice([-1.0, 1.0], (40, 4)) @ formula.matrix(name, 30) for name in w
-    ]
+    signs = lambda *shape: steps * rate * generator.choice([-1.0, 1.0], shape)  # noqa: E731
+    changes = [formula.scaling * signs(40, 4) @ (formula.matrix(name, 30) + signs(4, 30)) for name in w]
     assert np.linalg.norm(changes) == pytest.approx(np.hypot(*norms.values()), rel=0.15)
     assert reach((), 4, weights, steps) == np.inf
     assert reach(("a.weight",), None, Weights(weights.shapes, {"a.weight": 0.0}, {}), steps) == np.inf

@@ -13,12 +13,14 @@ where chi = dl/df: the full gradient, and what a batch drawn without replacement
 gradients shrink as the loss falls, and LoRA's A is at rest, as it is at the start: a model of early training.
 
 The linear regime knows no limit but its loss: where pretrained outputs are close to zero, large steps look good. Real
-weights have one. Adam moves an entry by at most about the rate in a step, so that T steps move the blocks S by their own
-norm, and what they computed is lost, from the rate
+weights have one. Adam moves an entry by at most about the rate in a step, so that after T steps of rate eta the blocks S,
+u = (T eta)^2, have moved by
 
-    eta_reach = ||W_S|| / (T (sum_b P_b)^1/2 d)
+    ||dW||^2 = P_S u                                 full tuning of P_S entries
+    ||dW||^2 = s^2 r (o_S u / 3 + P_S u^2)           LoRA of rank r, o_S output features: B moves from 0, A from its draw
 
-on, with d = 1, or of adapters ||s B A|| / ||B|| (`weight_change`); a head alone has none. No larger rate is recommended.
+at most (A's entries are of mean square 1 / (3 d) for d inputs). The rate at which this is ||W_S||^2, so that what the
+weights computed is lost, is out of reach; a head alone has none. No larger rate is recommended.
 docs/results/rates/README.md has what that is worth on real grids.
 """
 
@@ -33,9 +35,10 @@ import numpy as np
 from foretune.analysis.dynamics import CrossEntropy, GradientDescent, curves
 from foretune.analysis.output_derivative import chi
 from foretune.finetune.training import Training
-from foretune.forecast.candidates import Weights, weight_change
+from foretune.forecast.candidates import ALPHA, Weights
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.simulation import function_space
+from foretune.kernels.lora import LoRA
 from foretune.shapes import Float64
 
 
@@ -129,8 +132,15 @@ def reach(blocks: Sequence[str], rank: int | None, weights: Weights, steps: int)
         weights: shapes and norms of the parameters.
         steps: of the run.
     """
-    norm, entries = weights.norm(blocks), sum(weights.moving(name, rank) for name in blocks)
-    return norm / (steps * math.sqrt(entries) * weight_change(rank)) if norm else math.inf
+    norm, entries = weights.norm(blocks), sum(weights.moving(name, None) for name in blocks)
+    if not norm:
+        return math.inf
+    if rank is None:
+        return norm / (steps * math.sqrt(entries))
+    scale = LoRA(rank, ALPHA).scaling ** 2 * rank
+    linear, square = scale * sum(weights.widths[name] for name in blocks) / 3, scale * entries
+    u = (math.sqrt(linear**2 + 4 * square * norm**2) - linear) / (2 * square)
+    return math.sqrt(u) / steps
 
 
 RATES = tuple(float(rate) for rate in np.geomspace(1e-6, 1e-1, 16))

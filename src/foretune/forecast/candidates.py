@@ -96,15 +96,6 @@ class Candidate:
         return f"{self.name}, {self.method}"
 
 
-def weight_change(rank: int | None) -> float:
-    """Norm of the change of the weights over that of what is trained: of LoRA, s B A over B.
-
-    The rows of A are nearly orthogonal for ranks far below the number of inputs, with E ||row||^2 = 1/3 (kaiming), so
-    that ||s B A|| is about s ||B|| / sqrt(3).
-    """
-    return 1.0 if rank is None else LoRA(rank, ALPHA).scaling / math.sqrt(3)
-
-
 def weights_of(outputs: Outputs) -> Weights:
     """What is known of a model's parameters before any kernel."""
     parameters = outputs.parameters()

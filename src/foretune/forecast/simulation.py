@@ -6,7 +6,9 @@ its own. The learning rate and the number of steps are those of the smallest val
     ||theta_T - theta0||^2 = a' K a           a: coefficients of the run, K: training kernel of the candidate
 
 Kernels of blocks add up, and so do the squares of their changes: those of adapters and of a head are told apart by them.
-For LoRA the parameters are B, and the weights change by s B A (`weight_change`).
+
+For LoRA the parameters are B, and the weights change by s B A. The rows of A are nearly orthogonal for ranks far below
+the number of inputs, with E ||row||^2 = 1/3 (kaiming), so that ||s B A|| is about s ||B|| / sqrt(3).
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ from foretune.analysis.label_regression import label_regression
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.analysis.solvers import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
-from foretune.forecast.candidates import Candidate, Weights, weight_change
+from foretune.forecast.candidates import ALPHA, Candidate, Weights
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.risk import RELATIVE_SIGMA, relative_risk
 from foretune.forecast.search import Search
+from foretune.kernels.lora import LoRA
 from foretune.shapes import Float64, Int
 
 RATES_ARE_FOR = "full-batch gradient descent on the mean cross-entropy, without momentum"
@@ -239,7 +242,9 @@ def scored_candidate(
 def _relative_change(candidate: Candidate, moved: float, head_moved: float, weights: Weights) -> float:
     """The change of blocks and head over their norm; infinite for weights that start at zero."""
     norm = weights.norm((*candidate.blocks, *candidate.head))
-    return math.hypot(weight_change(candidate.rank) * moved, head_moved) / norm if norm else float("inf")
+    if candidate.rank is not None:
+        moved *= LoRA(candidate.rank, ALPHA).scaling / math.sqrt(3)
+    return math.hypot(moved, head_moved) / norm if norm else float("inf")
 
 
 def sort_key(candidate: ScoredCandidate, criterion: Criterion) -> tuple[float, float, int, str]:
