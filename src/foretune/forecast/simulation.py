@@ -94,7 +94,7 @@ class Criterion:
 VALIDATION_LOSS = Criterion("simulated validation loss", "valid. loss", "validation_loss")
 LABEL_ERROR = Criterion("label error", "label error", "label_error")
 """Of models with a head. One that starts from the linear-probing solution has been fitted to the training examples, so
-that their residuals, from which every simulated run starts, say little (measured in docs/results/validate/page.md)."""
+that their residuals, from which every simulated run starts, say little (measured in docs/results/README.md)."""
 
 
 @dataclass(frozen=True)
