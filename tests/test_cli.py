@@ -255,3 +255,33 @@ def test_control_c_stops_cleanly_and_can_be_resumed(llama_folder: Path, data_fil
     assert process.returncode == 1
     assert "Repeat the same command to go on where it stopped" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        ("OSError(9, 'Bad file descriptor')", "Stopped. Repeat the same command"),
+        ("StorageError('Cannot write x.')", "Stopped. Repeat the same command"),
+        (None, "Error: OSError: [Errno 9] Bad file descriptor"),
+    ],
+    ids=["library", "storage", "alone"],
+)
+def test_an_error_on_the_way_out_of_an_interruption_is_an_interruption(raised: str | None, said: str) -> None:
+    inside = f"""
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise {raised}
+"""
+    code = f"""
+import sys
+import foretune.cli.main as command
+from foretune.errors import StorageError
+
+def app(standalone_mode):{inside if raised else " raise OSError(9, 'Bad file descriptor')"}
+
+command.app = app
+sys.argv = ["foretune", "validate"]
+command.main()
+"""
+    assert_refused(run_code(code), 1, said)

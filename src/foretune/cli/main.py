@@ -166,10 +166,7 @@ def main() -> None:
     if not debug:
         _quiet()
     try:
-        code = app(standalone_mode=False)
-        if code == _INTERRUPTED:
-            raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(_exit_code())
     except TyperException as error:
         _fail(f"Error: {error.format_message()} See `foretune {' '.join(sys.argv[1:2])} --help`.", error.exit_code)
     except (Abort, KeyboardInterrupt):
@@ -193,6 +190,30 @@ def main() -> None:
             raise
         first = (str(error).splitlines() or [""])[0]
         _fail(f"Error: {type(error).__name__}: {first} This is not expected; repeat with --debug for the traceback.")
+
+
+def _exit_code() -> int:
+    """What the command ends with. An error on the way out of an interruption, such as a file closed twice, is its echo.
+
+    Raises:
+        KeyboardInterrupt: the command was interrupted.
+    """
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        if _follows_interruption(error):
+            raise KeyboardInterrupt from error
+        raise
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
+
+
+def _follows_interruption(error: BaseException | None) -> bool:
+    """Whether an error was raised while an interruption was being handled."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _fail(message: str, code: int = 1) -> None:
