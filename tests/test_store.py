@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+import signal
 import zipfile
 from pathlib import Path
 
 import pytest
 
 import foretune as ft
-from foretune.store.atomic import replacing, replacing_folder
+from foretune.store.atomic import remove_folder, replacing, replacing_folder, temporary_folder
 from foretune.store.packages import Package, cache_folder, fetched, sha256_of
 
 
@@ -71,3 +74,21 @@ def test_an_interrupted_write_leaves_what_was_there(writer, tmp_path: Path) -> N
         raise OSError(errno.ENOSPC, "No space left on device")
     assert (target / "a" if target.is_dir() else target).read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["target"]
+
+
+def test_an_interruption_waits_until_a_folder_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete = shutil.rmtree
+
+    def interrupted(path: Path, ignore_errors: bool) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        delete(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    (tmp_path / "old").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(tmp_path / "old")
+    assert not (tmp_path / "old").exists()
+    with pytest.raises(KeyboardInterrupt), temporary_folder() as made:
+        (made / "file").touch()
+    assert not made.exists() and signal.getsignal(signal.SIGINT) is handler

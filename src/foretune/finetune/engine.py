@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import Watch
 from foretune.kernels.job import Progress
 from foretune.shapes import Float
+from foretune.store.atomic import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def trained(
     Raises:
         NonFiniteError: the loss became infinite or undefined.
     """
-    with tempfile.TemporaryDirectory(prefix="foretune-") as scratch:
+    with temporary_folder() as scratch:
         resumed = None if folder is None else folder.resumable()
-        where = Path(scratch) if folder is None else folder.checkpoints
+        where = scratch if folder is None else folder.checkpoints
         trainer = _trainer(tuned, data, metric, training, _arguments(tuned, data, training, where, resumed, folder))
         watch = _watch(trainer, tuned, data, training, folder, progress, resumed)
         trainer.add_callback(watch)

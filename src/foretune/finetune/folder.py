@@ -24,7 +24,7 @@ from torch import Tensor
 from foretune.errors import StorageError, UsageError
 from foretune.finetune.history import Evaluation
 from foretune.kernels.folder import identity_difference, identity_hash
-from foretune.store.atomic import replacing, write_text
+from foretune.store.atomic import remove_folder, replacing, write_text
 
 _FORMAT = 1
 _MARK = "complete"
@@ -133,7 +133,7 @@ class RunFolder:
         with replacing(self.path / "test.npy") as temporary, temporary.open("wb") as file:
             np.save(file, test_logits, allow_pickle=False)
         write_text(self.path / "result.json", json.dumps(result, indent=1) + "\n")
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        remove_folder(self.checkpoints)
 
     def result(self) -> tuple[dict[str, Any], np.ndarray]:
         """What a finished run wrote.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,15 +64,52 @@ def _replacing(path: Path, made: Callable[[], Path]) -> Iterator[Path]:
         temporary = made()
         yield temporary
         if path.is_dir():
-            shutil.rmtree(path)
+            with _interrupted_later():
+                shutil.rmtree(path)
         temporary.replace(path)
     except OSError as error:
         raise storage_error(path, error) from error
     finally:
         if temporary is not None and temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_folder(temporary)
         elif temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder and what is in it, as far as that goes; an interruption waits until it is done."""
+    with _interrupted_later():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for the length of the block."""
+    path = Path(tempfile.mkdtemp(prefix="foretune-"))
+    try:
+        yield path
+    finally:
+        remove_folder(path)
+
+
+@contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C takes effect at the end of the block.
+
+    `shutil.rmtree` closes a descriptor twice when it is interrupted, and the error takes the interruption's place.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    received: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received:
+        before(received[0], None)
 
 
 def write_text(path: Path, text: str) -> None:
