@@ -1,6 +1,7 @@
 """Tiny random models of the families that people fine-tune, as data: `FAMILIES[name]` says how each is made.
 
-`tests/cases.py` holds the twenty that most tests use, in float64 and in memory; these are saved as folders, as a user has them.
+`tests/cases.py` holds the twenty that most tests use, in float64 and in memory; these are saved as folders,
+as a user has them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ VOCABULARY = 64  # more than the tokenizer's words: real checkpoints are padded 
 Options = Mapping[str, Any]
 
 _IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_BASE = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24,
-         "max_position_embeddings": 64, **_IDS}  # fmt: skip
+_BASE = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "intermediate_size": 24, "max_position_embeddings": 64, **_IDS}  # fmt: skip
 _GROUPED = {**_BASE, "num_key_value_heads": 2, "head_dim": 4}
 _EXPERTS = {**_GROUPED, "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 _GPT = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 3, "n_head": 4, "n_positions": 64, **_IDS}
@@ -128,7 +129,8 @@ CAUSAL = {
         "OpenAIGPTLMHeadModel", {name: value for name, value in _GPT.items() if name not in _IDS}
     ),
     "mpt": _causal(
-        "Mpt", {"vocab_size": VOCABULARY, "d_model": 16, "n_layers": 3, "n_heads": 4, "max_seq_len": 64, "expansion_ratio": 2}
+        "Mpt",
+        {"vocab_size": VOCABULARY, "d_model": 16, "n_layers": 3, "n_heads": 4, "max_seq_len": 64, "expansion_ratio": 2},
     ),
     "opt": _causal("OPT", {**_BASE, "ffn_dim": 24, "word_embed_proj_dim": 16}),
     "opt-350m": _causal("OPT", {**_BASE, "ffn_dim": 24, "word_embed_proj_dim": 8, "do_layer_norm_before": False}),
