@@ -29,8 +29,9 @@ TEXTS = [
     ft.Example("film " * 50, "scene"),
 ]
 GOOD_BAD = {"negative": "bad", "positive": "good"}
-SOME = ["bert", "bert-body", "roberta", "electra", "albert", "deberta-v3", "distilbert", "modernbert", "mpnet", "xlm", "t5",
-        "gpt2", "llama", "opt-350m", "bloom", "gemma3-images", "xlnet", "squeezebert", "layoutlm", "t5gemma", "llama4"]  # fmt: skip
+SOME = ["bert", "bert-body", "roberta", "electra", "albert", "deberta-v3", "distilbert", "modernbert", "mpnet", "xlm",
+        "t5", "gpt2", "llama", "opt-350m", "bloom", "gemma3-images", "xlnet", "squeezebert", "layoutlm", "t5gemma",
+        "llama4"]  # fmt: skip
 UNEVEN = {"nystromformer": "its windows need a length of their own", "funnel": "it pools two tokens into none"}
 
 

@@ -60,9 +60,10 @@ def _adapter(name: str, folder: Path) -> ModelError:
             f"{name} holds a model (config.json) and an adapter (adapter_config.json), so it is not clear what is meant. "
             "Move the adapter's files to a folder of their own."
         )
+    loader = _MERGING.get(task, "AutoPeftModel")
     return ModelError(
         f"{name} is a peft adapter of {base}, not a model. Name the base model to forecast from it. To go on from the "
-        f"adapter, merge it once: peft.{_MERGING.get(task, 'AutoPeftModel')}.from_pretrained({name!r}).merge_and_unload().save_pretrained(NEW), "
+        f"adapter, merge it once: peft.{loader}.from_pretrained({name!r}).merge_and_unload().save_pretrained(NEW), "
         "with the tokenizer beside it, and name the new folder."
     )
 
