@@ -6,10 +6,11 @@ import pytest
 
 from foretune.analysis.label_regression import label_regression
 from foretune.analysis.scores import scored
+from foretune.forecast.baseline import rule_for
 from foretune.forecast.candidates import PROBING, Weights, candidate, candidate_kernel, tangent_kernel
 from foretune.forecast.forecast import forecast
 from foretune.forecast.prediction import prediction
-from foretune.forecast.simulation import scored_candidate
+from foretune.forecast.simulation import scored_candidate, simulated_outputs
 from tests.test_forecast_heads import HEAD, NAMES, QUICK, SIGNAL, SIZE, WEIGHTS, by_heart, synthetic
 
 
@@ -25,7 +26,7 @@ def test_with_a_head_the_announced_score_is_the_mean_of_simulation_and_label_reg
     labels = scored(inputs.y[2 * SIZE :], (fit.outputs[SIZE:, 0] > 0).astype(int), "accuracy")
     simulated = found.score.score
     assert simulated.high < labels.value  # the run does not leave a head that has learnt the examples by heart
-    announced = prediction(found, hidden, tangent).score
+    announced = prediction(found, candidate_kernel(kernels, item), hidden, tangent=tangent).score
     assert announced.value == pytest.approx((simulated.value + labels.value) / 2)
     assert announced.low <= simulated.value < labels.value <= announced.high
 
@@ -35,7 +36,7 @@ def test_two_predictions_that_agree_keep_their_interval() -> None:
     item = candidate("signal", "layer", [SIGNAL], None, WEIGHTS, HEAD)
     joint = candidate_kernel(kernels, item)
     found = scored_candidate(item, joint, inputs, WEIGHTS, QUICK)
-    assert prediction(found, inputs, joint).score == found.score.score
+    assert prediction(found, joint, inputs, tangent=joint).score == found.score.score
 
 
 def test_what_the_simulation_is_exact_for_or_ranks_is_predicted_by_it() -> None:
@@ -44,7 +45,7 @@ def test_what_the_simulation_is_exact_for_or_ranks_is_predicted_by_it() -> None:
         item = candidate("some", kind, [] if kind == PROBING else [SIGNAL], None, WEIGHTS, HEAD)
         joint = candidate_kernel(kernels, item)
         found = scored_candidate(item, joint, inputs, WEIGHTS, QUICK)
-        announced = prediction(found, inputs, joint if kind == PROBING else None)
+        announced = prediction(found, joint, inputs, tangent=joint if kind == PROBING else None)
         assert announced.score == found.score.score
         assert announced.by == "in the linear regime"
 
@@ -53,11 +54,14 @@ def test_the_answer_says_what_predicts_its_score() -> None:
     kernels, inputs = synthetic()
     found = forecast(inputs, kernels, WEIGHTS, QUICK)
     chosen = found.advice.candidate
-    assert found.advice.predicted == prediction(chosen, inputs, tangent_kernel(kernels, chosen))
-    assert f"predicted between a simulated run ({chosen.score.score.value:.2f}) and label regression" in found.answer
+    joint, rule = candidate_kernel(kernels, chosen), rule_for(inputs)
+    assert found.advice.predicted == prediction(chosen, joint, inputs, rule, tangent_kernel(kernels, chosen))
+    simulated = rule.score(simulated_outputs(chosen, joint, inputs), inputs).value
+    assert f"predicted between a simulated run ({simulated:.2f}) and label regression" in found.answer
     assert f"accuracy {found.advice.predicted.score.value:.2f}" in found.answer
     headless = Weights({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
     bodies = {label: kernel.select("model.*") for label, kernel in kernels.items()}
-    simulated = forecast(inputs, bodies, headless, QUICK)
-    assert simulated.advice.predicted.score == simulated.advice.candidate.score.score
-    assert "predicted in the linear regime for" in simulated.answer
+    simply = forecast(inputs, bodies, headless, QUICK)
+    outputs = simulated_outputs(simply.advice.candidate, candidate_kernel(bodies, simply.advice.candidate), inputs)
+    assert simply.advice.predicted.score == rule.score(outputs, inputs)
+    assert "predicted in the linear regime for" in simply.answer

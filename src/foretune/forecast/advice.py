@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.scores import Score
+from foretune.forecast.baseline import Rule
 from foretune.forecast.candidates import PROBING
 from foretune.forecast.inputs import Inputs
 from foretune.forecast.prediction import Prediction, prediction
 from foretune.forecast.simulation import RATES_ARE_FOR, VALIDATION_LOSS, Criterion, ScoredCandidate
+from foretune.forecast.verdict import Verdict, verdict
 from foretune.shapes import Float64
 
 LARGE_CHANGE = 0.05
@@ -21,10 +23,11 @@ MINIMUM_PER_LABEL = 8
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommended candidate.
+    """The candidate that comes first, and whether to train it.
 
     Attributes:
         candidate: with learning rate and steps.
+        verdict: `help`, `may`, `no` or `cannot tell`; with a `no` nothing is recommended.
         predicted: its score with an interval, and what predicts it.
         adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
         probing: linear probing, the head alone; None without a head.
@@ -35,6 +38,7 @@ class Advice:
     """
 
     candidate: ScoredCandidate
+    verdict: Verdict
     predicted: Prediction
     adapter: ScoredCandidate | None
     probing: ScoredCandidate | None
@@ -48,8 +52,10 @@ def advice(
     candidates: Sequence[ScoredCandidate],
     inputs: Inputs,
     start: Score,
+    kernel: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]],
     criterion: Criterion = VALIDATION_LOSS,
     tangent: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]] | None = None,
+    rule: Rule | None = None,
 ) -> Advice:
     """The candidate to train.
 
@@ -60,9 +66,11 @@ def advice(
     Args:
         candidates: best first, with spreads.
         inputs: labels.
-        start: score without training.
+        start: score without training, by the same rule as the prediction.
+        kernel: a candidate's joint kernel.
         criterion: what ranked the candidates.
         tangent: a candidate's tangent kernel where the label error did; None elsewhere.
+        rule: how outputs become classes, `rule_for(inputs)`; without a threshold when left out.
     """
     probing = next((item for item in candidates if item.kind == PROBING), None)
     compared = [item for item in candidates if item.spread is not None]
@@ -71,9 +79,10 @@ def advice(
     adapters = [item for item in (*worthy, *candidates) if item.rank is not None]
     chosen = _chosen(worthy, tied, candidates[0]) if worthy or probing is None else probing
     others = [item for item in tied if item is not chosen]
-    predicted = prediction(chosen, inputs, None if tangent is None else tangent(chosen))
+    predicted = prediction(chosen, kernel(chosen), inputs, rule, None if tangent is None else tangent(chosen))
     return Advice(
         candidate=chosen,
+        verdict=verdict(chosen.score.steps, predicted.score, start, predicted.validation_gain),
         predicted=predicted,
         adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
         probing=probing,

@@ -30,10 +30,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.label_regression import label_regression
-from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.analysis.scores import Score
+from foretune.forecast.baseline import Rule
 from foretune.forecast.candidates import PROBING
 from foretune.forecast.inputs import Inputs
-from foretune.forecast.simulation import ScoredCandidate
+from foretune.forecast.simulation import ScoredCandidate, simulated_outputs
 from foretune.shapes import Float64
 
 
@@ -44,31 +45,40 @@ class Prediction:
     Attributes:
         score: on test examples, with an interval.
         by: what predicts it, in words.
+        validation_gain: of the simulated run over the outputs before it, on validation examples.
     """
 
     score: Score
     by: str
+    validation_gain: float
 
 
 def prediction(
-    candidate: ScoredCandidate, inputs: Inputs, tangent: Float64[np.ndarray, "n c e c"] | None = None
+    candidate: ScoredCandidate,
+    joint: Float64[np.ndarray, "n c e c"],
+    inputs: Inputs,
+    rule: Rule | None = None,
+    tangent: Float64[np.ndarray, "n c e c"] | None = None,
 ) -> Prediction:
     """What is announced for a candidate.
 
     Args:
         candidate: with its numbers.
-        inputs: labels.
+        joint: its kernel, `candidate_kernel`.
+        inputs: labels and pretrained outputs.
+        rule: how outputs become classes, `rule_for(inputs)`; without a threshold when left out.
         tangent: its tangent kernel where the label error ranks; the simulated run predicts without it.
     """
-    simulated = candidate.score.score
+    rule, run = rule or Rule(), simulated_outputs(candidate, joint, inputs)
+    before = inputs.f0[inputs.n_train :]
+    gain = rule.validation_score(run, inputs) - rule.validation_score(before, inputs)
+    simulated = rule.score(run, inputs)
     if tangent is None or candidate.kind == PROBING:
-        return Prediction(simulated, "in the linear regime")
-    first_test = inputs.n_train + inputs.n_validation
-    fit = label_regression(tangent, inputs.y[:first_test])
-    classes = predicted_classes(fit.outputs[inputs.n_validation :])
-    labels = scored(inputs.y[first_test:], classes, inputs.metric)
+        return Prediction(simulated, "in the linear regime", gain)
+    fit = label_regression(tangent, inputs.y[: inputs.n_train + inputs.n_validation])
+    labels = rule.score(fit.outputs, inputs)
     by = f"between a simulated run ({simulated.value:.2f}) and label regression ({labels.value:.2f})"
-    return Prediction(_between(simulated, labels), by)
+    return Prediction(_between(simulated, labels), by, gain)
 
 
 def _between(a: Score, b: Score) -> Score:

@@ -213,9 +213,8 @@ def scored_candidate(
         tangent: the kernel of the same blocks tuned in full, `tangent_kernel`; `joint` itself without it.
     """
     eigen, space = train_spectrum(joint), function_space(joint, inputs)
-    start = GradientDescent(1.0)
-    lowest = lowest_loss(best_run(space, start, search.steps, search.every).curves)
-    (run,) = curves(space, start, lowest.steps, max(lowest.steps, 1), [lowest.learning_rate])
+    lowest = lowest_loss(best_run(space, GradientDescent(1.0), search.steps, search.every).curves)
+    run = _run_of(space, lowest.learning_rate, lowest.steps)
     first_test = inputs.n_train + inputs.n_validation
     predictions = predicted_classes(run.outputs[first_test:])
     a = run.coefficients.reshape(-1)
@@ -237,6 +236,25 @@ def scored_candidate(
             change=_relative_change(candidate, moved, head_moved, weights),
         ),
     )
+
+
+def simulated_outputs(
+    candidate: ScoredCandidate, joint: Float64[np.ndarray, "n c e c"], inputs: Inputs
+) -> Float64[np.ndarray, "w c"]:
+    """The outputs of validation, then test examples at the end of a candidate's simulated run.
+
+    Args:
+        candidate: with its learning rate and steps.
+        joint: its kernel, `candidate_kernel`.
+        inputs: labels and pretrained outputs.
+    """
+    run = _run_of(function_space(joint, inputs), candidate.score.learning_rate, candidate.score.steps)
+    return run.outputs[inputs.n_train :]
+
+
+def _run_of(space: FunctionSpace, learning_rate: float, steps: int) -> Curves:
+    (run,) = curves(space, GradientDescent(learning_rate), steps, max(steps, 1))
+    return run
 
 
 def _relative_change(candidate: Candidate, moved: float, head_moved: float, weights: Weights) -> float:

@@ -68,6 +68,9 @@ class HeadLogits(Outputs):
         difference: `f_1 - f_0` (c = 1); the default for two outputs.
         max_length: longest input in tokens; longer texts are cut.
 
+    Attributes:
+        drawn: the head's weights are random.
+
     Raises:
         UsageError: an unknown pooling, or weights of the wrong shape.
     """
@@ -101,7 +104,7 @@ class HeadLogits(Outputs):
         module = _HeadModule(answering_copy(lm), head, pooling, difference=difference)
         encode = PlainEncoder(lm.tokenizer, token_limit(lm.tokenizer, lm.module.config, max_length))
         super().__init__(lm, module.eval(), encode, n_outputs, difference=difference)
-        self.pooling, self.seed = pooling, seed
+        self.pooling, self.seed, self.drawn = pooling, seed, weight is None
 
     @property
     def description(self) -> dict[str, object]:
