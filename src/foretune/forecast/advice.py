@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -154,7 +155,11 @@ def _regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Sc
     score, found = chosen.score, []
     if score.steps == 0:
         found.append("No simulated step lowers the validation loss: training is not expected to help.")
-    if score.change > LARGE_CHANGE and chosen.kind != PROBING:
+    if math.isinf(score.change) and chosen.kind != PROBING:
+        found.append(
+            "The trained weights start at zero: every change of them is large, and may leave the linear regime."
+        )
+    elif score.change > LARGE_CHANGE and chosen.kind != PROBING:
         found.append(
             f"The simulated run changes the trained weights by {score.change:.1%} of their norm, above the "
             f"{LARGE_CHANGE:.0%} at which this forecast warns (a rule of thumb): a real run may leave the linear regime."

@@ -113,7 +113,11 @@ class Verdicts:
     def findings(self) -> tuple[str, ...]:
         """How many tasks are solved, and how many show kernel behaviour."""
         found = {
-            name: [title(task) for task, answer in answers.items() if answer in ("yes", "partly") and not self._failed(task)]
+            name: [
+                title(task)
+                for task, answer in answers.items()
+                if answer in ("yes", "partly") and not self._failed(task)
+            ]
             for name, answers in self._answers().items()
         }
         return tuple(
