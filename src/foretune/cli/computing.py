@@ -102,8 +102,9 @@ def run_forecast(
     if report.json is not None:
         write_json(report.json, whole)
     rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
-    known = config is not None and rate is not None and advised
-    snippet = python_snippet(config, f"AdamW: {rate.words}.", note) if known else None
+    snippet = None
+    if config is not None and rate is not None and advised:
+        snippet = python_snippet(config, f"AdamW: {rate.words}.", note)
     print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
     return None
 
