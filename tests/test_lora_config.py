@@ -17,11 +17,11 @@ from transformers.models.auto import modeling_auto
 
 import foretune as ft
 from foretune.analysis.groups import trainable_groups
+from foretune.candidates.candidate import ALPHA, formulas_for
 from foretune.errors import UsageError
 from foretune.finetune.adapters import adapted
 from foretune.finetune.lora_config import adaptable, classes_for, lora_config, refused_modules
 from foretune.finetune.methods import LoRATuning
-from foretune.forecast.candidates import ALPHA, formulas_for
 from foretune.model.outputs import Outputs
 from foretune.report.advice import head_note, python_snippet
 from tests.cases import ROWS, TASK

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from foretune.analysis.scores import Score
+from foretune.candidates.adam import reach
+from foretune.candidates.candidate import ParameterSizes
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import LowestLoss
+from foretune.candidates.scores import VALIDATION_LOSS
 from foretune.errors import ModelError, NonFiniteError
-from foretune.forecast.adam import reach
+from foretune.experiment.inputs import Inputs
 from foretune.forecast.baseline import Rule, rule_for
-from foretune.forecast.candidates import Weights, candidate_kernel
 from foretune.forecast.cost import FORECAST_STAGES, cost
-from foretune.forecast.forecast import Forecast, forecast
-from foretune.forecast.inputs import Inputs
+from foretune.forecast.forecast import Forecast
+from foretune.forecast.forecast import forecast as forecast_of
 from foretune.forecast.prediction import prediction
 from foretune.forecast.stages import Stage
 from foretune.forecast.verdict import claim, verdict
@@ -26,6 +29,10 @@ from foretune.report.terminal import print_forecast
 from tests.test_forecast import NAMES, QUICK, SIZE, WEIGHTS, synthetic
 
 FAST = replace(QUICK, steps=20, compared=2, resamples=4)
+
+
+def forecast(inputs: Inputs, kernels: dict[str, BlockKernel]) -> Forecast:
+    return forecast_of(Pool(kernels, inputs, WEIGHTS, FAST))
 
 
 def scaled(kernels: dict[str, BlockKernel], factor: float) -> dict[str, BlockKernel]:
@@ -56,7 +63,7 @@ def test_test_labels_change_scores_and_nothing_that_is_chosen(seed: int) -> None
         y = inputs.y.copy()
         y[2 * SIZE :] = change(y[2 * SIZE :])
         other = replace(inputs, y=y)
-        found = forecast(other, kernels, WEIGHTS, FAST)
+        found = forecast(other, kernels)
         parts = (
             rule_for(other),
             found.threshold,
@@ -84,11 +91,11 @@ def test_the_rule_is_the_better_one_on_validation_examples() -> None:
 def test_a_run_of_no_steps_scores_as_no_run() -> None:
     kernels, inputs = synthetic()
     biased = replace(inputs, f0=inputs.f0 + 1.0)
-    chosen = forecast(inputs, kernels, WEIGHTS, FAST).advice.candidate
-    still = replace(chosen, score=replace(chosen.score, steps=0))
-    rule = rule_for(biased)
+    pool, rule = Pool(kernels, biased, WEIGHTS, FAST), rule_for(biased)
+    evidence = pool.evidence(still := pool.candidates[0])
+    object.__setattr__(evidence, "lowest", LowestLoss(1.0, 0, 0.1))
     assert rule.thresholded
-    found = prediction(still, candidate_kernel(kernels, still), biased, rule)
+    found = prediction(evidence.scored(still), pool, VALIDATION_LOSS, rule)
     assert found.score == rule.score(biased.f0[SIZE:], biased)
     assert found.validation_gain == 0
 
@@ -112,7 +119,7 @@ def test_the_verdict_is_one_of_four_words(steps: int, predicted: Score, gain: fl
 def test_a_no_recommends_nothing() -> None:
     kernels, inputs = synthetic(margin=0.0)
     solved = replace(inputs, f0=np.where(inputs.y == 1, 5.0, -5.0)[:, None] + inputs.f0)
-    found = forecast(solved, kernels, WEIGHTS, FAST)
+    found = forecast(solved, kernels)
     assert found.verdict == found.advice.verdict == "no"
     assert found.adamw is found.adapter_adamw is None
     assert found.answer.startswith("Fine-tuning is not expected to help: ")
@@ -120,7 +127,7 @@ def test_a_no_recommends_nothing() -> None:
     for text in (found.answer, shown(found)):
         assert "AdamW: " not in text and "recommended because" not in text.lower()
     assert "* recommended" not in shown(found)
-    helped = forecast(inputs, synthetic(margin=3.0)[0], WEIGHTS, FAST)
+    helped = forecast(inputs, synthetic(margin=3.0)[0])
     assert helped.verdict == "help" and helped.adamw is not None
     assert "* recommended" in shown(helped)
 
@@ -135,7 +142,7 @@ def test_a_no_recommends_nothing() -> None:
 )
 def test_what_comes_before_training_has_its_own_name(head: str, row: str, words: str) -> None:
     kernels, inputs = synthetic()
-    found = forecast(replace(inputs, head=head), kernels, WEIGHTS, FAST)
+    found = forecast(replace(inputs, head=head), kernels)
     assert f"│ {row} │" in shown(found)
     assert words in found.answer
 
@@ -143,7 +150,7 @@ def test_what_comes_before_training_has_its_own_name(head: str, row: str, words:
 @pytest.mark.parametrize("exponent", [-300, -150, -40, 40, 150, 300])
 def test_a_kernel_of_any_scale_gives_the_same_choice(exponent: int) -> None:
     kernels, inputs = synthetic()
-    plain, other = (forecast(inputs, scaled(kernels, factor), WEIGHTS, FAST) for factor in (1.0, 10.0**exponent))
+    plain, other = (forecast(inputs, scaled(kernels, factor)) for factor in (1.0, 10.0**exponent))
     assert other.advice.candidate.blocks == plain.advice.candidate.blocks
     assert other.advice.predicted.score == plain.advice.predicted.score
     assert other.whole.score == plain.whole.score
@@ -153,9 +160,9 @@ def test_a_kernel_of_any_scale_gives_the_same_choice(exponent: int) -> None:
 @pytest.mark.parametrize("exponent", [-300, 300])
 def test_reach_has_no_overflow(exponent: int) -> None:
     norm = 10.0**exponent
-    weights = Weights(WEIGHTS.shapes, dict.fromkeys(NAMES, norm), WEIGHTS.widths)
+    sizes = ParameterSizes(WEIGHTS.shapes, dict.fromkeys(NAMES, norm), WEIGHTS.widths)
     for rank in (None, 4):
-        assert 0 < reach(NAMES[:1], rank, weights, 10) < np.inf
+        assert 0 < reach(NAMES[:1], rank, sizes, 10) < np.inf
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -168,7 +175,7 @@ def test_equal_outputs_equal_texts_and_one_example_a_label_get_a_forecast(classe
         y, np.zeros((len(y), c)), np.ones((len(y), 3)), classes, classes, classes, {NAMES[0]: 36}, "accuracy"
     )
     for array in (kernel, np.ones_like(kernel), np.broadcast_to(kernel[:, :1, :, :1], kernel.shape).copy()):
-        found = forecast(inputs, {"sgd": BlockKernel((NAMES[0],), array)}, WEIGHTS, FAST)
+        found = forecast(inputs, {"sgd": BlockKernel((NAMES[0],), array)})
         assert np.isfinite(found.advice.candidate.score.validation_loss)
         assert 0 <= found.advice.predicted.score.value <= 1
 
@@ -176,7 +183,7 @@ def test_equal_outputs_equal_texts_and_one_example_a_label_get_a_forecast(classe
 def test_where_no_gradient_is_left_there_is_nothing_to_train() -> None:
     kernels, inputs = synthetic()
     with pytest.raises(ModelError, match="nothing to train: the gradients of all 8 parameters"):
-        forecast(inputs, scaled(kernels, 0.0), WEIGHTS, FAST)
+        forecast(inputs, scaled(kernels, 0.0))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -184,20 +191,19 @@ def test_undefined_numbers_are_refused_and_named(bad: float) -> None:
     kernels, inputs = synthetic()
     array = kernels["sgd"].array.copy()
     array[1, 0, 0, 3, 0] = bad
-    make = partial(forecast, weights=WEIGHTS, search=FAST)
     with pytest.raises(NonFiniteError, match=rf"The sgd kernel of {NAMES[1]} has infinite or undefined entries"):
-        make(inputs, {**kernels, "sgd": BlockKernel(tuple(NAMES), array)})
+        forecast(inputs, {**kernels, "sgd": BlockKernel(tuple(NAMES), array)})
     for name, field in (("outputs", "f0"), ("features", "features")):
         values = getattr(inputs, field).copy()
         values[5, 0] = bad
         with pytest.raises(NonFiniteError, match=f"The {name} of 1 of {len(inputs.y)} examples, number 5"):
-            make(replace(inputs, **{field: values}), kernels)
+            forecast(replace(inputs, **{field: values}), kernels)
 
 
 def test_weights_without_a_lora_kernel_are_named() -> None:
     kernels, inputs = synthetic()
     silent = {**kernels, "lora-r4": BlockKernel(tuple(NAMES), 0 * kernels["lora-r4"].array)}
-    found = forecast(inputs, silent, WEIGHTS, FAST)
+    found = forecast(inputs, silent)
     assert found.advice.adapter is None
     assert any(f"LoRA candidates are without 8 weights, {NAMES[0]} among them" in note for note in found.warnings)
-    assert not any("LoRA candidates" in note for note in forecast(inputs, kernels, WEIGHTS, FAST).warnings)
+    assert not any("LoRA candidates" in note for note in forecast(inputs, kernels).warnings)

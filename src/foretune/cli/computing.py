@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console
 
 import foretune
+from foretune.candidates.adam import BATCH, STEPS
+from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.evidence import Pool
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -25,12 +28,9 @@ from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
-from foretune.forecast.adam import BATCH, STEPS
-from foretune.forecast.candidates import ALPHA, formulas_for, weights_of
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.plan import estimate
-from foretune.forecast.search import search_for
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
@@ -74,8 +74,7 @@ def run_forecast(
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        search = search_for(inputs.n_train * inputs.f0.shape[1])
-        result = forecast(inputs, kernels, weights_of(found.outputs), search)
+        result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
         found.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.scores import Score, best_threshold, predicted_classes, score, scored
-from foretune.forecast.inputs import Inputs
+from foretune.experiment.inputs import Inputs
 from foretune.shapes import Float64
 
 

@@ -27,15 +27,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from foretune.analysis.label_regression import label_regression
 from foretune.analysis.scores import Score
+from foretune.candidates.candidate import PROBING
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import ScoredCandidate
+from foretune.candidates.scores import LABEL_ERROR, Criterion
 from foretune.forecast.baseline import Rule
-from foretune.forecast.candidates import PROBING
-from foretune.forecast.inputs import Inputs
-from foretune.forecast.simulation import ScoredCandidate, simulated_outputs
-from foretune.shapes import Float64
 
 
 @dataclass(frozen=True)
@@ -53,30 +50,22 @@ class Prediction:
     validation_gain: float
 
 
-def prediction(
-    candidate: ScoredCandidate,
-    joint: Float64[np.ndarray, "n c e c"],
-    inputs: Inputs,
-    rule: Rule | None = None,
-    tangent: Float64[np.ndarray, "n c e c"] | None = None,
-) -> Prediction:
+def prediction(candidate: ScoredCandidate, pool: Pool, criterion: Criterion, rule: Rule | None = None) -> Prediction:
     """What is announced for a candidate.
 
     Args:
         candidate: with its numbers.
-        joint: its kernel, `candidate_kernel`.
-        inputs: labels and pretrained outputs.
+        pool: its kernels.
+        criterion: what ranks; the simulated run alone predicts where that is not the label error.
         rule: how outputs become classes, `rule_for(inputs)`; without a threshold when left out.
-        tangent: its tangent kernel where the label error ranks; the simulated run predicts without it.
     """
-    rule, run = rule or Rule(), simulated_outputs(candidate, joint, inputs)
-    before = inputs.f0[inputs.n_train :]
-    gain = rule.validation_score(run, inputs) - rule.validation_score(before, inputs)
-    simulated = rule.score(run, inputs)
-    if tangent is None or candidate.kind == PROBING:
+    rule, inputs, evidence = rule or Rule(), pool.inputs, pool.evidence(candidate)
+    before, after = inputs.f0[inputs.n_train :], evidence.run.outputs[inputs.n_train :]
+    gain = rule.validation_score(after, inputs) - rule.validation_score(before, inputs)
+    simulated = rule.score(after, inputs)
+    if criterion is not LABEL_ERROR or candidate.kind == PROBING:
         return Prediction(simulated, "in the linear regime", gain)
-    fit = label_regression(tangent, inputs.y[: inputs.n_train + inputs.n_validation])
-    labels = rule.score(fit.outputs, inputs)
+    labels = rule.score(evidence.labels.outputs, inputs)
     by = f"between a simulated run ({simulated.value:.2f}) and label regression ({labels.value:.2f})"
     return Prediction(_between(simulated, labels), by, gain)
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from foretune.candidates.candidate import moving_blocks
 from foretune.errors import ModelError, NonFiniteError
-from foretune.forecast.candidates import moving_blocks
-from foretune.forecast.inputs import Inputs
+from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
 
 _HINT = "Compute in a wider range of numbers (--dtype float32 or float64), and look for such numbers in the weights."
