@@ -349,11 +349,11 @@ def test_duplicate_examples_without_ridge_have_finite_solutions(name: str) -> No
 @pytest.mark.parametrize("exponent", [-300, -150, 150, 300])
 def test_kernel_logistic_regression_does_not_depend_on_the_scale_of_the_kernel(exponent: int) -> None:
     generator = np.random.default_rng(0)
-    y, phi = np.arange(15) % 2, generator.normal(size=(15, 1, 4))
+    y, phi = np.arange(40) % 2, generator.normal(size=(40, 1, 4))
     phi[..., 0] += (2 * y - 1)[:, None]
-    joint, f0 = np.einsum("iap,jbp->iajb", phi[:8], phi), generator.normal(size=(15, 1))
+    joint, f0 = np.einsum("iap,jbp->iajb", phi[:16], phi), generator.normal(size=(40, 1))
     plain, other = (
-        solved(named_solver("logistic"), joint_data(joint * factor, f0, y, 3, "accuracy"))
+        solved(named_solver("logistic"), joint_data(joint * factor, f0, y, 8, "accuracy"))
         for factor in (1.0, 10.0**exponent)
     )
     assert plain.predictions.tolist() == other.predictions.tolist()

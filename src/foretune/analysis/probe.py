@@ -117,8 +117,8 @@ def _chosen(
         )
     if not (np.isfinite(features).all() and np.isfinite(other).all()):
         raise NonFiniteError(
-            "The features for linear probing have infinite or undefined entries; expected numbers. Use a model in float32 or "
-            "float64 (--dtype), and look for such numbers in its weights."
+            "The features for linear probing have infinite or undefined entries; expected numbers. Use a model in float32 "
+            "or float64 (--dtype), and look for such numbers in its weights."
         )
     mean = features.mean(0)
     fits: list[tuple[float, Probe]] = []
