@@ -143,7 +143,7 @@ def _tests(found: Behaviour) -> Table:
         f"tuned {linear.tuned:.3f})",
         _number(linear.share, ".2f", "no gain"),
         f">= {limits.share:g}",
-        _yes(verdict.linear),
+        _yes(verdict.linear) if linear.gain > 0 else "cannot say",
     )
     table.add_row(
         f"fixed features: relative distance of the {found.about['formula']} kernel",

@@ -48,12 +48,13 @@ def print_forecast(
     for limit in forecast.comparison.limits:
         console.print(f"[dim]{limit}[/dim]")
     console.print(_parts(forecast, metric))
-    rate = forecast.learning_rate
-    console.print(
-        f"Largest stable learning rate: [bold]{rate.cross_entropy:.2e}[/bold] (cross-entropy), {rate.squared:.2e} "
-        f"(squared loss). Assumes {rate.assumption}.\n"
-        f"AdamW, {escape(forecast.advice.candidate.title)}: {forecast.adamw.words}.\n"
-    )
+    if forecast.adamw is not None:
+        rate = forecast.learning_rate
+        console.print(
+            f"Largest stable learning rate: [bold]{rate.cross_entropy:.2e}[/bold] (cross-entropy), {rate.squared:.2e} "
+            f"(squared loss). Assumes {rate.assumption}.\n"
+            f"AdamW, {escape(forecast.advice.candidate.title)}: {forecast.adamw.words}.\n"
+        )
     adapter = forecast.advice.adapter
     if snippet is not None and adapter is not None:
         best = "" if adapter is forecast.advice.candidate else "the best candidate with adapters, "
@@ -75,7 +76,7 @@ def _scores(forecast: Forecast, metric: str) -> Table:
     table.add_column(metric, justify="right")
     table.add_column("from - to", justify="right")
     chosen = forecast.whole.regression.chosen.parameters
-    start = f"after {forecast.warm_up} warm-up steps" if forecast.warm_up else "zero-shot"
+    start = forecast.started
     rows: list[tuple[str, Score | None]] = [
         ("majority label", forecast.majority),
         (start, forecast.zero_shot),
@@ -99,7 +100,7 @@ def _candidates(forecast: Forecast, metric: str) -> Table:
     shown = [item for item in every if item in kept or item in others]
     title = (
         f"Candidates: {len(shown)} of {forecast.comparison.considered} by {criterion.name} (--json has all); "
-        "* recommended, = not told from the best by resampling"
+        f"* {'first' if forecast.verdict == 'no' else 'recommended'}, = not told from the best by resampling"
         f"{', + beats linear probing beyond the spread' if probing is not None else ''}; {metric} of the simulated run"
     )
     table = Table(title=title, title_justify="left")
