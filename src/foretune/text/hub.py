@@ -40,7 +40,7 @@ class HubSource:
     ) -> list[dict[str, object]]:
         """The dataset's rows with the task's columns and labels.
 
-        A label of -1 marks a row that nobody could label; such rows are left out.
+        A row without a label, or with -1, is one that nobody could label; its label is None.
 
         Args:
             rows: as the hub has them.
@@ -55,10 +55,9 @@ class HubSource:
         renamed = []
         for row in rows:
             found = {role: self._value(row, role) for role in columns}
-            if str(found["label"]) == "-1":
-                continue
-            label = self.labels.get(str(found["label"]), str(found["label"]))
-            if label not in known:
+            marked = found["label"] is None or str(found["label"]) == "-1"
+            label = None if marked else self.labels.get(str(found["label"]), str(found["label"]))
+            if label is not None and label not in known:
                 raise DataError(
                     f"{self.name} has the label {label!r}, which is none of {', '.join(map(repr, sorted(known)))}."
                     f"{nearest(label, known)} Name it under hub: labels: in the task's YAML file."
