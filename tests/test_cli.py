@@ -252,36 +252,39 @@ def test_control_c_stops_cleanly_and_can_be_resumed(llama_folder: Path, data_fil
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "Repeat the same command to go on where it stopped" in errors
     assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "code", "said"),
     [
-        ("OSError(9, 'Bad file descriptor')", "Stopped. Repeat the same command"),
-        ("StorageError('Cannot write x.')", "Stopped. Repeat the same command"),
-        (None, "Error: OSError: [Errno 9] Bad file descriptor"),
+        ("OSError(9, 'Bad file descriptor')", 130, "Stopped. Repeat the same command"),
+        ("StorageError('Cannot write x.')", 130, "Stopped. Repeat the same command"),
+        (None, 1, "Error: cannot use standard output or a temporary file: Bad file descriptor"),
     ],
     ids=["library", "storage", "alone"],
 )
-def test_an_error_on_the_way_out_of_an_interruption_is_an_interruption(raised: str | None, said: str) -> None:
+def test_an_error_on_the_way_out_of_an_interruption_is_an_interruption(
+    raised: str | None, code: int, said: str
+) -> None:
     inside = f"""
     try:
         raise KeyboardInterrupt
     finally:
         raise {raised}
 """
-    code = f"""
+    script = f"""
 import sys
+import foretune.cli.app
 import foretune.cli.main as command
 from foretune.errors import StorageError
 
-def app(standalone_mode):{inside if raised else " raise OSError(9, 'Bad file descriptor')"}
+def app(standalone_mode, prog_name):{inside if raised else " raise OSError(9, 'Bad file descriptor')"}
 
-command.app = app
+foretune.cli.app.app = app
 sys.argv = ["foretune", "validate"]
 command.main()
 """
-    assert_refused(run_code(code), 1, said)
+    assert_refused(run_code(script), code, said)

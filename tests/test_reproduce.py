@@ -17,8 +17,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from foretune.cli.options import BudgetOptions, ReportOptions, ReproduceOptions
+from foretune.cli.options import ReportOptions
 from foretune.cli.reproducing import run_reproduce
+from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError
 from foretune.finetune import search
 from foretune.report.figures import svg

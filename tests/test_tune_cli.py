@@ -14,16 +14,9 @@ import pytest
 import yaml
 
 import foretune as ft
-from foretune.cli.options import (
-    DataOptions,
-    MethodOptions,
-    ModelOptions,
-    OutputOptions,
-    ReportOptions,
-    TrainingOptions,
-    TuneOptions,
-)
+from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.tuning import Recipe, read_recipe, run_tune
+from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import DataError, UsageError
 from foretune.text.split import full_split
 from tests.command_line import ENVIRONMENT
@@ -159,7 +152,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert messages.strip() == "Stopped. Repeat the same command to go on where it stopped."
     assert_refused(run_cli("behaviour", out), 2, "is not finished", f"--config {out / 'run.yaml'}")
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]

@@ -17,7 +17,8 @@ from foretune.analysis.transferability import (
     log_evidence,
     negative_conditional_entropy,
 )
-from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
+from foretune.cli.options import ModelOptions, ReportOptions
+from foretune.cli.study_options import ValidateOptions
 from foretune.cli.validating import run_validate, runs_grid, training_sample
 from foretune.errors import UsageError
 from foretune.finetune.methods import FullTuning, LoRATuning

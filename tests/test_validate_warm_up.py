@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
+from foretune.cli.options import ModelOptions, ReportOptions
+from foretune.cli.study_options import ValidateOptions
 from foretune.cli.validating import run_validate
 from foretune.errors import UsageError
 from foretune.finetune.data import data_hash

@@ -53,10 +53,8 @@ def run_forecast(
     """The forecast, to the terminal and, on request, to JSON and a folder.
 
     Raises:
-        UsageError: a negative --warm-up, or one in half precision.
+        UsageError: --warm-up in half precision.
     """
-    if wanted.warm_up < 0:
-        raise UsageError(f"--warm-up is {wanted.warm_up}; expected a number of steps, or 0 for none.")
     out, errors = console(), Console(stderr=True)
     settings = (model, data, outputs, blocks, wanted, run, report)
     found = prepared(model, data, outputs, _written(run, report), errors)

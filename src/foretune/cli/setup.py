@@ -7,15 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foretune.cli.options import (
-    BlockOptions,
-    DataOptions,
-    FormulaOptions,
-    MethodOptions,
-    OutputOptions,
-    TrainingOptions,
-)
-from foretune.errors import DataError, UsageError, nearest
+from foretune.cli.options import BlockOptions, DataOptions, FormulaOptions, OutputOptions
+from foretune.cli.ranges import items, numbers, one_of
+from foretune.cli.tuning_options import MethodOptions, TrainingOptions
+from foretune.errors import DataError, UsageError
 from foretune.text.builtin import TASKS, load_data, load_rows, load_task
 from foretune.text.example import Rows
 from foretune.text.rows import require_columns
@@ -29,9 +24,6 @@ if TYPE_CHECKING:
     from foretune.model.load import LanguageModel
     from foretune.model.outputs import Outputs
 
-OUTPUTS = ("auto", "prompt", "head")
-HEADS = ("probe", "random")
-FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
 PROJECTIONS = ("intrinsic", "rademacher", "kronecker")
 _MOST_LABELS = 100
 
@@ -43,22 +35,6 @@ class Problem:
     task: Task
     split: Split
     rows: int
-
-
-def listed(text: str) -> list[str]:
-    """The items of a comma-separated option."""
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
-    """`value`, if it is known.
-
-    Raises:
-        UsageError: it is not; the message names the nearest.
-    """
-    if value not in known:
-        raise UsageError(f"{option} {value!r}: expected {', '.join(known)}.{nearest(value, known)}")
-    return value
 
 
 Splitter = Callable[[Task, DataOptions, Rows, Rows | None], Split]
@@ -83,11 +59,6 @@ def problem(data: DataOptions, output: OutputOptions, splitter: Splitter = few_s
     Raises:
         UsageError, DataError: wrong options, or rows that cannot be used.
     """
-    one_of("--output", output.output, OUTPUTS)
-    one_of("--head", output.head, HEADS)
-    for name, value in (("--k", data.k), ("--test", data.test)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}; expected at least 1.")
     named = _named_task(data, output)
     rows, test_rows = load_data(data.data, named, data.data_split, data.data_revision)
     if data.test_data is not None:
@@ -116,7 +87,7 @@ def _task(data: DataOptions, output: OutputOptions, named: Task | None, rows: Ro
         changes["words"] = _words(output.words)
     if named is not None:
         named = named if output.prompt is None else named.prompted(output.prompt)
-        labels = listed(data.labels) if data.labels else list(named.labels)
+        labels = items("--labels", data.labels, "negative,positive") if data.labels else list(named.labels)
         changes.setdefault("words", {label: word for label, word in named.words.items() if label in labels})
         if labels != list(named.labels):
             changes["variants"] = {}  # their words are for the task's own labels
@@ -125,7 +96,7 @@ def _task(data: DataOptions, output: OutputOptions, named: Task | None, rows: Ro
         raise UsageError("--prompt chooses among the prompts of a task: name one with --task, or write a --template.")
     label = columns.get("label", "label")
     require_columns(rows, [label])
-    labels = listed(data.labels) if data.labels else _found_labels(rows, label)
+    labels = items("--labels", data.labels, "negative,positive") if data.labels else _found_labels(rows, label)
     changes.setdefault(
         "template", "{text} {text2} This is {mask} ." if "text2" in columns else "{text} This is {mask} ."
     )
@@ -148,12 +119,14 @@ def _found_labels(rows: Rows, column: str) -> list[str]:
 
 
 def _words(text: str) -> dict[str, str]:
-    words = {}
-    for item in listed(text):
-        label, separator, word = item.partition("=")
-        if not separator or not word.strip():
+    words: dict[str, str] = {}
+    for item in items("--words", text, "negative=terrible,positive=great"):
+        label, separator, word = (part.strip() for part in item.partition("="))
+        if not separator or not label or not word:
             raise UsageError(f"--words {item!r}: expected LABEL=WORD, as in negative=terrible,positive=great.")
-        words[label.strip()] = word.strip()
+        if label in words:
+            raise UsageError(f"--words gives the label {label!r} two words, {words[label]!r} and {word!r}. Keep one.")
+        words[label] = word
     return words
 
 
@@ -194,23 +167,16 @@ def chosen_blocks(options: BlockOptions, outputs: Outputs) -> list[str] | None:
         head=not options.exclude_head,
         biases_only=options.biases_only,
         lora_only=options.lora_only,
-        layers=None if options.layers is None else _numbers("--layers", options.layers),
+        layers=None if options.layers is None else numbers("--layers", options.layers, "0,4-7"),
     )
     if options.blocks is None and wanted == ParameterFilter():
         return None
     names = outputs.chosen(wanted)
-    return names if options.blocks is None else [names[place] for place in matching(names, listed(options.blocks))]
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """The numbers of `0,4-7`."""
-    found: list[int] = []
-    for item in listed(text):
-        first, separator, last = item.partition("-")
-        if not first.isdigit() or (separator and not last.isdigit()):
-            raise UsageError(f"{option} {text!r}: {item!r} is no number; expected numbers and ranges, such as 0,4-7.")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(found)
+    return (
+        names
+        if options.blocks is None
+        else [names[place] for place in matching(names, items("--blocks", options.blocks, "*.query.*"))]
+    )
 
 
 def made_formulas(options: FormulaOptions) -> list[Formula]:
@@ -225,14 +191,12 @@ def made_formulas(options: FormulaOptions) -> list[Formula]:
     from foretune.kernels.signs import AsymmetricSignGD, SignGD
 
     targets = options.target_modules
-    one_of("--init", options.init, ("kaiming", "gaussian"))
     kinds: dict[str, type[Projection]] = dict(
         zip(PROJECTIONS, (IntrinsicDimension, Rademacher, Kronecker), strict=True)
     )
-    projected = kinds[one_of("--projection", options.projection, PROJECTIONS)]
+    projected = kinds[options.projection]
     found: list[Formula] = []
-    for name in listed(options.formula):
-        one_of("--formula", name, FORMULAS)
+    for name in items("--formula", options.formula, "sgd,lora"):
         if name == "sgd":
             found.append(SGD())
         elif name == "signgd":
@@ -246,12 +210,14 @@ def made_formulas(options: FormulaOptions) -> list[Formula]:
                 LoRA(
                     rank,
                     options.alpha,
-                    targets=targets if targets == "all-linear" else tuple(listed(targets)),
+                    targets=targets
+                    if targets == "all-linear"
+                    else tuple(items("--target-modules", targets, "q_proj,v_proj")),
                     init=options.init,  # pyright: ignore[reportArgumentType]
                     rslora=options.rslora,
                     seed=options.draw_seed,
                 )
-                for rank in _numbers("--rank", options.rank)
+                for rank in numbers("--rank", options.rank, "1,8,64")
             ]
     return found
 
@@ -265,7 +231,7 @@ def made_method(options: MethodOptions) -> Method:
     from foretune.finetune.methods import FullTuning, Linearized, LoRATuning, ProbedFirst, method_named
     from foretune.model.parameters import ParameterFilter
 
-    layers = None if options.layers is None else _numbers("--layers", options.layers)
+    layers = None if options.layers is None else numbers("--layers", options.layers, "0,4-7")
     targets = options.target_modules
 
     def configured(method: Method) -> Method:
@@ -280,7 +246,7 @@ def made_method(options: MethodOptions) -> Method:
             return LoRATuning(
                 options.rank,
                 options.alpha,
-                targets if targets == "all-linear" else tuple(listed(targets)),
+                targets if targets == "all-linear" else tuple(items("--target-modules", targets, "q_proj,v_proj")),
                 layers,
                 options.init,  # pyright: ignore[reportArgumentType]
                 options.rslora,

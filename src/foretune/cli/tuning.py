@@ -18,19 +18,12 @@ from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.cli.options import (
-    DataOptions,
-    MethodOptions,
-    ModelOptions,
-    OutputOptions,
-    ReportOptions,
-    TrainingOptions,
-    TuneOptions,
-)
+from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.prepare import Prepared, console, prepared, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.settings import as_yaml, repeatable
-from foretune.cli.setup import Splitter, few_shot, full_data, made_method, made_training, one_of
+from foretune.cli.setup import Splitter, few_shot, full_data, made_method, made_training
+from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.run import Run, fine_tuned
@@ -44,7 +37,6 @@ from foretune.report.runs import RunReport, print_run, read_report, report_file,
 from foretune.store.atomic import write_text
 
 _SETTINGS = "run.yaml"
-_GRIDS = ("paper",)
 _NO_MATTER = {"json", "out"}
 
 
@@ -79,7 +71,6 @@ class Recipe:
         training = made_training(self.training, method)
         if self.run.grid is None:
             return method, [training]
-        one_of("--grid", self.run.grid, _GRIDS)
         for name in ("learning_rate", "batch_size"):
             if getattr(self.training, name) is not None:
                 option = f"--{name.replace('_', '-')}"
@@ -101,6 +92,11 @@ def run_tune(
     Raises:
         UsageError: options that do not fit, or a folder that holds another run.
     """
+    if model.dtype in ("bfloat16", "float16"):
+        raise UsageError(
+            f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
+            "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
+        )
     recipe, out, errors = Recipe(model, data, outputs, method, training, run), console(), Console(stderr=True)
     chosen, grid = recipe.made()
     _refuse_other(run.out, recipe)
