@@ -36,6 +36,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.report.advice import head_note, lora_config, python_snippet
 from foretune.report.json import write_json
+from foretune.report.reading import print_reading
 from foretune.report.run_folder import Record, present_record, write_record
 from foretune.report.terminal import print_estimate, print_forecast, print_kernels
 from foretune.store.atomic import write_text
@@ -63,7 +64,7 @@ def run_forecast(
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     formulas = formulas_for(job.kinds)
     if run.plan:
-        return _planned(job, formulas, run, report, out)
+        return _planned(job, formulas, run, report, out, found)
     inputs = replace(read_inputs(found, errors), warm_up=wanted.warm_up)
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
@@ -89,6 +90,7 @@ def run_forecast(
         write_json(report.json, whole)
     rate = result.adapter_adamw
     snippet = None if config is None or rate is None else python_snippet(config, f"AdamW: {rate.words}.", note)
+    print_reading(out, found.problem.account, found.asked)
     print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
     return None
 
@@ -115,7 +117,7 @@ def run_kernel(
     found = prepared(model, data, outputs, _written(run, report), errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
-        return _planned(job, formulas, run, report, out)
+        return _planned(job, formulas, run, report, out, found)
     inputs = read_inputs(found, errors)
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found)
@@ -123,6 +125,7 @@ def run_kernel(
         described = {label: _described(kernel) for label, kernel in kernels.items()}
         costs = {"kernel": described, "stages": found.stages.finished}
         write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
+    print_reading(out, found.problem.account, found.asked)
     print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
     return None
 
@@ -168,8 +171,11 @@ def _computed(
     return kernels, record
 
 
-def _planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console) -> None:
-    found = estimate(job, formulas, run.memory)
-    print_estimate(out, found)
+def _planned(
+    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Prepared
+) -> None:
+    needed = estimate(job, formulas, run.memory)
+    print_reading(out, found.problem.account, found.asked)
+    print_estimate(out, needed)
     if report.json is not None:
-        write_json(report.json, found)
+        write_json(report.json, {**asdict(needed), **found.said})

@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from foretune.cli.data import Problem, Splitter, few_shot, problem
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.progress import busy, progress_bar
-from foretune.cli.setup import Problem, Splitter, few_shot, made_outputs, problem
+from foretune.cli.setup import made_outputs
 from foretune.errors import UsageError
 from foretune.forecast.inputs import Inputs, forecast_inputs
 from foretune.forecast.stages import Stages
 from foretune.model.load import LanguageModel, load_model
 from foretune.model.outputs import Outputs
+from foretune.report.reading import Asked, asked
 from foretune.report.run_folder import Record
 from foretune.store.atomic import storage_error
 
@@ -39,6 +41,16 @@ class Prepared:
     problem: Problem
     outputs: Outputs
     stages: Stages
+
+    @property
+    def asked(self) -> Asked:
+        """What the model is asked, with the first training example."""
+        return asked(self.outputs, self.problem.task, self.problem.split.train[0])
+
+    @property
+    def said(self) -> dict[str, object]:
+        """What was read and what is asked, for result files."""
+        return {"data": asdict(self.problem.account), "asked": asdict(self.asked)}
 
     @property
     def examples(self) -> tuple[list, list]:
@@ -139,6 +151,7 @@ def record_of(found: Prepared, inputs: Inputs, settings: dict[str, object]) -> R
             "settings": settings,
             "rows": found.problem.rows,
             "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+            **found.said,
             "versions": versions(),
             "threads": torch.get_num_threads(),
         },

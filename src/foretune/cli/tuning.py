@@ -8,7 +8,7 @@ result.json    of a finished run: settings, curves and scores
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.cli.data import Splitter, few_shot, full_data
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.prepare import Prepared, console, prepared, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.settings import as_yaml, repeatable
-from foretune.cli.setup import Splitter, few_shot, full_data, made_method, made_training
+from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
@@ -33,8 +34,10 @@ from foretune.kernels.job import Progress
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.report.json import write_json
+from foretune.report.reading import Asked, print_reading
 from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report
 from foretune.store.atomic import write_text
+from foretune.text.account import Account
 
 _SETTINGS = "run.yaml"
 _NO_MATTER = {"json", "out"}
@@ -113,6 +116,8 @@ def run_tune(
         out.print(f"{run.out} holds this run, finished: nothing was trained.")
     if report.json is not None:
         write_json(report.json, before)
+    if {"data", "asked"} <= set(before.about):
+        print_reading(out, Account(**before.about["data"]), Asked(**before.about["asked"]))
     print_run(out, before, run.out)
 
 
@@ -152,7 +157,8 @@ def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:
         "method": method.label,
         "outputs": found.outputs.description,
         "sizes": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-        "left_out": {"duplicates": split.duplicates, "conflicts": split.conflicts, "overlaps": split.overlaps},
+        "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+        **found.said,
         "notes": notes,
         "settings": repeatable(recipe.groups),
         "versions": versions(),

@@ -98,7 +98,7 @@ def load_rows(
     """
     task = _task_of(source)
     if task is None:
-        return read_rows(source, split or "train", revision, reading)
+        return read_rows(source, split or "train", revision, reading)  # pyright: ignore[reportArgumentType]
     if task.name in _ROWS:
         return _ROWS[task.name]()
     return _hub_rows(task, split or _hub_of(task).train, revision)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from foretune.errors import DataError, nearest
+from foretune.naming import shown
 
 _NOTHING = frozenset({"", "nan", "NaN", "NAN", "None", "null", "NULL", "NaT", "<NA>", "N/A", "#N/A"})
 _ZEROS = re.compile(r"[+-]?\d+\.0+")
@@ -56,7 +57,7 @@ def text_of(value: object, where: Where, place: int) -> str:
 
 def label_name(value: object) -> str:
     """What a label is called: without blanks around it, a whole number without decimals."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value).is_integer():
+    if isinstance(value, float) and value.is_integer():
         return str(int(value))
     name = unicodedata.normalize("NFC", str(value)).strip()
     return name.partition(".")[0].removeprefix("+") if _ZEROS.fullmatch(name) else name
@@ -116,13 +117,14 @@ def _scalar(value: object, where: Where, place: int, what: str) -> object:
     elif isinstance(value, bytes | bytearray):
         kind, remedy = "bytes", "Decode them to text first"
     elif isinstance(value, Iterable):
-        kind, remedy = "a list", "Join its parts" if what == "text" else "foretune gives each text one label: choose one"
+        kind, remedy = (
+            "a list",
+            "Join its parts" if what == "text" else "foretune gives each text one label: choose one",
+        )
     if kind is None:
         return value
-    shown = repr(value)
     raise DataError(
-        f"{where(place)} holds {kind}, {shown if len(shown) <= 60 else shown[:57] + '...'}; expected one {what}. {remedy}, or name "
-        f"another column with --{what}."
+        f"{where(place)} holds {kind}, {shown(value)}; expected one {what}. {remedy}, or name another column with --{what}."
     )
 
 
@@ -131,8 +133,8 @@ def _writable(text: str, where: Where, place: int) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise DataError(
-            f"{where(place)} holds half a character, {text[error.start]!a} (a lone surrogate), which cannot be encoded. Repair the "
-            "file where it was made, or drop the row."
+            f"{where(place)} holds half a character, {text[error.start]!a} (a lone surrogate), which cannot be encoded. "
+            "Repair the file where it was made, or drop the row."
         ) from error
     return text
 
@@ -147,8 +149,8 @@ def _minus_one_is_no_label(names: Sequence[str | None], known: set[str] | None, 
     if others == {"0", "1"}:
         count = sum(name == "-1" for name in names)
         raise DataError(
-            f"{where(names.index('-1'))} is -1, beside the labels 0 and 1: it may be a label, or mark a row without one. Use "
-            f"--labels 0,1 to leave those {count} rows out, or --labels=-1,0,1 if it is a label."
+            f"{where(names.index('-1'))} is -1, beside the labels 0 and 1: it may be a label, or mark a row without one. "
+            f"Use --labels 0,1 to leave those {count} rows out, or --labels=-1,0,1 if it is a label."
         )
     if not all(_PLAIN_NUMBER.fullmatch(name) for name in others):
         return not any(_is_number(name) for name in others)
@@ -174,8 +176,8 @@ def _refuse_mixed(spelt: Sequence[object], names: Sequence[str | None], where: W
     counts = next((place for place, value in enumerate(spelt) if _number(value)), None)
     if truths is not None and counts is not None:
         raise DataError(
-            f"{where(truths)} is {spelt[truths]}, {where(counts)} is {spelt[counts]}: truth values and numbers stand in one "
-            "column. Write all labels in one way."
+            f"{where(truths)} is {spelt[truths]}, {where(counts)} is {spelt[counts]}: truth values and numbers stand in "
+            "one column. Write all labels in one way."
         )
     first: dict[str, str] = {}
     for name in names:
@@ -184,8 +186,8 @@ def _refuse_mixed(spelt: Sequence[object], names: Sequence[str | None], where: W
         other = first.setdefault(name.casefold(), name)
         if other != name:
             raise DataError(
-                f"The labels {other!r} and {name!r} differ in capital letters alone ({where(names.index(name))}). Write them "
-                "alike; or, if they are different labels, name all labels with --labels."
+                f"The labels {other!r} and {name!r} differ in capital letters alone ({where(names.index(name))}). Write "
+                "them alike; or, if they are different labels, name all labels with --labels."
             )
 
 
@@ -200,7 +202,7 @@ def _spellings(spelt: Sequence[object], names: Sequence[str | None]) -> tuple[st
         if name is not None:
             ways.setdefault(name, set()).add(str(value))
     several = [f"{' and '.join(map(repr, sorted(found)))}" for name, found in ways.items() if len(found) > 1]
-    return tuple(f"{shown} count as one label." for shown in several[:5])
+    return tuple(f"{spelling} count as one label." for spelling in several[:5])
 
 
 def refuse_targets(values: Iterable[object], column: str, source: str) -> None:
@@ -213,16 +215,16 @@ def refuse_targets(values: Iterable[object], column: str, source: str) -> None:
     decimals = [name for name in found if _is_number(name) and not _PLAIN_NUMBER.fullmatch(name)]
     if len(decimals) > 10 or (len(decimals) > 5 and len(decimals) == len(found)):
         raise DataError(
-            f"Column {column!r} of {source} holds {len(found)} different numbers, {sorted(decimals)[0]} for example: that is "
-            "a target of regression. foretune is for classification only; expected a few labels. Put the numbers into "
+            f"Column {column!r} of {source} holds {len(found)} different numbers, {sorted(decimals)[0]} for example: that "
+            "is a target of regression. foretune is for classification only; expected a few labels. Put the numbers into "
             "classes, or name the label column with --label."
         )
 
 
 def unknown_label(name: str | None, labels: Sequence[str]) -> DataError:
     """The error for a label that is none of a task's."""
-    shown = ", ".join(map(repr, labels[:20])) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
+    known = ", ".join(map(repr, labels[:20])) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
     return DataError(
-        f"The label {name!r} is none of {shown}.{nearest(str(name), labels)} To leave rows with other labels out, name the "
+        f"The label {name!r} is none of {known}.{nearest(str(name), labels)} To leave rows with other labels out, name the "
         f"labels with --labels."
     )

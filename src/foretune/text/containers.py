@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from foretune.errors import UsageError
+from foretune.naming import shown
 
 _EXPECTED = "Expected a list of texts or of rows such as {'text': ..., 'label': ...}"
 
@@ -25,7 +26,7 @@ def row_list(rows: Any) -> list[Any]:
     """
     if isinstance(rows, str):
         raise UsageError(
-            f"These rows are one text, {_short(rows)}. {_EXPECTED}: write [text]. A file is read by load_rows(path)."
+            f"These rows are one text, {shown(rows)}. {_EXPECTED}: write [text]. A file is read by load_rows(path)."
         )
     if isinstance(rows, bytes | bytearray):
         raise UsageError(f"These rows are bytes. {_EXPECTED}.")
@@ -44,13 +45,17 @@ def _from_columns(columns: Mapping[Any, Any]) -> list[Any]:
     values = list(columns.values())
     if values and all(hasattr(value, "column_names") for value in values):
         first = next(iter(columns))
-        raise UsageError(f"These rows are several datasets, {', '.join(map(repr, columns))}. Pass one: rows[{first!r}].")
+        raise UsageError(
+            f"These rows are several datasets, {', '.join(map(repr, columns))}. Pass one: rows[{first!r}]."
+        )
     if not values or any(isinstance(value, str | Mapping) or not isinstance(value, Iterable) for value in values):
         raise UsageError(f"These rows are one mapping with {', '.join(map(repr, columns))}. {_EXPECTED}: write [row].")
     lists = [list(value) for value in values]
     if len({len(value) for value in lists}) > 1:
         sizes = ", ".join(f"{name!r} {len(value)}" for name, value in zip(columns, lists, strict=True))
-        raise UsageError(f"The columns of these rows have different lengths: {sizes}. Expected one value a row in each.")
+        raise UsageError(
+            f"The columns of these rows have different lengths: {sizes}. Expected one value a row in each."
+        )
     return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
@@ -69,7 +74,3 @@ def _named(value: Any, names: list[str] | None) -> Any:
     if names is None or not isinstance(value, int):
         return value
     return names[value] if value >= 0 else None
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

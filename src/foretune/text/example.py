@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.errors import UsageError
+from foretune.naming import shown
 from foretune.text.cells import label_column, text_of
 from foretune.text.containers import row_list
 
@@ -64,10 +65,8 @@ def mapping_of(row: object, number: int) -> Mapping[str, object]:
         UsageError: it does not.
     """
     if not isinstance(row, Mapping):
-        shown = repr(row)
         raise UsageError(
-            f"Row {number} is {shown if len(shown) <= 60 else shown[:57] + '...'}; expected an Example, a string, or a mapping "
-            "such as {'text': ..., 'label': ...}."
+            f"Row {number} is {shown(row)}; expected an Example, a string, or a mapping such as {{'text': ...}}."
         )
     return row
 

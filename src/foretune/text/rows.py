@@ -38,7 +38,12 @@ _REMEDIES = {
     ".zst": "Unpack it first.",
 }
 _OTHER_SHAPES = {
-    "for generation": ({"prompt", "completion"}, {"instruction", "output"}, {"input", "output"}, {"chosen", "rejected"}),
+    "for generation": (
+        {"prompt", "completion"},
+        {"instruction", "output"},
+        {"input", "output"},
+        {"chosen", "rejected"},
+    ),
     "of conversations": ({"messages"}, {"conversations"}, {"conversation"}),
 }
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w. -]+)?")
@@ -172,7 +177,9 @@ def _refuse_no_name(source: object, name: str) -> None:
     if not name.strip():
         raise UsageError("DATA is empty. Expected a file, a folder, a task or a hub dataset id.")
     if re.match(r"[a-zA-Z][\w+.-]*://", name):
-        raise UsageError(f"{_short(name)} is an address. Fetch the file first, with `curl -LO` for example, and pass its name.")
+        raise UsageError(
+            f"{_short(name)} is an address. Fetch the file first, with `curl -LO` for example, and pass its name."
+        )
 
 
 def _refuse_other_options(path: Path, kind: str, reading: Reading) -> None:

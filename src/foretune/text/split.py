@@ -50,9 +50,7 @@ class _Usable:
 
     def split(self, train: list[Example], validation: list[Example], test: list[Example]) -> Split:
         """A split of them."""
-        return Split(
-            train, validation, test, self.duplicates, self.conflicts, overlaps=0, unlabelled=self.unlabelled
-        )
+        return Split(train, validation, test, self.duplicates, self.conflicts, overlaps=0, unlabelled=self.unlabelled)
 
 
 def few_shot_split(
@@ -106,11 +104,13 @@ def _too_few(label: str, found: int, k: int, usable: _Usable, needed: int, *, mo
     """The error for a label with too few texts, with what can be done about it."""
     parts = f"{k} for training" + ("" if needed == k else f" and {k} for validation")
     least = found * k // needed
-    others = ", or leave its rows out by naming the other labels with --labels" if more else ""
+    others = ["leave its rows out by naming the other labels with --labels"] if more else []
     left = f" ({usable.conflicts} rows contradict each other and were left out)" if usable.conflicts else ""
     if not found:
-        return DataError(f"No usable row has the label {label!r}{left}. Add rows, or name the labels there are with --labels.")
-    remedy = f"Use --k {least} or less, add rows{others}" if least else f"Add rows{others}"
+        return DataError(
+            f"No usable row has the label {label!r}{left}. Add rows, or name the labels there are with --labels."
+        )
+    remedy = ", or ".join([*([f"use --k {least} or less"] if least else []), "add rows", *others]).capitalize()
     return DataError(
         f"Label {label!r} has {found} different text{'s' if found > 1 else ''}{left}, but k = {k} needs {needed}: {parts}. "
         f"{remedy}."
@@ -200,8 +200,8 @@ def full_split(
         if len(of_label) < least:
             raise DataError(
                 f"Label {label!r} has {len(of_label)} different texts beside {len(held)} test examples; expected "
-                f"{'two or more, for training and validation' if least == 2 else 'one or more for training'}. Use a smaller "
-                "--test, or add rows."
+                f"{'two or more, for training and validation' if least == 2 else 'one or more for training'}. Use a "
+                "smaller --test, or add rows."
             )
         if validation_examples is None:
             validation += of_label[: min(k, max(1, len(of_label) // 10))]
@@ -273,6 +273,11 @@ def _with_test(split: Split, examples: Sequence[Example], test_examples: Sequenc
     """
     usable = _without_repeats(test_examples)
     apart = _ordered(_apart_from(usable.examples, examples), "test")
+    if usable.examples and not apart:
+        raise DataError(
+            f"All {len(usable.examples)} test rows have a text that stands among the other rows. Expected others; without "
+            "a test file a part of the rows is kept for testing."
+        )
     return replace(
         split,
         test=apart[:test],

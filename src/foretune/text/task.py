@@ -12,8 +12,8 @@ from typing import Any
 
 from foretune.errors import UsageError, nearest
 from foretune.text.cells import label_column, label_name, text_of, unknown_label
-from foretune.text.example import Example, Rows, mapping_of
 from foretune.text.containers import row_list
+from foretune.text.example import Example, Rows, mapping_of
 from foretune.text.hub import HubSource
 from foretune.text.split import Split, few_shot_split
 from foretune.text.template import Piece, causal_pieces, filled, template_pieces
@@ -85,7 +85,9 @@ class Task:
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, str):
-            raise UsageError(f"Task {self.name!r} has the labels {self.labels!r}; expected a list, such as ['no', 'yes'].")
+            raise UsageError(
+                f"Task {self.name!r} has the labels {self.labels!r}; expected a list, such as ['no', 'yes']."
+            )
         object.__setattr__(self, "labels", tuple(label_name(label) for label in self.labels))
         object.__setattr__(self, "words", {label_name(label): word for label, word in self.words.items()})
         object.__setattr__(self, "words", {label: str(self.words.get(label, label)) for label in self._checked_words()})
@@ -208,7 +210,9 @@ class Task:
             DataError: a cell is not a text or a label (see `foretune.text.cells`).
         """
         source = f"{rows.source}, row" if isinstance(rows, Rows) else "Row"
-        read = [row if isinstance(row, Example) else mapping_of(row, place) for place, row in enumerate(row_list(rows), 1)]
+        read = [
+            row if isinstance(row, Example) else mapping_of(row, place) for place, row in enumerate(row_list(rows), 1)
+        ]
         places = [place for place, row in enumerate(read) if not isinstance(row, Example)]
         cells = {
             name: self._cells(read, places, name) for name in (self.text, self.text2, self.label) if name is not None

@@ -31,7 +31,7 @@ def parquet_rows(path: Path, names: LabelNames | None = None) -> Rows:
     """
     import pyarrow.parquet
 
-    return _table_rows(path, lambda source: pyarrow.parquet.read_table(source), names or {})
+    return _table_rows(path, pyarrow.parquet.read_table, names or {})
 
 
 def arrow_rows(path: Path) -> Rows:

@@ -114,9 +114,7 @@ def _undecodable(path: Path, content: bytes, encoding: str | None, error: Unicod
     if b"\0" in content[:1000]:
         return f"{path} is not text in UTF-8{where}. Expected a text file."
     likely = next(name for name in ("cp1252", "latin-1") if _decodes(content, name))
-    return (
-        f"{path} is not in UTF-8{where}. Add --encoding {likely} if it comes from Windows or Excel, or save it as UTF-8."
-    )
+    return f"{path} is not in UTF-8{where}. Add --encoding {likely} if it comes from Windows or Excel, or save it as UTF-8."
 
 
 def _decodes(content: bytes, encoding: str) -> bool:

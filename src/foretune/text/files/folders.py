@@ -1,9 +1,9 @@
 """Folders of rows: train.* beside test.*, a clone of a hub dataset with its shards, and what `save_to_disk` wrote.
 
-    train.csv  dev.csv  test.csv                    one file a split
-    data/train-00000-of-00002.parquet ...           shards, as cloned from the hub; the README may name the classes
-    dataset_info.json, state.json, *.arrow          datasets.Dataset.save_to_disk
-    dataset_dict.json, train/, test/                datasets.DatasetDict.save_to_disk
+train.csv  dev.csv  test.csv                    one file a split
+data/train-00000-of-00002.parquet ...           shards, as cloned from the hub; the README may name the classes
+dataset_info.json, state.json, *.arrow          datasets.Dataset.save_to_disk
+dataset_dict.json, train/, test/                datasets.DatasetDict.save_to_disk
 """
 
 from __future__ import annotations
@@ -115,8 +115,9 @@ def _without_training(folder: Path, suffixes: tuple[str, ...]) -> UsageError:
     inner = [
         place.relative_to(folder)
         for place in sorted(folder.glob("*"))
-        if place.is_dir() and any(_stem(file.name, suffixes).lower().startswith("train") for file in _rows_files(place, suffixes))
-    ]  # fmt: skip
+        if place.is_dir()
+        and any(_stem(file.name, suffixes).lower().startswith("train") for file in _rows_files(place, suffixes))
+    ]
     if inner:
         return UsageError(
             f"{folder}: this folder holds no train file, but several datasets: {', '.join(map(str, inner))}. Pass one of "

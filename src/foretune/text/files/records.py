@@ -48,7 +48,9 @@ def _line_rows(path: Path, text: str) -> Rows:
         where = f"{path}, line {number}"
         row = _parsed(
             line,
-            lambda error, where=where: f"{where}: not JSON ({_reason(error, lines=False)}). Expected one object a line.",
+            lambda error, where=where: (
+                f"{where}: not JSON ({_reason(error, lines=False)}). Expected one object a line."
+            ),
         )
         if not isinstance(row, dict):
             raise DataError(f"{where}: a {_kind(row)}. Expected an object such as {{'text': ..., 'label': ...}}.")
@@ -126,7 +128,9 @@ def _columns(path: Path, value: Mapping[str, Any], places: Sequence[list]) -> Ro
     """The rows of an object that holds one list, or one object by row, for each column."""
     if any(place != places[0] for place in places):
         sizes = ", ".join(f"{name!r} {len(column)}" for name, column in list(value.items())[:5])
-        raise DataError(f"{path}: its columns have different lengths or rows ({sizes}). Expected one value a row in each.")
+        raise DataError(
+            f"{path}: its columns have different lengths or rows ({sizes}). Expected one value a row in each."
+        )
     return [{name: column[place] for name, column in value.items()} for place in places[0]]
 
 

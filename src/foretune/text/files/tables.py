@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from foretune.errors import DataError
 from foretune.text.files.content import Reading, file_text
@@ -76,7 +77,7 @@ def _any_field_length() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _records(text: str, delimiter: str, quoting: int, *, skip_blanks: bool = False) -> list[Record]:
+def _records(text: str, delimiter: str, quoting: Literal[0, 3], *, skip_blanks: bool = False) -> list[Record]:
     """The records of a text, blank lines left out.
 
     Raises:
@@ -126,7 +127,7 @@ def _tab_records(path: Path, text: str) -> tuple[list[Record], list[str]]:
     odd = _odd_quotes(plain)
     if odd is None:
         return _quoted_records(path, text, "\t"), []
-    return plain, [f'Quotes are read as characters of the text: line {odd} has one that does not enclose a field.']
+    return plain, [f"Quotes are read as characters of the text: line {odd} has one that does not enclose a field."]
 
 
 def _odd_quotes(plain: Sequence[Record]) -> int | None:
