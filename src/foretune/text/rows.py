@@ -13,7 +13,7 @@ from foretune.errors import DataError, UsageError, nearest
 from foretune.text.example import Rows
 from foretune.text.files.arrow import arrow_rows, parquet_rows, saved_rows
 from foretune.text.files.content import Reading
-from foretune.text.files.records import json_rows
+from foretune.text.files.records import json_line_rows, json_rows
 from foretune.text.files.tables import header_hint, table_rows
 
 FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
@@ -115,7 +115,9 @@ def file_rows(
         return table_rows(path, reading, tabs=kind == ".tsv")
     if kind == ".parquet":
         return parquet_rows(path, names), []
-    return (arrow_rows(path) if kind == ".arrow" else json_rows(path, reading)), []
+    if kind == ".arrow":
+        return arrow_rows(path), []
+    return (json_rows if kind == ".json" else json_line_rows)(path, reading), []
 
 
 def saved_folder(folder: Path) -> Rows:

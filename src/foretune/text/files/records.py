@@ -15,22 +15,26 @@ Rows = list[dict[str, object]]
 
 
 def json_rows(path: Path, reading: Reading) -> Rows:
-    """The rows of a JSON file, in whatever shape it has.
+    """The rows of a .json file, in whatever shape it has.
 
     Raises:
         DataError: it is not JSON (the message names the line), or it has no rows.
     """
     text = file_text(path, reading)
-    if not text.strip():
-        return []
-    start = text.lstrip()[0]
-    if start == "{" and len([line for line in text.splitlines() if line.strip()]) > 1:
-        first = text.lstrip().split("\n", 1)[0]
-        if _is_object(first):
-            return _line_rows(path, text)
-    if start not in "[{":
+    first, _, rest = text.strip().partition("\n")
+    if _is_object(first) and rest:
         return _line_rows(path, text)
-    return _whole_rows(path, _parsed(text, lambda error: f"{path}: {_reason(error)}"))
+    return _whole_rows(path, text) if first else []
+
+
+def json_line_rows(path: Path, reading: Reading) -> Rows:
+    """The rows of a .jsonl or .ndjson file: one object a line, or one list of objects after all.
+
+    Raises:
+        DataError: a line is not an object; the message names it.
+    """
+    text = file_text(path, reading)
+    return _whole_rows(path, text) if text.lstrip().startswith("[") else _line_rows(path, text)
 
 
 def _is_object(line: str) -> bool:
@@ -85,8 +89,9 @@ def _reason(error: Exception, *, lines: bool = True) -> str:
     return str(error)
 
 
-def _whole_rows(path: Path, value: object) -> Rows:
+def _whole_rows(path: Path, text: str) -> Rows:
     """The rows of a whole file: a list of objects, a list inside an object, columns, or one row."""
+    value = _parsed(text, lambda error: f"{path} is not JSON: {_reason(error)}.")
     if isinstance(value, list):
         return _objects(path, value)
     if not isinstance(value, dict):
