@@ -82,13 +82,14 @@ def problem(data: DataOptions, output: OutputOptions, splitter: Splitter = few_s
     labels = _labels(read, column, known)
     if known is None:
         known = _found_labels(labels, read, column, data.max_labels or _MOST_LABELS)
+    if listed is not None:
+        _refuse_absent(listed, labels, read)
     task = _task(output, named, columns, known, data.data)
     for rows in read.parts.values():
         require_columns(rows, [name for name in (task.text, task.text2) if name is not None])
     examples = {name: task.examples(rows) for name, rows in read.parts.items()}
     unlisted: list[str] = []
     if listed is not None:
-        _refuse_absent(listed, labels, read)
         unlisted = [name for name in labels.names if name is not None and name not in listed]
         examples = {
             name: [example for example in part if example.label is None or example.label in listed]
@@ -132,7 +133,8 @@ def _found_labels(labels: LabelColumn, read: Data, column: str, most: int) -> li
         DataError: none, one, or more than a few.
     """
     source = read.train.source
-    found = sorted({name for name in labels.names if name is not None})
+    names = labels.names[: len(read.train)]
+    found = sorted({name for name in names if name is not None})
     if not found:
         marks = ", ".join(labels.unlabelled)
         raise DataError(f"No row of {source} has a label in column {column!r} ({marks}). Name another with --label.")
@@ -140,9 +142,14 @@ def _found_labels(labels: LabelColumn, read: Data, column: str, most: int) -> li
         raise DataError(
             f"Column {column!r} of {source} has one label only, {found[0]!r}. Expected at least two to tell apart."
         )
+    if len(found) > max(10, len(names) // 2):
+        raise DataError(
+            f"Column {column!r} of {source} has {len(found)} different values in {len(names)} rows: these are texts rather "
+            "than labels. Name the label column with --label."
+        )
     if len(found) > most:
         raise DataError(
-            f"Column {column!r} of {source} has {len(found)} different values in {len(labels.names)} rows, {found[0]!r} "
+            f"Column {column!r} of {source} has {len(found)} different values in {len(names)} rows, {found[0]!r} "
             f"for example. If these are labels, allow as many with --max-labels {len(found)}: time and memory grow with "
             "their square. If not, name the label column with --label."
         )

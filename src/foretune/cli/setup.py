@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from foretune.cli.data import Problem
 from foretune.cli.options import BlockOptions, FormulaOptions, OutputOptions
-from foretune.cli.ranges import items, numbers
+from foretune.cli.ranges import items, numbers, one_of
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions
 from foretune.errors import UsageError
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from foretune.model.outputs import Outputs
@@ -52,29 +53,36 @@ def asked(outputs: Outputs, task: Task, example: Example) -> Asked:
 
 def print_reading(console: Console, account: Account, question: Asked) -> None:
     """Print what was read, what was left out and why, what is used, and what is asked."""
-    for name, count in account.rows.items():
-        source = f"{account.sources[name]}: {count:,} rows for {name}"
-        _line(console, "Read", source if len(account.rows) > 1 else source.removesuffix(f" for {name}"))
-    labels = [f"{_plain(label)} {count:,}" for label, count in list(account.labels.items())[:_LABELS]]
-    more = [f"and {len(account.labels) - _LABELS} more labels"] if len(account.labels) > _LABELS else []
-    _line(console, "Labels", ", ".join([*labels, *more]))
-    for reason, count in account.left_out.items():
-        _line(console, "Left out", f"{count:,} row{'s' if count > 1 else ''} {_plain(reason)}")
-    for note in account.notes:
-        _line(console, "Note", note)
-    used = (f"{count:,} for {name}" for name, count in account.used.items())
-    _line(console, "Used", f"{', '.join(used)} examples")
-    if question.template is not None:
-        words = ", ".join(f"{_plain(label)}={_plain(word)}" for label, word in list(question.words.items())[:_LABELS])
-        _line(console, "Prompt", f"{_plain(question.template)}  with {words}")
-    else:
-        _line(console, "Head", str(question.head))
-    _line(console, "Example", f"{_plain(question.example)}  (label: {_plain(question.label or '')})")
+    table = Table.grid(padding=(0, 2))
+    for name, text in [*_read(account), *_question(question)]:
+        table.add_row(Text(name, "bold"), Text(_plain(text)))
+    console.print(table)
     console.print()
 
 
-def _line(console: Console, name: str, text: str) -> None:
-    console.print(Text.assemble((f"{name:<9}", "bold"), _plain(text)))
+def _read(account: Account) -> Iterator[tuple[str, str]]:
+    for name, count in account.rows.items():
+        purpose = f" for {name}" if len(account.rows) > 1 else ""
+        yield "Read", f"{account.sources[name]}: {count:,} rows{purpose}"
+    labels = [f"{label} {count:,}" for label, count in list(account.labels.items())[:_LABELS]]
+    more = [f"and {len(account.labels) - _LABELS} more labels"] if len(account.labels) > _LABELS else []
+    yield "Labels", ", ".join([*labels, *more])
+    for reason, count in account.left_out.items():
+        yield "Left out", f"{count:,} row{'s' if count > 1 else ''} {reason}"
+    for note in account.notes:
+        yield "Note", note
+    (first, count), *others = account.used.items()
+    yield "Used", ", ".join([f"{count:,} examples for {first}", *(f"{count:,} for {name}" for name, count in others)])
+
+
+def _question(question: Asked) -> Iterator[tuple[str, str]]:
+    if question.template is None:
+        yield "Head", str(question.head)
+    else:
+        words = [f"{label}={word}" for label, word in list(question.words.items())[:_LABELS]]
+        yield "Prompt", question.template
+        yield "Words", ", ".join([*words, *(["..."] if len(question.words) > _LABELS else [])])
+    yield "Example", f"{question.example}  (label: {question.label})"
 
 
 def _short(text: str) -> str:

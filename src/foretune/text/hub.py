@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -29,6 +31,19 @@ class HubSource:
     revision: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for role, column in self.columns.items():
+            try:
+                fields = [parsed[1:] for parsed in string.Formatter().parse(column) if parsed[1] is not None]
+            except ValueError as error:
+                raise UsageError(
+                    f"hub: columns: {role}: {column!r}: {error}. Write for example '{{title}} {{body}}'."
+                ) from error
+            if any(re.search(r"[.\[]", str(name)) or form or conversion for name, form, conversion in fields):
+                raise UsageError(
+                    f"hub: columns: {role}: {column!r}: expected names of columns alone in braces, such as {{body}}."
+                )
 
     @property
     def name(self) -> str:

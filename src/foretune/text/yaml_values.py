@@ -15,7 +15,6 @@ from foretune.text.files.content import Reading, file_text
 if TYPE_CHECKING:
     from yaml.nodes import Node
 
-_DEEPEST = 20
 _TAGS = [f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map", "timestamp")]
 _NOTHING = ("", "~", "null", "Null", "NULL")
 
@@ -75,23 +74,29 @@ def key_nodes(node: Node | None, source: str) -> dict[str, Node]:
     return found
 
 
-def plain_values(node: Node, source: str, depth: int = 0) -> Values:
+def plain_values(node: Node, source: str) -> Values:
     """A node as words, lists and mappings.
 
     Raises:
-        UsageError: a tag, a key that stands twice, or nesting without an end.
+        UsageError: a tag, a key that stands twice, or a list or mapping that is referred to a second time.
     """
+    return _plain(node, source, set())
+
+
+def _plain(node: Node, source: str, seen: set[int]) -> Values:
     import yaml
 
     line = node.start_mark.line + 1
-    if depth > _DEEPEST:
-        raise UsageError(f"{source}, line {line}: nested too deeply, or refers to itself.")
+    if id(node) in seen:  # repeated references could grow without an end
+        raise UsageError(f"{source}, line {line}: an alias (*name) stands for a list or mapping. Write it out.")
     if node.tag not in _TAGS:
         raise UsageError(f"{source}, line {line}: the tag {node.tag!r} has no meaning here. Write a plain word.")
+    if not isinstance(node, yaml.ScalarNode):
+        seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
-        return {key: plain_values(value, source, depth + 1) for key, value in key_nodes(node, source).items()}
+        return {key: _plain(value, source, seen) for key, value in key_nodes(node, source).items()}
     if isinstance(node, yaml.SequenceNode):
-        return [plain_values(item, source, depth + 1) for item in node.value]
+        return [_plain(item, source, seen) for item in node.value]
     return str(node.value)
 
 

@@ -31,7 +31,12 @@ def parquet_rows(path: Path, names: LabelNames | None = None) -> Rows:
     """
     import pyarrow.parquet
 
-    return _table_rows(path, pyarrow.parquet.read_table, names or {})
+    def table(source: Any) -> Any:
+        file = pyarrow.parquet.ParquetFile(source)
+        _refuse_repeated(path, file.schema_arrow.names)
+        return file.read()
+
+    return _table_rows(path, table, names or {})
 
 
 def arrow_rows(path: Path) -> Rows:
@@ -72,14 +77,17 @@ def _table_rows(path: Path, read: Any, names: LabelNames) -> Rows:
     content = file_bytes(path)
     try:
         table = read(pyarrow.BufferReader(content))
-        columns = table.column_names
-        twice = next((name for name in columns if columns.count(name) > 1), None)
-        if twice is not None:
-            raise DataError(f"{path} has the column {twice!r} twice. Rename one of them.")
+        _refuse_repeated(path, table.column_names)
         rows = table.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"Cannot read {path}: {_first_line(error)} Expected a whole {path.suffix} file.") from error
     return named_classes(path, rows, _class_names(table.schema.metadata) or names)
+
+
+def _refuse_repeated(path: Path, columns: Sequence[str]) -> None:
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} has the column {twice!r} twice. Rename one of them.")
 
 
 def named_classes(path: Path, rows: Rows, names: LabelNames) -> Rows:

@@ -44,7 +44,9 @@ class Reading:
             object.__setattr__(self, "delimiter", character)
         if self.encoding is not None:
             try:
-                b"".decode(self.encoding)
+                b"a".decode(self.encoding)
+            except UnicodeError:
+                pass  # more bytes may be needed
             except (LookupError, ValueError) as error:
                 raise UsageError(
                     f"--encoding {self.encoding!r}: Python knows no such encoding. Expected for example utf-8, cp1252, "

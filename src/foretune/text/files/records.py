@@ -22,7 +22,7 @@ def json_rows(path: Path, reading: Reading) -> Rows:
     """
     text = file_text(path, reading)
     first, _, rest = text.strip().partition("\n")
-    if _is_object(first) and rest:
+    if first.startswith("{") and rest and _parses(first):
         return _line_rows(path, text)
     return _whole_rows(path, text) if first else []
 
@@ -34,14 +34,18 @@ def json_line_rows(path: Path, reading: Reading) -> Rows:
         DataError: a line is not an object; the message names it.
     """
     text = file_text(path, reading)
-    return _whole_rows(path, text) if text.lstrip().startswith("[") else _line_rows(path, text)
+    first, _, rest = text.strip().partition("\n")
+    whole = first.startswith("[") and not (rest and _parses(first))
+    return _whole_rows(path, text) if whole else _line_rows(path, text)
 
 
-def _is_object(line: str) -> bool:
+def _parses(line: str) -> bool:
+    """Whether a line is JSON by itself."""
     try:
-        return isinstance(json.loads(line), dict)
+        json.loads(line)
     except (ValueError, RecursionError):
         return False
+    return True
 
 
 def _line_rows(path: Path, text: str) -> Rows:

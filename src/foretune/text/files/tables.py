@@ -54,8 +54,9 @@ def table_rows(path: Path, reading: Reading, tabs: bool) -> tuple[Rows, list[str
     names = _names(path, records[0][2], delimiter)
     for first, _, fields in records[1:]:
         if len(fields) != len(names):
+            count = "1 field does" if len(fields) == 1 else f"{len(fields)} fields do"
             raise DataError(
-                f"{path}, line {first}: {len(fields)} fields do not fit the header, which has {len(names)} "
+                f"{path}, line {first}: {count} not fit the header, which has {len(names)} "
                 f"({', '.join(map(repr, names))}). Check the quotes and the delimiter of that line."
             )
     _refuse_merged(path, text, records, delimiter)
