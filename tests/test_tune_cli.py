@@ -153,7 +153,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert messages.strip() == "Stopped. Repeat the same command to go on where it stopped."
+    assert messages.splitlines()[-1] == "Stopped. Repeat the same command to go on where it stopped."
     assert_refused(run_cli("behaviour", out), 2, "is not finished", f"--config {out / 'run.yaml'}")
     steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
     assert 0 < steps[-1] < 24

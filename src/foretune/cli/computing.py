@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 import foretune
+from foretune.cli.console import console, progress_console
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -19,7 +20,7 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import Prepared, console, prepared, read_inputs, record_of
+from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
@@ -55,7 +56,7 @@ def run_forecast(
     Raises:
         UsageError: --warm-up in half precision.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     found = prepared(model, data, outputs, _written(run, report), errors)
     if wanted.warm_up and not run.plan:
@@ -66,7 +67,7 @@ def run_forecast(
         return _planned(job, formulas, run, report, out)
     inputs = replace(read_inputs(found, errors), warm_up=wanted.warm_up)
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
+    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
         search = search_for(inputs.n_train * inputs.f0.shape[1])
         result = forecast(inputs, kernels, weights_of(found.outputs), search)
@@ -107,7 +108,7 @@ def run_kernel(
     Raises:
         UsageError: no --out.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
@@ -118,7 +119,7 @@ def run_kernel(
         return _planned(job, formulas, run, report, out)
     inputs = read_inputs(found, errors)
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found)
+    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     if report.json is not None:
         described = {label: _described(kernel) for label, kernel in kernels.items()}
         costs = {"kernel": described, "stages": found.stages.finished}
@@ -154,13 +155,13 @@ def _described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared
+    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared, errors: Console
 ) -> tuple[dict[str, BlockKernel], Record]:
     """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
     before = None if run.out is None else present_record(run.out, record)
     if run.out is not None:
         write_text(run.out / "run.yaml", yaml)
-    with found.stages.stage("kernel"), progress_bar(Console(stderr=True)) as report:
+    with found.stages.stage("kernel"), progress_bar(errors) as report:
         kernels = kernels_of(job, formulas, run.memory, run.out, report)
     record = record.with_kernels(kernels, before)
     if run.out is not None:

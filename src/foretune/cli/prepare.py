@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import tempfile
 from dataclasses import asdict, dataclass
@@ -24,12 +23,6 @@ from foretune.report.run_folder import Record
 from foretune.store.atomic import storage_error
 
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
-
-
-def console() -> Console:
-    """Standard output; wide enough for every table where it is a file or a pipe."""
-    made = Console()
-    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=120)
 
 
 @dataclass(frozen=True)
