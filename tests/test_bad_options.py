@@ -87,7 +87,7 @@ def typed(command: str, option: str, value: str) -> list[str]:
 
 
 def refused(command: str, option: str, value: str, folder: Path) -> None:
-    name = option.split()[-1].replace("--optimizer", "--optimiser")
+    name = option.rsplit(maxsplit=1)[-1].replace("--optimizer", "--optimiser")
     assert_refused(run_cli(*typed(command, option, value), cwd=folder), "" if command in FREE.get(name, ()) else name)
     assert not list(folder.iterdir()), option
 
@@ -126,7 +126,7 @@ def test_the_largest_and_smallest_values_are_accepted() -> None:
     ranges.Number("1").check("--clip", 1e38, {})
     assert ranges.numbers("--layers", "0,4-7", "0,4-7") == (0, 4, 5, 6, 7)
     assert ranges.items("--blocks", " a , b", "a,b") == ["a", "b"]
-    with pytest.raises(UsageError, match="ends before it starts. Write 1-3"):
+    with pytest.raises(UsageError, match="Write 1-3"):
         ranges.numbers("--layers", "3-1", "0,4-7")
 
 
