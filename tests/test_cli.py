@@ -73,7 +73,7 @@ def test_kernel_folder_can_be_read_without_foretune(bert_folder: Path, data_file
 def test_plan_computes_nothing(llama_folder: Path, data_file: Path) -> None:
     result = run_cli("forecast", llama_folder, data_file, WORDS, "--k", 4, "--test", 10, "--plan")
     assert result.returncode == 0, result.stderr
-    assert "nothing was computed" in result.stdout
+    assert "no kernel was computed" in result.stdout
     assert "accuracy" not in result.stdout
 
 

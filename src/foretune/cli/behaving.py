@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 import foretune
 from foretune.analysis.calibration import temperature_scaling
@@ -19,8 +18,9 @@ from foretune.behaviour.head import feature_change, row_norms
 from foretune.behaviour.linearization import Linearization, linearization
 from foretune.behaviour.measured import fixed_features
 from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
+from foretune.cli.console import console, progress_console
 from foretune.cli.options import FormulaOptions, ReportOptions
-from foretune.cli.prepare import Prepared, console, prepared, versions
+from foretune.cli.prepare import Prepared, prepared, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.setup import made_formulas
 from foretune.cli.tuning import Recipe, finished_report, finished_run, read_recipe
@@ -80,7 +80,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     Raises:
         UsageError: the folder holds no finished run of `foretune tune`.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     formula = _formula(measures)
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)

@@ -9,6 +9,10 @@ from typing import Any
 from rich.console import Console
 
 import foretune
+from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import ScoredCandidate
+from foretune.cli.console import console, progress_console
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -19,17 +23,14 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import Prepared, console, prepared, read_inputs, record_of
+from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
-from foretune.forecast.candidates import ALPHA, formulas_for, weights_of
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import forecast
 from foretune.forecast.plan import estimate
-from foretune.forecast.search import search_for
-from foretune.forecast.simulation import ScoredCandidate
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
@@ -56,7 +57,7 @@ def run_forecast(
     Raises:
         UsageError: --warm-up in half precision.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     found = prepared(model, data, outputs, _written(run, report), errors)
     if wanted.warm_up and not run.plan:
@@ -67,11 +68,13 @@ def run_forecast(
         return _planned(job, formulas, run, report, out, found)
     inputs = replace(read_inputs(found, errors), warm_up=wanted.warm_up)
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
+    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        search = search_for(inputs.n_train * inputs.f0.shape[1])
-        result = forecast(inputs, kernels, weights_of(found.outputs), search)
-    costs = cost(found.stages.finished, len(inputs.y), inputs.n_train, search.steps, len(result.comparison.candidates))
+        pool = Pool.sized(kernels, inputs, parameter_sizes(found.outputs))
+        result = forecast(pool)
+    costs = cost(
+        found.stages.finished, len(inputs.y), inputs.n_train, pool.effort.steps, len(result.comparison.candidates)
+    )
     config, note = _adapters(result.advice.adapter, found), head_note(found.outputs)
     whole = {
         "foretune": foretune.__version__,
@@ -109,7 +112,7 @@ def run_kernel(
     Raises:
         UsageError: no --out.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
@@ -120,7 +123,7 @@ def run_kernel(
         return _planned(job, formulas, run, report, out, found)
     inputs = read_inputs(found, errors)
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found)
+    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     if report.json is not None:
         described = {label: _described(kernel) for label, kernel in kernels.items()}
         costs = {"kernel": described, "stages": found.stages.finished}
@@ -157,13 +160,13 @@ def _described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared
+    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared, errors: Console
 ) -> tuple[dict[str, BlockKernel], Record]:
     """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
     before = None if run.out is None else present_record(run.out, record)
     if run.out is not None:
         write_text(run.out / "run.yaml", yaml)
-    with found.stages.stage("kernel"), progress_bar(Console(stderr=True)) as report:
+    with found.stages.stage("kernel"), progress_bar(errors) as report:
         kernels = kernels_of(job, formulas, run.memory, run.out, report)
     record = record.with_kernels(kernels, before)
     if run.out is not None:

@@ -17,7 +17,7 @@ def check_data_folder(data: Path | None, tasks: tuple[str, ...]) -> None:
         return
     if not data.is_dir():
         raise UsageError(
-            f"--data {data} is no folder; expected one with a folder for each task, {tasks[0]} for example."
+            f"--data {data} is not a folder; expected one with a folder for each task, {tasks[0]} for example."
         )
     missing = [task for task in tasks if not (data / task).is_dir()]
     if missing:

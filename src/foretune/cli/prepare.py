@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import tempfile
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.setup import made_outputs
 from foretune.errors import UsageError
-from foretune.forecast.inputs import Inputs, forecast_inputs
+from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.forecast.stages import Stages
 from foretune.model.load import LanguageModel, load_model
 from foretune.model.outputs import Outputs
@@ -26,12 +25,6 @@ from foretune.report.run_folder import Record
 from foretune.store.atomic import storage_error
 
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
-
-
-def console() -> Console:
-    """Standard output; wide enough for every table where it is a file or a pipe."""
-    made = Console()
-    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=120)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 import foretune
+from foretune.cli.console import console, progress_console
 from foretune.cli.data_folder import check_data_folder
 from foretune.cli.options import ReportOptions
-from foretune.cli.prepare import check_writable, console, versions
+from foretune.cli.prepare import check_writable, versions
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.ranges import decimals, items, numbers
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
@@ -53,7 +52,7 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     refuse_other(page_folder)
     for folder in (root, *([] if report.json is None else [report.json.parent])):
         check_writable(folder)
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)
     with progress_bar(errors) as progress:

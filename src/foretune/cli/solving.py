@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import predicted_classes, scored
@@ -18,8 +17,9 @@ from foretune.analysis.solvers import (
     named_solver,
     solved,
 )
+from foretune.cli.console import console, progress_console
 from foretune.cli.options import ReportOptions, SolverOptions
-from foretune.cli.prepare import check_writable, console
+from foretune.cli.prepare import check_writable
 from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import items, one_of
 from foretune.errors import KernelFolderError, UsageError
@@ -51,7 +51,7 @@ def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> Non
         raise KernelFolderError(f"{folder} has no finished kernel. Repeat the command that made it.")
     work = [(label, name) for label in labels for name in _solvers(label, names)]
     found: list[Solved] = []
-    with progress_bar(Console(stderr=True)) as progress:
+    with progress_bar(progress_console(quiet=report.quiet)) as progress:
         for done, (label, name) in enumerate(work):
             data = _data(folder, record, label, solver.select)
             solution = solved(named_solver(name), data, choose=choose)

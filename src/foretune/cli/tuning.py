@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.cli.console import console, progress_console
 from foretune.cli.data import Splitter, few_shot, full_data
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
-from foretune.cli.prepare import Prepared, console, prepared, versions
+from foretune.cli.prepare import Prepared, prepared, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import made_method, made_training
@@ -100,7 +100,11 @@ def run_tune(
             f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
             "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
         )
-    recipe, out, errors = Recipe(model, data, outputs, method, training, run), console(), Console(stderr=True)
+    recipe, out, errors = (
+        Recipe(model, data, outputs, method, training, run),
+        console(),
+        progress_console(quiet=report.quiet),
+    )
     chosen, grid = recipe.made()
     _refuse_other(run.out, recipe)
     before = read_report(run.out)

@@ -10,12 +10,11 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from rich.console import Console
-
 import foretune
+from foretune.cli.console import console, progress_console
 from foretune.cli.data_folder import check_data_folder
 from foretune.cli.options import ModelOptions, ReportOptions
-from foretune.cli.prepare import check_writable, console, loaded_model, versions
+from foretune.cli.prepare import check_writable, loaded_model, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import decimals, items, numbers
 from foretune.cli.study_options import ValidateOptions
@@ -51,7 +50,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     refuse_other(page_folder)
     for folder in (root, *([] if report.json is None else [report.json.parent])):
         check_writable(folder)
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
     globs = None if options.candidates is None else tuple(items("--candidates", options.candidates, "layer*"))
     with progress_bar(errors) as progress:
