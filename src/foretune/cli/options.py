@@ -60,6 +60,11 @@ class ModelOptions:
     ] = "float32"
     device: Annotated[str, option(Panel.MODEL, "cpu, cuda, cuda:1, mps."), Device()] = "cpu"
     revision: Annotated[str | None, option(Panel.MODEL, "Revision of a hub model.")] = None
+    kind: Annotated[
+        str | None,
+        option(Panel.MODEL, "Read it as causal, masked or encoder (its body alone).  [default: as it was trained]"),
+        Choice("causal", "masked", "encoder"),
+    ] = None
     trust_remote_code: Annotated[bool, option(Panel.MODEL, "Run Python code that comes with the model.")] = False
 
 

@@ -76,9 +76,5 @@ def forecast_inputs(
         n_classes=len(task.labels),
         sizes={name: tensor.numel() for name, tensor in outputs.parameters().items()},
         metric=task.metric,
-        warnings=_data_warnings(found.cut, len(examples)),
+        warnings=found.notes,
     )
-
-
-def _data_warnings(cut: int, examples: int) -> tuple[str, ...]:
-    return (f"{cut} of {examples} texts were cut to fit; the prompt was kept whole.",) if cut else ()
