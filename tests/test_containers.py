@@ -78,6 +78,8 @@ REFUSED = {
     "one row": (lambda: ROWS[0], r"one mapping with 'text', 'label'.*write \[row\]"),
     "datasets": (lambda: datasets.DatasetDict(train=DATASET), r"several datasets, 'train'. Pass one: rows\['train'\]"),
     "unequal columns": (lambda: {"text": ["a"], "label": []}, "different lengths: 'text' 1, 'label' 0"),
+    "set": (lambda: {"a", "b"}, "a set, which has no order"),
+    "array without a dimension": (lambda: np.array("a"), "These rows are ndarray"),
     "nothing": (lambda: None, "These rows are NoneType"),
     "pairs": (lambda: [("a", "negative")], r"Row 1 is \('a', 'negative'\); expected an Example"),
     "number": (lambda: ["a", 3], "Row 2 is 3"),

@@ -21,6 +21,7 @@ from foretune.cli.options import DataOptions, OutputOptions
 from foretune.text.builtin import load_data
 from foretune.text.files.content import Reading
 from foretune.text.rows import read_rows
+from foretune.text.split import full_split, sampled_split
 from tests.conftest import WORDS, many_rows, run_cli
 
 ROWS = many_rows(40)
@@ -92,6 +93,7 @@ SAME: dict[str, str | bytes] = {
     "index.csv": "\n".join([",text,label", *(f"{n},{line}" for n, line in enumerate(table().splitlines()[1:]))]),
     "quoted.csv": "\n".join(["text,label", *(f'"{row["text"].replace(",", "")}","{row["label"]}"' for row in ROWS)]),
     "spaced.csv": "\n".join(["text, label", *(f'"{row["text"].replace(",", "")}", "{row["label"]}"' for row in ROWS)]),
+    "excel.csv": "sep=;\n" + table(";"),
     "rows.tsv": table("\t"),
     "quoted.tsv": "\n".join(["text\tlabel", *(f'"{row["text"]}"\t"{row["label"]}"' for row in ROWS)]),
     "rows.csv.gz": gzip.compress(table().encode()),
@@ -99,6 +101,7 @@ SAME: dict[str, str | bytes] = {
     "names.parquet": parquet_bytes(NUMBERED.data.table),
     "file.arrow": arrow_bytes(stream=False),
     "stream.arrow": arrow_bytes(stream=True),
+    "rows.feather": arrow_bytes(stream=False),
     "spaces and ümläuts.csv": table(),
 }  # fmt: skip
 
@@ -171,6 +174,7 @@ UNLABELLED = {
     "words": ["nan", "None", "null"],
     "minus one": [-1],
     "minus one as a word": ["-1"],
+    "index that losses ignore": [-100],
     "missing key": [...],
 }
 
@@ -291,6 +295,27 @@ def test_a_validation_file_is_used(tmp_path: Path) -> None:
     assert named.split == found.split
 
 
+def test_a_test_file_without_labels_is_refused_and_the_hint_works(tmp_path: Path) -> None:
+    written(tmp_path, "train.csv", table())
+    written(tmp_path, "dev.csv", table(rows=relabelled(lambda n, label: label)[:8]).replace("the", "this"))
+    for content in ("index,text\n0,a film\n", "text,label\na film,-1\nanother,-1\n"):
+        written(tmp_path, "test.csv", content)
+        with pytest.raises(ft.ForetuneError, match=r"--test-data; or pass the training file alone as DATA"):
+            read(tmp_path)
+    assert read(tmp_path / "train.csv").account.used["testing"] == 8
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_validation_rows_of_ones_own_are_taken_by_every_split(whole: bool) -> None:
+    rows, labels = [ft.Example(row["text"], label=row["label"]) for row in ROWS], ["negative", "positive"]
+    train, validation = rows[:30], [*rows[28:], ft.Example("no label")]
+    split = (full_split if whole else sampled_split)(train, labels, 4, 13, 100, None, validation)
+    assert set(split.validation) <= set(rows[30:])
+    assert len(split.validation) == (8 if whole else 4)
+    assert {*split.train, *split.test} <= set(rows[:30])
+    assert (split.overlaps, split.unlabelled) == (2, 1)
+
+
 def test_a_cloned_hub_dataset_is_read_with_its_class_names(tmp_path: Path) -> None:
     plain = pa.table({"text": TEXTS, "label": list(map(number, LABELS))})
     for folder, tables in (("metadata", NUMBERED.data.table), ("readme", plain)):
@@ -359,6 +384,7 @@ CONTENT: dict[str, tuple[str, str | bytes, str]] = {
     "no text at first": ("r.jsonl", lines([{"label": "negative"}, *ROWS]), "row 1, column 'text' has no value"),
     "nan text": ("r.jsonl", more(text=float("nan"), label="negative"), "row 41, column 'text' has no value"),
     "half a character": ("r.jsonl", more(text="a \ud800", label="negative"), "row 41, column 'text' holds half a"),
+    "infinite": ("r.jsonl", more(text="new", label=float("inf")), "row 41, column 'label' is inf"),
     "case": ("r.jsonl", more(text="new", label="NEGATIVE"), "differ in capital letters alone"),
     "truth and numbers": ("r.jsonl", lines(relabelled(lambda n, _: n % 2 or n % 4 == 0)), "truth values and numbers"),
     "targets": ("r.jsonl", lines(relabelled(lambda n, _: n / 7)), "foretune is for classification only"),
@@ -445,6 +471,13 @@ def test_every_run_says_what_was_read_and_what_is_asked(llama_folder: Path, bert
     )
     assert "Head mean of the last layer's features, 2 classes" in " ".join(tuned.stdout.split()), tuned.stderr
     assert json.loads((tmp_path / "t" / "result.json").read_text())["about"]["data"]["rows"] == {"training": 41}
+
+
+def test_empty_texts_are_said_and_numbers_stand_in_their_order(tmp_path: Path) -> None:
+    rows = [{"text": f"text {n}" if n else "", "label": n % 12} for n in range(60)]
+    found = read(written(tmp_path, "r.jsonl", lines(rows)))
+    assert found.account.notes == ("1 row has an empty text.",)
+    assert found.task.labels == tuple(map(str, range(12)))
 
 
 def test_texts_that_differ_in_blanks_are_one_text() -> None:

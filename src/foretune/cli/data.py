@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +77,12 @@ def problem(data: DataOptions, output: OutputOptions, splitter: Splitter = few_s
     listed = None if data.labels is None else [label_name(item) for item in items("--labels", data.labels, "bad,good")]
     columns = {key: value for key in ("text", "text2", "label") if (value := getattr(data, key)) is not None}
     column = columns.get("label", "label" if named is None else named.label)
-    for rows in read.parts.values():
+    for name, rows in read.parts.items():
+        if name == "testing" and column in read.train.columns and column not in rows.columns:
+            raise DataError(
+                f"{rows.source} has no column {column!r}, so that nothing can be tested on it. Name another file with "
+                "--test-data; or pass the training file alone as DATA, and a part of it is kept for testing."
+            )
         require_columns(rows, [column])
     known = listed if listed is not None or named is None else list(named.labels)
     labels = _labels(read, column, known)
@@ -98,7 +104,8 @@ def problem(data: DataOptions, output: OutputOptions, splitter: Splitter = few_s
     task.check_labels(example for part in examples.values() for example in part)
     parts = Parts(examples["training"], examples.get("validation"), examples.get("testing"))
     split = splitter(task, data, parts)
-    return Problem(task, split, account_of(read, labels, unlisted, split))
+    empty = sum(not example.text.strip() for part in examples.values() for example in part)
+    return Problem(task, split, account_of(read, labels, unlisted, empty, split))
 
 
 def _read(data: DataOptions, named: Task | None) -> Data:
@@ -127,7 +134,7 @@ def _labels(read: Data, column: str, known: list[str] | None) -> LabelColumn:
 
 
 def _found_labels(labels: LabelColumn, read: Data, column: str, most: int) -> list[str]:
-    """The labels that the rows have, in alphabetical order.
+    """The labels that the rows have, in the order of numbers or of the alphabet.
 
     Raises:
         DataError: none, one, or more than a few.
@@ -135,6 +142,8 @@ def _found_labels(labels: LabelColumn, read: Data, column: str, most: int) -> li
     source = read.train.source
     names = labels.names[: len(read.train)]
     found = sorted({name for name in names if name is not None})
+    if all(re.fullmatch(r"-?\d+", name) for name in found):
+        found = sorted(found, key=int)
     if not found:
         marks = ", ".join(labels.unlabelled)
         raise DataError(f"No row of {source} has a label in column {column!r} ({marks}). Name another with --label.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foretune.errors import DataError
+from foretune.text.quoted import typed_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,20 +95,23 @@ def one_token_each(
     found: dict[int, str] = {}
     for (label, word), tokens in zip(words.items(), pieces, strict=True):
         if not word.strip():
-            raise DataError(f"The word for the label {label!r} is empty. Name one: --words {label}=WORD.")
+            raise DataError(f"The word for the label {label!r} is empty. Name one: {typed_words(label, 'WORD')}.")
         shown = [str(tokenizer.convert_ids_to_tokens(token)) for token in tokens]
         if len(shown) != 1 and not (first_piece and shown):
             raise DataError(
                 f"The word {word!r} for the label {label!r} is {len(shown)} tokens here ({', '.join(shown)}); "
-                f"expected one. Choose another word: --words {label}=WORD, or answer with its first piece: "
-                "--first-piece (first_piece=True)."
+                f"expected one. Choose another word: {typed_words(label, 'WORD')}, answer with its first piece: "
+                "--first-piece (first_piece=True), or train a head: --output head."
             )
         if tokens[0] == tokenizer.unk_token_id:
-            raise DataError(f"The tokenizer does not know the word {word!r} for the label {label!r}. Use --words.")
+            raise DataError(
+                f"The tokenizer does not know the word {word!r} for the label {label!r}. Choose another: "
+                f"{typed_words(label, 'WORD')}."
+            )
         if tokens[0] in found:
             raise DataError(
                 f"The words {found[tokens[0]]!r} and {word!r} are the same token {shown[0]!r} to the model; it cannot "
-                "tell them apart. Use --words."
+                f"tell them apart. Choose another for one of them: {typed_words(label, 'WORD')}."
             )
         found[tokens[0]] = word
     return list(found)

@@ -32,13 +32,14 @@ class Account:
     notes: Sequence[str] = ()
 
 
-def account_of(data: Data, labels: LabelColumn, unlisted: Sequence[str], split: Split) -> Account:
+def account_of(data: Data, labels: LabelColumn, unlisted: Sequence[str], empty: int, split: Split) -> Account:
     """The account of rows that were split.
 
     Args:
         data: the rows.
         labels: of all of them.
         unlisted: the label of each row that was left out because the labels that were asked for do not name it.
+        empty: rows with an empty text.
         split: of the others.
     """
     marks = ", ".join(labels.unlabelled)
@@ -51,6 +52,7 @@ def account_of(data: Data, labels: LabelColumn, unlisted: Sequence[str], split: 
         "for validation or testing whose text stands among the other rows": split.overlaps,
     }
     used = {"training": split.train, "validation": split.validation, "testing": split.test}
+    blank = [f"{empty} row{'s have' if empty > 1 else ' has'} an empty text."] if empty else []
     unused = [f"Not read: {', '.join(data.unused)}, in the same folder."] if data.unused else []
     return Account(
         sources={name: rows.source for name, rows in data.parts.items()},
@@ -58,5 +60,10 @@ def account_of(data: Data, labels: LabelColumn, unlisted: Sequence[str], split: 
         labels=dict(sorted(Counter(name for name in labels.names if name is not None).items())),
         left_out={reason: count for reason, count in reasons.items() if count},
         used={name: len(examples) for name, examples in used.items()},
-        notes=(*dict.fromkeys(note for rows in data.parts.values() for note in rows.notes), *labels.notes, *unused),
+        notes=(
+            *dict.fromkeys(note for rows in data.parts.values() for note in rows.notes),
+            *labels.notes,
+            *blank,
+            *unused,
+        ),
     )

@@ -1,8 +1,8 @@
 """One cell of a row as a text, and one column of cells as labels: the same rule for every format and container.
 
 A label is a name. Numbers that are equal are one label (`0`, `0.0`), blanks around a name do not count. What marks a row
-without a label (nothing, blanks, NaN, `None`, -1 beside class numbers or names) makes no class: the row is left out and
-counted. Lists, mappings and bytes are neither texts nor labels.
+without a label (nothing, blanks, NaN, `None`, -1 or -100 beside class numbers or names) makes no class: the row is left
+out and counted. Lists, mappings and bytes are neither texts nor labels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from foretune.errors import DataError, nearest
 from foretune.naming import shown
 
 _NOTHING = frozenset({"", "nan", "NaN", "NAN", "None", "null", "NULL", "NaT", "<NA>", "N/A", "#N/A"})
+_MARKS = frozenset({"-1", "-100"})
+"""Numbers that mark rows without a label beside class numbers or names: of datasets, and of losses."""
 _ZEROS = re.compile(r"[+-]?\d+\.0+")
 _PLAIN_NUMBER = re.compile(r"-?\d+")
 Where = Callable[[int], str]
@@ -72,8 +74,8 @@ def label_column(values: Sequence[object], known: Iterable[str] | None, where: W
         where: the place of a cell -> its file, row and column, for messages.
 
     Raises:
-        DataError: a cell is a list, a mapping or bytes; truth values stand beside numbers; labels differ in case alone; or
-            -1 stands beside 0 and 1, where it may be a label or mark a row without one.
+        DataError: a cell is a list, a mapping, bytes or infinite; truth values stand beside numbers; labels differ in case
+            alone; or -1 stands beside 0 and 1, where it may be a label or mark a row without one.
     """
     listed = None if known is None else set(known)
     spelt = [None if _missing(value) else _scalar(value, where, place, "label") for place, value in enumerate(values)]
@@ -82,9 +84,9 @@ def label_column(values: Sequence[object], known: Iterable[str] | None, where: W
         _writable(name or "", where, place)
     marks: Counter[str] = Counter()
     kept: list[str | None] = []
-    minus = _minus_one_is_no_label(names, listed, where)
+    marking = _marking_numbers(names, listed, where)
     for value, name in zip(values, names, strict=True):
-        if name is None or (name in _NOTHING and name not in (listed or ())) or (minus and name == "-1"):
+        if name is None or (name in _NOTHING and name not in (listed or ())) or name in marking:
             marks["empty" if value is None or name == "" else str(value).strip()] += 1
             kept.append(None)
         else:
@@ -112,6 +114,8 @@ def _scalar(value: object, where: Where, place: int, what: str) -> object:
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:  # a number of numpy or torch
         return value.item()  # pyright: ignore[reportAttributeAccessIssue]
     kind = None
+    if isinstance(value, float) and math.isinf(value):
+        raise DataError(f"{where(place)} is {value}; expected one {what}. Mend it, or drop the row.")
     if isinstance(value, Mapping):
         kind, remedy = "an object", "Write its parts as columns, with pandas.json_normalize for example"
     elif isinstance(value, bytes | bytearray):
@@ -139,23 +143,26 @@ def _writable(text: str, where: Where, place: int) -> str:
     return text
 
 
-def _minus_one_is_no_label(names: Sequence[str | None], known: set[str] | None, where: Where) -> bool:
-    """Whether -1 marks rows without a label: beside names or class numbers from 0, unless it is known as a label."""
-    if "-1" not in names:
-        return False
-    if known is not None:
-        return "-1" not in known
-    others = {name for name in names if name is not None and name not in _NOTHING} - {"-1"}
-    if others == {"0", "1"}:
+def _marking_numbers(names: Sequence[str | None], known: set[str] | None, where: Where) -> frozenset[str]:
+    """Which of -1 and -100 mark rows without a label: beside names or class numbers from 0, unless they are known labels.
+
+    Raises:
+        DataError: -1 stands beside 0 and 1 alone, and nobody has said which are labels.
+    """
+    found = _MARKS & set(names)
+    if known is not None or not found:
+        return found - (known or set())
+    others = {name for name in names if name is not None and name not in _NOTHING} - _MARKS
+    if others == {"0", "1"} and "-1" in found:
         count = sum(name == "-1" for name in names)
         raise DataError(
             f"{where(names.index('-1'))} is -1, beside the labels 0 and 1: it may be a label, or mark a row without one. "
             f"Use --labels 0,1 to leave those {count} rows out, or --labels=-1,0,1 if it is a label."
         )
-    if not all(_PLAIN_NUMBER.fullmatch(name) for name in others):
-        return not any(_is_number(name) for name in others)
-    found = {int(name) for name in others}
-    return not found or (min(found) == 0 and len(found) > 1)
+    if all(_PLAIN_NUMBER.fullmatch(name) for name in others):
+        classes = {int(name) for name in others}
+        return found if not classes or (min(classes) == 0 and len(classes) > 1) else frozenset()
+    return frozenset() if any(_is_number(name) for name in others) else found
 
 
 def _is_number(name: str) -> bool:

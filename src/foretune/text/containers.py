@@ -28,16 +28,18 @@ def row_list(rows: Any) -> list[Any]:
         raise UsageError(
             f"These rows are one text, {shown(rows)}. {_EXPECTED}: write [text]. A file is read by load_rows(path)."
         )
-    if isinstance(rows, bytes | bytearray):
-        raise UsageError(f"These rows are bytes. {_EXPECTED}.")
+    if isinstance(rows, bytes | bytearray | set | frozenset):
+        what = "a set, which has no order" if isinstance(rows, set | frozenset) else "bytes"
+        raise UsageError(f"These rows are {what}. {_EXPECTED}.")
     for method, options in (("to_dicts", ()), ("to_pylist", ()), ("to_dict", ("records",))):  # polars, Arrow, pandas
         if hasattr(rows, method) and hasattr(rows, "columns"):
             return _class_names(rows, list(getattr(rows, method)(*options)))
     if isinstance(rows, Mapping):
         return _from_columns(rows)
-    if not isinstance(rows, Iterable):
-        raise UsageError(f"These rows are {type(rows).__name__}. {_EXPECTED}.")
-    return _class_names(rows, list(rows))
+    try:
+        return _class_names(rows, list(rows))
+    except TypeError as error:  # an array without a dimension also says that it can be iterated
+        raise UsageError(f"These rows are {type(rows).__name__}. {_EXPECTED}.") from error
 
 
 def _from_columns(columns: Mapping[Any, Any]) -> list[Any]:

@@ -16,7 +16,7 @@ from foretune.text.files.content import Reading
 from foretune.text.files.records import json_line_rows, json_rows
 from foretune.text.files.tables import header_hint, table_rows
 
-FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 SUFFIXES = (*FORMATS, *(f"{suffix}.gz" for suffix in FORMATS[:5]))
 """Ends of the names of files of rows; those of text may be packed."""
 
@@ -115,7 +115,7 @@ def file_rows(
         return table_rows(path, reading, tabs=kind == ".tsv")
     if kind == ".parquet":
         return parquet_rows(path, names), []
-    if kind == ".arrow":
+    if kind in (".arrow", ".feather"):
         return arrow_rows(path), []
     return (json_rows if kind == ".json" else json_line_rows)(path, reading), []
 
@@ -192,7 +192,7 @@ def _refuse_other_options(path: Path, kind: str, reading: Reading) -> None:
     """
     if reading.delimiter is not None and kind not in (".csv", ".tsv"):
         raise UsageError(f"--delimiter is for .csv and .tsv files; {path} is a {kind} file. Leave it out.")
-    if reading.encoding is not None and kind in (".parquet", ".arrow"):
+    if reading.encoding is not None and kind in (".parquet", ".arrow", ".feather"):
         raise UsageError(f"--encoding is for files of text; {path} is a {kind} file. Leave it out.")
 
 

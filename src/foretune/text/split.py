@@ -16,6 +16,9 @@ from foretune.errors import DataError, UsageError
 from foretune.text.example import Example
 
 SEEDS = (13, 21, 42, 87, 100)
+_OTHER_TEST = (
+    "Name another file with --test-data; or pass the training file alone as DATA, and a part of it is kept for testing."
+)
 
 
 @dataclass(frozen=True)
@@ -273,10 +276,11 @@ def _with_test(split: Split, examples: Sequence[Example], test_examples: Sequenc
     """
     usable = _without_repeats(test_examples)
     apart = _ordered(_apart_from(usable.examples, examples), "test")
+    if test_examples and not usable.examples:
+        raise DataError(f"None of the {len(test_examples)} test rows can be used: {_why(usable)}. {_OTHER_TEST}")
     if usable.examples and not apart:
         raise DataError(
-            f"All {len(usable.examples)} test rows have a text that stands among the other rows. Expected others; without "
-            "a test file a part of the rows is kept for testing."
+            f"All {len(usable.examples)} test rows have a text that stands among the other rows. {_OTHER_TEST}"
         )
     return replace(
         split,
@@ -286,6 +290,13 @@ def _with_test(split: Split, examples: Sequence[Example], test_examples: Sequenc
         overlaps=split.overlaps + len(usable.examples) - len(apart),
         unlabelled=split.unlabelled + usable.unlabelled,
     )
+
+
+def _why(usable: _Usable) -> str:
+    """Why none of the rows is left."""
+    if usable.unlabelled:
+        return f"{usable.unlabelled} have no label"
+    return f"{usable.conflicts} have the same text with different labels"
 
 
 def _apart_from(examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:

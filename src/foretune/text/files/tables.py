@@ -42,8 +42,10 @@ def table_rows(path: Path, reading: Reading, tabs: bool) -> tuple[Rows, list[str
         DataError: no header or one with a name twice, a record that does not fit it, or quotes that do not close or that
             lay rows together; the message names the line.
     """
-    delimiter = reading.delimiter or ("\t" if tabs else ",")
     text = file_text(path, reading)
+    named = re.match(r'sep=([^"\r\n])\r?\n', text)  # Excel's own line for the delimiter
+    text = text if named is None else "\n" + text[named.end() :]  # the numbers of lines stay
+    delimiter = reading.delimiter or (named[1] if named is not None else "\t" if tabs else ",")
     with _any_field_length():
         if delimiter == "\t" and '"' in text:
             records, notes = _tab_records(path, text)
