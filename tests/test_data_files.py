@@ -463,7 +463,7 @@ def test_every_run_says_what_was_read_and_what_is_asked(llama_folder: Path, bert
         "Prompt {text} This is {mask} .", "Words negative=terrible, positive=great", "This is [answer]",
     ):  # fmt: skip
         assert said in shown, plan.stdout + plan.stderr
-    record = json.loads((tmp_path / "p.json").read_text())
+    record = json.loads((tmp_path / "p.json").read_text())["about"]
     assert record["data"]["left_out"] == {"without a label (empty)": 3, "repeating an earlier text": 1}
     assert record["asked"]["words"] == {"negative": "terrible", "positive": "great"}
     tuned = run_cli(

@@ -181,4 +181,4 @@ def _planned(
     print_reading(out, found.problem.account, found.asked)
     print_estimate(out, needed)
     if report.json is not None:
-        write_json(report.json, {**asdict(needed), **found.said})
+        write_json(report.json, {**asdict(needed), "about": found.said})
