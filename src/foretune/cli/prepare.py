@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import tempfile
 import warnings
@@ -13,24 +12,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from foretune.cli.data import Problem, Splitter, few_shot, problem
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.progress import busy, progress_bar
-from foretune.cli.setup import Problem, Splitter, few_shot, made_outputs, problem
+from foretune.cli.setup import made_outputs
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.forecast.stages import Stages
 from foretune.model.load import HALF, LanguageModel, load_model
 from foretune.model.outputs import Outputs
+from foretune.report.reading import Asked, asked
 from foretune.report.run_folder import Record
 from foretune.store.atomic import storage_error
 
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
-
-
-def console() -> Console:
-    """Standard output; wide enough for every table where it is a file or a pipe."""
-    made = Console()
-    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=120)
 
 
 @dataclass(frozen=True)
@@ -40,6 +35,16 @@ class Prepared:
     problem: Problem
     outputs: Outputs
     stages: Stages
+
+    @property
+    def asked(self) -> Asked:
+        """What the model is asked, with the first training example."""
+        return asked(self.outputs, self.problem.task, self.problem.split.train[0])
+
+    @property
+    def said(self) -> dict[str, object]:
+        """What was read and what is asked, for result files."""
+        return {"data": asdict(self.problem.account), "asked": asdict(self.asked)}
 
     @property
     def examples(self) -> tuple[list, list]:
@@ -148,6 +153,7 @@ def record_of(found: Prepared, inputs: Inputs, settings: dict[str, object]) -> R
             "settings": settings,
             "rows": found.problem.rows,
             "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+            **found.said,
             "versions": versions(),
             "threads": torch.get_num_threads(),
         },

@@ -11,7 +11,7 @@ from foretune.errors import NonFiniteError, UsageError
 from foretune.model.encoding import Batch, Encoded
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64
-from foretune.text.example import Example
+from foretune.text.example import Example, as_examples
 
 Rows = Sequence[Example | str | Mapping[str, object]]
 
@@ -29,7 +29,7 @@ def batches(outputs: Outputs, rows: Rows, size: int) -> Iterator[tuple[list[int]
 
 
 def _encoded(outputs: Outputs, rows: Rows) -> list[Encoded]:
-    return [outputs.encode(Example.of(row)) for row in rows]
+    return [outputs.encode(example) for example in as_examples(rows)]
 
 
 def _batches(outputs: Outputs, encoded: Sequence[Encoded], size: int) -> Iterator[tuple[list[int], Batch]]:
