@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import foretune as ft
-from foretune.store.atomic import remove_folder, replacing, replacing_folder, temporary_folder
+from foretune.store.atomic import replacing, replacing_folder
 from foretune.store.packages import Package, cache_folder, fetched, sha256_of
+from foretune.store.workspace import remove_folder, temporary_folder
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from rich.table import Table
 
 import foretune
 from foretune.cli.options import ReportOptions
-from foretune.cli.prepare import console, versions
+from foretune.cli.prepare import Places, console, versions
 from foretune.model.builtin import MODELS
 from foretune.report.json import write_json
 from foretune.report.tasks import print_task, print_tasks, task_fields
@@ -21,6 +21,7 @@ from foretune.text.builtin import TASKS, load_task
 def run_tasks(name: str | None, report: ReportOptions) -> None:
     """All tasks and models, or everything about one task."""
     out = console()
+    Places(report.json).check(inputs=[name])
     if name is not None:
         task = load_task(name)
         if report.json is not None:

@@ -19,7 +19,7 @@ from foretune.analysis.solvers import (
     solved,
 )
 from foretune.cli.options import ReportOptions, SolverOptions
-from foretune.cli.prepare import check_writable, console
+from foretune.cli.prepare import Places, console
 from foretune.cli.progress import progress_bar
 from foretune.cli.setup import listed, one_of
 from foretune.errors import KernelFolderError, UsageError
@@ -42,10 +42,9 @@ def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> Non
     """
     one_of("--choose", solver.choose, _CHOICES)
     names = [one_of("--solver", name, ("auto", *SOLVERS)) for name in listed(solver.solver)]
+    Places(report.json).check()
     record, version = read_record(folder)
     choose = Validation() if solver.choose == "validation" else _folds(record)
-    if report.json is not None:
-        check_writable(report.json.parent)
     labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
     if solver.kernels is not None:
         labels = listed(solver.kernels)

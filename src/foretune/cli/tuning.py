@@ -27,7 +27,7 @@ from foretune.cli.options import (
     TrainingOptions,
     TuneOptions,
 )
-from foretune.cli.prepare import Prepared, console, prepared, versions
+from foretune.cli.prepare import Places, Prepared, console, prepared, refuse_model_name, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import Splitter, few_shot, full_data, made_method, made_training, one_of
@@ -40,8 +40,10 @@ from foretune.kernels.job import Progress
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.report.json import write_json
-from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report
-from foretune.store.atomic import write_text
+from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report, write_report
+from foretune.store.atomic import names_in, write_text
+from foretune.store.lock import held
+from foretune.store.workspace import sweep
 
 _SETTINGS = "run.yaml"
 _GRIDS = ("paper",)
@@ -102,22 +104,36 @@ def run_tune(
         UsageError: options that do not fit, or a folder that holds another run.
     """
     recipe, out, errors = Recipe(model, data, outputs, method, training, run), console(), Console(stderr=True)
-    chosen, grid = recipe.made()
+    recipe.made()
+    Places(report.json).check()
     _refuse_other(run.out, recipe)
     before = read_report(run.out)
     if before is None:
-        folders = [run.out, *([] if report.json is None else [report.json.parent])]
-        found = prepared(model, data, outputs, folders, errors, recipe.splitter)
-        write_text(run.out / _SETTINGS, as_yaml("tune", (*recipe.groups, report)))
-        with found.stages.stage("fine-tuning"), progress_bar(errors) as progress:
-            ended, search = _trained(found, chosen, grid, recipe, progress)
-        before = run_report(ended, search, _zero_shot(found), _about(found, recipe, chosen))
-        write_json(report_file(run.out), before)
+        refuse_model_name(run.out, model.model)
+        with held(run.out):
+            _refuse_other(run.out, recipe)  # another process may have begun or finished, since
+            before = read_report(run.out) or _made(recipe, report, errors)
     else:
+        sweep(run.out)
         out.print(f"{run.out} holds this run, finished: nothing was trained.")
     if report.json is not None:
         write_json(report.json, before)
     print_run(out, before, run.out)
+
+
+def _made(recipe: Recipe, report: ReportOptions, errors: Console) -> RunReport:
+    """Train, and write settings and report."""
+    chosen, grid = recipe.made()
+    places = Places(report.json, (recipe.run.out,))
+    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors, recipe.splitter)
+    file = recipe.run.out / _SETTINGS
+    if not file.exists():
+        write_text(file, as_yaml("tune", (*recipe.groups, report)))
+    with found.stages.stage("fine-tuning"), progress_bar(errors) as progress:
+        ended, search = _trained(found, chosen, grid, recipe, progress)
+    made = run_report(ended, search, _zero_shot(found), _about(found, recipe, chosen))
+    write_report(recipe.run.out, made)
+    return made
 
 
 def _trained(
@@ -170,7 +186,7 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
     Raises:
         UsageError: it holds something else.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not names_in(folder):
         return
     before = _settings(folder, "Choose an empty or new folder for --out.")
     now = repeatable(recipe.groups)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import shlex
 from dataclasses import fields
-from pathlib import Path
 
 from rich.console import Console
 
 import foretune
 from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
-from foretune.cli.prepare import check_writable, console, loaded_model, versions
+from foretune.cli.prepare import console, loaded_model, study_places, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.sequences import at_least_one, check_data_folder, names, positive_numbers, whole_numbers
 from foretune.cli.setup import one_of
@@ -24,7 +23,7 @@ from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.kernels.tiles import memory_bytes
 from foretune.report.json import write_json
-from foretune.report.pages import print_page, refuse_other, write_page
+from foretune.report.pages import print_page, write_page
 from foretune.study.setting import FewShot, Full, Sample, Sampled
 from foretune.study.validation.measurement import Validation, measured
 from foretune.study.validation.measures import LOSS, SCORE, ceilings, rankings
@@ -52,10 +51,8 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     warm_up = () if options.warm_up is None else whole_numbers("--warm-up", options.warm_up, 1, "4 or 2,8")
     memory_bytes(options.memory)
     check_data_folder(options.data, tasks)
-    page_folder, root = options.out / _PAGE, options.out / Path(model.model).absolute().name
-    refuse_other(page_folder)
-    for folder in (root, *([] if report.json is None else [report.json.parent])):
-        check_writable(folder)
+    command = _command(model, options)
+    places = study_places(options.out, _PAGE, command, model.model, report.json)
     out, errors = console(), Console(stderr=True)
     lm = loaded_model(model, errors)
     globs = None if options.candidates is None else tuple(names("--candidates", options.candidates, "layer*"))
@@ -68,7 +65,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             test=options.test,
             rank=options.rank or None,
             grid=grid,
-            root=root,
+            root=places.cells,
             data=options.data,
             candidates=globs,
             output=output,
@@ -77,15 +74,15 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             progress=progress,
         )
         cells = measured(study)
-    page, command = validation_page(cells, study), _command(model, options)
-    write_page(page_folder, page, command)
+    page = validation_page(cells, study)
+    write_page(places.page, page, command)
     if report.json is not None:
         about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
         found = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
         limits = {measure.name: ceilings(cells, measure) for measure in (LOSS, SCORE)}
         write_json(report.json, {**about, "rankings": found, "ceilings": limits, "cells": cells})
     print_page(out, page)
-    out.print(f"\nWritten: {page_folder}", soft_wrap=True)
+    out.print(f"\nWritten: {places.page}", soft_wrap=True)
 
 
 def training_sample(options: ValidateOptions) -> Sample:
