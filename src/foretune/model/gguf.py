@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.errors import ModelError
-from foretune.store.atomic import replacing_folder
+from foretune.store.cached import cached_folder
 from foretune.store.packages import cache_folder, sha256_of
 
 
@@ -41,7 +41,4 @@ def gguf_folder(file: Path) -> Path:
         StorageError: the cache cannot be written.
     """
     folder = cache_folder() / "models" / f"gguf-{sha256_of(file)[:24]}"
-    if not folder.exists():
-        with replacing_folder(folder) as temporary:
-            convert_gguf(file, temporary)
-    return folder
+    return cached_folder(folder, lambda made: convert_gguf(file, made))
