@@ -220,7 +220,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
     file = folder / _SETTINGS
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
     if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
         what = f"it has no {_SETTINGS}" if values is None else f"its {_SETTINGS} is not of `foretune tune`"
