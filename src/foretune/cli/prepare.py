@@ -16,8 +16,8 @@ from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.setup import Problem, Splitter, few_shot, made_outputs, problem
 from foretune.errors import UsageError
+from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.finetune.data import split_identity
-from foretune.forecast.inputs import Inputs, forecast_inputs
 from foretune.forecast.stages import Stages
 from foretune.model.fingerprint import outputs_identity
 from foretune.model.load import LanguageModel, load_model

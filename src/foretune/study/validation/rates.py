@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foretune.forecast.adam import PredictedRun, best_predicted
+from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.study.outcome import Outcome
 from foretune.study.page import Table
 from foretune.study.validation.formatting import shown
@@ -111,4 +111,4 @@ def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tup
 
 def _lowest(outcome: Outcome) -> dict[float, float]:
     """Learning rate -> lowest validation loss after the start."""
-    return {point.learning_rate: min(point.validation_losses[1:]) for point in outcome.points}
+    return {point.learning_rate: point.lowest for point in outcome.points}
