@@ -43,7 +43,7 @@ from foretune.report.json import write_json
 from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report, write_report
 from foretune.store.atomic import names_in, write_text
 from foretune.store.lock import held
-from foretune.store.workspace import sweep
+from foretune.store.workspace import sweep_tree
 
 _SETTINGS = "run.yaml"
 _GRIDS = ("paper",)
@@ -114,7 +114,7 @@ def run_tune(
             _refuse_other(run.out, recipe)  # another process may have begun or finished, since
             before = read_report(run.out) or _made(recipe, report, errors)
     else:
-        sweep(run.out)
+        sweep_tree(run.out)
         out.print(f"{run.out} holds this run, finished: nothing was trained.")
     if report.json is not None:
         write_json(report.json, before)
@@ -127,7 +127,7 @@ def _made(recipe: Recipe, report: ReportOptions, errors: Console) -> RunReport:
     places = Places(report.json, (recipe.run.out,))
     found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors, recipe.splitter)
     file = recipe.run.out / _SETTINGS
-    if not file.exists():
+    if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
     with found.stages.stage("fine-tuning"), progress_bar(errors) as progress:
         ended, search = _trained(found, chosen, grid, recipe, progress)

@@ -42,7 +42,7 @@ from foretune.store.kept import (
 )
 from foretune.store.lock import held
 from foretune.store.tensors import read_tensors, write_tensors
-from foretune.store.workspace import remove_folder, sweep
+from foretune.store.workspace import remove_folder, sweep_tree
 
 _FORMAT = 2
 _MARK = "complete"
@@ -103,8 +103,7 @@ class RunFolder:
 
     def _tidy(self) -> None:
         """Remove what killed runs left."""
-        for folder in (self.path, self.path / "best", self.checkpoints):
-            sweep(folder)
+        sweep_tree(self.path)
         if self.finished:
             self._drop_checkpoints()
 

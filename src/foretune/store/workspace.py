@@ -107,15 +107,22 @@ def is_leftover_name(name: str) -> bool:
 
 
 def contents(folder: Path) -> list[str]:
-    """The names in a folder, sorted, but for what foretune keeps there for a moment; none where there is no folder.
+    """The names in a folder, sorted, but for what foretune keeps there for a moment only; none where there is no folder.
+
+    A folder inside counts as nothing too where it holds nothing else.
 
     Raises:
         OSError: it is a file, or cannot be read.
     """
     try:
-        return sorted(name for name in os.listdir(folder) if not is_leftover_name(name))  # noqa: PTH208
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not _is_nothing(entry))
     except FileNotFoundError:
         return []
+
+
+def _is_nothing(entry: os.DirEntry[str]) -> bool:
+    return is_leftover_name(entry.name) or (entry.is_dir(follow_symlinks=False) and not contents(Path(entry.path)))
 
 
 def sweep(folder: Path) -> None:
@@ -124,6 +131,12 @@ def sweep(folder: Path) -> None:
         for entry in list(os.scandir(folder)):
             if is_leftover_name(entry.name):
                 _remove_unheld(Path(entry.path))
+
+
+def sweep_tree(folder: Path) -> None:
+    """`sweep` a folder and every folder in it."""
+    for place, _, _ in os.walk(folder):
+        sweep(Path(place))
 
 
 def _remove_unheld(path: Path) -> None:
