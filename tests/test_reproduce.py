@@ -112,7 +112,7 @@ def test_a_page_replaces_a_page_and_nothing_else(tmp_path: Path) -> None:
     write_page(folder, Page("T", (), PAGE.tables))
     assert {file.name for file in folder.iterdir()} == {"page.md", "table-1.csv"}
     (folder / "thesis.tex").write_text("mine")
-    with pytest.raises(UsageError, match=r"is no page of a study: it holds 'thesis.tex'. Choose another --out"):
+    with pytest.raises(UsageError, match=r"is not a page of a study: it holds 'thesis.tex'. Choose another --out"):
         write_page(folder, PAGE)
     assert (folder / "thesis.tex").read_text() == "mine"
 

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 import foretune
 from foretune.cli.console import console, progress_console
 from foretune.cli.data_folder import check_data_folder
 from foretune.cli.options import ReportOptions
-from foretune.cli.prepare import check_writable, versions
+from foretune.cli.prepare import study_places, versions
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.ranges import decimals, items, numbers
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError
 from foretune.model.load import load_model
 from foretune.report.json import write_json
-from foretune.report.pages import print_page, refuse_other, write_page
+from foretune.report.pages import print_page, write_page
 from foretune.study.budget import Budget
 from foretune.study.recipe import Recipe, Study
 from foretune.study.recipes import recipe_named
@@ -48,10 +47,8 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     recipe = recipe_named(options.table)
     asked, budget = _asked(recipe, options), _budget(cut)
     check_data_folder(options.data, asked.tasks)
-    page_folder, root = options.out / recipe.name, options.out / Path(asked.model).absolute().name
-    refuse_other(page_folder)
-    for folder in (root, *([] if report.json is None else [report.json.parent])):
-        check_writable(folder)
+    command = _command(options, cut, asked)
+    places = study_places(options.out, recipe.name, command, asked.model, report.json)
     out, errors = console(), progress_console(quiet=report.quiet)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)
@@ -63,20 +60,19 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
                 ks=asked.ks,
                 seeds=asked.seeds,
                 test=asked.test,
-                root=root,
+                root=places.cells,
                 data=options.data,
                 budget=budget,
                 memory=options.memory,
                 progress=progress,
             )
         )
-    command = _command(options, cut, asked)
-    write_page(page_folder, page, command)
+    write_page(places.page, page, command)
     if report.json is not None:
         about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
         write_json(report.json, {**about, "page": page})
     print_page(out, page)
-    out.print(f"\nWritten: {page_folder}", soft_wrap=True)
+    out.print(f"\nWritten: {places.page}", soft_wrap=True)
 
 
 def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:

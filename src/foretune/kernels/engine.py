@@ -8,7 +8,7 @@ several formulas share one pass over the data: a pair of tiles is contracted by 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def computed(
     memory: str | int,
     out: Sequence[Path | None],
     progress: Progress | None = None,
+    started: Callable[[], None] | None = None,
 ) -> list[BlockKernel]:
     """Carry out a job: the kernels of all formulas from one pass over the data. See `block_kernels`.
 
@@ -54,6 +55,7 @@ def computed(
         memory: the budget.
         out: for each formula a folder to write to, or None.
         progress: called as the work goes on.
+        started: called once every folder has been found to hold this computation, or nothing.
     """
     budget = memory_bytes(memory)
     common = described(job)
@@ -70,9 +72,10 @@ def computed(
     if fresh:
         plan = next(iter(unfinished), None) or job.plan(budget, sum(target.array.nbytes for target in fresh))
         for target in fresh:
-            if target.folder is not None:
-                target.folder.begin(asdict(plan))
-        unfinished[plan].extend(fresh)
+            begun = plan if target.folder is None else Plan(**target.folder.begin(asdict(plan)))
+            unfinished[begun].append(target)
+    if started is not None:
+        started()
     for plan, members in unfinished.items():
         _fill(job, plan, members, progress or (lambda *_: None))
         for target in members:

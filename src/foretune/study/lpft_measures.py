@@ -19,8 +19,8 @@ from foretune.errors import NonFiniteError
 from foretune.finetune.methods import FullTuning, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
-from foretune.kernels.folder import identity_hash
 from foretune.model.batches import pretrained
+from foretune.store.kept import identity_hash
 from foretune.study.budget import Budget
 from foretune.study.cell import Cell
 from foretune.study.recipe import Study

@@ -24,11 +24,11 @@ from foretune.finetune.methods import FullTuning, LoRATuning, Method
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
-from foretune.kernels.folder import identity_hash
 from foretune.kernels.formula import Formula
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD, SignGD
 from foretune.kernels.tiles import memory_bytes
+from foretune.store.kept import identity_hash
 from foretune.study.budget import Budget
 from foretune.study.cell import Cell
 

@@ -22,10 +22,10 @@ from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warm
 from foretune.errors import UsageError
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warm_up_training
-from foretune.kernels.folder import identity_hash
 from foretune.kernels.job import Progress
 from foretune.model.load import LanguageModel
 from foretune.shapes import Float64
+from foretune.store.kept import identity_hash
 from foretune.study.cell import Cell, made_cell
 from foretune.study.outcome import Outcome
 from foretune.study.pool import pool_of
