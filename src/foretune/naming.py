@@ -9,6 +9,12 @@ _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u206
 _NUMBERED = re.compile(r"(?:^|\.)([A-Za-z_]\w*)\.(\d+)\.")
 
 
+def shown(value: object, most: int = 60) -> str:
+    """A value as Python writes it, its end left out where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def layer_path(name: str) -> str | None:
     """The layer that a parameter belongs to, such as `model.layers.3`; None outside of the layers."""
     match = _NUMBERED.search(name)

@@ -21,7 +21,7 @@ import numpy as np
 from foretune.errors import UsageError
 from foretune.shapes import Float64
 
-Answer = Literal["yes", "partly", "no"]
+Answer = Literal["yes", "partly", "no", "cannot say"]
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,12 @@ class KernelBehaviour:
 
     @property
     def verdict(self) -> Answer:
-        """Kernel behaviour: both properties hold, and the kernel solves the task (or partly does)."""
+        """Kernel behaviour: both properties hold, and the kernel solves the task (or partly does).
+
+        Without a gain of fine-tuning there is nothing that a linearized model could recover: nothing can be said.
+        """
+        if self.linearization.gain <= 0:
+            return "cannot say"
         return self.solved(self.thresholds.points) if self.linear and self.features_fixed else "no"
 
     @property

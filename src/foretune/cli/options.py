@@ -60,6 +60,11 @@ class ModelOptions:
     ] = "float32"
     device: Annotated[str, option(Panel.MODEL, "cpu, cuda, cuda:1, mps."), Device()] = "cpu"
     revision: Annotated[str | None, option(Panel.MODEL, "Revision of a hub model.")] = None
+    kind: Annotated[
+        str | None,
+        option(Panel.MODEL, "Read it as causal, masked or encoder (its body alone).  [default: as it was trained]"),
+        Choice("causal", "masked", "encoder"),
+    ] = None
     trust_remote_code: Annotated[bool, option(Panel.MODEL, "Run Python code that comes with the model.")] = False
 
 
@@ -68,18 +73,30 @@ class DataOptions:
     """Which rows, and how they are split."""
 
     data: Annotated[
-        str, argument("A task, a .jsonl/.csv/.parquet file, a folder with train.* and test.*, or a hub dataset id.")
+        str, argument("A task, a .csv/.jsonl/.parquet file, a folder with train.* and test.*, or a hub dataset id.")
     ]
     text: Annotated[str | None, option(Panel.DATA, "Column with the text.  [default: text]")] = None
     text2: Annotated[str | None, option(Panel.DATA, "Column with the second text of a pair.")] = None
     label: Annotated[str | None, option(Panel.DATA, "Column with the label.  [default: label]")] = None
     labels: Annotated[
         str | None,
-        option(Panel.DATA, "Label names in order, comma-separated.  [default: as found]"),
+        option(Panel.DATA, "Label names in order, comma-separated; rows with others are left out.  [default: all]"),
         Items("negative,positive"),
     ] = None
     data_split: Annotated[str | None, option(Panel.DATA, "Split of a hub dataset.  [default: train]")] = None
     data_revision: Annotated[str | None, option(Panel.DATA, "Revision of a hub dataset.")] = None
+    max_labels: Annotated[
+        int | None, option(Panel.DATA, "Most labels that a column may have.  [default: 100]"), Whole(2)
+    ] = None
+    delimiter: Annotated[
+        str | None, option(Panel.DATA, "What separates the fields of .csv and .tsv files, such as ';' or tab.")
+    ] = None
+    encoding: Annotated[
+        str | None, option(Panel.DATA, "Encoding of files of text, such as cp1252.  [default: utf-8]")
+    ] = None
+    validation_data: Annotated[
+        str | None, option(Panel.DATA, "File with the validation rows.  [default: a part of DATA]")
+    ] = None
     test_data: Annotated[str | None, option(Panel.DATA, "File with the test rows.  [default: the rest of DATA]")] = None
     k: Annotated[
         int, option(Panel.DATA, "Training examples per label, and as many for validation.", "--k"), AT_LEAST_1

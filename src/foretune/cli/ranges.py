@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from foretune.errors import UsageError, nearest
 from foretune.kernels.tiles import memory_bytes
+from foretune.text.quoted import pieces, unquoted
 
 
 @dataclass(frozen=True)
@@ -234,12 +235,12 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def items(option: str, text: str, example: str) -> list[str]:
-    """The items of a comma-separated option.
+    """The items of a comma-separated option; one with a comma stands in double quotes.
 
     Raises:
-        UsageError: there is none, one is empty, or one stands there twice.
+        UsageError: there is none, one is empty, one stands there twice, or a quote does not close.
     """
-    found = [item.strip() for item in text.split(",")]
+    found = [unquoted(item) for item in pieces(text, ",")]
     if not all(found):
         raise UsageError(f"{option} {text!r} has an empty item; expected {example} for example.")
     twice = next((item for item in found if found.count(item) > 1), None)

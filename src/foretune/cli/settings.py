@@ -18,64 +18,70 @@ from typer.models import ArgumentInfo
 
 from foretune.cli.ranges import typed as typed_name
 from foretune.errors import UsageError, nearest
+from foretune.text.quoted import quoted
+from foretune.text.yaml_values import given, key_nodes, plain_values, yaml_root, yaml_text
 
 _NOT_REPEATED = {"plan", "debug", "quiet"}
+_TRUTH = ("true", "false", "yes", "no", "on", "off")
+_SEVERAL = (
+    "adam_rates", "batch_sizes", "blocks", "candidates", "formula", "k", "kernels", "labels", "layers", "learning_rates",
+    "rank", "seeds", "select", "sgd_rates", "solver", "target_modules", "tasks", "warm_up",
+)  # fmt: skip
+"""Options that may hold several values."""
 
 
 def _config(context: typer.Context, file: Path | None) -> Path | None:
     """Take defaults for all options from a YAML file."""
     if file is None:
         return None
-    import yaml
-
-    try:
-        if file.exists() and not file.is_file():  # a pipe that nobody writes to would be waited for
-            raise UsageError(f"The settings file {file} is not a regular file. Expected a YAML file such as run.yaml.")
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"Cannot read the settings file {file}: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{file}: expected `option: value` lines, got {type(values).__name__}.")
-    flags = {
-        parameter.name: getattr(parameter, "is_flag", False)
+    root = yaml_root(yaml_text(file, "settings file"), str(file))
+    parameters: dict[str, Any] = {
+        str(parameter.name): parameter
         for parameter in context.command.params
-        if parameter.name not in (None, "config")
+        if parameter.name not in (None, "config", "help")
     }
-    given: dict[str, object] = {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in flags:
-            raise UsageError(f"{file}: unknown option {key!r}.{nearest(str(key), flags)} Known: {', '.join(flags)}.")
-        if name in given:
+    found: dict[str, object] = {}
+    for key, node in ({} if root is None else key_nodes(root, str(file))).items():
+        name = key.replace("-", "_")
+        if name not in parameters:
+            raise UsageError(
+                f"{file}: unknown option {key!r}.{nearest(name, parameters)} Known: {', '.join(parameters)}."
+            )
+        if name in found:
             raise UsageError(f"{file}: the option {key!r} stands there twice. Keep one of them.")
-        if value is not None:
-            given[name] = _typed_value(f"{file}: {key}", value, flag=flags[name])
-    context.default_map = {**(context.default_map or {}), **given}
+        if given(node):
+            found[name] = _typed(f"{file}: {key}", plain_values(node, str(file)), name, parameters[name])
+    context.default_map = {**(context.default_map or {}), **found}
     return file
 
 
-def _typed_value(where: str, value: object, *, flag: bool) -> object:
-    """A value of a YAML file as it would be typed: lists with commas, mappings as `a=b,c=d`.
+def _typed(where: str, value: object, name: str, parameter: Any) -> str:
+    """A value of a YAML file as it is typed: lists with commas, mappings as `a=b,c=d`.
 
     Raises:
-        UsageError: it cannot be typed.
+        UsageError: the option takes one value, or not this kind.
     """
-    if isinstance(value, bool) != flag:
-        expected = "true or false" if flag else "a value"
-        raise UsageError(f"{where} is {value!r}; expected {expected}.")
-    if isinstance(value, list | tuple):
-        parts = list(value)
-    elif isinstance(value, dict):
-        parts = [f"{name}={word}" for name, word in value.items()]
-    else:
-        parts = None
-    if parts is None:
-        if not str(value).strip():
+    if isinstance(value, str):
+        if not value.strip():
             raise UsageError(f"{where} is empty. Leave it out, or give it a value.")
+        if getattr(parameter, "is_flag", False) and value.lower() not in _TRUTH:
+            raise UsageError(f"{where} is {value!r}; expected true or false.")
         return value
-    if not parts or any(isinstance(part, list | dict | None) or "," in str(part) for part in parts):
-        raise UsageError(f"{where} is {value!r}; expected a list of words or numbers without commas, such as [a, b].")
-    return ",".join(map(str, parts))
+    parts: list[str] = []
+    if isinstance(value, dict) and name == "words":
+        parts = [f"{quoted(label)}={quoted(word)}" for label, word in value.items() if isinstance(word, str)]
+    elif isinstance(value, list) and name in _SEVERAL:
+        parts = [quoted(part) for part in value if isinstance(part, str)]
+    if not parts or not isinstance(value, list | dict) or len(parts) < len(value):
+        raise UsageError(f"{where} is {value!r}; expected {_expected(name)}.")
+    return ",".join(parts)
+
+
+def _expected(name: str) -> str:
+    """What an option may be in a YAML file."""
+    if name == "words":
+        return "`label: word` lines such as {bad: terrible, good: great}"
+    return "one value or a list such as [a, b]" if name in _SEVERAL else "one value"
 
 
 Config = Annotated[
