@@ -23,7 +23,7 @@ RUNNERS = {
 }  # fmt: skip
 OTHERS = {
     "--find-links", "--no-deps", "--dest", "--only-binary", "--no-binary", "--index-url", "--upgrade", "--user",
-    "--target", "--no-index", "--no-cache-dir", "--install", "--hash",
+    "--target", "--no-index", "--no-cache-dir", "--require-hashes", "--install", "--hash",
 }  # fmt: skip
 """Options of pip, whose commands some messages name."""
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
