@@ -97,7 +97,7 @@ FREE = {"--memory": tuple(BAD), "--method": ("tune",), "--tasks": ("validate", "
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(("command", "option", "value"), cases(), ids=lambda part: part or "empty")
+@pytest.mark.parametrize(("command", "option", "value"), list(cases()), ids=lambda part: part or "empty")
 def test_a_value_out_of_range_is_refused_by_the_options_name(
     command: str, option: str, value: str, tmp_path: Path
 ) -> None:
@@ -139,7 +139,7 @@ def test_an_empty_word_is_refused_wherever_it_stands(tmp_path: Path) -> None:
 
 CONFIG = {
     "a list": ("formula: [sgd, bogus]", "--formula 'bogus'"),
-    "a mapping": ("words: {neg: bad, pos: ''}", "--words 'pos='"),
+    "a mapping": ("words: {negative: bad, positive: ''}", "--words 'positive='"),
     "a truth value": ("k: true", "k is True; expected a value"),
     "a text for a flag": ("plan: maybe", "expected true or false"),
     "nothing": ("pooling: ''", "pooling is empty"),
@@ -151,10 +151,10 @@ CONFIG = {
 
 
 @pytest.mark.parametrize("case", CONFIG)
-def test_a_settings_file_is_held_to_the_same_rules(case: str, tmp_path: Path) -> None:
+def test_a_settings_file_is_held_to_the_same_rules(case: str, data_file: Path, tmp_path: Path) -> None:
     text, said = CONFIG[case]
     (tmp_path / "run.yaml").write_text(text)
-    result = run_cli("kernel", "no-model", "no-data", "--out", tmp_path / "o", "--config", tmp_path / "run.yaml")
+    result = run_cli("kernel", "no-model", data_file, "--out", tmp_path / "o", "--config", tmp_path / "run.yaml")
     assert_refused(result, said)
 
 

@@ -75,12 +75,10 @@ def table(
     """
     kept = list(range(len(columns)))
     shown = [[visible(cell) for cell in row] for row in rows]
+    named = [visible(column.heading) for column in columns]
     widths = [
-        max(
-            [cell_len(line) for cell in (column.heading if headings else "", *cells) for line in cell.split("\n")]
-            or [0]
-        )
-        for column, cells in zip(columns, _columns(shown, len(columns)), strict=True)
+        max([cell_len(line) for cell in (heading if headings else "", *cells) for line in cell.split("\n")] or [0])
+        for heading, cells in zip(named, _columns(shown, len(columns)), strict=True)
     ]
     least = [min(width, _NARROWEST) if column.words else width for column, width in zip(columns, widths, strict=True)]
 
@@ -90,7 +88,7 @@ def table(
     while taken(least) > console.width and any(columns[place].drop for place in kept):
         kept.remove(max(kept, key=lambda place: columns[place].drop))
     if taken(least) > console.width:
-        return _records(title, [column.heading for column in columns], shown)
+        return _records(title, named, shown, console.width)
     while taken(widths) > console.width:
         widest = max((place for place in kept if widths[place] > least[place]), key=lambda place: widths[place])
         widths[widest] -= 1
@@ -107,7 +105,7 @@ def _drawn(
     headings: bool,
     elsewhere: str,
 ) -> Table:
-    left_out = [columns[place].heading for place in range(len(columns)) if place not in kept]
+    left_out = [visible(columns[place].heading) for place in range(len(columns)) if place not in kept]
     caption = (
         f"Left out at this width: {', '.join(left_out)}{f' ({elsewhere})' if elsewhere else ''}." if left_out else ""
     )
@@ -121,7 +119,7 @@ def _drawn(
     for place in kept:
         column = columns[place]
         drawn.add_column(
-            Text(column.heading),
+            Text(visible(column.heading)),
             justify="left" if column.words else "right",
             width=widths[place],
             no_wrap=not column.words,
@@ -154,12 +152,12 @@ def _text(text: str, style: str) -> Text | None:
     return Text(visible(text), style=style) if text else None
 
 
-def _records(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+def _records(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> RenderableType:
     """The rows below each other, a line for each cell that is not empty."""
     parts = [Text(visible(title), style="italic")] if title else []
     for row in rows:
         lines = [f"{heading}: {cell}" if heading else cell for heading, cell in zip(headings, row, strict=True) if cell]
-        parts.append(Text("\n".join(lines) + "\n"))
+        parts.append(Text("\n".join(_folded(line, width) for line in lines) + "\n"))
     return Group(*parts)
 
 

@@ -181,7 +181,7 @@ def _short(count: int) -> str:
         shown = str(count) if size == 1 else f"{count / size:.3g}"
         if float(shown) < 1000:
             return f"{shown}{unit}"
-    return f"{count / 10**9:,.3g}B" if count < 10**12 else f"{count / 10**9:,.0f}B"
+    return f"{count / 10**9:.3g}B" if count < 999.5 * 10**9 else f"{count / 10**9:,.0f}B"
 
 
 def stage_table(console: Console, stages: Sequence[Stage]) -> RenderableType:
