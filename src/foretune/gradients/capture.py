@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from foretune.errors import NonFiniteError
-from foretune.gradients.factors import Dense, Factor, FactorBatch, joined
-from foretune.gradients.recorder import Derivatives, Recorder, Use
+from foretune.gradients.factors import Dense, Factor, FactorBatch, joined, joins
+from foretune.gradients.recorder import Recorder
+from foretune.gradients.uses import Derivatives, Use
 from foretune.shapes import Float
 
 
@@ -113,7 +114,7 @@ def factors_by_name(uses: Iterable[tuple[Use, Derivatives]]) -> dict[str, list[F
     for use, g in uses:
         for name, factor in use.rule(g):
             found[name].append(factor)
-    mixed = {name for name, factors in found.items() if len({type(factor) for factor in factors}) > 1}
+    mixed = {name for name, factors in found.items() if not joins(factors)}
     if mixed:
         raise UnruledError(mixed)
     return found

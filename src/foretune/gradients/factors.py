@@ -25,11 +25,19 @@ from foretune.shapes import Bool, Float, Int
 
 @dataclass(frozen=True)
 class Products:
-    """`dW[n, c] = sum_t g[c][n, t] (outer) x[n, t]`; with `group`, token t acts on that slice of a 3-D weight."""
+    """`dW[n, c] = sum_t g[c][n, t] (outer) x[n, t]`.
+
+    Attributes:
+        x: inputs.
+        g: derivatives of each output.
+        group: the slice of a 3-D weight that each token acts on.
+        turned: the parameter holds the transpose, (inputs, outputs), as GPT-2's Conv1D does.
+    """
 
     x: Float[Tensor, "n t i"]
     g: tuple[Float[Tensor, "n t o"], ...]
     group: Int[Tensor, "n t"] | None = None
+    turned: bool = False
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -57,7 +65,7 @@ class Products:
         groups = [use.group for use in uses if use.group is not None]
         x = torch.cat([use.x for use in uses], dim=1)  # (n, t, i)
         g = tuple(torch.cat(parts, dim=1) for parts in zip(*(use.g for use in uses), strict=True))
-        return Products(x, g, torch.cat(groups, dim=1) if groups else None)
+        return Products(x, g, torch.cat(groups, dim=1) if groups else None, uses[0].turned)
 
 
 @dataclass(frozen=True)
@@ -118,16 +126,19 @@ class Dense:
 Factor = Products | Rows | Dense
 
 
+def joins(uses: Sequence[Factor]) -> bool:
+    """Whether all are of one kind, and of one orientation: only then can they be laid end to end."""
+    return len({(type(use), isinstance(use, Products) and use.turned) for use in uses}) == 1
+
+
 def joined(uses: Sequence[Factor]) -> Factor:
     """The factor of a parameter that a forward pass used several times: its uses laid end to end along tokens.
 
     Raises:
-        TypeError: the uses are of different kinds (the caller materialises such a parameter instead).
+        TypeError: the uses do not join (the caller materialises such a parameter instead).
     """
-    kinds = {type(use) for use in uses}
-    if len(kinds) > 1:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"a parameter is used in ways that do not join: {names}")
+    if not joins(uses):
+        raise TypeError("a parameter is used in ways that do not join")
     return uses[0] if len(uses) == 1 else uses[0].end_to_end(uses)  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from foretune.errors import UsageError
 from foretune.gradients.capture import Pass, UnruledError, capture
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.footprint import footprint
-from foretune.gradients.recorder import NotPerExampleError
+from foretune.gradients.uses import NotPerExampleError
 from foretune.model.encoding import Encoded
 from foretune.model.outputs import Outputs
 from foretune.text.example import Example
