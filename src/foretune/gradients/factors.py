@@ -45,6 +45,11 @@ class Products:
         return (self.x, *self.g)
 
     @property
+    def entries(self) -> int:
+        """Entries of a gradient, or of one slice of it."""
+        return self.features * self.x.shape[-1]
+
+    @property
     def features(self) -> int:
         """Output features o."""
         return self.g[0].shape[-1]
@@ -80,6 +85,11 @@ class Rows:
         """The tensors held, for counting memory."""
         return (self.ids, self.values)
 
+    @property
+    def entries(self) -> int:
+        """Entries of one row."""
+        return self.values.shape[-1]
+
     @staticmethod
     def end_to_end(uses: Sequence[Rows]) -> Rows:
         """Several uses as one, along tokens."""
@@ -95,10 +105,12 @@ class Dense:
         scale: the root mean square that its entries would have if the terms of their sums did not cancel. A gradient
             that is zero in exact arithmetic (BERT's key biases: softmax does not see a shift) is rounding noise far
             below it.
+        inputs: of a linear layer's weight, the input features: the entries are a matrix (outputs, inputs).
     """
 
     values: Float[Tensor, "n c p"]
     scale: Float[Tensor, "n c"]
+    inputs: int | None = None
 
     @staticmethod
     def summed(terms: Sequence[Float[Tensor, "n t p"]]) -> Dense:
@@ -108,14 +120,19 @@ class Dense:
         return Dense(sums, sizes / math.sqrt(sums.shape[-1]))
 
     @staticmethod
-    def whole(values: Float[Tensor, "n c p"]) -> Dense:
+    def whole(values: Float[Tensor, "n c p"], inputs: int | None = None) -> Dense:
         """A gradient whose terms are not known: its own root mean square is the scale."""
-        return Dense(values, values.norm(dim=-1) / math.sqrt(values.shape[-1]))
+        return Dense(values, values.norm(dim=-1) / math.sqrt(values.shape[-1]), inputs)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
         return (self.values,)
+
+    @property
+    def entries(self) -> int:
+        """Entries of a gradient."""
+        return self.values.shape[-1]
 
     @staticmethod
     def end_to_end(uses: Sequence[Dense]) -> Dense:

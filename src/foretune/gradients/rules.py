@@ -44,12 +44,14 @@ def _products(
 
     def factors(g: Derivatives) -> list[tuple[str, Factor]]:
         found: list[tuple[str, Factor]] = []
+        dtype = torch.promote_types(held.dtype, g[0].dtype)  # autocast, or a layer in a precision of its own
         if weight is not None and weight.rows is not None:
-            values = torch.stack([_product(each.mT, held) for each in g], dim=1)  # (n, c, w, i)
+            values = torch.stack([each.mT.to(dtype) @ held.to(dtype) for each in g], dim=1)  # (n, c, w, i)
             found.append((weight.name, Rows(weight.rows.expand(len(values), -1), values)))
         elif weight is not None:
             group = None if weight.slice is None else torch.full(held.shape[:2], weight.slice, device=held.device)
-            found.append((weight.name, Products(held, g, group, turned=turned != weight.turned)))
+            x, derivatives = held.to(dtype), tuple(each.to(dtype) for each in g)
+            found.append((weight.name, Products(x, derivatives, group, turned=turned != weight.turned)))
         if bias is not None and bias.rows is not None:
             values = torch.stack([each.sum(1) for each in g], 1).unsqueeze(-1)  # (n, c, w, 1)
             found.append((bias.name, Rows(bias.rows.expand(len(held), -1), values)))
@@ -58,12 +60,6 @@ def _products(
         return found
 
     return factors
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """A matrix product of two tensors, which autocast can have left in different precisions."""
-    dtype = torch.promote_types(a.dtype, b.dtype)
-    return a.to(dtype) @ b.to(dtype)
 
 
 def _table(recorder: Recorder, w: Tensor) -> Tensor | None:

@@ -12,6 +12,7 @@ from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.engine import computed
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, Progress, joint_job, separate_job
+from foretune.kernels.law import check_law
 from foretune.kernels.projection import Projection
 from foretune.kernels.sgd import SGD
 from foretune.kernels.tiles import memory_bytes
@@ -129,6 +130,7 @@ def projected_features(
         UsageError, NonFiniteError: see `block_kernels`.
     """
     job = separate_job(outputs, rows, None, blocks)
+    check_law(job.source, {projection: projection.blocks(job.kinds)})
     features = np.zeros((job.n, outputs.n_outputs, projection.k))
     plan = job.plan(memory_bytes(memory), features.nbytes)
     for start in range(0, job.n, plan.rows):

@@ -13,12 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from foretune.errors import NonFiniteError
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import KernelFolder
 from foretune.kernels.formula import Formula, contracted
 from foretune.kernels.job import Job, Progress, described
+from foretune.kernels.law import check_law
 from foretune.kernels.tile import Tile
 from foretune.kernels.tiles import Plan, memory_bytes
 
@@ -67,6 +69,9 @@ def computed(
             unfinished[Plan(**target.folder.plan)].append(target)  # its tiles are kept, so that finished ones count
         else:
             fresh.append(target)
+    started = [*(target for members in unfinished.values() for target in members), *fresh]
+    if started:
+        check_law(job.source, {target.formula: target.names for target in started})
     if fresh:
         plan = next(iter(unfinished), None) or job.plan(budget, sum(target.array.nbytes for target in fresh))
         for target in fresh:
@@ -100,8 +105,12 @@ def _fill(job: Job, plan: Plan, targets: Sequence[_Target], progress: Progress) 
                 continue
             left = left if left is not None else work.captured(rows)
             same = job.overlap and j == i
+            direct = job.source.direct
             right = left if same else work.captured([job.columns[place] for place in columns])
-            found = _contracted(left, right, missing, work)
+            if direct != job.source.direct:  # a parameter has lost its rule: factors on both sides are of one kind
+                left = work.captured(rows)
+            with torch.autocast(left[0].outputs.device.type, enabled=False):
+                found = _contracted(left, right, missing, work)
             del right
             for target, values in zip(missing, found, strict=True):
                 if target.folder is not None:

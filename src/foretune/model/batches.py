@@ -10,6 +10,7 @@ import numpy as np
 from foretune.errors import UsageError
 from foretune.model.encoding import Batch, Encoded
 from foretune.model.outputs import Outputs
+from foretune.model.padding import one_at_a_time
 from foretune.shapes import Float64
 from foretune.text.example import Example
 
@@ -38,6 +39,7 @@ def _batches(outputs: Outputs, encoded: Sequence[Encoded], size: int) -> Iterato
             f"{len(encoded)} examples in batches of {size}; expected at least one, in batches of at least one."
         )
     order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place].ids))
+    size = 1 if size > 1 and one_at_a_time(outputs, encoded) else size
     for start in range(0, len(order), size):
         places = order[start : start + size]
         yield places, outputs.collate([encoded[place] for place in places])

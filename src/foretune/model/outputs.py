@@ -8,6 +8,7 @@ only the difference, and a kernel of one output costs a quarter of one of two.
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -42,15 +43,27 @@ class Outputs:
         module: an `nn.Module` that maps a batch to logits (n, c), on the same weights, frozen, in evaluation mode.
         n_outputs: c.
         encode: turns an example into token ids.
+        alone: whether padding changes values (`model.padding`); None as long as nobody has looked.
+        lock: held while the module runs: it reads an example's place from a hook, so that threads take turns.
     """
 
     def __init__(self, lm: LanguageModel, module: Any, encode: Encoder, n_outputs: int, *, difference: bool) -> None:
         if difference and n_outputs != 2:
             raise UsageError(f"The difference form needs two outputs, this task has {n_outputs}. Use difference=False.")
         self.lm, self.module, self.encode = lm, module, encode
+        self.alone: bool | None = None
+        self.lock = threading.RLock()
         self.difference = difference
         self.n_classes = n_outputs
         self.n_outputs = 1 if difference else n_outputs
+
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the lock, for copies."""
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """A copy has a lock of its own."""
+        self.__dict__.update(state, lock=threading.RLock())
 
     def parameters(self) -> dict[str, Tensor]:
         """The trainable parameters by name (frozen ones of `lm.module` are left out); they share the model's memory."""
@@ -71,13 +84,14 @@ class Outputs:
 
     def widths(self) -> dict[str, int]:
         """Output features of every linear layer, by the name of its weight."""
+        tensors = self.parameters()
+        return {name: int(tensors[name].shape[1 if turned else 0]) for name, turned in self.matrices().items()}
+
+    def matrices(self) -> dict[str, bool]:
+        """The weights of linear layers by name: whether they hold (inputs, outputs), as GPT-2's Conv1D does."""
         kinds = self.kinds()
         owners = {_outer(f"{path}.weight"): owner for path, owner in self.module.named_modules()}
-        return {
-            name: int(owners[name].weight.shape[1 if holds_outputs_in_columns(owners[name]) else 0])
-            for name, kind in kinds.items()
-            if kind == "linear"
-        }
+        return {name: holds_outputs_in_columns(owners[name]) for name, kind in kinds.items() if kind == "linear"}
 
     def body(self) -> list[str]:
         """The trainable parameters of the transformer body: those outside of a language-model or classification head."""
@@ -112,21 +126,25 @@ class Outputs:
         unknown = set(params) - set(inner)
         if unknown:
             raise UsageError(f"Unknown parameters {sorted(unknown)[:3]}; see outputs.parameters().")
-        return torch.func.functional_call(self.module, {inner[name]: value for name, value in params.items()}, (batch,))
+        given = {inner[name]: value for name, value in params.items()}
+        with self.lock:
+            return torch.func.functional_call(self.module, given, (batch,))
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta0, batch), on the very tensors of `parameters()`."""
-        return self.module(batch)
+        with self.lock:
+            return self.module(batch)
 
     def logits_and_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
         """f(theta0, batch) and the pretrained features that the output layer reads, without a graph."""
         found: list[Tensor] = []
-        handle = self.module.output_layer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
-        try:
-            with torch.no_grad():
-                logits = self.module(batch)
-        finally:
-            handle.remove()
+        with self.lock:
+            handle = self.module.output_layer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+            try:
+                with torch.no_grad():
+                    logits = self.module(batch)
+            finally:
+                handle.remove()
         return logits, picked(found[0], batch["position"])
 
 
