@@ -128,12 +128,27 @@ class Outputs:
             raise UsageError(f"Unknown parameters {sorted(unknown)[:3]}; see outputs.parameters().")
         given = {inner[name]: value for name, value in params.items()}
         with self.lock:
-            return torch.func.functional_call(self.module, given, (batch,))
+            parts = [torch.func.functional_call(self.module, given, (part,)) for part in self._parts(batch)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta0, batch), on the very tensors of `parameters()`."""
         with self.lock:
-            return self.module(batch)
+            parts = [self.module(part) for part in self._parts(batch)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """The batch itself; its examples one by one and unpadded for a model that reads padding."""
+        lengths = batch["attention_mask"].sum(1).tolist()
+        if not self.alone or len(lengths) == 1:
+            return [batch]
+        return [
+            {
+                key: value[row : row + 1, :length] if value.dim() > 1 else value[row : row + 1]
+                for key, value in batch.items()
+            }
+            for row, length in enumerate(lengths)
+        ]
 
     def logits_and_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
         """f(theta0, batch) and the pretrained features that the output layer reads, without a graph."""
