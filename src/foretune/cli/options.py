@@ -33,6 +33,10 @@ class ModelOptions:
     dtype: Annotated[str, _option(_MODEL, "float32, float64, bfloat16 or float16.")] = "float32"
     device: Annotated[str, _option(_MODEL, "cpu, cuda, cuda:1, mps.")] = "cpu"
     revision: Annotated[str | None, _option(_MODEL, "Revision of a hub model.")] = None
+    kind: Annotated[
+        str | None,
+        _option(_MODEL, "Read it as causal, masked or encoder (its body alone).  [default: as it was trained]"),
+    ] = None
     trust_remote_code: Annotated[bool, _option(_MODEL, "Run Python code that comes with the model.")] = False
 
 

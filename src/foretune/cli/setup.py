@@ -173,11 +173,30 @@ def made_outputs(options: OutputOptions, seed: int, lm: LanguageModel, found: Pr
         return AnswerLogits(
             lm, task, difference=difference, max_length=options.max_length, first_piece=options.first_piece
         )
-    pooling = options.pooling or ("last" if lm.kind == "causal" else "mean")
-    longest = options.max_length or task.max_length
+    _refuse_prompt_options(options, lm)
+    pooling = ("last" if lm.left_to_right else "mean") if options.pooling is None else options.pooling
+    longest = task.max_length if options.max_length is None else options.max_length
     if options.head == "probe":
         return probed_head(lm, task, found.split, pooling, difference=difference, max_length=longest)
     return HeadLogits(lm, len(task.labels), pooling, seed=seed, difference=difference, max_length=longest)
+
+
+def _refuse_prompt_options(options: OutputOptions, lm: LanguageModel) -> None:
+    """See that nothing was said of a prompt where a head answers.
+
+    Raises:
+        UsageError: an option of prompts was given.
+    """
+    given = {
+        "--template": options.template,
+        "--words": options.words,
+        "--prompt": options.prompt,
+        "--first-piece": options.first_piece or None,
+    }
+    named = next((name for name, value in given.items() if value is not None), None)
+    if named is not None:
+        why = f"{lm.name} has no words to answer with" if options.output == "auto" else "a head answers"
+        raise UsageError(f"{named} is for prompts, but {why}, so it would have no effect. Leave {named} out.")
 
 
 def chosen_blocks(options: BlockOptions, outputs: Outputs) -> list[str] | None:

@@ -127,5 +127,5 @@ def described(job: Job) -> dict[str, object]:
 
 
 def _tokens_hash(job: Job, places: Sequence[int]) -> str:
-    ids = [[*job.source.encoded[place].ids, job.source.encoded[place].position] for place in places]
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+    numbers = [job.source.encoded[place].numbers for place in places]
+    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
