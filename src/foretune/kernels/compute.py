@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel, Pattern
@@ -105,6 +106,7 @@ def kernels_of(
     return dict(zip(labels, computed(job, formulas, memory, folders, progress), strict=True))
 
 
+@torch.inference_mode(False)
 def projected_features(
     outputs: Outputs,
     rows: Sequence[Example | str | Mapping[str, object]],

@@ -41,6 +41,7 @@ class _Target:
         return BlockKernel(tuple(self.names), self.array, self.description)
 
 
+@torch.inference_mode(False)
 def computed(
     job: Job,
     formulas: Sequence[Formula],

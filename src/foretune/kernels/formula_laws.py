@@ -19,7 +19,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.lora import LoRA
 from foretune.kernels.materialised import gradient_chunks, side_of
 from foretune.kernels.projection import Projection
-from foretune.kernels.signs import SignFormula, signed, units_of
+from foretune.kernels.signs import SignFormula, signs_of, units_of
 from foretune.kernels.tile import Tile, Workspace
 from foretune.shapes import Float64
 
@@ -103,7 +103,7 @@ def _sign_error(formula: SignFormula, name: str, gradient: Tensor, alone: Tile, 
     whole = gradient if gradient.dim() == 3 else gradient.reshape(1, *_as_rows(gradient).shape)
     expected = torch.cat([whole[number][wanted].reshape(-1) for number, wanted in rows])
     units = units_of(name, alone, formula.threshold).double()
-    sign = signed(plain / units[:, None], torch.empty_like(plain), units, formula.eps, formula.threshold)
+    sign = signs_of(plain / units[:, None], torch.empty_like(plain), units, formula.eps, formula.threshold)
     left, right = (sign if is_signed else plain for is_signed in formula.sides)
     _, _, kernel = next(SignFormula.together([formula], alone, alone, {formula: [name]}))
     return max(_share(weights @ plain, expected), _share(kernel.reshape(len(weights), -1), left @ right.T))

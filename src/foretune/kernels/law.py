@@ -26,6 +26,7 @@ from foretune.kernels.formula_laws import formula_errors, sampled
 from foretune.kernels.sgd import sgd_kernels
 from foretune.kernels.signs import uncancelled_size
 from foretune.kernels.tile import Tile
+from foretune.model.padding import working_precision
 from foretune.shapes import Float64
 
 CHECKED = True
@@ -68,7 +69,7 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
     if not CHECKED:
         return
     places = _pair(source.lengths)
-    dtype = source.outputs.lm.dtype
+    dtype = working_precision(source.outputs.lm)
     tolerance = _TOLERANCES[dtype]
     exact = dtype in (torch.float32, torch.float64)  # else one by one, as in the plain pass, to round alike
     tile = source.capture(places, len(places) if exact else 1)

@@ -145,7 +145,7 @@ def _kernels(
         needed = [True, False]
     for _, *plain in gradient_chunks(left, right, space):
         signed = [
-            signed(plain[place], space.take(f"signs {place}", plain[place].numel()), units[place], eps, threshold)
+            signs_of(plain[place], space.take(f"signs {place}", plain[place].numel()), units[place], eps, threshold)
             if needed[place]
             else plain[place]
             for place in (0, 1)
@@ -195,7 +195,7 @@ def _over(side: Side, units: Float[Tensor, "nc"]) -> Side:
     return [replace(part, scale=scale) for part, scale in zip(side, parts, strict=True)]
 
 
-def signed(
+def signs_of(
     chunk: Float[Tensor, "k p"], into: Float[Tensor, "kp"], units: Float[Tensor, "k"], eps: float, threshold: float
 ) -> Float[Tensor, "k p"]:
     """The signs of a chunk of `dW / unit`; entries below one count as zero."""

@@ -66,7 +66,7 @@ class _HeadModule(nn.Module):
         else:
             mask = batch["attention_mask"].to(hidden.dtype)[:, :, None]
             features = (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-        logits = self.head(features)[:, 0]  # (n, c)
+        logits = self.head(features.to(self.head.weight.dtype))[:, 0]  # (n, c); Mamba's features are float32
         return logits[:, 1:] - logits[:, :1] if self.difference else logits
 
 
@@ -87,6 +87,7 @@ class HeadLogits(Outputs):
         UsageError: an unknown pooling, weights of the wrong shape, or a longest input that leaves no room for a text.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         lm: LanguageModel,

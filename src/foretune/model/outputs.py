@@ -155,15 +155,20 @@ class Outputs:
 
     def logits_and_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
         """f(theta0, batch) and the pretrained features that the output layer reads, without a graph."""
-        found: list[Tensor] = []
+        read: list[Tensor] = []
+        hidden: list[Tensor] = []
         with self.lock:
-            handle = self.module.output_layer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+            handles = [
+                self.module.output_layer.register_forward_pre_hook(lambda _, args: read.append(args[0])),
+                self.module.body.register_forward_hook(lambda _, _args, out: hidden.append(out[0])),
+            ]
             try:
                 with torch.no_grad():
                     logits = self.module(batch)
             finally:
-                handle.remove()
-        return logits, picked(found[0], batch["position"])
+                for handle in handles:
+                    handle.remove()
+        return logits, picked((read or hidden)[0], batch["position"])
 
 
 def _outer(name: str) -> str:

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import torch
 
 from foretune.model.encoding import Encoded
+from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
 
-_TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.03}
-"""Share of the features' norm that rounding may change; 1e-3 in single and double precision."""
+_TOLERANCE = {torch.float64: 3e-6, torch.float32: 2e-4, torch.float16: 0.03, torch.bfloat16: 0.1}
+"""Share of the features' norm that rounding may change."""
 
 
 def one_at_a_time(outputs: Outputs, encoded: Sequence[Encoded]) -> bool:
@@ -31,7 +32,7 @@ def one_at_a_time(outputs: Outputs, encoded: Sequence[Encoded]) -> bool:
     with outputs.lock:
         if outputs.alone is None and len({len(item.ids) for item in encoded}) > 1:
             change = _change(outputs, encoded)
-            outputs.alone = not change <= _TOLERANCE.get(outputs.lm.dtype, 1e-3)
+            outputs.alone = not change <= _TOLERANCE[working_precision(outputs.lm)]
             if outputs.alone:
                 warnings.warn(
                     f"Padding changes what {outputs.lm.name} computes (the features of one text by {change:.0%}), so "
@@ -39,6 +40,13 @@ def one_at_a_time(outputs: Outputs, encoded: Sequence[Encoded]) -> bool:
                     stacklevel=2,
                 )
         return outputs.alone or False
+
+
+def working_precision(lm: LanguageModel) -> torch.dtype:
+    """The coarsest precision that a model computes in: its weights', or autocast's."""
+    if torch.is_autocast_enabled(lm.device.type):
+        return min(lm.dtype, torch.get_autocast_dtype(lm.device.type), key=lambda dtype: -torch.finfo(dtype).eps)
+    return lm.dtype
 
 
 @torch.inference_mode(False)
