@@ -32,6 +32,7 @@ class GradientSource:
 
     Attributes:
         lengths: tokens of each example.
+        matrices: weights of linear layers -> whether they are (inputs, outputs).
         single: one example per forward pass, because the model mixes examples, reads padding, or has parameters without
             a rule.
     """
@@ -51,7 +52,7 @@ class GradientSource:
         self.lengths = [len(encoded.ids) for encoded in self.encoded]
         self.direct: frozenset[str] = frozenset()
         self.single = False
-        self._matrices = outputs.matrices()
+        self.matrices = outputs.matrices()
 
     def capture(
         self, positions: Iterable[int], batch: int, done: Callable[[int], None] = lambda _: None
@@ -94,7 +95,7 @@ class GradientSource:
         return found
 
     def _captured(self, run: Pass) -> FactorBatch:
-        return capture(run, self.parameters, self.direct, self._matrices)
+        return capture(run, self.parameters, self.direct, self.matrices)
 
     def _attempt(self, positions: tuple[int, ...], what: Callable[[Pass], Found]) -> Found | None:
         """What comes of one batch, or None after changing how batches are run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -133,8 +134,9 @@ def projected_features(
     """
     job = separate_job(outputs, rows, None, blocks)
     check_law(job.source, {projection: projection.blocks(job.kinds)})
-    features = np.zeros((job.n, outputs.n_outputs, projection.k))
-    plan = job.plan(memory_bytes(memory), features.nbytes)
+    shape = (job.n, outputs.n_outputs, projection.k)
+    plan = job.plan(memory_bytes(memory), 8 * math.prod(shape))
+    features = np.zeros(shape)
     for start in range(0, job.n, plan.rows):
         tile = job.source.capture(range(start, min(start + plan.rows, job.n)), plan.batch)
         positions = [place for batch in tile for place in batch.positions]

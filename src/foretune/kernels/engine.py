@@ -7,18 +7,18 @@ several formulas share one pass over the data: a pair of tiles is contracted by 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from foretune.errors import NonFiniteError
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import KernelFolder
-from foretune.kernels.formula import Formula, contracted
+from foretune.kernels.formula import Formula, contracted, overflow
 from foretune.kernels.job import Job, Progress, described
 from foretune.kernels.law import check_law
 from foretune.kernels.tile import Tile
@@ -32,8 +32,14 @@ class _Target:
     formula: Formula
     names: list[str]
     description: dict[str, object]
-    array: np.ndarray
+    shape: tuple[int, ...]
     folder: KernelFolder | None
+    array: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the kernel."""
+        return 8 * math.prod(self.shape)
 
     @property
     def kernel(self) -> BlockKernel:
@@ -74,11 +80,13 @@ def computed(
     if started:
         check_law(job.source, {target.formula: target.names for target in started})
     if fresh:
-        plan = next(iter(unfinished), None) or job.plan(budget, sum(target.array.nbytes for target in fresh))
+        plan = next(iter(unfinished), None) or job.plan(budget, sum(target.nbytes for target in fresh))
         for target in fresh:
             if target.folder is not None:
                 target.folder.begin(asdict(plan))
         unfinished[plan].extend(fresh)
+    for target in started:
+        target.array = np.zeros(target.shape)
     for plan, members in unfinished.items():
         _fill(job, plan, members, progress or (lambda *_: None))
         for target in members:
@@ -92,7 +100,7 @@ def _target(job: Job, formula: Formula, common: Mapping[str, object], out: Path 
     shape = (len(names), job.n, c, len(job.columns), c)
     description = {**common, "formula": repr(formula)}
     folder = None if out is None else KernelFolder(out, names, shape, description)
-    return _Target(formula, names, description, np.zeros(shape), folder)
+    return _Target(formula, names, description, shape, folder)
 
 
 def _fill(job: Job, plan: Plan, targets: Sequence[_Target], progress: Progress) -> None:
@@ -183,10 +191,7 @@ def _contracted(left: Tile, right: Tile, targets: Sequence[_Target], work: _Work
     for formula, name, kernel in contracted(left, right, wanted):
         block = kernel.cpu().numpy()
         if not np.isfinite(block).all():
-            raise NonFiniteError(
-                f"The kernel of {name!r} ({formula.label}) is infinite or undefined although its gradients are finite: "
-                "they are too large for the model's precision. Use --dtype float64, or leave the block out (--blocks)."
-            )
+            raise overflow(name, formula.label)
         values[formula][place[formula][name]] = block[order[0]][:, :, order[1]]
         work.finished_block()
     return [values[target.formula] for target in targets]

@@ -58,24 +58,32 @@ def formula_errors(
 
     Args:
         name: the block.
-        gradient: G, in float64.
+        gradient: G, in float64; of a linear layer that no rule covers as (outputs, inputs).
         tile: the factors.
         weights: v, in the order of the tile.
         blocks: formula -> the blocks of its kernel.
     """
     factor = next(factor for batch in tile if (factor := batch.factors.get(name)) is not None)
     alone = [replace(batch, factors={key: f for key, f in batch.factors.items() if key == name}) for batch in tile]
-    turned = isinstance(factor, Products) and factor.turned
-    upright = gradient.mT.contiguous() if turned else gradient
+    entries = _entries(gradient, factor)
     for formula, names in blocks.items():
         if isinstance(formula, LoRA) and name in names:
-            yield formula, _lora_error(formula, name, upright, alone, weights)
+            yield formula, _lora_error(formula, name, entries, alone, weights)
         elif isinstance(formula, SignFormula) and name in names:
-            yield formula, _sign_error(formula, name, upright, alone, weights)
+            yield formula, _sign_error(formula, name, entries, alone, weights)
         elif isinstance(formula, Projection):
-            truth = [FactorBatch((0,), upright.new_zeros(1, 1), {name: _as_factor(upright, factor)})]
-            found = weights @ formula.features(alone)
-            yield formula, _share(found, formula.features(truth)[0])
+            truth = [FactorBatch((0,), entries.new_zeros(1, 1), {name: _as_factor(entries, factor)})]
+            yield formula, _share(weights @ formula.features(alone), formula.features(truth)[0])
+
+
+def _entries(gradient: Tensor, factor: Factor) -> Float64[Tensor, "e rows width"]:
+    """A gradient by slices and rows, as `gradient_chunks` goes through it."""
+    if isinstance(factor, Products):
+        slices = gradient.reshape(-1, *gradient.shape[-2:])
+        return slices.mT.contiguous() if factor.turned else slices
+    if isinstance(factor, Rows):
+        return gradient.reshape(1, len(gradient), -1)
+    return gradient.reshape(1, -1, factor.inputs or gradient.numel())
 
 
 def _share(found: Tensor, expected: Tensor) -> float:
@@ -83,47 +91,41 @@ def _share(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).norm() / expected.norm()).item()
 
 
-def _lora_error(formula: LoRA, name: str, gradient: Tensor, alone: Tile, weights: Float64[Tensor, "k"]) -> float:
-    matrix = gradient.flatten(0, -2)
-    a = torch.from_numpy(formula.matrix(name, matrix.shape[-1])).to(matrix.device)  # (r, i)
-    expected = formula.scaling**2 * (matrix @ a.T).square().sum()
+def _lora_error(
+    formula: LoRA, name: str, entries: Float64[Tensor, "e o i"], alone: Tile, weights: Float64[Tensor, "k"]
+) -> float:
+    a = torch.from_numpy(formula.matrix(name, entries.shape[-1])).to(entries.device)  # (r, i)
+    expected = formula.scaling**2 * (entries @ a.T).square().sum()
     _, _, kernel = next(LoRA.together([formula], alone, alone, {formula: [name]}))
     return _share(weights @ kernel.reshape(len(weights), -1) @ weights, expected)
 
 
-def _sign_error(formula: SignFormula, name: str, gradient: Tensor, alone: Tile, weights: Float64[Tensor, "k"]) -> float:
+def _sign_error(
+    formula: SignFormula, name: str, entries: Float64[Tensor, "e o i"], alone: Tile, weights: Float64[Tensor, "k"]
+) -> float:
     """The larger of the errors of the formed gradients and of the kernel that their signs make."""
-    side = side_of(name, alone)
-    space = Workspace(gradient.new_empty(0))
-    rows, formed = [], []
-    for entries, chunk, _ in gradient_chunks(side, side, space):
-        rows.append((entries.slice, list(entries.rows)))
+    side, space = side_of(name, alone), Workspace(entries.new_empty(0))
+    expected, formed = [], []
+    for place, chunk, _ in gradient_chunks(side, side, space):
+        whole = isinstance(alone[0].factors[name], Dense)  # one row, of any shape
+        expected.append((entries if whole else entries[place.slice][list(place.rows)]).reshape(-1))
         formed.append(chunk.clone())
     plain = torch.cat(formed, dim=1)  # (k, p)
-    whole = gradient if gradient.dim() == 3 else gradient.reshape(1, *_as_rows(gradient).shape)
-    expected = torch.cat([whole[number][wanted].reshape(-1) for number, wanted in rows])
     units = units_of(name, alone, formula.threshold).double()
-    sign = signs_of(plain / units[:, None], torch.empty_like(plain), units, formula.eps, formula.threshold)
+    sign = signs_of(plain / units[:, None], torch.empty_like(plain), units, formula.eps_of(name), formula.threshold)
     left, right = (sign if is_signed else plain for is_signed in formula.sides)
     _, _, kernel = next(SignFormula.together([formula], alone, alone, {formula: [name]}))
-    return max(_share(weights @ plain, expected), _share(kernel.reshape(len(weights), -1), left @ right.T))
+    return max(_share(weights @ plain, torch.cat(expected)), _share(kernel.reshape(len(weights), -1), left @ right.T))
 
 
-def _as_rows(gradient: Tensor) -> Tensor:
-    """A vector is one row."""
-    return gradient.reshape(1, -1) if gradient.dim() < 2 else gradient
-
-
-def _as_factor(gradient: Tensor, like: Factor) -> Factor:
-    """A gradient as a factor of the same kind: each row of a table, or an identity of inputs."""
+def _as_factor(entries: Float64[Tensor, "e rows width"], like: Factor) -> Factor:
+    """A gradient as a factor of the same kind: all rows of a table, or identities as inputs."""
     if isinstance(like, Dense):
-        return Dense.whole(gradient.reshape(1, 1, -1))
+        return Dense.whole(entries.reshape(1, 1, -1))
     if isinstance(like, Rows):
-        table = _as_rows(gradient) if gradient.dim() > 1 else gradient.reshape(-1, 1)
-        return Rows(torch.arange(len(table), device=table.device)[None], table[None, None])
-    slices = gradient.reshape(-1, *gradient.shape[-2:])  # (e, o, i)
-    count, _, inputs = slices.shape
-    x = torch.eye(inputs, dtype=gradient.dtype, device=gradient.device).repeat(count, 1)[None]  # (1, e * i, i)
-    group = torch.arange(count, device=gradient.device).repeat_interleave(inputs)[None]
-    g = slices.mT.flatten(0, 1)[None]  # (1, e * i, o)
+        return Rows(torch.arange(entries.shape[1], device=entries.device)[None], entries[None])
+    count, _, inputs = entries.shape
+    x = torch.eye(inputs, dtype=entries.dtype, device=entries.device).repeat(count, 1)[None]  # (1, e * i, i)
+    group = torch.arange(count, device=entries.device).repeat_interleave(inputs)[None]
+    g = entries.mT.flatten(0, 1)[None]  # (1, e * i, o)
     return Products(x, (g,), None if like.group is None else group)

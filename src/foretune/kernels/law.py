@@ -11,6 +11,7 @@ before it has cost anything. `formula_laws` holds the formulas that need formed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from foretune.errors import KernelLawError
 from foretune.gradients.plain import visit_gradients
 from foretune.gradients.source import GradientSource
 from foretune.kernels.draws import draws
-from foretune.kernels.formula import Formula
+from foretune.kernels.formula import Formula, overflow
 from foretune.kernels.formula_laws import formula_errors, sampled
 from foretune.kernels.sgd import sgd_kernels
 from foretune.kernels.signs import uncancelled_size
@@ -86,12 +87,15 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
     def visit(name: str, gradient: Tensor) -> None:
         squares[name] = gradient.double().square().sum().item()
         if name in wanted:
-            gradients[name] = gradient.double().clone()
+            turned = name in source.direct and source.matrices.get(name, False)
+            gradients[name] = (gradient.mT if turned else gradient).double().clone()
 
     visit_gradients(source.outputs, source.parameters, [(source.encoded[p], of_place[p]) for p in places], visit)
     whole = sum(squares.values())
     for name, kernel in kernels.items():
         expected, found = squares.get(name, 0.0), (weights @ kernel @ weights).item()
+        if not math.isfinite(found):
+            raise overflow(name, "sgd")
         allowed = _allowed(name, kernel, weights, tile, tolerance) + tolerance.own * expected + tolerance.whole * whole
         if not abs(found - expected) <= allowed:
             raise _broken(

@@ -32,11 +32,13 @@ class Workspace:
 
 
 def by_precision(
-    names: Iterable[str], *tiles: Tile, least: torch.dtype | None = None
+    names: Iterable[str], *tiles: Tile, least: torch.dtype = torch.bfloat16
 ) -> dict[torch.dtype, tuple[list[str], Workspace]]:
-    """The blocks by the precision of their factors, each with work space of that precision.
+    """The blocks by the precision that they are contracted in, each with work space of that precision.
 
-    A model can compute some of its parts in another precision than its outputs: Mamba, anything under autocast.
+    It is that of the outputs, or of the block's factors where this is finer: a model can compute some of its parts in
+    another precision (Mamba, anything under autocast). Half precision counts as single: products of its small
+    derivatives would vanish.
 
     Args:
         names: blocks.
@@ -47,10 +49,10 @@ def by_precision(
     for name in names:
         factors = [factor for tile in tiles for batch in tile if (factor := batch.factors.get(name)) is not None]
         dtypes = {tensor.dtype for factor in factors for tensor in factor.tensors if tensor.is_floating_point()}
-        dtype = least
-        for each in dtypes or {tiles[0][0].outputs.dtype}:
-            dtype = each if dtype is None else torch.promote_types(dtype, each)
-        found[dtype or torch.float32].append(name)
+        dtype = torch.promote_types(least, tiles[0][0].outputs.dtype)
+        for each in dtypes:
+            dtype = torch.promote_types(dtype, each)
+        found[dtype].append(name)
     return {dtype: (members, Workspace(tiles[0][0].outputs.to(dtype))) for dtype, members in found.items()}
 
 

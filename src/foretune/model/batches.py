@@ -9,6 +9,7 @@ import numpy as np
 
 from foretune.errors import UsageError
 from foretune.model.encoding import Batch, Encoded
+from foretune.model.finite import non_finite
 from foretune.model.outputs import Outputs
 from foretune.model.padding import one_at_a_time
 from foretune.shapes import Float64
@@ -73,12 +74,15 @@ def pretrained(
 
     Raises:
         UsageError: no rows, or a batch size below one.
+        NonFiniteError: infinite or undefined outputs or features, with the module where they start.
     """
     encoded = _encoded(outputs, rows)
     f0: list[np.ndarray] = [np.empty(0)] * len(encoded)
     features, finished = list(f0), 0
     for places, part in _batches(outputs, encoded, batch):
         logits, hidden = (tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(part))
+        if not (np.isfinite(logits).all() and np.isfinite(hidden).all()):
+            raise non_finite(outputs, part)
         for row, place in enumerate(places):
             f0[place], features[place] = logits[row], hidden[row]
         finished += len(places)

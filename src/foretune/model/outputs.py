@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -105,10 +106,21 @@ class Outputs:
     def chosen(self, wanted: ParameterFilter) -> list[str]:
         """The parameters that a filter leaves, for the `blocks` of a kernel.
 
+        An output matrix that is also the embedding table belongs to the body: a filter without the head keeps it, with
+        both of its uses, and a warning says so.
+
         Raises:
             UsageError: none is left.
         """
-        return wanted.names(self.kinds(), self.body())
+        names = wanted.names(self.kinds(), self.body())
+        shared = [name for name, tensor in self.parameters().items() if tensor is self.module.output_layer.weight]
+        if not wanted.head and shared and shared[0] in names:
+            warnings.warn(
+                f"The output layer of {self.lm.name} is its embedding table, {shared[0]!r}: without the head it stays, "
+                "with both of its uses. Leave it out by --exclude-embeddings (embeddings=False).",
+                stacklevel=2,
+            )
+        return names
 
     @property
     def description(self) -> dict[str, object]:

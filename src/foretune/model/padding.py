@@ -51,8 +51,13 @@ def working_precision(lm: LanguageModel) -> torch.dtype:
 
 @torch.inference_mode(False)
 def _change(outputs: Outputs, encoded: Sequence[Encoded]) -> float:
-    """How far the features of the shortest example move beside the longest, as a share of their norm."""
+    """How far the features of the shortest example move beside the longest, as a share of their norm.
+
+    Features that are not finite even alone are not the padding's fault: 0.
+    """
     shortest, longest = (chosen(encoded, key=lambda item: len(item.ids)) for chosen in (min, max))
     _, alone = outputs.logits_and_features(outputs.collate([shortest]))
     _, beside = outputs.logits_and_features(outputs.collate([longest, shortest]))
+    if not torch.isfinite(alone[0]).all():
+        return 0.0
     return ((beside[1] - alone[0]).double().norm() / alone[0].double().norm()).item()
