@@ -24,6 +24,7 @@ from foretune.model.outputs import (
     cache_off,
     model_inputs,
     picked,
+    refusing,
 )
 from foretune.shapes import Float
 
@@ -138,7 +139,7 @@ def _feature_size(model: Any) -> int:
     """How many features the body gives a token; what a configuration calls its hidden size can be another (OPT-350m)."""
     body = body_of(base_of(model))
     ids = torch.ones(1, 8, dtype=torch.long, device=next(model.parameters()).device)
-    with torch.no_grad():
+    with torch.no_grad(), refusing(type(body).__name__, ids):
         return body(input_ids=ids, attention_mask=torch.ones_like(ids), **cache_off(body))[0].shape[-1]
 
 

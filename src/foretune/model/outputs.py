@@ -10,14 +10,14 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from foretune.errors import UsageError
+from foretune.errors import ModelError, UsageError
 from foretune.model.encoding import Accepted, Batch, Encoded, padded
 from foretune.model.load import LanguageModel
 from foretune.model.parameters import ParameterFilter, holds_outputs_in_columns, parameter_kind
@@ -142,15 +142,21 @@ class Outputs:
         if unknown:
             raise UsageError(f"Unknown parameters {sorted(unknown)[:3]}; see outputs.parameters().")
         given = {inner[name]: value for name, value in params.items()}
-        with self.lock:
+        with self._running(batch):
             parts = [torch.func.functional_call(self.module, given, (part,)) for part in self._parts(batch)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta0, batch), on the very tensors of `parameters()`."""
-        with self.lock:
+        with self._running(batch):
             parts = [self.module(part) for part in self._parts(batch)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @contextmanager
+    def _running(self, batch: Batch) -> Iterator[None]:
+        """Let one thread run the module."""
+        with refusing(self.lm.name, batch["input_ids"]), self.lock:
+            yield
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """The batch itself; its examples one by one and unpadded for a model that reads padding."""
@@ -169,7 +175,7 @@ class Outputs:
         """f(theta0, batch) and the pretrained features that the output layer reads, without a graph."""
         read: list[Tensor] = []
         hidden: list[Tensor] = []
-        with self.lock:
+        with self._running(batch):
             handles = [
                 self.module.output_layer.register_forward_pre_hook(lambda _, args: read.append(args[0])),
                 self.module.body.register_forward_hook(lambda _, _args, out: hidden.append(out[0])),
@@ -185,6 +191,26 @@ class Outputs:
 
 def _outer(name: str) -> str:
     return name.removeprefix("model.")
+
+
+@contextmanager
+def refusing(name: str, ids: Tensor) -> Iterator[None]:
+    """Let an error of a model's own code say for which input it came.
+
+    Raises:
+        ModelError: the model cannot compute this batch.
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in first:
+            raise
+        n, t = ids.shape
+        raise ModelError(
+            f"{name} cannot compute {n} {'example' if n == 1 else 'examples'} of {t} tokens: "
+            f"{type(error).__name__}: {first}. transformers' code for it may not support this length or precision."
+        ) from error
 
 
 class LabelRows(nn.Module):
