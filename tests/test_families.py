@@ -21,6 +21,7 @@ LORA = ft.LoRA(rank=3, alpha=5.0)
 REFUSED = {
     "nystromformer": "of its own lengths only",
     "xglm": "has no double precision",
+    "xlnet": "has no double precision",
 }
 """What transformers itself cannot compute on these texts in float64."""
 

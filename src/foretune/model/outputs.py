@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -79,13 +80,16 @@ class Outputs:
         return {_outer(name): tensor for name, tensor in self.module.named_parameters()}
 
     def kinds(self) -> dict[str, str]:
-        """What each trainable parameter is: `linear`, `embedding`, `output` (layer), `bias` or `other`."""
-        found = {
-            _outer(f"{path}.{attribute}"): parameter_kind(owner, attribute, self.module.output_layer)
-            for path, owner in self.module.named_modules()
-            for attribute, _ in owner.named_parameters(recurse=False)
-        }
-        return {name: found[name] for name in self.parameters()}
+        """What each trainable parameter is: `linear`, `embedding`, `output` (layer), `bias` or `other`.
+
+        A table that is also the weight of a layer is an embedding, whichever of the two its name comes from.
+        """
+        found: dict[int, set[str]] = defaultdict(set)
+        for owner in self.module.modules():
+            for attribute, tensor in owner.named_parameters(recurse=False):
+                found[id(tensor)].add(parameter_kind(owner, attribute, self.module.output_layer))
+        first = ("embedding", "output", "linear", "bias", "other")
+        return {name: min(found[id(tensor)], key=first.index) for name, tensor in self.parameters().items()}
 
     def widths(self) -> dict[str, int]:
         """Output features of every linear layer, by the name of its weight."""
