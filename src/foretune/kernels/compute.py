@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.engine import computed
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, Progress, joint_job, separate_job
+from foretune.kernels.law import check_law
 from foretune.kernels.projection import Projection
 from foretune.kernels.sgd import SGD
 from foretune.kernels.tiles import memory_bytes
@@ -106,6 +109,7 @@ def kernels_of(
     return dict(zip(labels, computed(job, formulas, memory, folders, progress, started), strict=True))
 
 
+@torch.inference_mode(False)
 def projected_features(
     outputs: Outputs,
     rows: Sequence[Example | str | Mapping[str, object]],
@@ -131,8 +135,10 @@ def projected_features(
         UsageError, NonFiniteError: see `block_kernels`.
     """
     job = separate_job(outputs, rows, None, blocks)
-    features = np.zeros((job.n, outputs.n_outputs, projection.k))
-    plan = job.plan(memory_bytes(memory), features.nbytes)
+    check_law(job.source, {projection: projection.blocks(job.kinds)})
+    shape = (job.n, outputs.n_outputs, projection.k)
+    plan = job.plan(memory_bytes(memory), 8 * math.prod(shape))
+    features = np.zeros(shape)
     for start in range(0, job.n, plan.rows):
         tile = job.source.capture(range(start, min(start + plan.rows, job.n)), plan.batch)
         positions = [place for batch in tile for place in batch.positions]

@@ -64,6 +64,7 @@ class LanguageModel:
         return self.kind == "causal" or (self.kind == "encoder" and reads_left_to_right(config))
 
 
+@torch.inference_mode(False)
 def load_model(
     name: str | Path,
     dtype: str | torch.dtype = "float32",
