@@ -29,7 +29,7 @@ _METHOD, _TRAINING, _BEHAVIOUR = "Method", "Training", "Measures"
 class ModelOptions:
     """Which model, and how it is loaded."""
 
-    model: Annotated[str, _argument("smollm2, minilm, a hub id, a model folder, or a .gguf file.")]
+    model: Annotated[str, _argument("smollm2, minilm, bert-tiny, a hub id, a model folder, or a .gguf file.")]
     dtype: Annotated[str, _option(_MODEL, "float32, float64, bfloat16 or float16.")] = "float32"
     device: Annotated[str, _option(_MODEL, "cpu, cuda, cuda:1, mps.")] = "cpu"
     revision: Annotated[str | None, _option(_MODEL, "Revision of a hub model.")] = None
@@ -246,7 +246,7 @@ class ReproduceOptions:
     table: Annotated[str, _argument("A table or figure of a paper, such as malladi-4; an unknown name lists all.")]
     model: Annotated[
         str | None,
-        _option(_MODEL, "smollm2, minilm, a hub id, a model folder, or a .gguf file.  [default: the table's]"),
+        _option(_MODEL, "smollm2, minilm, bert-tiny, a hub id, a model folder, or a .gguf file.  [default: the table's]"),
     ] = None
     device: Annotated[str, _option(_MODEL, "cpu, cuda, cuda:1, mps.")] = "cpu"
     tasks: Annotated[str | None, _option(_DATA, "Tasks, such as mr,sst2.  [default: the table's]")] = None
