@@ -4,19 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format benchmark clean
+.PHONY: demo test check sweep format benchmark clean
 
 demo: $(READY)
 	$(BIN)/foretune forecast smollm2 movies --k 16 --test 64 --json demo.json
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not sweep"
+
+sweep: $(READY)
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m sweep
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks examples
 	$(BIN)/ruff check src tests benchmarks examples
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow" \
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not sweep" \
 		--jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
 
 format: $(READY)

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.dynamics import CrossEntropy, GradientDescent, curves
+from foretune.analysis.dynamics import CrossEntropy, FunctionSpace, GradientDescent, curves
 from foretune.analysis.output_derivative import chi
 from foretune.finetune.training import Training
 from foretune.forecast.candidates import ALPHA, Weights
@@ -99,16 +99,24 @@ def predicted_runs(
         grid: settings with AdamW.
     """
     n = inputs.n_train
-    derivative = chi(inputs.f0[:n], inputs.y[:n], CrossEntropy())
+    spaces = {batch: _adam_space(parts, entries, inputs, batch) for batch in {point.batch_of(n) for point in grid}}
     found = []
     for training in grid:
         batch, rate = training.batch_of(n), training.optimiser.learning_rate
-        space = function_space(adam_kernel(parts, entries, derivative, batch), inputs)
         descent = GradientDescent(rate, batch, seed=training.seed)
-        (run,) = curves(space, descent, training.steps_for(n), training.interval(n))
+        (run,) = curves(spaces[batch], descent, training.steps_for(n), training.interval(n))
         steps, losses = tuple(map(int, run.steps)), tuple(map(float, run.validation_loss))
         found.append(PredictedRun(rate, steps, losses))
     return tuple(found)
+
+
+def _adam_space(
+    parts: Sequence[Float64[np.ndarray, "n c e c"]], entries: Sequence[int], inputs: Inputs, batch: int
+) -> FunctionSpace:
+    """The linear regime in which gradient descent steps as far as Adam does."""
+    n = inputs.n_train
+    derivative = chi(inputs.f0[:n], inputs.y[:n], CrossEntropy())
+    return function_space(adam_kernel(parts, entries, derivative, batch), inputs)
 
 
 def best_predicted(runs: Sequence[PredictedRun], within: float = math.inf) -> PredictedRun:
@@ -195,12 +203,8 @@ def adam_rate(
         inputs: labels and pretrained outputs.
         within: no larger rate is tried, `reach(blocks, rank, weights, STEPS)`.
     """
-    n = inputs.n_train
-    batch = min(BATCH, n)
-    derivative = chi(inputs.f0[:n], inputs.y[:n], CrossEntropy())
-    space = function_space(adam_kernel(parts, entries, derivative, batch), inputs)
-    rates = _within(within)
-    runs = curves(space, GradientDescent(1.0, batch), STEPS, EVERY, rates)
+    batch, rates = min(BATCH, inputs.n_train), _within(within)
+    runs = curves(_adam_space(parts, entries, inputs, batch), GradientDescent(1.0, batch), STEPS, EVERY, rates)
     start = float(runs[0].validation_loss[0])
     lowest = [float(run.validation_loss[1:].min()) for run in runs]
     best = int(np.argmin(lowest))

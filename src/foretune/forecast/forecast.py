@@ -98,11 +98,12 @@ def forecast(
     compared = comparison(kernels, inputs, weights, search)
     tangent = tangents(kernels, compared.criterion)
     advised = advice(compared.candidates, inputs, start, compared.criterion, tangent)
-    adamw, *adapters = (
-        adam_rate(*candidate_parts(kernels, item, weights), inputs, reach(item.blocks, item.rank, weights, STEPS))
-        for item in (advised.candidate, advised.adapter)
-        if item is not None
-    )
+    named = {item.key: item for item in (advised.candidate, advised.adapter) if item is not None}
+    rates = {
+        key: adam_rate(*candidate_parts(kernels, item, weights), inputs, reach(item.blocks, item.rank, weights, STEPS))
+        for key, item in named.items()
+    }
+    adamw = rates[advised.candidate.key]
     return Forecast(
         answer=_answer(inputs, advised, start, adamw),
         advice=advised,
@@ -119,7 +120,7 @@ def forecast(
         learning_rate=stable_learning_rate(whole.largest, n, f0.shape[1]),
         rates_are_for=RATES_ARE_FOR,
         adamw=adamw,
-        adapter_adamw=next(iter(adapters), None),
+        adapter_adamw=None if advised.adapter is None else rates[advised.adapter.key],
         warm_up=inputs.warm_up,
         warnings=(*inputs.warnings, *rare, *_warm_up_warning(inputs), *_test_size_warning(inputs, whole, start)),
     )

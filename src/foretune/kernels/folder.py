@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 
 from foretune.errors import KernelFolderError, StorageError
-from foretune.store.atomic import replacing, replacing_folder, storage_error, write_text
+from foretune.store.atomic import remove_folder, replacing, replacing_folder, storage_error, write_text
 
 _FORMAT = 1
 _AXES = ("block", "row", "row_output", "column", "column_output")
@@ -127,7 +126,7 @@ class KernelFolder:
             )
             stored[:] = array
         try:
-            shutil.rmtree(self.path / "tiles", ignore_errors=True)
+            remove_folder(self.path / "tiles")
         except OSError as error:
             raise storage_error(self.path, error) from error
 

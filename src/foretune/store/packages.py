@@ -11,14 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from foretune.errors import StorageError
-from foretune.store.atomic import replacing, storage_error
+from foretune.store.atomic import replacing, storage_error, temporary_folder
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ def fetched(package: Package) -> Path:
             return archive
         archive.unlink()  # damaged since: fetch again
     try:
-        with tempfile.TemporaryDirectory(prefix="foretune-") as folder:
-            downloaded = _download(package, Path(folder))
+        with temporary_folder() as folder:
+            downloaded = _download(package, folder)
             found = sha256_of(downloaded)
             if found != package.sha256:
                 raise StorageError(

@@ -33,6 +33,11 @@ class PointCurve:
     validation_losses: tuple[float, ...]
     seconds: tuple[float, ...]
 
+    @property
+    def lowest(self) -> float:
+        """The smallest validation loss after the start."""
+        return min(self.validation_losses[1:])
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -111,4 +111,4 @@ def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tup
 
 def _lowest(outcome: Outcome) -> dict[float, float]:
     """Learning rate -> lowest validation loss after the start."""
-    return {point.learning_rate: min(point.validation_losses[1:]) for point in outcome.points}
+    return {point.learning_rate: point.lowest for point in outcome.points}
