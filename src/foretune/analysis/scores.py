@@ -14,13 +14,15 @@ class Score:
     """A score on test examples.
 
     Attributes:
-        value: the metric's value, 0 to 1.
-        low, high: 95% interval (Wilson's for accuracy; bootstrap over examples for F1).
+        value: the metric's value, 0 to 1; Matthews correlation starts at -1.
+        low, high: 95% interval (Wilson's for accuracy; bootstrap over examples for the other metrics).
+        accuracy: beside another metric; None where the value is the accuracy itself, or is not known by example.
     """
 
     value: float
     low: float
     high: float
+    accuracy: float | None = None
 
 
 def predicted_classes(f: Float[np.ndarray, "n c"], threshold: float = 0.0) -> Int[np.ndarray, "n"]:
@@ -29,13 +31,18 @@ def predicted_classes(f: Float[np.ndarray, "n c"], threshold: float = 0.0) -> In
 
 
 def score(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: str) -> float:
-    """Accuracy, or F1 of class 1; not a number for no examples."""
-    from sklearn.metrics import accuracy_score, f1_score
+    """Accuracy, F1 of class 1, or the Matthews correlation (GLUE's metric of CoLA); not a number for no examples.
+
+    The Matthews correlation of predictions that are all the same is zero.
+    """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     if len(y) == 0:
         return float("nan")
     if metric == "accuracy":
         return float(accuracy_score(y, predictions))
+    if metric == "matthews":
+        return float(matthews_corrcoef(y, predictions))
     return float(f1_score(y, predictions, zero_division=0))  # pyright: ignore[reportArgumentType]
 
 
@@ -50,7 +57,7 @@ def scored(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: s
     generator = np.random.default_rng(0)
     draws = [generator.integers(len(y), size=len(y)) for _ in range(1000)]
     low, high = np.quantile([score(y[draw], predictions[draw], metric) for draw in draws], [0.025, 0.975])
-    return Score(value, float(low), float(high))
+    return Score(value, float(low), float(high), score(y, predictions, "accuracy"))
 
 
 def best_threshold(f: Float[np.ndarray, "n 1"], y: Int[np.ndarray, "n"], metric: str) -> float:

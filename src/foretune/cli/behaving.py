@@ -63,7 +63,7 @@ class Pair:
         before, after: the function; before the last stage of a run that began with linear probing.
         trained: the parameters that training moved.
         train, validation, test: examples.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
     """
 
     before: Outputs

@@ -73,7 +73,7 @@ class OutputOptions:
     first_piece: Annotated[
         bool, _option(_OUTPUT, "Let the first piece of a word of several tokens answer for it.", "--first-piece")
     ] = False
-    metric: Annotated[str | None, _option(_OUTPUT, "accuracy or f1.")] = None
+    metric: Annotated[str | None, _option(_OUTPUT, "accuracy, f1 or matthews.")] = None
     head: Annotated[str, _option(_OUTPUT, "Start of a head: probe (the linear-probing solution) or random.")] = "probe"
     pooling: Annotated[
         str | None, _option(_OUTPUT, "Features of a head: mean, cls or last.  [default: mean; last for causal models]")
@@ -246,7 +246,9 @@ class ReproduceOptions:
     table: Annotated[str, _argument("A table or figure of a paper, such as malladi-4; an unknown name lists all.")]
     model: Annotated[
         str | None,
-        _option(_MODEL, "smollm2, minilm, bert-tiny, a hub id, a model folder, or a .gguf file.  [default: the table's]"),
+        _option(
+            _MODEL, "smollm2, minilm, bert-tiny, a hub id, a model folder, or a .gguf file.  [default: the table's]"
+        ),
     ] = None
     device: Annotated[str, _option(_MODEL, "cpu, cuda, cuda:1, mps.")] = "cpu"
     tasks: Annotated[str | None, _option(_DATA, "Tasks, such as mr,sst2.  [default: the table's]")] = None
@@ -259,6 +261,16 @@ class ReproduceOptions:
         Path | None,
         _option(_DATA, "Folder with a folder a task (train.*, perhaps test.*).  [default: the tasks' own sources]"),
     ] = None
+    words: Annotated[
+        str | None,
+        _option(
+            _OUTPUT,
+            "Words for labels, such as negative=awful, in all tasks that have the label.  [default: the tasks']",
+        ),
+    ] = None
+    first_piece: Annotated[
+        bool, _option(_OUTPUT, "Let the first piece of a word of several tokens answer for it.", "--first-piece")
+    ] = False
     memory: Annotated[str, _option(_RUN, "Budget of kernels above the model's own memory.")] = "2GiB"
     out: Annotated[
         Path, _option(_RUN, "Folder of pages, kernels and runs; what stands there is not computed again.", "--out")

@@ -17,7 +17,8 @@ from foretune.cli.options import BudgetOptions, ReportOptions, ReproduceOptions
 from foretune.cli.prepare import check_writable, console, versions
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.sequences import at_least_one, check_data_folder, names, positive_numbers, whole_numbers
-from foretune.errors import UsageError
+from foretune.cli.setup import label_words
+from foretune.errors import UsageError, nearest
 from foretune.kernels.tiles import memory_bytes
 from foretune.model.load import load_model
 from foretune.report.json import write_json
@@ -37,6 +38,7 @@ class Asked:
     ks: tuple[int, ...]
     seeds: tuple[int, ...]
     test: int
+    words: tuple[tuple[str, str], ...]
 
 
 def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportOptions) -> None:
@@ -68,6 +70,8 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
                 data=options.data,
                 budget=budget,
                 memory=options.memory,
+                words=asked.words,
+                first_piece=options.first_piece,
                 progress=progress,
             )
         )
@@ -95,7 +99,24 @@ def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
     test = usual.test if options.test is None else options.test
     at_least_one("--test", test)
     known = tuple(load_task(task).name for task in tasks)
-    return Asked(options.model or usual.model, known, ks, seeds, test)
+    return Asked(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
+
+
+def _words(text: str | None, tasks: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Label words that were asked for.
+
+    Raises:
+        UsageError: a label that none of the tasks has.
+    """
+    words = {} if text is None else label_words(text)
+    labels = list(dict.fromkeys(label for task in tasks for label in load_task(task).labels))
+    for label in words:
+        if label not in labels:
+            raise UsageError(
+                f"--words names the label {label!r}, which none of the tasks has. Their labels are {', '.join(labels)}."
+                f"{nearest(label, labels)}"
+            )
+    return tuple(words.items())
 
 
 def _budget(cut: BudgetOptions) -> Budget:
@@ -123,6 +144,7 @@ def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str
         "k": ",".join(map(str, asked.ks)) or None,
         "seeds": ",".join(map(str, asked.seeds)),
         "test": asked.test,
+        "words": options.words,
         "data": options.data,
         "out": options.out if options.out != ReproduceOptions.out else None,
         **vars(cut),
@@ -130,4 +152,5 @@ def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str
     given = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in chosen.items() if value is not None
     ]
+    given += ["--first-piece"] if options.first_piece else []
     return " ".join(["foretune reproduce", options.table, *given])

@@ -113,7 +113,7 @@ def _task(data: DataOptions, output: OutputOptions, named: Task | None, rows: Ro
     if output.template is not None:
         changes |= {"template": output.template, "causal_template": None}
     if output.words is not None:
-        changes["words"] = _words(output.words)
+        changes["words"] = label_words(output.words)
     if named is not None:
         named = named if output.prompt is None else named.prompted(output.prompt)
         labels = listed(data.labels) if data.labels else list(named.labels)
@@ -147,7 +147,12 @@ def _found_labels(rows: Rows, column: str) -> list[str]:
     return labels
 
 
-def _words(text: str) -> dict[str, str]:
+def label_words(text: str) -> dict[str, str]:
+    """The words of `--words`, by label.
+
+    Raises:
+        UsageError: an item that is not LABEL=WORD.
+    """
     words = {}
     for item in listed(text):
         label, separator, word = item.partition("=")

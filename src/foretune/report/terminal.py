@@ -36,7 +36,7 @@ def print_forecast(
         console: where to.
         forecast: what to print.
         stages: measured.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         snippet: Python that makes the recommended adapters, `advice.python_snippet`; None where none can be made.
         costs: the forecast against the runs that it replaces.
     """
@@ -83,9 +83,12 @@ def _scores(forecast: Forecast, metric: str) -> Table:
         (f"linear probe (C = {forecast.probe_strength:g})", forecast.probe),
         (f"kernel regression (ridge {chosen['strength']:g}, f0 / {chosen['f0_scale']:g})", forecast.whole.score),
     ]
-    for name, item in rows:
-        if item is not None:
-            table.add_row(name, f"{item.value:.3f}", f"{item.low:.2f} - {item.high:.2f}")
+    shown = [(name, item) for name, item in rows if item is not None]
+    if beside := any(item.accuracy is not None for _, item in shown):
+        table.add_column("accuracy", justify="right")
+    for name, item in shown:
+        accuracy = [] if not beside else ["" if item.accuracy is None else f"{item.accuracy:.3f}"]
+        table.add_row(name, f"{item.value:.3f}", f"{item.low:.2f} - {item.high:.2f}", *accuracy)
     return table
 
 
