@@ -26,8 +26,8 @@ from tests.conftest import family, many_rows
 ONE, TWO = "A dog runs.", "An animal moves."
 EXAMPLE = ft.Example(ONE, TWO)
 
-# Malladi et al. 2023, table 2, with "A dog runs." as S1 and "An animal moves." as S2; table 2 prints a space after the mask,
-# the templates that were run (princeton-nlp/LM-Kernel-FT, run_fewshot.sh: `*mask*.`) have none
+# Malladi et al. 2023, table 2, with "A dog runs." as S1 and "An animal moves." as S2; table 2 prints a space after
+# the mask, the templates that were run (princeton-nlp/LM-Kernel-FT, run_fewshot.sh: `*mask*.`) have none
 TABLE_2 = {
     "sst2": "A dog runs. It was [MASK].",
     "sst5": "A dog runs. It was [MASK].",
