@@ -122,7 +122,7 @@ def test_behaviour_of_a_head_measures_features_from_the_end_of_probing(probed_ru
     result = run_cli("behaviour", probed_run, "--formula", "signgd", "--json", target)
     assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())
-    assert (found["analog"]["kernel"], found["analog"]["solver"]) == ("sgd", "ridge")
+    assert (found["analog"]["kernel"], found["analog"]["solver"]) == ("sgd", "logistic")
     assert len(found["head"]["row_norms"][0]) == 2
     assert found["head"]["features"]["cosine"] <= 1
     assert "after linear probing" in " ".join(result.stdout.split())

@@ -229,8 +229,11 @@ class BehaviourOptions:
     folder: Annotated[Path, _argument("A folder made by `foretune tune`.")]
     test_examples: Annotated[int, _option(_BEHAVIOUR, "Measure on at most this many test examples.")] = 64
     train_examples: Annotated[
-        int, _option(_BEHAVIOUR, "At most this many training and validation examples each, for kernel and chi.")
-    ] = 256
+        int | None,
+        _option(
+            _BEHAVIOUR, "At most this many training examples, for kernel and chi.  [default: all that fit in --memory]"
+        ),
+    ] = None
     formula: Annotated[str, _option(_BEHAVIOUR, "Kernel of the fixed-features test: sgd, signgd or asymmetric.")] = (
         "sgd"
     )
