@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from foretune.behaviour.analog import analog_formula, analog_solver, orientation
 from foretune.errors import UsageError
 from foretune.finetune.methods import LoRAAndHead
 from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
+from foretune.model.builtin import MODELS
 from foretune.model.load import LanguageModel
+from foretune.model.parameters import ParameterFilter
 from foretune.study.budget import Budget
 from foretune.study.cell import Cell
 from foretune.study.malladi import MALLADI_RECIPES
@@ -260,6 +263,27 @@ def test_the_norm_of_a_classifier_is_the_posters_frobenius_norm() -> None:
         weight = generator.normal(size=(classes, 768)) * 0.02  # an untrained classifier of RoBERTa-base
         assert norm_of_rows(row_norms(weight)) == pytest.approx(np.linalg.norm(weight))
         assert norm_of_rows(row_norms(weight)) == pytest.approx(printed[task]["FT"][3], rel=0.05)
+
+
+def test_every_built_in_model_is_named_where_models_are_chosen() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    shown = [
+        run_cli(*command).stdout for command in (("env",), ("tasks",), ("tune", "--help"), ("reproduce", "--help"))
+    ]
+    for text in (readme, *shown):
+        assert all(name in text for name in MODELS), text
+
+
+@pytest.mark.parametrize(("name", "tied"), [("llama-tied-causal", True), ("llama-causal", False)])
+def test_leaving_out_the_head_of_a_tied_model_says_that_its_output_layer_stays(name: str, tied: bool) -> None:
+    outputs = outputs_of(language_model(family(name)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        left = outputs.chosen(ParameterFilter(head=False))
+    assert bool(caught) == tied
+    assert ("lm_head.weight" in outputs.parameters()) != tied
+    assert "lm_head.weight" not in left
+    assert not tied or "--exclude-embeddings" in str(caught[0].message)
 
 
 def test_cola_is_scored_by_matthews_correlation_beside_accuracy(tmp_path: Path) -> None:

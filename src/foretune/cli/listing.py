@@ -46,6 +46,7 @@ def run_env() -> None:
     for name, version in versions().items():
         table.add_row(name, version)
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    table.add_row("built-in models", ", ".join(MODELS))
     table.add_row("devices", ", ".join(["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]))
     table.add_row("threads", str(torch.get_num_threads()))
     table.add_row("cache", str(Path(cache_folder())))
