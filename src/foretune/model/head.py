@@ -18,6 +18,8 @@ from foretune.model.outputs import Outputs, answering_copy, cache_off, picked
 from foretune.shapes import Float
 
 POOLINGS = ("mean", "cls", "last")
+HEAD = ("head.weight", "head.bias")
+"""The parameters of a classification head, by name."""
 
 
 class _HeadModule(nn.Module):
