@@ -101,8 +101,9 @@ class Outputs:
         tied = any(tensor is self.module.output_layer.weight for tensor in self.module.body.parameters())
         if tied and wanted.embeddings and not wanted.head and not wanted.biases_only:
             warnings.warn(
-                f"The output layer of {self.lm.name} is its embedding table (tied weights), so that it stays in when the head "
-                "is left out. Leave the table out as well: --exclude-embeddings (ParameterFilter(embeddings=False)).",
+                f"The output layer of {self.lm.name} is its embedding table (tied weights), so that it stays in "
+                "when the head is left out. Leave the table out as well: --exclude-embeddings "
+                "(ParameterFilter(embeddings=False)).",
                 stacklevel=2,
             )
         return wanted.names(self.kinds(), self.body())
