@@ -24,6 +24,7 @@ from foretune.analysis.classifier import norm_of_rows, row_norms
 from foretune.analysis.scores import score, scored
 from foretune.analysis.solvers import joint_data
 from foretune.behaviour.analog import analog_formula, analog_solver, orientations
+from foretune.cli.elsewhere import elsewhere
 from foretune.errors import UsageError
 from foretune.finetune.methods import LoRAAndHead
 from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
@@ -213,6 +214,23 @@ def test_the_hints_of_reproduce_name_options_that_it_has_and_work_when_followed(
     other = run_cli(*command, "--words", "negative=irresistible")
     assert other.returncode == 0, other.stderr
     assert_refused(run_cli(*command, "--words", "negativ=bad"), 2, "label 'negativ'", "Did you mean 'negative'?")
+
+
+def test_advice_that_names_an_option_of_another_command_says_whose_it_is(bert_folder: Path, tmp_path: Path) -> None:
+    options = {"kernel": {"--blocks", "--out"}, "forecast": {"--blocks"}, "reproduce": {"--out", "--words"}}
+    for own in (
+        "Use --words, or another --out.",
+        "There is no --an-option.",
+        "Make one with `foretune kernel --blocks x`.",
+    ):
+        assert not elsewhere(own, "reproduce", options)
+    said = " --blocks is an option of kernel, forecast, not of reproduce."
+    assert elsewhere("Use fewer examples, or --blocks.", "reproduce", options) == said
+    data = written(tmp_path / "data", "mr")
+    refused = run_cli(
+        "reproduce", "malladi-5", "--model", bert_folder, "--tasks", "mr", "--data", data, "--out", tmp_path, *SMALL
+    )
+    assert_refused(refused, 1, "--output head. --output is an option of", "not of reproduce")
 
 
 @pytest.mark.slow

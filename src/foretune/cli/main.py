@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from typing import Any
 
 import typer
 from typer.exceptions import Abort, TyperException
 
+from foretune.cli.elsewhere import elsewhere
 from foretune.cli.options import (
     BehaviourOptions,
     BlockOptions,
@@ -179,7 +181,7 @@ def main() -> None:
     except ForetuneError as error:
         if debug:
             raise
-        _fail(f"Error: {error}", error.exit_code)
+        _fail(f"Error: {error}{elsewhere(str(error), ''.join(sys.argv[1:2]), _options())}", error.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -214,6 +216,15 @@ def _follows_interruption(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def _options() -> dict[str, set[str]]:
+    """The options of every command."""
+    group: Any = typer.main.get_command(app)
+    return {
+        name: {option for parameter in each.params for option in parameter.opts}
+        for name, each in group.commands.items()
+    }
 
 
 def _fail(message: str, code: int = 1) -> None:
