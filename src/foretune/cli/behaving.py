@@ -10,7 +10,13 @@ from rich.console import Console
 
 import foretune
 from foretune.analysis.calibration import temperature_scaling
-from foretune.analysis.kernel_behaviour import AnalogTest, FixedFeatures, KernelBehaviour, LinearizationTest
+from foretune.analysis.kernel_behaviour import (
+    LINEARIZED_BY,
+    AnalogTest,
+    FixedFeatures,
+    KernelBehaviour,
+    LinearizationTest,
+)
 from foretune.analysis.losses import CrossEntropy, SquaredLoss
 from foretune.analysis.output_derivative import output_derivative
 from foretune.analysis.scores import predicted_classes, scored
@@ -185,7 +191,7 @@ def _measured(
         tuned = pretrained(pair.after, pair.validation.rows).outputs
         calibration = temperature_scaling(linear.tuned, test.y, tuned, pair.validation.y)
         head = _head(pair) if isinstance(pair.before, HeadLogits) else None
-    gained = linear.test(test.y, pair.metric)
+    gained = linear.test(test.y, LINEARIZED_BY)
     setting = AnalogTest(
         analog.score.value, analog.tuned.value, f"{about['optimiser']}, {len(pair.train.rows)} examples"
     )

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from foretune.analysis.calibration import TemperatureScaling
 from foretune.analysis.features import FeatureChange
-from foretune.analysis.kernel_behaviour import KernelBehaviour
+from foretune.analysis.kernel_behaviour import LINEARIZED_BY, KernelBehaviour
 from foretune.analysis.output_derivative import OutputDerivative
 from foretune.analysis.scores import Score
 from foretune.analysis.solvers import Solution
@@ -134,12 +134,11 @@ def _tests(found: Behaviour) -> Table:
     """The three tests of Malladi et al. 2023, Table 1."""
     verdict, limits = found.verdict, found.verdict.thresholds
     linear, fixed, analog = verdict.linearization, verdict.fixed, found.analog
-    metric = found.about["metric"]
     table = Table(title="Tests of Malladi et al. 2023, Table 1", title_justify="left")
     for heading in ("test", "value", "threshold", "holds"):
         table.add_column(heading, justify="left" if heading == "test" else "right")
     table.add_row(
-        f"linearization: share of the gain in {metric} (before {linear.pretrained:.3f}, linearized {linear.linear:.3f}, "
+        f"linearization: share of the gain in {LINEARIZED_BY} (before {linear.pretrained:.3f}, linearized {linear.linear:.3f}, "
         f"tuned {linear.tuned:.3f})",
         _number(linear.share, ".2f", "no gain"),
         f">= {limits.share:g}",

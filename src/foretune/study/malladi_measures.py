@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from foretune.analysis.kernel_behaviour import FixedFeatures, LinearizationTest
+from foretune.analysis.kernel_behaviour import LINEARIZED_BY, FixedFeatures, LinearizationTest
 from foretune.analysis.output_derivative import OutputDerivative, output_derivative
 from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers import named_solver
@@ -34,9 +34,6 @@ from foretune.study.cell import Cell
 QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "c_attn",
                "query_key_value", "qkv_proj", "Wqkv", "c_attn.q", "c_attn.v")  # fmt: skip
 """Names of the layers that make queries and values; where one layer makes keys too, it is adapted whole."""
-
-LINEARIZED_BY = "accuracy"
-"""The metric of Table 8."""
 
 _HEAD = "sgd of the head"
 
@@ -213,10 +210,7 @@ class AdamTuned:
         return self.cell.outcome(ADAM_FT.method, self._grid).failure is not None
 
     def linearization(self) -> LinearizationTest:
-        """The accuracies of the pretrained, linearized and tuned model on the test examples.
-
-        Table 8 and Figure 2 print accuracies of all tasks, also of MRPC and QQP, whose F1 stands in Table 4.
-        """
+        """The accuracies of the pretrained, linearized and tuned model on the test examples (Table 8)."""
         if self.failed:
             return LinearizationTest(zero_shot(self.cell, LINEARIZED_BY), float("nan"), float("nan"))
 
