@@ -15,6 +15,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -33,6 +34,8 @@ from foretune.model.load import LanguageModel
 from foretune.model.parameters import ParameterFilter
 from foretune.study.budget import Budget
 from foretune.study.cell import Cell
+from foretune.study.lpft_features import smaller_changes
+from foretune.study.lpft_measures import Measures
 from foretune.study.malladi import MALLADI_RECIPES
 from foretune.study.malladi_scores import measured_title, title, words_in_pieces
 from foretune.study.printed import printed_figures
@@ -47,6 +50,9 @@ RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in MALLADI_RECIP
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"sgd": (1e-3,), "adamw": (1e-3,)})
 SMALL = ("--k", 2, "--seeds", 13, "--test", 6, "--steps", 2, "--evaluate-every", 1, "--batch-sizes", 4, "--sgd-rates",
          1e-3, "--adam-rates", 1e-3)  # fmt: skip
+
+
+_OTHERS = {("rte", name): [Measures(failure="not run")] for name in ("LoRA", "LP-LoRA")}
 
 
 def written(folder: Path, *names: str) -> Path:
@@ -286,6 +292,19 @@ def test_the_norm_of_a_classifier_is_the_posters_frobenius_norm() -> None:
         weight = generator.normal(size=(classes, 768)) * 0.02  # an untrained classifier of RoBERTa-base
         assert norm_of_rows(row_norms(weight)) == pytest.approx(np.linalg.norm(weight))
         assert norm_of_rows(row_norms(weight)) == pytest.approx(printed[task]["FT"][3], rel=0.05)
+
+
+def test_a_comparison_over_seeds_has_an_interval_and_one_of_a_single_seed_says_that_it_has_none() -> None:
+    def found(*changes: float) -> list[Measures]:
+        return [Measures(difference=change, norm=1.0) for change in changes]
+
+    (one,) = smaller_changes({("rte", "LP-FT"): found(1.05), ("rte", "FT"): found(1.06), **_OTHERS}, ["rte"])[:1]
+    assert "1.05 against 1.06 (one seed: no interval)" in one
+    (three,) = smaller_changes({("rte", "LP-FT"): found(1, 2, 3), ("rte", "FT"): found(2, 4, 6), **_OTHERS}, ["rte"])[
+        :1
+    ]
+    low, high = stats.t.interval(0.95, 2, loc=-2, scale=1 / math.sqrt(3))
+    assert f"95% interval {low:.3g} to {high:.3g} over 3 seeds, which does not tell them apart" in three
 
 
 def test_every_built_in_model_is_named_where_models_are_chosen() -> None:

@@ -138,8 +138,8 @@ def _tests(found: Behaviour) -> Table:
     for heading in ("test", "value", "threshold", "holds"):
         table.add_column(heading, justify="left" if heading == "test" else "right")
     table.add_row(
-        f"linearization: share of the gain in {LINEARIZED_BY} (before {linear.pretrained:.3f}, linearized {linear.linear:.3f}, "
-        f"tuned {linear.tuned:.3f})",
+        f"linearization: share of the gain in {LINEARIZED_BY} (before {linear.pretrained:.3f}, linearized "
+        f"{linear.linear:.3f}, tuned {linear.tuned:.3f})",
         _number(linear.share, ".2f", "no gain"),
         f">= {limits.share:g}",
         _yes(verdict.linear),
