@@ -28,10 +28,11 @@ from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.head import HeadLogits
+from foretune.study.pool import pool_of
 from foretune.study.setting import Sampled
 from foretune.study.validation.chosen import chosen_labels, common_labels
 from foretune.study.validation.curves import curve_distance
-from foretune.study.validation.measurement import Measured, Validation, candidates_of, measured, pool_of
+from foretune.study.validation.measurement import Measured, Validation, candidates_of, measured
 from foretune.study.validation.measures import LOSS, SCORE, SWEEP, rankings, sweep
 from foretune.study.validation.page import validation_page
 from foretune.study.validation.ranking import ceiling, median_correlation, rank_correlation, regret

@@ -21,8 +21,9 @@ from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
 from foretune.study.outcome import Outcome
+from foretune.study.pool import pool_of
 from foretune.study.validation.after_warm_up import loss_errors, warm_up_findings, warm_up_table
-from foretune.study.validation.measurement import Measured, Validation, candidates_of, measured, pool_of
+from foretune.study.validation.measurement import Measured, Validation, candidates_of, measured
 from foretune.study.validation.measures import LOSS, rankings
 from foretune.study.validation.page import validation_page
 from foretune.study.validation.ranking import correlation_difference, mean_over_candidates

@@ -245,7 +245,8 @@ class Evidence:
     @cached_property
     def own_labels(self) -> LabelRegression:
         """The labels of training and validation examples, regressed on the candidate's own features."""
-        return label_regression(self.kernel, self.inputs.y[: self.inputs.n_train + self.inputs.n_validation])
+        y = self.inputs.y[: self.inputs.n_train + self.inputs.n_validation]
+        return label_regression(self.kernel, y, eigen=self.spectrum)
 
     @property
     def labels(self) -> LabelRegression:

@@ -6,7 +6,7 @@ Each seed has training and validation examples of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from foretune.analysis.calibration import cross_entropy
 from foretune.analysis.scores import predicted_classes, score
 from foretune.candidates.adam import PredictedRun
-from foretune.candidates.candidate import ALPHA, PROBING, Candidate, parameter_sizes
+from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.evidence import Evidence, Pool
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
 from foretune.errors import UsageError
@@ -24,17 +24,13 @@ from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warm_up_training
 from foretune.kernels.folder import identity_hash
 from foretune.kernels.job import Progress
-from foretune.kernels.lora import LoRA
-from foretune.kernels.sgd import SGD
 from foretune.model.load import LanguageModel
 from foretune.shapes import Float64
 from foretune.study.cell import Cell, made_cell
 from foretune.study.outcome import Outcome
+from foretune.study.pool import pool_of
 from foretune.study.setting import Sample, Setting
 from foretune.study.validation.chosen import chosen_labels, common_labels
-
-PARTS = ("validation",)
-"""Examples beside the training ones that scores may see; test examples have no say."""
 
 
 @dataclass(frozen=True)
@@ -122,25 +118,6 @@ class Measured:
     def test_scores(self) -> Float64[np.ndarray, "k"]:
         """Test scores; zero where every run failed."""
         return np.array([outcome.test_score if outcome.failure is None else 0.0 for outcome in self.outcomes])
-
-
-def pool_of(cell: Cell, rank: int | None, grid: Sequence[Training] = ()) -> Pool:
-    """The pool of a cell for one method, as a forecast makes it, without test examples; kernels are read or computed.
-
-    Args:
-        cell: model and data.
-        rank: of LoRA; None for full tuning.
-        grid: settings of the runs.
-    """
-    kinds, count = cell.outputs.kinds(), cell.inputs.n_train + cell.inputs.n_validation
-    sizes = parameter_sizes(cell.outputs)
-    if rank is None:
-        kernels = cell.kernels([SGD()], PARTS)
-    else:  # of the weights that adapters stand on, and of the head: no other block is asked for
-        blocks = [name for name, kind in kinds.items() if kind == "linear" or name in sizes.head]
-        kernels = cell.kernels([SGD(), LoRA(rank, ALPHA)], PARTS, blocks)
-    inputs = replace(cell.inputs, **{name: getattr(cell.inputs, name)[:count] for name in ("y", "f0", "features")})
-    return Pool.sized(kernels, inputs, sizes, grid=grid)
 
 
 def candidates_of(cell: Cell, rank: int | None) -> list[Candidate]:
