@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from foretune.finetune.methods import LoRAAndHead
 from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
 from foretune.model.builtin import MODELS
 from foretune.model.load import LanguageModel
-from foretune.model.parameters import ParameterFilter
 from foretune.study.budget import Budget
 from foretune.study.cell import Cell
 from foretune.study.lpft_features import smaller_changes
@@ -314,18 +312,6 @@ def test_every_built_in_model_is_named_where_models_are_chosen() -> None:
     ]
     for text in (readme, *shown):
         assert all(name in text for name in MODELS), text
-
-
-@pytest.mark.parametrize(("name", "tied"), [("llama-tied-causal", True), ("llama-causal", False)])
-def test_leaving_out_the_head_of_a_tied_model_says_that_its_output_layer_stays(name: str, tied: bool) -> None:
-    outputs = outputs_of(language_model(family(name)))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        left = outputs.chosen(ParameterFilter(head=False))
-    assert bool(caught) == tied
-    assert ("lm_head.weight" in outputs.parameters()) != tied
-    assert "lm_head.weight" not in left
-    assert not tied or "--exclude-embeddings" in str(caught[0].message)
 
 
 @settings(max_examples=50, deadline=None)

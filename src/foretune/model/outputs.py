@@ -8,7 +8,6 @@ only the difference, and a kernel of one output costs a quarter of one of two.
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -93,19 +92,9 @@ class Outputs:
     def chosen(self, wanted: ParameterFilter) -> list[str]:
         """The parameters that a filter leaves, for the `blocks` of a kernel.
 
-        Where the output layer is the embedding table, a filter without the head alone keeps it, with a warning.
-
         Raises:
             UsageError: none is left.
         """
-        tied = any(tensor is self.module.output_layer.weight for tensor in self.module.body.parameters())
-        if tied and wanted.embeddings and not wanted.head and not wanted.biases_only:
-            warnings.warn(
-                f"The output layer of {self.lm.name} is its embedding table (tied weights), so that it stays in "
-                "when the head is left out. Leave the table out as well: --exclude-embeddings "
-                "(ParameterFilter(embeddings=False)).",
-                stacklevel=2,
-            )
         return wanted.names(self.kinds(), self.body())
 
     @property
