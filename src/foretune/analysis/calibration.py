@@ -122,8 +122,10 @@ def _reliability(chances: Float64[np.ndarray, "n k"], y: Int[np.ndarray, "n"], b
     count, confidences, rights = (
         np.bincount(place, weights=weights, minlength=bins) for weights in (None, confidence, right.astype(float))
     )
-    means = [np.divide(total, count, out=np.full(bins, np.nan), where=count > 0) for total in (confidences, rights)]
-    return Reliability(edges, *means, count.astype(int))
+    mean_confidence, accuracy = (
+        np.divide(total, count, out=np.full(bins, np.nan), where=count > 0) for total in (confidences, rights)
+    )
+    return Reliability(edges, mean_confidence, accuracy, count.astype(int))
 
 
 def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> Temperature:
