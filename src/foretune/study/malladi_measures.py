@@ -31,8 +31,9 @@ from foretune.kernels.tiles import memory_bytes
 from foretune.study.budget import Budget
 from foretune.study.cell import Cell
 
-QUERY_VALUE = ("query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "c_attn",
-               "query_key_value", "qkv_proj", "Wqkv", "c_attn.q", "c_attn.v")  # fmt: skip
+QUERY_VALUE = (
+    r".*\.(query|value|query_proj|value_proj|q_proj|v_proj|q_lin|v_lin|q|v|c_attn|query_key_value|qkv_proj|Wqkv)"
+)
 """Names of the layers that make queries and values; where one layer makes keys too, it is adapted whole."""
 
 _HEAD = "sgd of the head"
