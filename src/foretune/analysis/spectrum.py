@@ -46,7 +46,7 @@ class Spectrum:
     @property
     def rank(self) -> int:
         """Eigenvalues above rounding error, `k * eps * lambda_max` in single precision (the factors' own)."""
-        return int((self.values > len(self.values) * np.finfo(np.float32).eps * self.largest).sum())
+        return int((self.values > len(self.values) * float(np.finfo(np.float32).eps) * self.largest).sum())
 
     @property
     def effective_rank(self) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 import foretune
+from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
 from foretune.candidates.evidence import Pool
-from foretune.candidates.scored import ScoredCandidate
 from foretune.cli.console import console, progress_console
 from foretune.cli.options import (
     BlockOptions,
@@ -28,14 +28,15 @@ from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
+from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.forecast.cost import WARM_UP, cost
-from foretune.forecast.forecast import forecast
+from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.plan import estimate
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
-from foretune.report.advice import head_note, lora_config, python_snippet
+from foretune.report.advice import head_note, python_snippet
 from foretune.report.json import write_json
 from foretune.report.reading import print_reading
 from foretune.report.run_folder import Record, present_record, write_record
@@ -63,26 +64,34 @@ def run_forecast(
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
-    formulas = formulas_for(job.kinds)
+    with busy(errors, "ask peft what it adapts"):
+        able = adaptable(found.outputs, job.kinds)
+    formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
         return _planned(job, formulas, run, report, out, found)
-    inputs = replace(read_inputs(found, errors), warm_up=wanted.warm_up)
+    inputs = read_inputs(found, errors)
+    inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        pool = Pool.sized(kernels, inputs, parameter_sizes(found.outputs))
-        result = forecast(pool)
+        result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
-        found.stages.finished, len(inputs.y), inputs.n_train, pool.effort.steps, len(result.comparison.candidates)
+        found.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
-    config, note = _adapters(result.advice.adapter, found), head_note(found.outputs)
+    with busy(errors, "ask peft for the adapters"):
+        config = _adapters(result, found, able)
+    note = head_note(found.outputs, config)
     whole = {
         "foretune": foretune.__version__,
         **asdict(record),
         "kernel": _described(kernels["sgd"]),
         "kernels_described": {label: _described(kernel) for label, kernel in kernels.items()},
+        "verdict": result.verdict,
         "forecast": result,
-        "lora_config": config,
+        "lora_config": None if config is None else config.arguments,
+        "lora_config_classes": None
+        if config is None
+        else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
         "beside_lora_config": note,
         "cost": costs,
         "stages": found.stages.finished,
@@ -91,8 +100,10 @@ def run_forecast(
         write_json(run.out / "forecast.json", whole)
     if report.json is not None:
         write_json(report.json, whole)
-    rate = result.adapter_adamw
-    snippet = None if config is None or rate is None else python_snippet(config, f"AdamW: {rate.words}.", note)
+    rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
+    snippet = None
+    if config is not None and rate is not None and advised:
+        snippet = python_snippet(config, f"AdamW: {rate.words}.", note)
     print_reading(out, found.problem.account, found.asked)
     print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
     return None
@@ -147,12 +158,12 @@ def _written(run: RunOptions, report: ReportOptions) -> list[Path]:
     return [*([] if report.json is None else [report.json.parent]), *([] if run.out is None else [run.out])]
 
 
-def _adapters(adapter: ScoredCandidate | None, found: Prepared) -> dict[str, Any] | None:
-    """The LoraConfig of a candidate for this model, as `peft` reads it."""
-    if adapter is None or adapter.rank is None:
+def _adapters(result: Forecast, found: Prepared, able: Adaptable) -> AdapterConfig | None:
+    """The LoraConfig of the best candidate with adapters; none where nothing should be trained."""
+    adapter = result.advice.adapter
+    if adapter is None or adapter.rank is None or result.verdict == "no":
         return None
-    modules = {name: type(module).__name__ for name, module in found.outputs.lm.module.named_modules()}
-    return lora_config(adapter.blocks, adapter.rank, ALPHA, modules)
+    return lora_config(found.outputs, able.classes, adapter.blocks, adapter.rank, ALPHA)
 
 
 def _described(kernel: BlockKernel) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.errors import UsageError
+from foretune.errors import NonFiniteError, UsageError
 from foretune.model.encoding import Batch, Encoded
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64
@@ -67,8 +67,8 @@ class Pretrained:
             found.append(f"{self.cut} of {texts} texts were cut to fit; the prompt was kept whole.")
         if self.unknown:
             found.append(
-                f"{self.unknown} of {texts} texts are mostly tokens that the tokenizer does not know, so the model cannot tell "
-                "them apart. See that tokenizer, model and language of the texts belong together."
+                f"{self.unknown} of {texts} texts are mostly tokens that the tokenizer does not know, so the model cannot "
+                "tell them apart. See that tokenizer, model and language of the texts belong together."
             )
         return tuple(found)
 
@@ -86,12 +86,18 @@ def pretrained(
 
     Raises:
         UsageError: no rows, or a batch size below one.
+        NonFiniteError: an infinite or undefined output.
     """
     encoded = _encoded(outputs, rows)
     f0: list[np.ndarray] = [np.empty(0)] * len(encoded)
     features, finished = list(f0), 0
     for places, part in _batches(outputs, encoded, batch):
         logits, hidden = (tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(part))
+        if not (np.isfinite(logits).all() and np.isfinite(hidden).all()):
+            raise NonFiniteError(
+                f"The outputs or features of {outputs.lm.name} are infinite or undefined for the text "
+                f"{Example.of(rows[places[0]]).text[:40]!r} or one beside it. Try --dtype float32, or check the weights."
+            )
         for row, place in enumerate(places):
             f0[place], features[place] = logits[row], hidden[row]
         finished += len(places)

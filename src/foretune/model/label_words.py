@@ -98,10 +98,11 @@ def one_token_each(
             raise DataError(f"The word for the label {label!r} is empty. Name one: {typed_words(label, 'WORD')}.")
         shown = [str(tokenizer.convert_ids_to_tokens(token)) for token in tokens]
         if len(shown) != 1 and not (first_piece and shown):
+            apart = all(pieces) and len({each[0] for each in pieces}) == len(pieces)
+            first = ", answer with its first piece: --first-piece (first_piece=True)" if apart else ""
             raise DataError(
                 f"The word {word!r} for the label {label!r} is {len(shown)} tokens here ({', '.join(shown)}); "
-                f"expected one. Choose another word: {typed_words(label, 'WORD')}, answer with its first piece: "
-                "--first-piece (first_piece=True), or train a head: --output head."
+                f"expected one. Choose another word: {typed_words(label, 'WORD')}{first}, or train a head: --output head."
             )
         if tokens[0] == tokenizer.unk_token_id:
             raise DataError(

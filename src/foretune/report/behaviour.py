@@ -145,7 +145,7 @@ def _tests(console: Console, found: Behaviour) -> RenderableType:
             f"{linear.linear:.3f}, tuned {linear.tuned:.3f})",
             _number(linear.share, ".2f", "no gain"),
             f">= {limits.share:g}",
-            _yes(verdict.linear),
+            _yes(verdict.linear) if linear.gain > 0 else "cannot say",
         ),
         (
             f"fixed features: relative distance of the {found.about['formula']} kernel",

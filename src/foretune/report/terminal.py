@@ -52,15 +52,16 @@ def print_forecast(
     for limit in forecast.comparison.limits:
         console.print(faint(limit))
     console.print(_parts(console, forecast, metric))
-    rate = forecast.learning_rate
-    console.print(
-        Text.assemble(
-            "Largest stable learning rate: ",
-            (f"{rate.cross_entropy:.2e}", "bold"),
-            f" (cross-entropy), {rate.squared:.2e} (squared loss). Assumes {rate.assumption}.\n",
-            visible(f"AdamW, {forecast.advice.candidate.title}: {forecast.adamw.words}.\n"),
+    if forecast.adamw is not None:
+        rate = forecast.learning_rate
+        console.print(
+            Text.assemble(
+                "Largest stable learning rate: ",
+                (f"{rate.cross_entropy:.2e}", "bold"),
+                f" (cross-entropy), {rate.squared:.2e} (squared loss). Assumes {rate.assumption}.\n",
+                visible(f"AdamW, {forecast.advice.candidate.title}: {forecast.adamw.words}.\n"),
+            )
         )
-    )
     adapter = forecast.advice.adapter
     if snippet is not None and adapter is not None:
         best = "" if adapter is forecast.advice.candidate else "the best candidate with adapters, "
@@ -78,7 +79,7 @@ def print_forecast(
 
 def _scores(console: Console, forecast: Forecast, metric: str) -> RenderableType:
     chosen = forecast.whole.regression.chosen.parameters
-    start = f"after {forecast.warm_up} warm-up steps" if forecast.warm_up else "zero-shot"
+    start = forecast.started
     rows: list[tuple[str, Score | None]] = [
         ("majority label", forecast.majority),
         (start, forecast.zero_shot),
@@ -110,7 +111,7 @@ def _candidates(console: Console, forecast: Forecast, metric: str) -> Renderable
     shown = [item for item in every if item in kept or item in others]
     title = (
         f"Candidates: {len(shown)} of {forecast.comparison.considered} by {criterion.name} (--json has all); "
-        "* recommended, = not told from the best by resampling"
+        f"* {'first' if forecast.verdict == 'no' else 'recommended'}, = not told from the best by resampling"
         f"{', + beats linear probing beyond the spread' if probing is not None else ''}; {metric} of the simulated run"
     )
     columns = [

@@ -35,7 +35,7 @@ from foretune.study.printed import printed_figures
 from foretune.study.recipe import Study
 from foretune.text.builtin import load_task
 
-MARKS: Mapping[Answer, str] = {"yes": "✓", "partly": "(✓)", "no": "✗"}
+MARKS: Mapping[Answer, str] = {"yes": "✓", "partly": "(✓)", "no": "✗", "cannot say": "?"}
 PAIRS = ((K_SGD, SGD_FT), (K_A_SIGNGD, ADAM_FT))
 METHODS = tuple(method for pair in PAIRS for method in pair)
 MODELS = ("0-shot", "Lin.", "FT")
@@ -78,7 +78,7 @@ class Verdicts:
             "brackets in fewer. Linearization, in accuracy (Table 8): the linearized model recovers at "
             f"least {100 * LIMITS.share:g}% of the gain of Adam-FT at k = {self.k}. Fixed Features: the distance of K(SGD) "
             f"before and after Adam-FT is below {LIMITS.distance:g} at k = {self.k}, on at most {MEASURED} test examples. "
-            "Means over seeds are tested."
+            "Means over seeds are tested. A question mark: fine-tuning gained nothing."
         )
 
     def marks(self, *, beside: bool) -> Table:
@@ -114,7 +114,11 @@ class Verdicts:
     def findings(self) -> tuple[str, ...]:
         """How many tasks are solved, and how many show kernel behaviour."""
         found = {
-            name: [title(task) for task, answer in answers.items() if answer != "no" and not self._failed(task)]
+            name: [
+                title(task)
+                for task, answer in answers.items()
+                if answer in ("yes", "partly") and not self._failed(task)
+            ]
             for name, answers in self._answers().items()
         }
         return tuple(
