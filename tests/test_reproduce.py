@@ -241,7 +241,7 @@ def test_cost_times_one_run() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["lpft-feature"], "no table 'lpft-feature'. Did you mean 'lpft-features'"),
+        (["lpft-feature"], "no table 'lpft-feature' to reproduce. Did you mean 'lpft-features'"),
         (["x"], "afzal-cost: time of the kernel on 32 random training examples"),
         (["--tasks", "mr,sst3"], "no task 'sst3'"),
         (["--tasks", ","], "--tasks ',' has an empty item; expected mr,sst2"),
