@@ -200,5 +200,5 @@ def test_every_task_is_listed_and_shown() -> None:
     for name in ("sst2", "trec", "mnli", "qqp", "boolq", "movies"):
         assert f" {name} " in listed
     shown = run_cli("tasks", "trec").stdout
-    assert "[MASK] : First text." in shown
+    assert "[MASK]: First text." in shown
     assert "Question: First text. Type:" in shown

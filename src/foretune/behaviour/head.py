@@ -86,7 +86,7 @@ def feature_change(
 
 
 def row_norms(outputs: Outputs) -> Float64[np.ndarray, "k"]:
-    """The norm of the head's row of each class; Norm(C) of the feature table is their mean.
+    """The norm of the head's row of each class; see `analysis.classifier.norm_of_rows` for Norm(C).
 
     Raises:
         UsageError: the outputs have no head.

