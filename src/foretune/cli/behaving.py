@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 import foretune
 from foretune.analysis.calibration import temperature_scaling
@@ -19,12 +18,14 @@ from foretune.behaviour.head import feature_change, row_norms
 from foretune.behaviour.linearization import Linearization, linearization
 from foretune.behaviour.measured import fixed_features
 from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
-from foretune.cli.options import BehaviourOptions, FormulaOptions, ReportOptions
-from foretune.cli.prepare import Prepared, console, prepared, versions
+from foretune.cli.console import console, progress_console
+from foretune.cli.options import FormulaOptions, ReportOptions
+from foretune.cli.prepare import Prepared, prepared, versions
 from foretune.cli.progress import progress_bar
-from foretune.cli.setup import made_formulas, one_of
+from foretune.cli.setup import made_formulas
 from foretune.cli.tuning import Recipe, finished_report, finished_run, read_recipe
-from foretune.errors import DataError, UsageError
+from foretune.cli.tuning_options import BehaviourOptions
+from foretune.errors import DataError
 from foretune.finetune.methods import Linearized, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
@@ -34,7 +35,6 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Progress, joint_job
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD
-from foretune.kernels.tiles import memory_bytes
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
@@ -43,7 +43,6 @@ from foretune.report.json import write_json
 from foretune.shapes import Float64, Int
 from foretune.text.example import Example
 
-_FORMULAS = ("sgd", "signgd", "asymmetric")
 _ROUNDING = 1e-6  # of ||theta_0||: a step this small is lost among the rounding errors of float32 gradients
 
 
@@ -81,7 +80,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     Raises:
         UsageError: the folder holds no finished run of `foretune tune`.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     formula = _formula(measures)
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
@@ -98,12 +97,8 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
 
 
 def _formula(measures: BehaviourOptions) -> Formula:
-    """The kernel of the fixed-features test; wrong numbers are refused before anything is loaded."""
-    for name in ("test_examples", "train_examples", "segment_examples", "segment_points"):
-        if (value := getattr(measures, name)) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; expected at least 1.")
-    memory_bytes(measures.memory)
-    return made_formulas(FormulaOptions(formula=one_of("--formula", measures.formula, _FORMULAS)))[0]
+    """The kernel of the fixed-features test."""
+    return made_formulas(FormulaOptions(formula=measures.formula))[0]
 
 
 def _pair(found: Prepared, run: Run, measures: BehaviourOptions) -> Pair:

@@ -12,6 +12,7 @@ import foretune
 from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
 from foretune.candidates.evidence import Pool
+from foretune.cli.console import console, progress_console
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -22,7 +23,7 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import Prepared, console, prepared, read_inputs, record_of
+from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
@@ -37,6 +38,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.report.advice import head_note, python_snippet
 from foretune.report.json import write_json
+from foretune.report.reading import print_reading
 from foretune.report.run_folder import Record, present_record, write_record
 from foretune.report.terminal import print_estimate, print_forecast, print_kernels
 from foretune.store.atomic import write_text
@@ -54,11 +56,9 @@ def run_forecast(
     """The forecast, to the terminal and, on request, to JSON and a folder.
 
     Raises:
-        UsageError: a negative --warm-up, or one in half precision.
+        UsageError: --warm-up in half precision.
     """
-    if wanted.warm_up < 0:
-        raise UsageError(f"--warm-up is {wanted.warm_up}; expected a number of steps, or 0 for none.")
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     found = prepared(model, data, outputs, _written(run, report), errors)
     if wanted.warm_up and not run.plan:
@@ -68,11 +68,11 @@ def run_forecast(
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
-        return _planned(job, formulas, run, report, out)
+        return _planned(job, formulas, run, report, out, found)
     inputs = read_inputs(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
+    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
@@ -104,6 +104,7 @@ def run_forecast(
     snippet = None
     if config is not None and rate is not None and advised:
         snippet = python_snippet(config, f"AdamW: {rate.words}.", note)
+    print_reading(out, found.problem.account, found.asked)
     print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
     return None
 
@@ -122,7 +123,7 @@ def run_kernel(
     Raises:
         UsageError: no --out.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
@@ -130,14 +131,15 @@ def run_kernel(
     found = prepared(model, data, outputs, _written(run, report), errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
-        return _planned(job, formulas, run, report, out)
+        return _planned(job, formulas, run, report, out, found)
     inputs = read_inputs(found, errors)
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found)
+    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     if report.json is not None:
         described = {label: _described(kernel) for label, kernel in kernels.items()}
         costs = {"kernel": described, "stages": found.stages.finished}
         write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
+    print_reading(out, found.problem.account, found.asked)
     print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
     return None
 
@@ -169,13 +171,13 @@ def _described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared
+    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared, errors: Console
 ) -> tuple[dict[str, BlockKernel], Record]:
     """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
     before = None if run.out is None else present_record(run.out, record)
     if run.out is not None:
         write_text(run.out / "run.yaml", yaml)
-    with found.stages.stage("kernel"), progress_bar(Console(stderr=True)) as report:
+    with found.stages.stage("kernel"), progress_bar(errors) as report:
         kernels = kernels_of(job, formulas, run.memory, run.out, report)
     record = record.with_kernels(kernels, before)
     if run.out is not None:
@@ -183,8 +185,11 @@ def _computed(
     return kernels, record
 
 
-def _planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console) -> None:
-    found = estimate(job, formulas, run.memory)
-    print_estimate(out, found)
+def _planned(
+    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Prepared
+) -> None:
+    needed = estimate(job, formulas, run.memory)
+    print_reading(out, found.problem.account, found.asked)
+    print_estimate(out, needed)
     if report.json is not None:
-        write_json(report.json, found)
+        write_json(report.json, {**asdict(needed), "about": found.said})

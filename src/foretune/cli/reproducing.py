@@ -10,15 +10,15 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 import foretune
-from foretune.cli.options import BudgetOptions, ReportOptions, ReproduceOptions
-from foretune.cli.prepare import check_writable, console, versions
+from foretune.cli.console import console, progress_console
+from foretune.cli.data_folder import check_data_folder
+from foretune.cli.options import ReportOptions
+from foretune.cli.prepare import check_writable, versions
 from foretune.cli.progress import busy, progress_bar
-from foretune.cli.sequences import at_least_one, check_data_folder, names, positive_numbers, whole_numbers
+from foretune.cli.ranges import decimals, items, numbers
+from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError
-from foretune.kernels.tiles import memory_bytes
 from foretune.model.load import load_model
 from foretune.report.json import write_json
 from foretune.report.pages import print_page, refuse_other, write_page
@@ -47,13 +47,12 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     """
     recipe = recipe_named(options.table)
     asked, budget = _asked(recipe, options), _budget(cut)
-    memory_bytes(options.memory)
     check_data_folder(options.data, asked.tasks)
     page_folder, root = options.out / recipe.name, options.out / Path(asked.model).absolute().name
     refuse_other(page_folder)
     for folder in (root, *([] if report.json is None else [report.json.parent])):
         check_writable(folder)
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)
     with progress_bar(errors) as progress:
@@ -87,30 +86,26 @@ def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
         UsageError: an unknown task, or a number out of range.
     """
     usual = recipe.defaults
-    tasks = usual.tasks if options.tasks is None else tuple(names("--tasks", options.tasks, "mr,sst2"))
+    tasks = usual.tasks if options.tasks is None else tuple(items("--tasks", options.tasks, "mr,sst2"))
     if options.k is not None and not usual.ks:
         raise UsageError(f"{recipe.name} uses whole training sets and so has no k. Leave --k out.")
-    ks = usual.ks if options.k is None else whole_numbers("--k", options.k, 1, "16,64")
-    seeds = usual.seeds if options.seeds is None else whole_numbers("--seeds", options.seeds, 0, "13,21")
+    ks = usual.ks if options.k is None else numbers("--k", options.k, "16,64")
+    seeds = usual.seeds if options.seeds is None else numbers("--seeds", options.seeds, "13,21")
     test = usual.test if options.test is None else options.test
-    at_least_one("--test", test)
     known = tuple(load_task(task).name for task in tasks)
     return Asked(options.model or usual.model, known, ks, seeds, test)
 
 
 def _budget(cut: BudgetOptions) -> Budget:
-    for name, value in (("--steps", cut.steps), ("--evaluate-every", cut.evaluate_every)):
-        if value is not None:
-            at_least_one(name, value)
     rates = {
-        optimiser: positive_numbers(option, text, "learning rates, 1e-3,1e-2 for example")
+        optimiser: decimals(option, text, "1e-3,1e-2")
         for optimiser, option, text in (
             ("sgd", "--sgd-rates", cut.sgd_rates),
             ("adamw", "--adam-rates", cut.adam_rates),
         )
         if text is not None
     }
-    sizes = None if cut.batch_sizes is None else whole_numbers("--batch-sizes", cut.batch_sizes, 1, "4,8")
+    sizes = None if cut.batch_sizes is None else numbers("--batch-sizes", cut.batch_sizes, "4,8")
     return Budget(cut.steps, cut.evaluate_every, sizes, rates)
 
 

@@ -7,30 +7,25 @@ result.json    of a finished run: settings, curves and scores
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.cli.options import (
-    DataOptions,
-    MethodOptions,
-    ModelOptions,
-    OutputOptions,
-    ReportOptions,
-    TrainingOptions,
-    TuneOptions,
-)
-from foretune.cli.prepare import Prepared, console, prepared, versions
+from foretune.cli.console import console, progress_console
+from foretune.cli.data import Splitter, few_shot, full_data
+from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
+from foretune.cli.prepare import Prepared, prepared, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.settings import as_yaml, repeatable
-from foretune.cli.setup import Splitter, few_shot, full_data, made_method, made_training, one_of
+from foretune.cli.setup import made_method, made_training
+from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.run import Run, fine_tuned
@@ -40,11 +35,12 @@ from foretune.kernels.job import Progress
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.report.json import write_json
+from foretune.report.reading import Asked, print_reading
 from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report
 from foretune.store.atomic import write_text
+from foretune.text.account import Account
 
 _SETTINGS = "run.yaml"
-_GRIDS = ("paper",)
 _NO_MATTER = {"json", "out"}
 
 
@@ -79,7 +75,6 @@ class Recipe:
         training = made_training(self.training, method)
         if self.run.grid is None:
             return method, [training]
-        one_of("--grid", self.run.grid, _GRIDS)
         for name in ("learning_rate", "batch_size"):
             if getattr(self.training, name) is not None:
                 option = f"--{name.replace('_', '-')}"
@@ -101,7 +96,16 @@ def run_tune(
     Raises:
         UsageError: options that do not fit, or a folder that holds another run.
     """
-    recipe, out, errors = Recipe(model, data, outputs, method, training, run), console(), Console(stderr=True)
+    if model.dtype in ("bfloat16", "float16"):
+        raise UsageError(
+            f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
+            "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
+        )
+    recipe, out, errors = (
+        Recipe(model, data, outputs, method, training, run),
+        console(),
+        progress_console(quiet=report.quiet),
+    )
     chosen, grid = recipe.made()
     _refuse_other(run.out, recipe)
     before = read_report(run.out)
@@ -117,6 +121,8 @@ def run_tune(
         out.print(f"{run.out} holds this run, finished: nothing was trained.")
     if report.json is not None:
         write_json(report.json, before)
+    if {"data", "asked"} <= set(before.about):
+        print_reading(out, Account(**before.about["data"]), Asked(**before.about["asked"]))
     print_run(out, before, run.out)
 
 
@@ -135,7 +141,10 @@ def _zero_shot(found: Prepared) -> Score | None:
     task, test = found.problem.task, found.problem.split.test
     if not test:
         return None
-    return scored(np.array(task.targets(test)), predicted_classes(pretrained(found.outputs, test).outputs), task.metric)
+    before = pretrained(found.outputs, test)
+    for note in before.notes:
+        warnings.warn(note, stacklevel=2)
+    return scored(np.array(task.targets(test)), predicted_classes(before.outputs), task.metric)
 
 
 def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:
@@ -156,7 +165,8 @@ def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:
         "method": method.label,
         "outputs": found.outputs.description,
         "sizes": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-        "left_out": {"duplicates": split.duplicates, "conflicts": split.conflicts, "overlaps": split.overlaps},
+        "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+        **found.said,
         "notes": notes,
         "settings": repeatable(recipe.groups),
         "versions": versions(),

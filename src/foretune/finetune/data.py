@@ -37,9 +37,9 @@ class Encodings(Dataset[LabelledText]):
         return len(self.labels)
 
     @property
-    def rows(self) -> list[list[int]]:
-        """Token ids, the place that is read, and the label of each example, in one list."""
-        return [[*item.ids, item.position, label] for item, label in zip(self.encoded, self.labels, strict=True)]
+    def rows(self) -> list[list[object]]:
+        """What is read of each example, and its label, in one list."""
+        return [[*item.numbers, label] for item, label in zip(self.encoded, self.labels, strict=True)]
 
     def __getitem__(self, place: int) -> LabelledText:
         """One of them."""
@@ -74,7 +74,7 @@ class Collator:
         self._outputs = outputs
 
     def __call__(self, items: Sequence[LabelledText]) -> Batch:
-        """`input_ids`, `attention_mask`, `position` and `labels`."""
+        """`input_ids`, `attention_mask` and the like, `position` and `labels`."""
         batch = self._outputs.collate([item.encoded for item in items])
         labels = torch.tensor([item.label for item in items], device=batch["position"].device)
         return {**batch, "labels": labels}

@@ -39,7 +39,10 @@ class Tuned(nn.Module):
         trained: name -> parameter.
         start: name -> its value at the start.
         losses: of every training batch since `take_losses`.
+        accepts_loss_kwargs: says to a Trainer that a batch is all that `forward` takes.
     """
+
+    accepts_loss_kwargs = False
 
     def __init__(self, outputs: Outputs, names: Sequence[str], loss: Loss, *, dropout: bool) -> None:
         super().__init__()
@@ -52,9 +55,9 @@ class Tuned(nn.Module):
         self.start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         self.losses: list[Tensor] = []
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, position: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Tensor]:
         """Mean loss and logits of a batch."""
-        logits = self.values({"input_ids": input_ids, "attention_mask": attention_mask, "position": position})
+        logits = self.values(batch)
         loss = self.loss.mean(logits.float() if logits.dtype == torch.bfloat16 else logits, labels)
         if torch.is_grad_enabled():
             self.losses.append(loss.detach())

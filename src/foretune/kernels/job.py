@@ -14,7 +14,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.tiles import Footprint, Plan, planned
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
-from foretune.text.example import Example
+from foretune.text.example import Example, as_examples
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -103,9 +103,10 @@ def joint_job(
 
 
 def _examples(rows: Sequence[Example | str | Mapping[str, object]], what: str) -> list[Example]:
-    if len(rows) == 0:
+    found = as_examples(rows)
+    if not found:
         raise UsageError(f"No examples in {what}; expected at least one.")
-    return [Example.of(row) for row in rows]
+    return found
 
 
 def _names(outputs: Outputs, blocks: Pattern | None) -> list[str]:
@@ -127,5 +128,5 @@ def described(job: Job) -> dict[str, object]:
 
 
 def _tokens_hash(job: Job, places: Sequence[int]) -> str:
-    ids = [[*job.source.encoded[place].ids, job.source.encoded[place].position] for place in places]
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+    numbers = [job.source.encoded[place].numbers for place in places]
+    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()

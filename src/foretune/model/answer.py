@@ -6,14 +6,27 @@ that belong to the label words, applied to the hidden state at the answer's plac
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor, nn
 
 from foretune.errors import ModelError
-from foretune.model.encoding import Batch, PromptEncoder, token_limit
+from foretune.model.encoding import Batch, PromptEncoder
+from foretune.model.limits import token_limit
 from foretune.model.load import LanguageModel
-from foretune.model.outputs import LabelRows, Outputs, answering_copy, cache_off, picked, reading_at
+from foretune.model.outputs import (
+    LabelRows,
+    Outputs,
+    accepted_by,
+    answering_copy,
+    base_of,
+    body_of,
+    cache_off,
+    model_inputs,
+    picked,
+    reading_at,
+)
 from foretune.shapes import Float
 from foretune.text.task import Task
 
@@ -24,7 +37,7 @@ class _AnswerModule(nn.Module):
     def __init__(self, model: Any, word_ids: list[int], *, difference: bool) -> None:
         super().__init__()
         self.model = model
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = base_of(model)
         layer = inner.get_output_embeddings()
         owner_name = next((name for name, module in inner.named_modules() if module is layer), None) if layer else None
         rows = getattr(layer, "weight", None)
@@ -41,7 +54,7 @@ class _AnswerModule(nn.Module):
         self._words = [LabelRows(layer, word_ids)]  # in a list: its weight belongs to the model already
         owner, _, attribute = owner_name.rpartition(".")
         setattr(inner.get_submodule(owner), attribute, self._words[0])
-        self._body = [inner.base_model]
+        self._body = [body_of(inner)]
         self._options = cache_off(inner)
         self.difference = difference
 
@@ -55,7 +68,7 @@ class _AnswerModule(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         with reading_at(self._body[0], batch["position"]):
-            out = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **self._options)
+            out = self.model(**model_inputs(batch), **self._options)
         logits = picked(out.logits, batch["position"])  # (n, w)
         return logits[:, 1:] - logits[:, :1] if self.difference else logits
 
@@ -73,6 +86,7 @@ class AnswerLogits(Outputs):
     Raises:
         ModelError: the model has no output layer over the vocabulary.
         DataError: a label word is not one token, or two words are the same token.
+        UsageError: a longest input that leaves no room for a text.
     """
 
     def __init__(
@@ -89,8 +103,14 @@ class AnswerLogits(Outputs):
                 f"{lm.name} has no output layer over the vocabulary, so it cannot answer a prompt with words. Use a "
                 "classification head: ft.HeadLogits, or --output head."
             )
-        limit = token_limit(lm.tokenizer, lm.module.config, max_length or task.max_length)
-        encode = PromptEncoder(lm.tokenizer, task, limit, masked=lm.kind == "masked")
+        inner = base_of(lm.module)
+        if "target_mapping" in inspect.signature(inner.forward).parameters:
+            raise ModelError(
+                f"{type(inner).__name__} predicts words in an order of its own, by a target mapping that a prompt does not "
+                "have. Use a classification head: ft.HeadLogits, or --output head."
+            )
+        limit = token_limit(lm.tokenizer, inner, task.max_length if max_length is None else max_length)
+        encode = PromptEncoder(lm.tokenizer, task, limit, accepted_by(inner), masked=lm.kind == "masked")
         difference = len(task.labels) == 2 if difference is None else difference
         module = _AnswerModule(answering_copy(lm), encode.answer_ids(first_piece=first_piece), difference=difference)
         super().__init__(lm, module.eval(), encode, len(task.labels), difference=difference)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.errors import UsageError
+from foretune.errors import NonFiniteError, UsageError
 from foretune.model.encoding import Batch, Encoded
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64
-from foretune.text.example import Example
+from foretune.text.example import Example, as_examples
 
 Rows = Sequence[Example | str | Mapping[str, object]]
 
@@ -29,7 +29,7 @@ def batches(outputs: Outputs, rows: Rows, size: int) -> Iterator[tuple[list[int]
 
 
 def _encoded(outputs: Outputs, rows: Rows) -> list[Encoded]:
-    return [outputs.encode(Example.of(row)) for row in rows]
+    return [outputs.encode(example) for example in as_examples(rows)]
 
 
 def _batches(outputs: Outputs, encoded: Sequence[Encoded], size: int) -> Iterator[tuple[list[int], Batch]]:
@@ -51,11 +51,26 @@ class Pretrained:
         outputs: f0.
         features: what the output layer reads: pooled features of a head, the hidden state at an answer's place.
         cut: how many texts were cut to fit.
+        unknown: how many texts are mostly tokens that the tokenizer does not know.
     """
 
     outputs: Float64[np.ndarray, "e c"]
     features: Float64[np.ndarray, "e i"]
     cut: int
+    unknown: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results must know of how the texts were read."""
+        texts, found = len(self.outputs), []
+        if self.cut:
+            found.append(f"{self.cut} of {texts} texts were cut to fit; the prompt was kept whole.")
+        if self.unknown:
+            found.append(
+                f"{self.unknown} of {texts} texts are mostly tokens that the tokenizer does not know, so the model cannot "
+                "tell them apart. See that tokenizer, model and language of the texts belong together."
+            )
+        return tuple(found)
 
 
 def pretrained(
@@ -71,14 +86,21 @@ def pretrained(
 
     Raises:
         UsageError: no rows, or a batch size below one.
+        NonFiniteError: an infinite or undefined output.
     """
     encoded = _encoded(outputs, rows)
     f0: list[np.ndarray] = [np.empty(0)] * len(encoded)
     features, finished = list(f0), 0
     for places, part in _batches(outputs, encoded, batch):
         logits, hidden = (tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(part))
+        if not (np.isfinite(logits).all() and np.isfinite(hidden).all()):
+            raise NonFiniteError(
+                f"The outputs or features of {outputs.lm.name} are infinite or undefined for the text "
+                f"{Example.of(rows[places[0]]).text[:40]!r} or one beside it. Try --dtype float32, or check the weights."
+            )
         for row, place in enumerate(places):
             f0[place], features[place] = logits[row], hidden[row]
         finished += len(places)
         done(finished, len(encoded))
-    return Pretrained(np.stack(f0), np.stack(features), sum(item.cut for item in encoded))
+    cut, unknown = sum(item.cut for item in encoded), sum(item.mostly_unknown for item in encoded)
+    return Pretrained(np.stack(f0), np.stack(features), cut, unknown)

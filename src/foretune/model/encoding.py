@@ -1,15 +1,23 @@
-"""Text to token ids: prompts whose text is cut when it is too long (never the prompt itself), and padded batches."""
+"""Text to token ids, as the model's own tokenizer and a user's Trainer write them.
+
+A text (or a pair) for a head is what `tokenizer(text, text2, truncation=True, max_length=...)` gives, all inputs that the
+model takes included: `token_type_ids` tell the two texts of a pair apart. A prompt is tokenized as one text; a text that
+is too long is cut, the prompt never; and a causal prompt ends where the answer begins, so what the tokenizer appends
+(EOS, [SEP]) is left out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from foretune.errors import DataError, ModelError, UsageError
+from foretune.model.cutting import first_tokens, token_count
+from foretune.model.label_words import Continuation, continuation, masked_pieces, one_token_each
 from foretune.text.example import Example
 from foretune.text.task import Task
 from foretune.text.template import filled, mask_place
@@ -18,61 +26,122 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Batch = dict[str, Tensor]
-_CARRIER = "."  # stands for the text before the answer: some tokenizers write a space at the very start otherwise
+_SAMPLE = {"text": ".", "text2": "."}  # stands for the texts where the template alone is looked at
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example as token ids, where the output is read, and whether its text was cut."""
+    """One example as a model reads it.
+
+    Attributes:
+        ids: token ids.
+        position: where the output is read.
+        cut: whether its text was cut.
+        others: further inputs by name, such as `token_type_ids`: one number a token.
+        unknown: how many of the tokens the tokenizer does not know.
+    """
 
     ids: tuple[int, ...]
     position: int
     cut: bool
+    others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    unknown: int = 0
+
+    @property
+    def numbers(self) -> list[object]:
+        """Everything that the model reads of it, for hashes."""
+        return [*self.ids, self.position, *([name, *values] for name, values in sorted(self.others.items()))]
+
+    @property
+    def mostly_unknown(self) -> bool:
+        """Whether more than half of its tokens are unknown to the tokenizer."""
+        return 2 * self.unknown > len(self.ids)
 
 
-def token_limit(tokenizer: PreTrainedTokenizerBase, config: Any, max_length: int | None) -> int:
-    """The longest input in tokens: the smallest of the tokenizer's, the model's and the user's limits."""
-    limits = [tokenizer.model_max_length, max_length]
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None:
-        offset = getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "longformer")
-        limits.append(positions - (config.pad_token_id + 1 if offset else 0))  # these count positions from padding on
-    return min(limit for limit in limits if limit)
+@dataclass(frozen=True)
+class Accepted:
+    """What a model takes from a tokenizer.
+
+    Attributes:
+        names: inputs besides `input_ids` and `attention_mask`, such as `token_type_ids`.
+        rows: rows of its table of tokens; None where it has none.
+    """
+
+    names: frozenset[str] = frozenset()
+    rows: int | None = None
 
 
-def padded(encoded: Sequence[Encoded], pad_id: int, device: torch.device) -> Batch:
-    """A batch padded on the right to its longest example.
+def padded(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, rows: int | None, device: Any) -> Batch:
+    """A batch padded on the right to its longest example, so that a place means the same in every batch.
+
+    Args:
+        encoded: the examples.
+        tokenizer: names what padding is written as.
+        rows: rows of the model's table of tokens. A padding token beyond it, which was added to the tokenizer only, is
+            written as token 0: nothing reads it.
+        device: where the batch goes.
 
     Returns:
-        `input_ids` and `attention_mask` of shape (n, t), and `position`, shape (n,): where the output is read.
+        `input_ids` and `attention_mask` of shape (n, t), the other inputs of the same shape, and `position`, shape (n,):
+        where the output is read.
     """
     width = max(len(item.ids) for item in encoded)
-    ids = torch.full((len(encoded), width), pad_id)
-    mask = torch.zeros(len(encoded), width, dtype=torch.long)
-    for row, item in enumerate(encoded):
-        ids[row, : len(item.ids)] = torch.tensor(item.ids)
-        mask[row, : len(item.ids)] = 1
-    position = torch.tensor([item.position for item in encoded])
-    return {"input_ids": ids.to(device), "attention_mask": mask.to(device), "position": position.to(device)}
+
+    def filled_up(values: Sequence[Sequence[int]], filler: int) -> Tensor:
+        return torch.tensor([[*row, *[filler] * (width - len(row))] for row in values], dtype=torch.long).to(device)
+
+    pad: Any = tokenizer.pad_token_id
+    unknown = pad is None or pad < 0 or (rows is not None and pad >= rows)
+    batch = {
+        "input_ids": filled_up([item.ids for item in encoded], 0 if unknown else pad),
+        "attention_mask": filled_up([[1] * len(item.ids) for item in encoded], 0),
+        "position": torch.tensor([item.position for item in encoded]).to(device),
+    }
+    for name in encoded[0].others:
+        filler = tokenizer.pad_token_type_id if name == "token_type_ids" else 0
+        batch[name] = filled_up([item.others[name] for item in encoded], filler)
+    return batch
 
 
 class PlainEncoder:
-    """Texts (or pairs) as the tokenizer writes them, for classification heads."""
+    """Texts (or pairs) as the tokenizer writes them, for classification heads.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int) -> None:
-        self.tokenizer, self.limit = tokenizer, limit
+    Args:
+        tokenizer: the model's tokenizer.
+        limit: the longest input in tokens.
+        accepted: what the model takes.
+
+    Raises:
+        UsageError: the limit leaves no room for a text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int, accepted: Accepted = Accepted()) -> None:
+        self.tokenizer, self.limit, self.accepted = tokenizer, limit, accepted
+        self._refuse_no_room(1)
+
+    def _refuse_no_room(self, texts: int) -> None:
+        added = self.tokenizer.num_special_tokens_to_add(texts > 1)
+        if self.limit < added + texts:
+            raise UsageError(
+                f"Inputs of {self.limit} tokens leave no room for {'a text' if texts == 1 else 'two texts'}: the tokenizer "
+                f"adds {added} of its own. Use --max-length {added + texts} or more."
+            )
 
     def __call__(self, example: Example) -> Encoded:
-        """The example's ids; the output is read at the last token."""
-        if example.text2 is None:
-            ids = self.tokenizer(example.text)["input_ids"]
-            short = self.tokenizer(example.text, truncation=True, max_length=self.limit)["input_ids"]
-        else:
-            ids = self.tokenizer(example.text, example.text2)["input_ids"]
-            short = self.tokenizer(example.text, example.text2, truncation=True, max_length=self.limit)["input_ids"]
-        if not short:
+        """The example's ids; the output is read at the last token.
+
+        Raises:
+            UsageError: the limit leaves no room for two texts.
+            DataError: the text has no tokens.
+        """
+        found = self.tokenizer(example.text, example.text2)
+        cut = len(found["input_ids"]) > self.limit
+        if cut:
+            self._refuse_no_room(1 if example.text2 is None else 2)
+            found = self.tokenizer(example.text, example.text2, truncation=True, max_length=self.limit)
+        if not found["input_ids"]:
             raise DataError(f"The text {example.text!r} has no tokens. Drop the row or fill it in.")
-        return Encoded(tuple(short), len(short) - 1, len(short) < len(ids))
+        return _encoded(self.tokenizer, found, self.accepted, cut=cut)
 
 
 class PromptEncoder:
@@ -82,14 +151,26 @@ class PromptEncoder:
         tokenizer: the model's tokenizer.
         task: the template and its words, and the limits of its texts.
         limit: the longest input in tokens.
+        accepted: what the model takes.
         masked: fill `{mask}` with the mask token and read there; otherwise stop before it and read at the last token.
 
     Raises:
         ModelError: a masked model without a mask token, or text after the mask that a causal model cannot read.
+        UsageError: the limit leaves no room for a text.
+        DataError: the prompt and a label word share a token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, task: Task, limit: int, *, masked: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        task: Task,
+        limit: int,
+        accepted: Accepted = Accepted(),
+        *,
+        masked: bool,
+    ) -> None:
         self.tokenizer, self.task, self.limit, self.masked = tokenizer, task, limit, masked
+        self.accepted = accepted
         if masked and tokenizer.mask_token is None:
             raise ModelError("This tokenizer has no mask token; a masked prompt needs one. Load the model as causal.")
         try:
@@ -97,116 +178,129 @@ class PromptEncoder:
         except UsageError as error:
             raise ModelError(str(error)) from error
         self.template = task.template if masked else task.causal_template or task.template
+        self._appended = 0 if masked else _appended(tokenizer)
+        self._words = {label: task.words[label] for label in task.labels}
+        self._follows = Continuation(0, []) if masked else self._continuation(_SAMPLE)
+        alone = len(self._tokens({"text": "", "text2": ""})["input_ids"])
+        if alone >= limit:
+            raise UsageError(
+                f"The prompt {self.template!r} alone takes {alone} tokens, and the text needs one; inputs have at most "
+                f"{limit}. Use --max-length {alone + 1} or more, or a shorter template."
+            )
 
     def __call__(self, example: Example) -> Encoded:
         """The prompt's ids.
 
-        Each text is cut to its own limit first; when the whole is still too long, the longer text is cut at a token
-        boundary until it fits. The prompt is never cut.
+        Each text is cut to its own limit first; when the whole is still too long, the longer text is cut at the end of a
+        token until it fits. The prompt is never cut.
+
+        Raises:
+            DataError: the text holds a mask token, or shares a token with the answer.
         """
         texts: dict[str, str] = {"text": example.text.strip(), "text2": (example.text2 or "").strip()}
         whole = dict(texts)
         for name, most in (("text", self.task.text_limit), ("text2", self.task.text2_limit)):
             if most is not None:
-                texts[name] = self._first_tokens(texts[name], most)
-        ids = self._ids(texts)
-        while len(ids) > self.limit:
-            self._shorten(texts, len(ids) - self.limit)
-            ids = self._ids(texts)
-        cut = texts != whole
+                texts[name] = first_tokens(self.tokenizer, texts[name], most)
+        found = self._tokens(texts)
+        while (excess := len(found["input_ids"]) - self.limit) > 0:
+            self._shorten(texts, excess)
+            found = self._tokens(texts)
+        if not found["input_ids"]:
+            raise DataError(
+                f"The prompt {self.template!r} has no tokens for {example.text!r}. Drop the row or fill it in."
+            )
+        if not self.masked and not self._lead.strip() and self._continuation(texts) != self._follows:
+            raise self._shared(texts)
+        read = _encoded(self.tokenizer, found, self.accepted, cut=texts != whole)
         if not self.masked:
-            return Encoded(tuple(ids), len(ids) - 1, cut)
-        places = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_token_id]
+            return read
+        places = [place for place, token in enumerate(read.ids) if token == self.tokenizer.mask_token_id]
         if len(places) != 1:
             raise DataError(
                 f"The prompt has {len(places)} mask tokens, expected one: the text must not contain "
-                f"{self.tokenizer.mask_token!r} itself."
+                f"{self.tokenizer.mask_token!r} itself. Drop this row: {example.text!r}."
             )
-        return Encoded(tuple(ids), places[0], cut)
+        return Encoded(read.ids, places[0], read.cut, read.others, read.unknown)
 
-    def _ids(self, texts: dict[str, str]) -> list[int]:
-        prompt = filled(self.pieces, {**texts, "mask": str(self.tokenizer.mask_token) if self.masked else ""})
-        return self.tokenizer(prompt if self.masked else prompt.rstrip())["input_ids"]
+    def _tokens(self, texts: Mapping[str, str]) -> dict[str, list[int]]:
+        prompt = self._prompt(texts)
+        found = self.tokenizer(prompt[: len(prompt) - self._follows.swallowed])
+        return {name: values[: len(values) - self._appended] for name, values in found.items()}
+
+    def _prompt(self, texts: Mapping[str, str]) -> str:
+        """The prompt as it is written; of a causal model, up to the answer."""
+        return filled(self.pieces, {**texts, "mask": str(self.tokenizer.mask_token) if self.masked else ""})
 
     def _shorten(self, texts: dict[str, str], excess: int) -> None:
         """Cut `excess` tokens off the longer text."""
-        lengths = {name: len(self._spans(text)) for name, text in texts.items()}
+        lengths = {name: token_count(self.tokenizer, text) for name, text in texts.items()}
         longest = max(lengths, key=lambda name: lengths[name])
         if not texts[longest]:
             raise DataError(f"The prompt {self.template!r} alone exceeds {self.limit} tokens. Raise --max-length.")
-        texts[longest] = self._first_tokens(texts[longest], max(0, lengths[longest] - excess))
+        texts[longest] = first_tokens(self.tokenizer, texts[longest], max(0, lengths[longest] - excess))
 
-    def _spans(self, text: str) -> list[tuple[int, int]]:
-        """Where each token of the text starts and ends."""
-        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-
-    def _first_tokens(self, text: str, most: int) -> str:
-        """The text up to its `most`-th token."""
-        spans = self._spans(text)
-        if len(spans) <= most:
-            return text
-        return text[: spans[most - 1][1]].rstrip() if most else ""
-
-    def answer_ids(self, *, first_piece: bool = False) -> list[int]:
-        """The token that each label's word is in the place of the answer, in label order.
-
-        A masked model's words come with a space in front where that makes each of them one token, as in Gao et al.
-        2021, also when nothing stands before the mask; else without. A causal model's come as the prompt leads to
-        them.
-
-        Args:
-            first_piece: take the first token of a word that is several.
-
-        Raises:
-            DataError: a word is more than one token there (the message names the pieces), unknown to the tokenizer,
-                or the same token as another label's.
-        """
-        pieces = self._words_pieces()
-        found: dict[int, str] = {}
-        for label in self.task.labels:
-            word = self.task.words[label]
-            shown = [str(self.tokenizer.convert_ids_to_tokens(piece)) for piece in pieces[label]]
-            if len(shown) != 1 and not (first_piece and shown):
-                raise DataError(
-                    f"The word {word!r} for the label {label!r} is {len(shown)} tokens here ({', '.join(shown)}); "
-                    f"expected one. Choose another word: --words {label}=WORD, or answer with its first piece: "
-                    "--first-piece (first_piece=True)."
-                )
-            first = pieces[label][0]
-            if first == self.tokenizer.unk_token_id:
-                raise DataError(f"The tokenizer does not know the word {word!r} for the label {label!r}. Use --words.")
-            if first in found:
-                raise DataError(
-                    f"The words {found[first]!r} and {word!r} are the same token {shown[0]!r} to the model; it cannot "
-                    "tell them apart. Use --words."
-                )
-            found[first] = word
-        return list(found)
-
-    def _words_pieces(self) -> dict[str, list[int]]:
-        """The tokens of each label's word in the place of the answer."""
-        lead = self._lead()
-        spaced = lead != lead.rstrip() or not lead
-        forms = [True, False] if self.masked else [spaced]
-        found = [
-            {
-                label: self._answer_pieces(self.task.words[label], lead.rstrip(), spaced=form)
-                for label in self.task.labels
-            }
-            for form in forms
-        ]
-        return next((form for form in found if all(len(pieces) == 1 for pieces in form.values())), found[0])
-
+    @property
     def _lead(self) -> str:
         """The words of the template right before the answer."""
         before = self.pieces[: mask_place(self.pieces)]
         return before[-1].literal if before else ""
 
-    def _answer_pieces(self, word: str, lead: str, *, spaced: bool) -> list[int]:
-        lead = lead or (_CARRIER if spaced else "")
-        before = self.tokenizer(lead, add_special_tokens=False)["input_ids"] if lead else []
-        answer = (" " if spaced else "") + word
-        both = self.tokenizer(lead + answer, add_special_tokens=False)["input_ids"]
-        if both[: len(before)] == before:
-            return both[len(before) :]
-        return self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    def _continuation(self, texts: Mapping[str, str]) -> Continuation:
+        found = continuation(self.tokenizer, self._prompt(texts), list(self._words.values()))
+        if found is None:
+            raise self._shared(texts)
+        return found
+
+    def _shared(self, texts: Mapping[str, str]) -> DataError:
+        words = ", ".join(map(repr, self._words.values()))
+        return DataError(
+            f"After {self._prompt(texts)[-40:]!r} the tokenizer reads the answers {words} together with what stands before "
+            "them, so it is not clear where the prompt ends. Put words or a mark and one space right before {mask}, for "
+            "example '{text} Answer: {mask}'."
+        )
+
+    def answer_ids(self, *, first_piece: bool = False) -> list[int]:
+        """The token that each label's word is in the place of the answer, in label order.
+
+        See `foretune.model.label_words`.
+
+        Args:
+            first_piece: take the first token of a word that is several.
+
+        Raises:
+            DataError: a word is empty, more than one token there (the message names the pieces), unknown to the tokenizer,
+                or the same token as another label's.
+        """
+        words = list(self._words.values())
+        pieces = masked_pieces(self.tokenizer, self._lead, words) if self.masked else self._follows.pieces
+        return one_token_each(self.tokenizer, self._words, pieces, first_piece=first_piece)
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, found: Mapping[str, Any], accepted: Accepted, *, cut: bool) -> Encoded:
+    """What a tokenizer returned, as far as the model takes it; the output is read at the last token.
+
+    Raises:
+        ModelError: a token that the model has no row for.
+    """
+    ids = tuple(found["input_ids"])
+    if accepted.rows is not None and max(ids) >= accepted.rows:
+        token = tokenizer.convert_ids_to_tokens(max(ids))
+        raise ModelError(
+            f"The token {token!r} has the number {max(ids)}, but the model's table has {accepted.rows} rows: the tokenizer "
+            "belongs to another model, or tokens were added without resizing the table. Put the right tokenizer beside "
+            "the model, or call resize_token_embeddings and save it again."
+        )
+    others = {name: tuple(found[name]) for name in accepted.names if name in found and len(found[name]) == len(ids)}
+    unknown = ids.count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
+    return Encoded(ids, len(ids) - 1, cut, others, unknown)
+
+
+def _appended(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens a tokenizer puts behind every text: EOS, [SEP]."""
+    found: Any = tokenizer(_SAMPLE["text"])
+    if tokenizer.is_fast:
+        added = [bool(mark) for mark in found.encodings[0].special_tokens_mask]
+    else:
+        added = [token in tokenizer.all_special_ids and token != tokenizer.unk_token_id for token in found["input_ids"]]
+    return next((place for place, mark in enumerate(reversed(added)) if not mark), 0)

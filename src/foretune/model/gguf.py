@@ -1,29 +1,37 @@
-"""GGUF files: dequantised by transformers, then kept as an ordinary safetensors model folder."""
+"""GGUF files: dequantised by transformers, then kept as an ordinary safetensors model folder.
+
+A GGUF file holds configuration, tokenizer and weights. It is read alone: what lies beside it (a configuration, a
+tokenizer, code) is not looked at, so that the hash of the file is the key of what was made of it.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from foretune.errors import ModelError
+import torch
+
+from foretune.model.pretrained import Source, loaded_parts
+from foretune.model.weight_files import check_gguf
 from foretune.store.atomic import replacing_folder
 from foretune.store.packages import cache_folder, sha256_of
+
+_FORMAT = "alone"
+"""Part of the key: folders that were made in another way have another."""
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
     """Write the causal language model in a GGUF file to `folder` as float32 safetensors with its tokenizer.
 
     Raises:
-        ModelError: transformers cannot read the file.
+        ModelError: the file is not a GGUF file or not a whole one, lacks weights, or transformers cannot read it.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, ImportError, NotImplementedError, RuntimeError) as error:
-        raise ModelError(f"Cannot read the GGUF file {file}: {error}. Convert it to safetensors first.") from error
+    check_gguf(file)
+    with tempfile.TemporaryDirectory(prefix="foretune-") as empty:
+        (Path(empty) / file.name).symlink_to(file.absolute())
+        source = Source(str(file), empty, gguf_file=file.name)
+        _, tokenizer, loaded, _ = loaded_parts(source, torch.float32, "causal")
     config: Any = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -37,10 +45,11 @@ def gguf_folder(file: Path) -> Path:
     """The converted model folder of a user's GGUF file, made once per content.
 
     Raises:
-        ModelError: transformers cannot read the file.
+        ModelError: see `convert_gguf`.
         StorageError: the cache cannot be written.
     """
-    folder = cache_folder() / "models" / f"gguf-{sha256_of(file)[:24]}"
+    check_gguf(file)
+    folder = cache_folder() / "models" / f"gguf-{_FORMAT}-{sha256_of(file)[:24]}"
     if not folder.exists():
         with replacing_folder(folder) as temporary:
             convert_gguf(file, temporary)

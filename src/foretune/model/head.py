@@ -12,14 +12,31 @@ import torch
 from torch import Tensor, nn
 
 from foretune.errors import UsageError, nearest
-from foretune.model.encoding import Batch, PlainEncoder, token_limit
+from foretune.model.encoding import Batch, PlainEncoder
+from foretune.model.limits import token_limit
 from foretune.model.load import LanguageModel
-from foretune.model.outputs import Outputs, answering_copy, cache_off, picked
+from foretune.model.outputs import (
+    Outputs,
+    accepted_by,
+    answering_copy,
+    base_of,
+    body_of,
+    cache_off,
+    model_inputs,
+    picked,
+)
 from foretune.shapes import Float
 
 POOLINGS = ("mean", "cls", "last")
 HEAD = ("head.weight", "head.bias")
 """The parameters of a classification head, by name."""
+
+
+class _Unpooled(nn.Module):
+    """Stands where a body had its pooler: features are pooled by the head, and the pooler's weights would have no part."""
+
+    def forward(self, hidden: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+        return hidden
 
 
 class _HeadModule(nn.Module):
@@ -28,10 +45,9 @@ class _HeadModule(nn.Module):
     def __init__(self, model: Any, head: nn.Linear, pooling: str, *, difference: bool) -> None:
         super().__init__()
         self.model, self.head = model, head
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        body = inner.base_model
+        body = body_of(base_of(model))
         if getattr(body, "pooler", None) is not None:
-            body.pooler = None  # features are pooled here; its weights would only carry zeros
+            body.pooler = _Unpooled()
         self._body, self._options = [body], cache_off(body)
         self.pooling, self.difference = pooling, difference
 
@@ -44,8 +60,7 @@ class _HeadModule(nn.Module):
         return self.head
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
-        out = self._body[0](input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **self._options)
-        hidden = out[0]  # (n, t, i)
+        hidden = self._body[0](**model_inputs(batch), **self._options)[0]  # (n, t, i)
         if self.pooling == "cls":
             features = hidden[:, :1]
         elif self.pooling == "last":
@@ -74,7 +89,7 @@ class HeadLogits(Outputs):
         drawn: the head's weights are random.
 
     Raises:
-        UsageError: an unknown pooling, or weights of the wrong shape.
+        UsageError: an unknown pooling, weights of the wrong shape, or a longest input that leaves no room for a text.
     """
 
     def __init__(
@@ -94,7 +109,8 @@ class HeadLogits(Outputs):
             )
         if n_outputs < 2:
             raise UsageError(f"A head needs two or more outputs, got {n_outputs}.")
-        features = _feature_size(lm)
+        model = answering_copy(lm)
+        features = _feature_size(model)
         head = nn.Linear(features, n_outputs, dtype=lm.dtype)
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(n_outputs, features, generator=generator, dtype=torch.float64) / math.sqrt(features)
@@ -103,8 +119,9 @@ class HeadLogits(Outputs):
             head.bias.copy_(_shaped("bias", torch.zeros(n_outputs) if bias is None else bias, head.bias))
         head = head.to(lm.device).requires_grad_(False)
         difference = n_outputs == 2 if difference is None else difference
-        module = _HeadModule(answering_copy(lm), head, pooling, difference=difference)
-        encode = PlainEncoder(lm.tokenizer, token_limit(lm.tokenizer, lm.module.config, max_length))
+        module = _HeadModule(model, head, pooling, difference=difference)
+        inner = base_of(model)
+        encode = PlainEncoder(lm.tokenizer, token_limit(lm.tokenizer, inner, max_length), accepted_by(body_of(inner)))
         super().__init__(lm, module.eval(), encode, n_outputs, difference=difference)
         self.pooling, self.seed, self.drawn = pooling, seed, weight is None
 
@@ -121,10 +138,12 @@ class HeadLogits(Outputs):
         }
 
 
-def _feature_size(lm: LanguageModel) -> int:
-    config: Any = lm.module.config
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    return int(getattr(config, "hidden_size", None) or config.n_embd)
+def _feature_size(model: Any) -> int:
+    """How many features the body gives a token; what a configuration calls its hidden size can be another (OPT-350m)."""
+    body = body_of(base_of(model))
+    ids = torch.ones(1, 8, dtype=torch.long, device=next(model.parameters()).device)
+    with torch.no_grad():
+        return body(input_ids=ids, attention_mask=torch.ones_like(ids), **cache_off(body))[0].shape[-1]
 
 
 def _shaped(name: str, value: Tensor, like: Tensor) -> Tensor:

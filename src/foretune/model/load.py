@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +14,19 @@ from torch import nn
 from foretune.errors import ModelError, UsageError, nearest
 from foretune.model.builtin import MODELS, builtin_folder
 from foretune.model.gguf import gguf_folder
+from foretune.model.kinds import KINDS, architecture, reads_left_to_right
+from foretune.model.pretrained import Source, hub_answers, loaded_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-KINDS = ("causal", "masked", "encoder")
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
     "float64": torch.float64,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-
-_DISCRIMINATORS = ("ElectraForPreTraining", "FunnelForPreTraining")
-"""Pretrained to tell replaced tokens, so without an output layer over the vocabulary."""
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,12 @@ class LanguageModel:
         """The precision of the weights."""
         return next(p.dtype for p in self.module.parameters() if p.is_floating_point())
 
+    @property
+    def left_to_right(self) -> bool:
+        """Whether only its last token has read the whole text."""
+        config: Any = self.module.config
+        return self.kind == "causal" or (self.kind == "encoder" and reads_left_to_right(config))
+
 
 def load_model(
     name: str | Path,
@@ -80,21 +84,40 @@ def load_model(
 
     Raises:
         UsageError: an unknown dtype, kind or device.
-        ModelError: the model cannot be found or loaded, or has no safetensors weights.
+        ModelError: the model cannot be found or loaded, has no safetensors weights, or lacks weights that its outputs
+            depend on.
     """
     chosen = _dtype(dtype)
     where = _device(device)
     if kind is not None and kind not in KINDS:
         raise UsageError(f"Unknown kind {kind!r}. Expected one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
-    source, shown_revision = _source(str(name), revision)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if revision is not None and not Path(source).exists():
-        options["revision"] = revision
-    module, tokenizer, kind = _loaded(str(name), source, chosen, kind, options)
+    place, shown_revision = _place(str(name), revision)
+    online = Path(place).is_dir() or hub_answers()
+    source = Source(str(name), place, revision, trust_remote_code, online=online)
+    config, tokenizer, module, found = loaded_parts(source, chosen, kind)
+    if kind is None:
+        _say_what_is_left_out(str(name), config, found)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
-    return LanguageModel(module.to(where).eval(), tokenizer, str(name), shown_revision, kind)
+    return LanguageModel(module.to(where).eval(), tokenizer, str(name), shown_revision, found)
+
+
+def _say_what_is_left_out(name: str, config: Any, kind: str) -> None:
+    """Say it where a model is read as an encoder and could be meant as something else."""
+    trained = architecture(config)
+    if kind == "encoder" and not trained:
+        warnings.warn(
+            f"The config.json of {name} names no architecture, so only its body is read, with a new head on it. If it was "
+            "trained to predict words, say so: --kind causal or --kind masked (kind=...).",
+            stacklevel=3,
+        )
+    if "ForSequenceClassification" in trained:
+        warnings.warn(
+            f"{name} is a trained classifier ({trained}). Its body is read, with a new head on it: the classifier that it "
+            "was trained with is not used.",
+            stacklevel=3,
+        )
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -116,81 +139,23 @@ def _device(device: str | torch.device) -> torch.device:
     return where
 
 
-def _source(name: str, revision: str | None) -> tuple[str, str | None]:
+def _place(name: str, revision: str | None) -> tuple[str, str | None]:
     """Where transformers finds the model, and the revision to report."""
+    if not name.strip():
+        raise UsageError(
+            "The model's name is empty. Expected a built-in name, a hub id, a model folder or a .gguf file."
+        )
     path = Path(name)
-    if path.is_file():
-        if path.suffix.lower() != ".gguf":
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:  # too long for a path, or a zero byte in it
+        raise UsageError(f"{name[:60]!r} cannot be the name of a model: {error}"[:200]) from error
+    if is_folder:
+        return name, revision
+    if exists:
+        if path.suffix.lower() != ".gguf" or not path.is_file():
             raise ModelError(f"{name} is a file; expected a model folder, a .gguf file, a hub id or a built-in name.")
         return str(gguf_folder(path)), revision
-    if path.is_dir():
-        return name, revision
     if name in MODELS:
         return str(builtin_folder(name)), MODELS[name].package.version
     return name, revision
-
-
-def _loaded(
-    name: str, source: str, dtype: torch.dtype, kind: str | None, options: dict[str, Any]
-) -> tuple[nn.Module, PreTrainedTokenizerBase, str]:
-    import transformers
-
-    try:
-        config = transformers.AutoConfig.from_pretrained(source, **options)
-        kind = kind or _kind_of(config)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-        module = _auto_class(config, kind).from_pretrained(source, dtype=dtype, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise _load_error(name, source, error) from error
-    return module, tokenizer, kind
-
-
-def _auto_class(config: object, kind: str) -> Any:
-    """The class that loads a model as `kind`; of an encoder-decoder such as T5, only the encoder."""
-    import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
-
-    if kind == "causal":
-        return transformers.AutoModelForCausalLM
-    if kind == "masked":
-        return transformers.AutoModelForMaskedLM
-    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        return transformers.AutoModelForTextEncoding
-    return transformers.AutoModel
-
-
-def _kind_of(config: object) -> str:
-    architectures = getattr(config, "architectures", None) or [""]
-    if architectures[0] in _DISCRIMINATORS:
-        return "encoder"
-    if any(part in architectures[0] for part in ("ForCausalLM", "LMHeadModel")):
-        return "causal"
-    if any(part in architectures[0] for part in ("ForMaskedLM", "ForPreTraining")):
-        return "masked"
-    return "encoder"
-
-
-def _load_error(name: str, source: str, error: Exception) -> ModelError:
-    folder = Path(source)
-    builtins = f"Built-in models: {', '.join(MODELS)}.{nearest(name, MODELS)}"
-    if folder.is_dir():
-        pickled = sorted(file.name for file in folder.glob("*.bin")) + sorted(file.name for file in folder.glob("*.pt"))
-        if pickled and not list(folder.glob("*.safetensors")):
-            return ModelError(
-                f"{name} has its weights in {pickled[0]}, a pickle file, which can run code when it is opened; foretune "
-                "reads safetensors only. If you trust it, convert it once with `transformers`: load it with "
-                f"from_pretrained({name!r}, use_safetensors=False) and call save_pretrained on a new folder."
-            )
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    offline = os.environ.get("HF_HUB_OFFLINE") or "connect" in str(error).lower() or "offline" in str(error).lower()
-    if not folder.exists() and offline:
-        return ModelError(
-            f"The model {name!r} is not in the local Hugging Face cache and the hub cannot be reached. Give a local "
-            f"folder or a .gguf file, or go online once. {builtins}"
-        )
-    if "safetensors" in str(error):
-        return ModelError(
-            f"{name} has no safetensors weights ({first}). foretune opens no pickle files; choose a revision that has "
-            "safetensors (--revision), or convert the model once with transformers' save_pretrained."
-        )
-    return ModelError(f"Cannot load the model {name!r}: {first} {builtins}")

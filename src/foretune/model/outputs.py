@@ -16,18 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from foretune.errors import UsageError
-from foretune.model.encoding import Batch, Encoded, padded
+from foretune.model.encoding import Accepted, Batch, Encoded, padded
 from foretune.model.load import LanguageModel
 from foretune.model.parameters import ParameterFilter, holds_outputs_in_columns, parameter_kind
 from foretune.model.sharing import shared_copy
 from foretune.shapes import Float
-from foretune.text.example import Example
+from foretune.text.example import Example, as_examples
+
+_TAKEN = {"input_ids", "attention_mask", "labels"}
+"""Inputs that every batch has, or that a Trainer adds."""
 
 
 class Encoder(Protocol):
     """Turns an example into token ids."""
 
     limit: int
+    accepted: Accepted
 
     def __call__(self, example: Example) -> Encoded:
         """The example as token ids."""
@@ -97,14 +101,13 @@ class Outputs:
         """What determines the outputs besides the weights, for result files."""
         raise NotImplementedError
 
-    def batch(self, rows: Sequence[Example | str | Mapping[str, object]]) -> Batch:
-        """The rows as one padded batch: `input_ids` and `attention_mask` (n, t), `position` (n,)."""
-        return self.collate([self.encode(Example.of(row)) for row in rows])
+    def batch(self, rows: Any) -> Batch:
+        """The rows, in any container, as one padded batch: `input_ids` and the like (n, t), `position` (n,)."""
+        return self.collate([self.encode(example) for example in as_examples(rows)])
 
     def collate(self, encoded: Sequence[Encoded]) -> Batch:
         """Encoded rows as one padded batch."""
-        pad: Any = self.lm.tokenizer.pad_token_id
-        return padded(encoded, pad or 0, self.lm.device)
+        return padded(encoded, self.lm.tokenizer, self.encode.accepted.rows, self.lm.device)
 
     def logits(self, params: Mapping[str, Tensor], batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta, batch) for the given parameters; those left out keep the model's own values."""
@@ -182,13 +185,48 @@ def picked(tensor: Float[Tensor, "n t k"], position: Tensor) -> Float[Tensor, "n
 def answering_copy(lm: LanguageModel) -> Any:
     """A copy of the model on the same weights, experts written as loops over plain linear layers."""
     model: Any = shared_copy(lm.module)
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = base_of(model)
     if hasattr(inner, "set_experts_implementation"):
         inner.set_experts_implementation("eager")
     for part in model.modules():
         if hasattr(part, "gradient_checkpointing"):
             part.gradient_checkpointing = False
     return model
+
+
+def base_of(model: Any) -> Any:
+    """The transformers model inside of a peft model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def body_of(model: Any) -> Any:
+    """The transformer body of a transformers model: what stands before an output layer.
+
+    Llama 4's language model names no such part of itself; its decoder is the body.
+    """
+    body = model.base_model
+    return model.get_decoder() if body is model and model.get_output_embeddings() is not None else body
+
+
+def accepted_by(model: Any) -> Accepted:
+    """What the forward pass of a transformers model takes from a tokenizer, as a Trainer finds out.
+
+    A table with one row of token types (RoBERTa) cannot tell texts apart: it gets none, also from a tokenizer that
+    numbers them.
+    """
+    names = set(inspect.signature(model.forward).parameters) - _TAKEN
+    if getattr(model.config, "type_vocab_size", 2) < 2:
+        names.discard("token_type_ids")
+    try:
+        rows = len(model.get_input_embeddings().weight)
+    except (AttributeError, NotImplementedError, TypeError):
+        rows = None  # characters are hashed (CANINE)
+    return Accepted(frozenset(names), rows)
+
+
+def model_inputs(batch: Batch) -> Batch:
+    """What of a batch goes into the model: all but the places that are read."""
+    return {name: tensor for name, tensor in batch.items() if name != "position"}
 
 
 def cache_off(model: nn.Module) -> dict[str, bool]:

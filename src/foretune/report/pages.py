@@ -12,11 +12,10 @@ import io
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as Grid
 
 from foretune.errors import UsageError
 from foretune.report.figures import svg
+from foretune.report.layout import Column, faint, strong, table
 from foretune.store.atomic import replacing_folder
 from foretune.study.page import Page, Table
 
@@ -35,8 +34,8 @@ def markdown(page: Page, command: str | None = None) -> str:
     if command is not None:
         parts.append(f"```\n{command}\n```")
     parts += [_list(lines) for lines in (page.notes, page.findings) if lines]
-    for table in page.tables:
-        parts.append("\n\n".join(([f"**{table.caption}**"] if table.caption else []) + [_rows(table)]))
+    for each in page.tables:
+        parts.append("\n\n".join(([f"**{each.caption}**"] if each.caption else []) + [_rows(each)]))
     parts += [f"![{figure.title}]({figure.name}.svg)" for figure in page.figures]
     return "\n\n".join(parts) + "\n"
 
@@ -57,7 +56,7 @@ def write_page(folder: Path, page: Page, command: str | None = None) -> None:
     """
     refuse_other(folder)
     texts = {_FILE: markdown(page, command)}
-    texts |= {f"table-{number}.csv": csv_text(table) for number, table in enumerate(page.tables, 1)}
+    texts |= {f"table-{number}.csv": csv_text(each) for number, each in enumerate(page.tables, 1)}
     texts |= {f"{figure.name}.svg": svg(figure) for figure in page.figures}
     with replacing_folder(folder) as temporary:
         temporary.chmod(0o755)
@@ -82,25 +81,19 @@ def refuse_other(folder: Path) -> None:
 
 def print_page(console: Console, page: Page) -> None:
     """Print title, notes, tables and findings; figures are in the folder only."""
-    console.print(f"\n[bold]{escape(page.title)}[/bold]\n")
-    for note in page.notes:
-        console.print(f"[dim]{escape(note)}[/dim]")
-    for table in page.tables:
+    console.print()
+    console.print(strong(page.title))
+    console.print()
+    for text in page.notes:
+        console.print(faint(text))
+    for each in page.tables:
+        columns = [Column(heading, words=left) for heading, left in zip(each.header, _left(each), strict=True)]
         console.print()
-        console.print(_grid(table))
+        console.print(table(console, each.caption or "", columns, each.rows))
     if page.findings:
         console.print()
     for finding in page.findings:
-        console.print(f"- {escape(finding)}")
-
-
-def _grid(table: Table) -> Grid:
-    grid = Grid(title=escape(table.caption) or None, title_justify="left")
-    for heading, left in zip(table.header, _left(table), strict=True):
-        grid.add_column(escape(heading), justify="left" if left else "right", overflow="fold")
-    for row in table.rows:
-        grid.add_row(*map(escape, row))
-    return grid
+        console.print(f"- {finding}")
 
 
 def _left(table: Table) -> list[bool]:

@@ -97,7 +97,7 @@ def head_cell(study: Study, task: str, k: int, seed: int) -> Cell:
 def _sample(study: Study, name: str, k: int) -> Sample:
     """K examples per label; the whole task where a label is too rare for them."""
     task = load_task(name)
-    rows, _ = load_data(task if study.data is None else study.data / task.name, task)
+    rows = load_data(task if study.data is None else study.data / task.name, task).train
     counts = Counter(example.label for example in set(task.examples(rows)))
     return FewShot(k) if min(counts[label] for label in task.labels) >= 2 * k else Full()
 

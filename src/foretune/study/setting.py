@@ -24,7 +24,13 @@ class Sample(ABC):
 
     @abstractmethod
     def split(
-        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+        self,
+        examples: list[Example],
+        labels: Sequence[str],
+        seed: int,
+        test: int,
+        others: list[Example] | None,
+        validation: list[Example] | None = None,
     ) -> Split:
         """Training, validation and test examples."""
 
@@ -41,10 +47,16 @@ class FewShot(Sample):
         return f"k{self.k}"
 
     def split(
-        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+        self,
+        examples: list[Example],
+        labels: Sequence[str],
+        seed: int,
+        test: int,
+        others: list[Example] | None,
+        validation: list[Example] | None = None,
     ) -> Split:
         """Training, validation and test examples."""
-        return few_shot_split(examples, labels, self.k, seed, test, others)
+        return few_shot_split(examples, labels, self.k, seed, test, others, validation)
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,16 @@ class Sampled(Sample):
         return f"n{self.n}"
 
     def split(
-        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+        self,
+        examples: list[Example],
+        labels: Sequence[str],
+        seed: int,
+        test: int,
+        others: list[Example] | None,
+        validation: list[Example] | None = None,
     ) -> Split:
         """Training, validation and test examples."""
-        return sampled_split(examples, labels, self.n, seed, test, others)
+        return sampled_split(examples, labels, self.n, seed, test, others, validation)
 
 
 @dataclass(frozen=True)
@@ -77,10 +95,16 @@ class Full(Sample):
         return "full"
 
     def split(
-        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+        self,
+        examples: list[Example],
+        labels: Sequence[str],
+        seed: int,
+        test: int,
+        others: list[Example] | None,
+        validation: list[Example] | None = None,
     ) -> Split:
         """Training, validation and test examples."""
-        return full_split(examples, labels, self.validation, seed, test, others)
+        return full_split(examples, labels, self.validation, seed, test, others, validation)
 
 
 @dataclass(frozen=True)
@@ -123,8 +147,8 @@ def sampled_data(setting: Setting, data: Path | None) -> tuple[Task, Split]:
     task = load_task(setting.task)
     if setting.prompt is not None:
         task = task.prompted(setting.prompt)
-    rows, test_rows = load_data(task if data is None else data / task.name, task)
-    examples = task.examples(rows)
-    others = None if test_rows is None else task.examples(test_rows)
-    task.targets([*examples, *(others or [])])
-    return task, setting.sample.split(examples, task.labels, setting.seed, setting.test, others)
+    found = load_data(task if data is None else data / task.name, task)
+    examples = task.examples(found.train)
+    others, validation = (None if rows is None else task.examples(rows) for rows in (found.test, found.validation))
+    task.check_labels([*examples, *(others or []), *(validation or [])])
+    return task, setting.sample.split(examples, task.labels, setting.seed, setting.test, others, validation)

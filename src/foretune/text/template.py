@@ -9,7 +9,8 @@ and both together, `{text2|lowered|unpunctuated}`. They are the `sent-` and `sen
 Pre-trained Language Models Better Few-shot Learners", whose published templates use them for sentence pairs; there the
 last character goes whatever it is, here a letter or a digit stays.
 
-A template without `{mask}` asks for the answer at its end.
+A template without `{mask}` asks for the answer at its end: after its last white space, or after a space of its own where
+it ends in none. White space and newlines stand as they are written.
 """
 
 from __future__ import annotations
@@ -63,25 +64,31 @@ def template_pieces(template: str) -> tuple[Piece, ...]:
     """The pieces of a template, in order; the mask is always one of them.
 
     Raises:
-        UsageError: no `{text}`, two masks, an unknown field or mark, or braces that do not close.
+        UsageError: no `{text}`, two masks, an unknown field or mark, a format such as `{text!r}`, or braces that do not
+            close.
     """
     pieces: list[Piece] = []
     try:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise UsageError(f"Template {template!r}: {error}. Write {{text}}, {{text2}}, {{mask}}.") from error
-    for literal, name, _, _ in parsed:
+    for literal, name, form, conversion in parsed:
         if literal:
             pieces.append(Piece(literal))
+        if form or conversion:
+            written = f"{{{name}{f'!{conversion}' if conversion else ''}{f':{form}' if form else ''}}}"
+            raise UsageError(
+                f"Template {template!r}: {written} asks for a format, but a text is filled in as it is. Write {{{name}}}."
+            )
         if name is not None:
             field, *marks = name.split("|")
             pieces.append(Piece(field=field, marks=tuple(marks)))
     _check(template, pieces)
     if mask_place(pieces) == len(pieces):
-        if pieces[-1].field is None:
-            pieces[-1] = Piece(pieces[-1].literal.rstrip() + " ")
-        else:
+        if pieces[-1].field is not None:
             pieces.append(Piece(" "))
+        elif not pieces[-1].literal[-1].isspace():
+            pieces[-1] = Piece(pieces[-1].literal + " ")
         pieces.append(Piece(field="mask"))
     return tuple(pieces)
 

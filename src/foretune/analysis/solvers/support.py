@@ -46,7 +46,8 @@ class _SupportVectors(KernelSolver):
         except ValueError as error:  # libsvm's coefficients are not finite
             raise UsageError(
                 f"{type(self).__name__} cannot be fitted to a kernel with entries up to {np.abs(matrix).max():.1e}; "
-                "expected entries near 1. Use KernelRidge or KernelLogistic (--solver ridge, logistic) instead."
+                "expected entries near 1. Use KernelRidge or KernelLogistic (--solver ridge, logistic), or divide the "
+                "kernel."
             ) from error
         alpha = np.zeros(len(matrix))
         alpha[machine.support_] = np.asarray(machine.dual_coef_)[0]

@@ -1,0 +1,107 @@
+"""What transformers reports of a load: weights that the file lacks are drawn at random, so they must not take part."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+
+from foretune.errors import ModelError
+
+_SHOWN = 4
+_MANY = 0.1
+"""The share of tensors without a place in the model from which on it is said."""
+
+_LEFT_OUT = ("cls", "lm_head", "classifier", "score", "predictions", "decoder", "vision_tower", "visual")
+"""What stands beside the body that is read as an encoder."""
+
+
+def check_report(name: str, module: Any, report: Mapping[str, Any], kind: str) -> None:
+    """See that every weight that the outputs depend on came from the file; the others are set to zero.
+
+    Args:
+        name: what the model was loaded by.
+        module: the model.
+        report: transformers' `output_loading_info`.
+        kind: what it was loaded as.
+
+    Raises:
+        ModelError: weights are missing or have another shape; the message names them.
+    """
+    shapes = {key: (tuple(given), tuple(wanted)) for key, given, wanted in report["mismatched_keys"]}
+    absent = sorted({*report["missing_keys"], *shapes})
+    used = _used(module, absent) if absent else []
+    unexpected = sorted(report["unexpected_keys"])
+    if used:
+        raise ModelError(_message(name, module, used, shapes, unexpected, kind))
+    state = module.state_dict()
+    for key in absent:
+        if key in state:
+            state[key].zero_()  # drawn at random otherwise: another model at every load
+    if len(unexpected) > _MANY * len(state) and not _expected(unexpected, kind):
+        warnings.warn(
+            f"{name} holds {len(unexpected)} tensors that {type(module).__name__} has no place for: {_listed(unexpected)}. "
+            "They are not used; see that config.json belongs to these weights.",
+            stacklevel=2,
+        )
+
+
+def _used(module: Any, absent: Collection[str]) -> list[str]:
+    """Those of the absent tensors that the model's outputs depend on, by the graph of a short forward pass."""
+    parameters = {key: tensor for key, tensor in module.named_parameters() if key in absent}
+    asked = {key: tensor.requires_grad for key, tensor in parameters.items()}
+    try:
+        for tensor in parameters.values():
+            tensor.requires_grad_()
+        ids = torch.arange(1, 17)[None] % len(module.get_input_embeddings().weight)
+        with torch.enable_grad():
+            output = module(input_ids=ids)[0].float().sum()
+        grads = torch.autograd.grad(output, list(parameters.values()), allow_unused=True)
+        idle = {key for key, grad in zip(parameters, grads, strict=True) if grad is None and ".experts." not in key}
+    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError):
+        idle = set()  # nothing depends on them only where that can be seen
+    finally:
+        for key, tensor in parameters.items():
+            tensor.requires_grad_(asked[key])
+    return [key for key in absent if key not in idle]
+
+
+def _message(
+    name: str,
+    module: Any,
+    used: list[str],
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    unexpected: list[str],
+    kind: str,
+) -> str:
+    wrong = [key for key in used if key in shapes]
+    if wrong:
+        given, wanted = shapes[wrong[0]]
+        return (
+            f"The weights of {name} have other shapes than config.json says, {len(wrong)} in all: {wrong[0]} is {given}, "
+            f"expected {wanted}. Put the right config.json beside the weights."
+        )
+    inside = {f"{module.base_model_prefix}." for _ in [0] if module.base_model is not module}
+    head = bool(inside) and not any(key.startswith(tuple(inside)) for key in used)
+    if head and kind in ("causal", "masked"):
+        return (
+            f"{name} has no weights for its output layer ({_listed(used)}), so it cannot answer a prompt with words. Put a "
+            "classification head on its body instead: --kind encoder (kind='encoder')."
+        )
+    others = f" It holds {_listed(unexpected)} instead, which the model does not know." if unexpected else ""
+    return (
+        f"{name} lacks {len(used)} of the weights that {type(module).__name__} computes with: {_listed(used)}.{others} "
+        "They would be drawn at random. Put the config.json of these weights beside them, or copy the weights again."
+    )
+
+
+def _expected(unexpected: list[str], kind: str) -> bool:
+    """Whether the tensors left over are an output layer that an encoder leaves out on purpose."""
+    return kind == "encoder" and all(set(_LEFT_OUT) & set(key.split(".")[:2]) for key in unexpected)
+
+
+def _listed(keys: list[str]) -> str:
+    shown = ", ".join(keys[:_SHOWN])
+    return shown if len(keys) <= _SHOWN else f"{shown} and {len(keys) - _SHOWN} more"

@@ -1,0 +1,156 @@
+"""Model folders as people have them, looked at before a library opens them: is a file missing, cut short, another?"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+from foretune.errors import ModelError
+
+_POINTER = b"version https://git-lfs"
+_LENGTH = struct.Struct("<Q")
+_GGUF = b"GGUF"
+_LARGEST_HEADER = 100_000_000  # as safetensors has it
+
+_MERGING = {"CAUSAL_LM": "AutoPeftModelForCausalLM", "SEQ_CLS": "AutoPeftModelForSequenceClassification"}
+"""The class of peft that loads an adapter with its base model, by the task that the adapter was made for."""
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """See that a folder holds a model in safetensors files, each of them whole.
+
+    Raises:
+        ModelError: the folder is an adapter or holds no model, its weights are pickle files, or a file of weights is
+            missing, empty, cut short, or stands for one that was never downloaded.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise _adapter(name, folder)
+    if not (folder / "config.json").exists():
+        raise ModelError(
+            f"{name} is a folder without config.json. Expected a model folder as save_pretrained writes it: config.json, "
+            "*.safetensors and the tokenizer's files."
+        )
+    outside = sorted(file for file in _indexed(folder) if file != Path(file).name)
+    if outside:
+        raise ModelError(
+            f"{_index(folder)} names {outside[0]!r}, which is not a file of this folder. Expected names alone."
+        )
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise _no_safetensors(name, folder)
+    for missing in sorted(_indexed(folder) - {file.name for file in files}):
+        if not (folder / missing).exists():
+            raise ModelError(
+                f"{name} lacks the file {missing}, which {_index(folder).name} names. Copy or download it again; a model "
+                "is whole only with all of its parts."
+            )
+    for file in files:
+        check_safetensors(file)
+
+
+def _adapter(name: str, folder: Path) -> ModelError:
+    try:
+        found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base, task = found["base_model_name_or_path"], str(found.get("task_type"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        base, task = "another model", ""
+    if (folder / "config.json").exists():
+        return ModelError(
+            f"{name} holds a model (config.json) and an adapter (adapter_config.json), so it is not clear what is meant. "
+            "Move the adapter's files to a folder of their own."
+        )
+    loader = _MERGING.get(task, "AutoPeftModel")
+    return ModelError(
+        f"{name} is a peft adapter of {base}, not a model. Name the base model to forecast from it. To go on from the "
+        f"adapter, merge it once: peft.{loader}.from_pretrained({name!r}).merge_and_unload().save_pretrained(NEW), "
+        "with the tokenizer beside it, and name the new folder."
+    )
+
+
+def _no_safetensors(name: str, folder: Path) -> ModelError:
+    pickled = sorted(file.name for end in ("*.bin", "*.pt", "*.pth") for file in folder.glob(end))
+    if pickled:
+        return ModelError(
+            f"{name} has its weights in {pickled[0]}, a pickle file, which can run code when it is opened; foretune "
+            "reads safetensors only. If you trust it, convert it once with `transformers`: load it with "
+            f"from_pretrained({name!r}, use_safetensors=False) and call save_pretrained on a new folder."
+        )
+    others = sorted(file.name for file in folder.glob("*.gguf"))
+    hint = f" It holds {others[0]}: name that file instead of the folder." if others else ""
+    return ModelError(f"{name} is a folder without weights: expected *.safetensors beside config.json.{hint}")
+
+
+def _index(folder: Path) -> Path:
+    return folder / "model.safetensors.index.json"
+
+
+def _indexed(folder: Path) -> set[str]:
+    """The files that the index of a model in several parts names."""
+    try:
+        return set(json.loads(_index(folder).read_text(encoding="utf-8"))["weight_map"].values())
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{_index(folder)} cannot be read: {error}. Copy or download it again.") from error
+
+
+def check_safetensors(file: Path) -> None:
+    """See that a safetensors file is one, and as long as its header says.
+
+    Raises:
+        ModelError: it is not; the message says what the file is instead, where that can be seen.
+    """
+    try:
+        if not file.is_file():
+            raise ModelError(f"{file} is not a file that can be read. Copy or download it again.")
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            start = opened.read(_LENGTH.size)
+            length = _LENGTH.unpack(start)[0] if len(start) == _LENGTH.size else None
+            refuse_stand_in(file, start + opened.read(64))
+            opened.seek(_LENGTH.size)
+            plausible = length is not None and length <= min(size - _LENGTH.size, _LARGEST_HEADER)
+            header = json.loads(opened.read(length)) if plausible else None
+        ends = [entry["data_offsets"][1] for key, entry in (header or {}).items() if key != "__metadata__"]
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ModelError(f"{file} is damaged: its header cannot be read. Copy or download it again.") from error
+    if header is None or length is None:
+        raise ModelError(f"{file} is not a safetensors file, or only the start of one. Copy or download it again.")
+    expected = _LENGTH.size + length + max(ends, default=0)
+    if size != expected:
+        raise ModelError(f"{file} has {size} bytes, but its header says {expected}. Copy or download it again.")
+
+
+def check_gguf(file: Path) -> None:
+    """See that a file starts as a GGUF file does.
+
+    Raises:
+        ModelError: it does not; the message says what the file is instead, where that can be seen.
+    """
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(64)
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+    refuse_stand_in(file, start)
+    if not start.startswith(_GGUF):
+        raise ModelError(f"{file} is not a GGUF file: it does not start with GGUF. Copy or download it again.")
+
+
+def refuse_stand_in(file: Path, start: bytes) -> None:
+    """Name what stands in the place of a file of weights.
+
+    Raises:
+        ModelError: nothing, a pointer of Git LFS, or a web page.
+    """
+    if not start:
+        raise ModelError(f"{file} is empty. Copy or download it again.")
+    if start.startswith(_POINTER):
+        raise ModelError(
+            f"{file} is a pointer of Git LFS, not the file itself. Fetch it: run `git lfs pull` in {file.parent}."
+        )
+    if start.lstrip()[:1] == b"<":
+        raise ModelError(f"{file} is a web page, not a file of weights. Download the file itself again.")
