@@ -25,3 +25,31 @@ def jacobians(outputs, rows) -> dict[str, torch.Tensor]:
         for name in parameters:
             found[name].append(torch.stack([grad[name].detach().reshape(-1) for grad in grads]))
     return {name: torch.stack(rows_of) for name, rows_of in found.items()}
+
+
+def untouched(folder, outputs, rows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Outputs (n, c) and Jacobians (n, c, *shape) of the model as transformers loads it, one unpadded example at a time."""
+    model = type(outputs.lm.module).from_pretrained(folder, dtype=outputs.lm.dtype).eval()
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    head, parameters = getattr(outputs.module, "head", None), dict(model.named_parameters())
+    body = (
+        model.get_decoder() if model.base_model is model and head and outputs.lm.kind != "encoder" else model.base_model
+    )
+    values, found = [], {name: [] for name in parameters}
+    for row in rows:
+        batch = outputs.batch([row])
+        inputs = {name: tensor for name, tensor in batch.items() if name != "position"}
+        if head is None:
+            logits = model(**inputs).logits[0, batch["position"][0]][outputs.module.output_layer.ids]
+        else:
+            logits = body(**inputs)[0].mean(1)[0] @ head.weight.T + head.bias
+        logits = logits[1:] - logits[:1] if outputs.difference else logits
+        values.append(logits.detach())
+        for name, parameter in parameters.items():
+            found[name].append(torch.zeros(len(logits), *parameter.shape, dtype=parameter.dtype))
+        for c, logit in enumerate(logits):
+            grads = torch.autograd.grad(logit, list(parameters.values()), retain_graph=True, allow_unused=True)
+            for name, grad in zip(parameters, grads, strict=True):
+                found[name][-1][c] = 0 if grad is None else grad
+    return torch.stack(values), {name: torch.stack(of_rows) for name, of_rows in found.items()}

@@ -26,22 +26,23 @@ from tests.conftest import family, many_rows
 ONE, TWO = "A dog runs.", "An animal moves."
 EXAMPLE = ft.Example(ONE, TWO)
 
-# Malladi et al. 2023, table 2, with "A dog runs." as S1 and "An animal moves." as S2
+# Malladi et al. 2023, table 2, with "A dog runs." as S1 and "An animal moves." as S2; table 2 prints a space after
+# the mask, the templates that were run (princeton-nlp/LM-Kernel-FT, run_fewshot.sh: `*mask*.`) have none
 TABLE_2 = {
-    "sst2": "A dog runs. It was [MASK] .",
-    "sst5": "A dog runs. It was [MASK] .",
-    "mr": "A dog runs. It was [MASK] .",
-    "cr": "A dog runs. It was [MASK] .",
-    "mpqa": "A dog runs. It was [MASK] .",
-    "subj": "A dog runs. This is [MASK] .",
-    "trec": "[MASK] : A dog runs.",
+    "sst2": "A dog runs. It was [MASK].",
+    "sst5": "A dog runs. It was [MASK].",
+    "mr": "A dog runs. It was [MASK].",
+    "cr": "A dog runs. It was [MASK].",
+    "mpqa": "A dog runs. It was [MASK].",
+    "subj": "A dog runs. This is [MASK].",
+    "trec": "[MASK]: A dog runs.",
     "ag_news": "A dog runs. This article is about [MASK] news.",
-    "mnli": "A dog runs? [MASK] , an animal moves.",
-    "snli": "A dog runs? [MASK] , an animal moves.",
-    "qnli": "A dog runs? [MASK] , an animal moves.",
-    "rte": "A dog runs? [MASK] , an animal moves.",
-    "mrpc": "A dog runs. [MASK] , an animal moves.",
-    "qqp": "A dog runs. [MASK] , an animal moves.",
+    "mnli": "A dog runs? [MASK], an animal moves.",
+    "snli": "A dog runs? [MASK], an animal moves.",
+    "qnli": "A dog runs? [MASK], an animal moves.",
+    "rte": "A dog runs? [MASK], an animal moves.",
+    "mrpc": "A dog runs. [MASK], an animal moves.",
+    "qqp": "A dog runs. [MASK], an animal moves.",
 }
 SENTIMENT = {"negative": "terrible", "positive": "great"}
 NLI = {"entailment": "Yes", "neutral": "Maybe", "contradiction": "No"}
@@ -61,12 +62,12 @@ TABLE_2_WORDS = {
 }  # fmt: skip
 # Gao et al. 2021, table E.1, first rows: template and words of labels[0] and labels[1]
 SEARCHED = {
-    "sst2": ("A dog runs. A [MASK] one .", "pathetic", "irresistible"),
-    "mr": ("It was [MASK] ! A dog runs.", "terrible", "epic"),
-    "cr": ("A dog runs. It's [MASK] !", "horrible", "fantastic"),
-    "qnli": ("A dog runs? [MASK] . Yes , an animal moves.", "Nonetheless", "Okay"),
-    "rte": ("A dog runs. [MASK] , I believe an animal moves.", "Yet", "Clearly"),
-    "qqp": ("A dog runs? [MASK] , but an animal moves.", "Since", "Me"),
+    "sst2": ("A dog runs. A [MASK] one.", "pathetic", "irresistible"),
+    "mr": ("It was [MASK]! A dog runs.", "terrible", "epic"),
+    "cr": ("A dog runs. It's [MASK]!", "horrible", "fantastic"),
+    "qnli": ("A dog runs? [MASK]. Yes, an animal moves.", "Nonetheless", "Okay"),
+    "rte": ("A dog runs. [MASK], I believe an animal moves.", "Yet", "Clearly"),
+    "qqp": ("A dog runs? [MASK], but an animal moves.", "Since", "Me"),
 }
 LIMITS = {
     **dict.fromkeys(("sst2", "sst5", "qnli", "mrpc", "qqp"), (128, None)),

@@ -132,8 +132,8 @@ def test_every_command_takes_paths_with_brackets(
     bert_folder: Path, data_file: Path, mr_data: Path, tmp_path: Path
 ) -> None:
     """Brackets in the names of the model, the data and the output folder: the paths on the screen are the real ones."""
-    place = tmp_path / "a[" / "red]b [/x]"
-    model, data, out = place / "[bold]m", place / "[/d].jsonl", place / "[red]o"
+    place = tmp_path / "[red]a[" / "x]"  # the whole path holds [red] and [/x]
+    model, data, out = place / "[bold]m", place / "[d].jsonl", place / "[red]o"
     place.mkdir(parents=True)
     shutil.copytree(bert_folder, model)
     shutil.copy(data_file, data)
@@ -145,11 +145,11 @@ def test_every_command_takes_paths_with_brackets(
         ("behaviour", out / "t"),
         ("forecast", model, data, *small, "--json", out / "f.json"),
         ("validate", model, "--tasks", "mr", "--data", mr_data, "--k", 4, "--test", 8, "--epochs", 1, "--rank", 0,
-         "--learning-rates", "1e-3", "--candidates", "head*,layer 0,layer 1,layer*", "--out", out / "v"),
+         "--learning-rates", "1e-3", "--candidates", "*", "--out", out / "v"),
     ]  # fmt: skip
     for call in calls:
         result = run_cli(*call)
-        assert result.returncode == 0 or "too few" in result.stderr, (call[0], result.stderr)
+        assert result.returncode == 0, (call[0], result.stderr)
         assert "MarkupError" not in result.stderr
     kernel = run_cli(*calls[0])
     assert "[red]o/k" in "".join(kernel.stdout.split("\n")), kernel.stdout

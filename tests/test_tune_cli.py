@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import foretune as ft
+from foretune.cli.behaving import _fitting
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.tuning import Recipe, read_recipe, run_tune
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
@@ -107,6 +108,17 @@ def test_behaviour_says_the_verdict_with_every_number(lora_run: Path, tmp_path: 
     assert found["calibration"]["without"]["ece"] >= 0
 
 
+def test_behaviour_solves_the_kernel_on_the_rows_of_the_run_or_says_that_it_does_not(
+    lora_run: Path, tmp_path: Path
+) -> None:
+    few = run_cli("behaviour", lora_run, "--test-examples", 6, "--train-examples", 6, "--json", tmp_path / "few.json")
+    assert few.returncode == 0, few.stderr
+    assert "solved on the first 6 of the 8 examples that the run was trained on" in " ".join(few.stdout.split())
+    assert json.loads((tmp_path / "few.json").read_text())["sizes"] == {"train": 6, "validation": 8, "test": 6}
+    # bytes of both orientations of the kernel of one block of one output: n (n + v + m) numbers of 8 bytes each
+    assert _fitting("1MiB", 2, 14) == max(n for n in range(1, 999) if 8 * 2 * n * (n + 14) <= 2**19)
+
+
 def test_behaviour_of_a_head_measures_features_from_the_end_of_probing(probed_run: Path, tmp_path: Path) -> None:
     record = json.loads((probed_run / "result.json").read_text())
     assert [stage["method"] for stage in record["stages"]] == ["lp", "ft"]
@@ -115,7 +127,7 @@ def test_behaviour_of_a_head_measures_features_from_the_end_of_probing(probed_ru
     result = run_cli("behaviour", probed_run, "--formula", "signgd", "--json", target)
     assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())
-    assert (found["analog"]["kernel"], found["analog"]["solver"]) == ("sgd", "ridge")
+    assert (found["analog"]["kernel"], found["analog"]["solver"]) == ("sgd", "logistic")
     assert len(found["head"]["row_norms"][0]) == 2
     assert found["head"]["features"]["cosine"] <= 1
     assert "after linear probing" in " ".join(result.stdout.split())

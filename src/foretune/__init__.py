@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from foretune.kernels.projection import Rademacher as Rademacher
     from foretune.kernels.sgd import SGD as SGD
     from foretune.kernels.signs import AsymmetricSignGD as AsymmetricSignGD
+    from foretune.kernels.signs import BlockEps as BlockEps
     from foretune.kernels.signs import SignGD as SignGD
     from foretune.model.answer import AnswerLogits as AnswerLogits
     from foretune.model.head import HeadLogits as HeadLogits
@@ -46,6 +47,7 @@ _WHERE = {
     "Kronecker": "foretune.kernels.projection",
     "LanguageModel": "foretune.model.load",
     "AsymmetricSignGD": "foretune.kernels.signs",
+    "BlockEps": "foretune.kernels.signs",
     "LoRA": "foretune.kernels.lora",
     "ParameterFilter": "foretune.model.parameters",
     "Rademacher": "foretune.kernels.projection",

@@ -40,6 +40,10 @@ class KernelFolderError(ForetuneError):
     """A kernel folder that cannot be read, or that belongs to another computation."""
 
 
+class KernelLawError(ForetuneError):
+    """A kernel that is not that of its parameter's gradient; nothing was computed."""
+
+
 class StorageError(ForetuneError):
     """A file that could not be written or fetched; nothing half written is left behind."""
 

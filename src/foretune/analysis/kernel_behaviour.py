@@ -21,6 +21,10 @@ import numpy as np
 from foretune.errors import UsageError
 from foretune.shapes import Float64
 
+LINEARIZED_BY = "accuracy"
+"""The metric of the linearization test: Table 8 and Figure 2 print accuracies of all tasks, also of MRPC and QQP, whose F1
+stands in Table 4."""
+
 Answer = Literal["yes", "partly", "no", "cannot say"]
 
 

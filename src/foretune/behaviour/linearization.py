@@ -58,7 +58,7 @@ class Linearization:
 
         Args:
             y: class numbers.
-            metric: `accuracy` or `f1`.
+            metric: `accuracy`, `f1` or `matthews`.
         """
         return LinearizationTest(
             *(score(y, predicted_classes(f), metric) for f in (self.pretrained, self.linear, self.tuned))

@@ -56,7 +56,7 @@ def measured_behaviour(
         rows: n examples, test data in the paper; both kernels are theirs.
         y: class numbers.
         analogs: scores of kernel methods beside fine-tuning, one a setting; with none the task counts as not solved.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         formula: of the kernel; `SGD()` when left out, as in Table 6.
         blocks: parameter blocks of the kernel; all trainable ones when left out.
         progress: called as the work goes on.

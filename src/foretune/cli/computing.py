@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -23,7 +23,7 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
+from foretune.cli.prepare import Places, Prepared, prepared, read_inputs, record_of
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
@@ -39,9 +39,11 @@ from foretune.kernels.job import Job, joint_job
 from foretune.report.advice import head_note, python_snippet
 from foretune.report.json import write_json
 from foretune.report.reading import print_reading
-from foretune.report.run_folder import Record, present_record, write_record
+from foretune.report.run_folder import Record, add_kernels, claimed, refuse_foreign
 from foretune.report.terminal import print_estimate, print_forecast, print_kernels
-from foretune.store.atomic import write_text
+from foretune.store.atomic import check_file, write_text
+
+_FILES = ("run.yaml", "forecast.json")
 
 
 def run_forecast(
@@ -60,7 +62,7 @@ def run_forecast(
     """
     out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(model, data, outputs, _written(run, report), errors)
+    found = prepared(model, data, outputs, _places(run, report), errors)
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -97,7 +99,7 @@ def run_forecast(
         "stages": found.stages.finished,
     }
     if run.out is not None:
-        write_json(run.out / "forecast.json", whole)
+        write_json(run.out / _FILES[1], whole)
     if report.json is not None:
         write_json(report.json, whole)
     rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
@@ -128,7 +130,7 @@ def run_kernel(
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(model, data, outputs, _written(run, report), errors)
+    found = prepared(model, data, outputs, _places(run, report), errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, out, found)
@@ -153,9 +155,19 @@ def _warmed(found: Prepared, steps: int, errors: Console) -> Prepared:
         return replace(found, outputs=warmed_outputs(found.outputs, task, split, steps, progress=report).outputs)
 
 
-def _written(run: RunOptions, report: ReportOptions) -> list[Path]:
-    """The folders that will be written to."""
-    return [*([] if report.json is None else [report.json.parent]), *([] if run.out is None else [run.out])]
+def _places(run: RunOptions, report: ReportOptions) -> Places:
+    """What will be written to.
+
+    Raises:
+        KernelFolderError: --out holds something else.
+        UsageError, StorageError: a folder of an earlier run where a file is needed.
+    """
+    if run.out is None:
+        return Places(report.json)
+    refuse_foreign(run.out)
+    for name in _FILES if run.out.is_dir() else ():
+        check_file(run.out / name)
+    return Places(report.json, (run.out,))
 
 
 def _adapters(result: Forecast, found: Prepared, able: Adaptable) -> AdapterConfig | None:
@@ -174,15 +186,18 @@ def _computed(
     job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared, errors: Console
 ) -> tuple[dict[str, BlockKernel], Record]:
     """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    before = None if run.out is None else present_record(run.out, record)
-    if run.out is not None:
-        write_text(run.out / "run.yaml", yaml)
-    with found.stages.stage("kernel"), progress_bar(errors) as report:
-        kernels = kernels_of(job, formulas, run.memory, run.out, report)
-    record = record.with_kernels(kernels, before)
-    if run.out is not None:
-        write_record(run.out, record, foretune.__version__)
-    return kernels, record
+    with found.stages.stage("kernel"), progress_bar(errors) as report, ExitStack() as claim:
+        out = run.out
+        if out is None:
+            return kernels_of(job, formulas, run.memory, progress=report), record
+        claim.enter_context(claimed(out, record, foretune.__version__))
+
+        def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
+            write_text(out / _FILES[0], yaml)
+            claim.close()
+
+        kernels = kernels_of(job, formulas, run.memory, out, report, started)
+    return kernels, add_kernels(out, record, kernels, foretune.__version__)
 
 
 def _planned(

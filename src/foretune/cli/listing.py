@@ -10,7 +10,7 @@ import torch
 import foretune
 from foretune.cli.console import console
 from foretune.cli.options import ReportOptions
-from foretune.cli.prepare import versions
+from foretune.cli.prepare import Places, versions
 from foretune.model.builtin import MODELS
 from foretune.report.json import write_json
 from foretune.report.layout import Column, table
@@ -22,6 +22,7 @@ from foretune.text.builtin import TASKS, load_task
 def run_tasks(name: str | None, report: ReportOptions) -> None:
     """All tasks and models, or everything about one task."""
     out = console()
+    Places(report.json).check(inputs=[name])
     if name is not None:
         task = load_task(name)
         if report.json is not None:
@@ -41,6 +42,7 @@ def run_env() -> None:
     out = console()
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows = [*versions().items()]
+    rows.append(("built-in models", ", ".join(MODELS)))
     rows.append(("devices", ", ".join(["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])])))
     rows.append(("threads", str(torch.get_num_threads())))
     rows.append(("cache", str(Path(cache_folder()))))

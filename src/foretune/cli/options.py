@@ -52,7 +52,7 @@ def argument(text: str) -> Any:
 class ModelOptions:
     """Which model, and how it is loaded."""
 
-    model: Annotated[str, argument("smollm2, minilm, a hub id, a model folder, or a .gguf file.")]
+    model: Annotated[str, argument("smollm2, minilm, bert-tiny, a hub id, a model folder, or a .gguf file.")]
     dtype: Annotated[
         str,
         option(Panel.MODEL, "float32, float64, bfloat16 or float16."),
@@ -125,7 +125,9 @@ class OutputOptions:
     first_piece: Annotated[
         bool, option(Panel.OUTPUT, "Let the first piece of a word of several tokens answer for it.", "--first-piece")
     ] = False
-    metric: Annotated[str | None, option(Panel.OUTPUT, "accuracy or f1."), Choice("accuracy", "f1")] = None
+    metric: Annotated[
+        str | None, option(Panel.OUTPUT, "accuracy, f1 or matthews."), Choice("accuracy", "f1", "matthews")
+    ] = None
     head: Annotated[
         str,
         option(Panel.OUTPUT, "Start of a head: probe (the linear-probing solution) or random."),

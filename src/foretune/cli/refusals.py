@@ -17,6 +17,7 @@ from typing import Any
 
 from typer.exceptions import Abort, TyperException
 
+from foretune.cli.elsewhere import elsewhere
 from foretune.errors import ForetuneError
 
 _DAMAGED = "a file that was read is damaged, incomplete or of another kind"
@@ -57,6 +58,16 @@ _ELSEWHERE = {
 """Options of the Trainer, TRL, peft and lm-eval, and what is typed here instead."""
 
 
+def _options_by_command() -> dict[str, set[str]]:
+    """The options of every command."""
+    import typer
+
+    from foretune.cli.app import app
+
+    group: Any = typer.main.get_command(app)
+    return {name: _options(command) for name, command in group.commands.items()}
+
+
 def refusal(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     """The message for an error that ended a command, and the exit code; an empty message where all is said already.
 
@@ -65,7 +76,7 @@ def refusal(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
         arguments: what was typed.
     """
     if isinstance(error, ForetuneError):
-        return str(error), error.exit_code
+        return f"{error}{elsewhere(str(error), ''.join(arguments[:1]), _options_by_command())}", error.exit_code
     if isinstance(error, TyperException):
         return _mistyped(error), error.exit_code
     if isinstance(error, Abort):  # what typer makes of an EOFError

@@ -29,7 +29,10 @@ class ReproduceOptions:
     table: Annotated[str, argument("A table or figure of a paper, such as malladi-4; an unknown name lists all.")]
     model: Annotated[
         str | None,
-        option(Panel.MODEL, "smollm2, minilm, a hub id, a model folder, or a .gguf file.  [default: the table's]"),
+        option(
+            Panel.MODEL,
+            "smollm2, minilm, bert-tiny, a hub id, a model folder, or a .gguf file.  [default: the table's]",
+        ),
     ] = None
     device: Annotated[str, option(Panel.MODEL, "cpu, cuda, cuda:1, mps."), Device()] = "cpu"
     tasks: Annotated[
@@ -52,6 +55,16 @@ class ReproduceOptions:
         Path | None,
         option(Panel.DATA, "Folder with a folder a task (train.*, perhaps test.*).  [default: the tasks' own sources]"),
     ] = None
+    words: Annotated[
+        str | None,
+        option(
+            Panel.OUTPUT,
+            "Words for labels, such as negative=awful, in all tasks that have the label.  [default: the tasks' own]",
+        ),
+    ] = None
+    first_piece: Annotated[
+        bool, option(Panel.OUTPUT, "Let the first piece of a word of several tokens answer for it.", "--first-piece")
+    ] = False
     memory: Annotated[str, option(Panel.RUN, "Budget of kernels above the model's own memory."), Memory()] = "2GiB"
     out: Annotated[
         Path, option(Panel.RUN, "Folder of pages, kernels and runs; what stands there is not computed again.", "--out")

@@ -131,10 +131,13 @@ class BehaviourOptions:
         int, option(Panel.BEHAVIOUR, "Measure on at most this many test examples."), AT_LEAST_1
     ] = 64
     train_examples: Annotated[
-        int,
-        option(Panel.BEHAVIOUR, "At most this many training and validation examples each, for kernel and chi."),
+        int | None,
+        option(
+            Panel.BEHAVIOUR,
+            "At most this many training examples, for kernel and chi.  [default: all that fit in --memory]",
+        ),
         AT_LEAST_1,
-    ] = 256
+    ] = None
     formula: Annotated[
         str,
         option(Panel.BEHAVIOUR, "Kernel of the fixed-features test: sgd, signgd or asymmetric."),

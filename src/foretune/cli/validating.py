@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import fields
-from pathlib import Path
 
 import foretune
 from foretune.cli.console import console, progress_console
 from foretune.cli.data_folder import check_data_folder
 from foretune.cli.options import ModelOptions, ReportOptions
-from foretune.cli.prepare import check_writable, loaded_model, versions
+from foretune.cli.prepare import loaded_model, study_places, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import decimals, items, numbers
 from foretune.cli.study_options import ValidateOptions
@@ -22,7 +21,7 @@ from foretune.errors import UsageError
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.report.json import write_json
-from foretune.report.pages import print_page, refuse_other, write_page
+from foretune.report.pages import print_page, write_page
 from foretune.study.setting import FewShot, Full, Sample, Sampled
 from foretune.study.validation.measurement import Validation, measured
 from foretune.study.validation.measures import LOSS, SCORE, ceilings, rankings
@@ -46,10 +45,8 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     output = _OUTPUTS[options.output]
     warm_up = () if options.warm_up is None else numbers("--warm-up", options.warm_up, "2,8")
     check_data_folder(options.data, tasks)
-    page_folder, root = options.out / _PAGE, options.out / Path(model.model).absolute().name
-    refuse_other(page_folder)
-    for folder in (root, *([] if report.json is None else [report.json.parent])):
-        check_writable(folder)
+    command = _command(model, options)
+    places = study_places(options.out, _PAGE, command, model.model, report.json)
     out, errors = console(), progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
     globs = None if options.candidates is None else tuple(items("--candidates", options.candidates, "layer*"))
@@ -62,7 +59,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             test=options.test,
             rank=options.rank or None,
             grid=grid,
-            root=root,
+            root=places.cells,
             data=options.data,
             candidates=globs,
             output=output,
@@ -71,15 +68,15 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             progress=progress,
         )
         cells = measured(study)
-    page, command = validation_page(cells, study), _command(model, options)
-    write_page(page_folder, page, command)
+    page = validation_page(cells, study)
+    write_page(places.page, page, command)
     if report.json is not None:
         about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
         found = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
         limits = {measure.name: ceilings(cells, measure) for measure in (LOSS, SCORE)}
         write_json(report.json, {**about, "rankings": found, "ceilings": limits, "cells": cells})
     print_page(out, page)
-    out.print(f"\nWritten: {page_folder}", soft_wrap=True)
+    out.print(f"\nWritten: {places.page}", soft_wrap=True)
 
 
 def training_sample(options: ValidateOptions) -> Sample:

@@ -34,7 +34,7 @@ class Inputs:
         n_train, n_validation: how many examples of each come first.
         n_classes: number of labels.
         sizes: parameter name -> number of entries.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         warnings: about the data.
         warm_up: steps of real training (`finetune.warm_up`) before outputs, features and kernels were taken.
         head: of a classification head `probed`, or `drawn` at random; empty where words answer.

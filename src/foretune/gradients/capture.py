@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from foretune.errors import NonFiniteError
-from foretune.gradients.factors import Dense, Factor, FactorBatch, joined
-from foretune.gradients.recorder import Derivatives, Recorder, Use
+from foretune.gradients.factors import Dense, Factor, FactorBatch, joined, joins
+from foretune.gradients.recorder import Recorder
+from foretune.gradients.uses import Derivatives, Use
 from foretune.shapes import Float
 
 
@@ -36,13 +38,19 @@ class Pass:
     tokens: int
 
 
-def capture(run: Pass, parameters: Mapping[str, Tensor], direct: frozenset[str] = frozenset()) -> FactorBatch:
+def capture(
+    run: Pass,
+    parameters: Mapping[str, Tensor],
+    direct: frozenset[str] = frozenset(),
+    matrices: Mapping[str, bool] = MappingProxyType({}),
+) -> FactorBatch:
     """The gradient factors of `parameters` for the examples of one batch.
 
     Args:
         run: the forward pass; it must use the very tensors in `parameters`, none of which requires a gradient.
         parameters: name -> tensor.
         direct: names whose gradient autograd materialises instead; needs a batch of one example.
+        matrices: weights of linear layers -> whether they are (inputs, outputs), as GPT-2's Conv1D holds them.
 
     Returns:
         The factors; parameters without any influence on the outputs are absent.
@@ -62,10 +70,12 @@ def capture(run: Pass, parameters: Mapping[str, Tensor], direct: frozenset[str] 
             if recorder.unruled:
                 raise UnruledError(recorder.unruled)
             _refuse_non_finite(logits, recorder.uses)
-            dense = _backward(logits, recorder, materialised)
-        taken = ((use, g) for use in recorder.uses if (g := use.derivatives()) is not None)  # else it has no influence
-        factors = {name: joined(uses) for name, uses in factors_by_name(taken).items()}
-        factors.update({name: Dense.whole(values) for name, values in zip(sorted(direct), dense, strict=True)})
+            with torch.autocast(logits.device.type, enabled=False):
+                dense = _backward(logits, recorder, materialised)
+                taken = ((use, g) for use in recorder.uses if (g := use.derivatives()) is not None)  # else no influence
+                factors = {name: joined(uses) for name, uses in factors_by_name(taken).items()}
+        for name, values in zip(sorted(direct), dense, strict=True):
+            factors[name] = _whole(values, parameters[name], matrices.get(name))
     finally:
         recorder.release()
         for tensor in materialised:
@@ -94,6 +104,15 @@ def _backward(logits: Tensor, recorder: Recorder, materialised: list[Tensor]) ->
     return dense
 
 
+def _whole(values: Float[Tensor, "n c p"], parameter: Tensor, turned: bool | None) -> Dense:
+    """The factor of a materialised gradient, a linear layer's weight as (outputs, inputs)."""
+    if turned is None or parameter.dim() != 2:
+        return Dense.whole(values)
+    matrix = values.unflatten(-1, parameter.shape)
+    matrix = matrix.mT if turned else matrix
+    return Dense.whole(matrix.flatten(2), matrix.shape[-1])
+
+
 def _gradient_error(uses: list[Use]) -> NonFiniteError:
     """Name the module where a backward pass first met an infinite or undefined number."""
     broken = [use for use in uses if not all(torch.isfinite(g).all() for g in use.received.values())]
@@ -113,7 +132,7 @@ def factors_by_name(uses: Iterable[tuple[Use, Derivatives]]) -> dict[str, list[F
     for use, g in uses:
         for name, factor in use.rule(g):
             found[name].append(factor)
-    mixed = {name for name, factors in found.items() if len({type(factor) for factor in factors}) > 1}
+    mixed = {name for name, factors in found.items() if not joins(factors)}
     if mixed:
         raise UnruledError(mixed)
     return found

@@ -25,16 +25,29 @@ from foretune.shapes import Bool, Float, Int
 
 @dataclass(frozen=True)
 class Products:
-    """`dW[n, c] = sum_t g[c][n, t] (outer) x[n, t]`; with `group`, token t acts on that slice of a 3-D weight."""
+    """`dW[n, c] = sum_t g[c][n, t] (outer) x[n, t]`.
+
+    Attributes:
+        x: inputs.
+        g: derivatives of each output.
+        group: the slice of a 3-D weight that each token acts on.
+        turned: the parameter holds the transpose, (inputs, outputs), as GPT-2's Conv1D does.
+    """
 
     x: Float[Tensor, "n t i"]
     g: tuple[Float[Tensor, "n t o"], ...]
     group: Int[Tensor, "n t"] | None = None
+    turned: bool = False
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
         return (self.x, *self.g)
+
+    @property
+    def entries(self) -> int:
+        """Entries of a gradient, or of one slice of it."""
+        return self.features * self.x.shape[-1]
 
     @property
     def features(self) -> int:
@@ -57,7 +70,7 @@ class Products:
         groups = [use.group for use in uses if use.group is not None]
         x = torch.cat([use.x for use in uses], dim=1)  # (n, t, i)
         g = tuple(torch.cat(parts, dim=1) for parts in zip(*(use.g for use in uses), strict=True))
-        return Products(x, g, torch.cat(groups, dim=1) if groups else None)
+        return Products(x, g, torch.cat(groups, dim=1) if groups else None, uses[0].turned)
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,11 @@ class Rows:
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
         return (self.ids, self.values)
+
+    @property
+    def entries(self) -> int:
+        """Entries of one row."""
+        return self.values.shape[-1]
 
     @staticmethod
     def end_to_end(uses: Sequence[Rows]) -> Rows:
@@ -87,10 +105,12 @@ class Dense:
         scale: the root mean square that its entries would have if the terms of their sums did not cancel. A gradient
             that is zero in exact arithmetic (BERT's key biases: softmax does not see a shift) is rounding noise far
             below it.
+        inputs: of a linear layer's weight, the input features: the entries are a matrix (outputs, inputs).
     """
 
     values: Float[Tensor, "n c p"]
     scale: Float[Tensor, "n c"]
+    inputs: int | None = None
 
     @staticmethod
     def summed(terms: Sequence[Float[Tensor, "n t p"]]) -> Dense:
@@ -100,14 +120,19 @@ class Dense:
         return Dense(sums, sizes / math.sqrt(sums.shape[-1]))
 
     @staticmethod
-    def whole(values: Float[Tensor, "n c p"]) -> Dense:
+    def whole(values: Float[Tensor, "n c p"], inputs: int | None = None) -> Dense:
         """A gradient whose terms are not known: its own root mean square is the scale."""
-        return Dense(values, values.norm(dim=-1) / math.sqrt(values.shape[-1]))
+        return Dense(values, values.norm(dim=-1) / math.sqrt(values.shape[-1]), inputs)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
         return (self.values,)
+
+    @property
+    def entries(self) -> int:
+        """Entries of a gradient."""
+        return self.values.shape[-1]
 
     @staticmethod
     def end_to_end(uses: Sequence[Dense]) -> Dense:
@@ -118,16 +143,19 @@ class Dense:
 Factor = Products | Rows | Dense
 
 
+def joins(uses: Sequence[Factor]) -> bool:
+    """Whether all are of one kind, and of one orientation: only then can they be laid end to end."""
+    return len({(type(use), isinstance(use, Products) and use.turned) for use in uses}) == 1
+
+
 def joined(uses: Sequence[Factor]) -> Factor:
     """The factor of a parameter that a forward pass used several times: its uses laid end to end along tokens.
 
     Raises:
-        TypeError: the uses are of different kinds (the caller materialises such a parameter instead).
+        TypeError: the uses do not join (the caller materialises such a parameter instead).
     """
-    kinds = {type(use) for use in uses}
-    if len(kinds) > 1:
-        names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"a parameter is used in ways that do not join: {names}")
+    if not joins(uses):
+        raise TypeError("a parameter is used in ways that do not join")
     return uses[0] if len(uses) == 1 else uses[0].end_to_end(uses)  # type: ignore[arg-type]
 
 

@@ -1,82 +1,31 @@
 r"""Which operation each parameter goes into, seen from inside the forward pass.
 
 A `TorchFunctionMode` sees every torch call with its actual arguments. A call that takes a watched parameter, or a
-simple view of one, is a *use*; each known operation has a rule that turns its input and the derivative `g` of an
-output with respect to its result into a gradient factor:
-
-    F.linear(x, W, b)                Products(x, g), Dense(sum_t g)
-    F.linear(x, W[rows], b[rows])    Rows(rows, sum_t g x)            label words of an output matrix
-    F.linear(x, W[e], ...)           Products(x, g, group=e)          expert e of a 3-D expert weight
-    torch.addmm(b, x, W)             Products(x, g)                   GPT-2's Conv1D
-    F.embedding(ids, W)              Rows(ids, g)
-    F.layer_norm, F.rms_norm         Dense(sum_t g * normalised x), Dense(sum_t g)
-    F.layer_norm(W), F.dropout(W)    Rows(all rows, g)                a table as data: DeBERTa's relative positions
-    w * u + b                        Dense(sum_t g * u), Dense(sum_t g)   norms written out; (1 + w) * u too
+simple view of one, is a *use*; each known operation has a rule (`rules.py`) that turns its input and the derivative `g`
+of an output with respect to its result into a gradient factor.
 
 Reading calls rather than module types covers tied weights, modules called several times, adapters and models that
-reach for a weight from outside its module. A parameter that enters any other operation is reported in
-`unruled`, never missed: the caller then takes its gradient directly from autograd.
+reach for a weight from outside its module. A parameter that enters any other operation, also one that writes it into
+another tensor (`b[:] = p`, `b.copy_(p)`, `out=b`), is reported in `unruled`: the caller then takes its gradient directly
+from autograd. What hides from torch's calls (compiled code, functions with a backward pass of their own) is found by
+`kernels.law`, which holds every kernel against a plain gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from foretune.gradients.factors import Dense, Factor, Products, Rows
-from foretune.shapes import Float
+from foretune.gradients.rules import RULES
+from foretune.gradients.uses import NotPerExampleError, Rule, Use, Watched
 
-Derivatives = tuple[Float[Tensor, "n t o"], ...]
-"""Of each output with respect to the result of a call."""
-Rule = Callable[[Derivatives], list[tuple[str, Factor]]]
-
-_SAME_VALUES = {"float", "double", "half", "bfloat16", "to", "type_as", "contiguous"}
-
-
-class NotPerExampleError(Exception):
-    """An operation mixed or flattened the examples of a batch; one example at a time is needed."""
-
-
-@dataclass(frozen=True)
-class Watched:
-    """A tensor that stands for a parameter: itself (`rows`, `slice` None), some rows of it, or one slice of it."""
-
-    name: str
-    rows: Tensor | None = None
-    slice: int | None = None
-
-
-class Use:
-    """One call that takes a parameter, and the derivatives of the outputs with respect to its result.
-
-    Attributes:
-        name: the parameter.
-        rule: turns the derivatives into factors.
-        result: what the call returned, kept only until the forward pass is known to be finite.
-    """
-
-    def __init__(self, name: str, rule: Rule, result: Tensor) -> None:
-        self.name, self.rule, self.result = name, rule, result
-        self.received: dict[int, Tensor] = {}
-        self.output, self.outputs = 0, 1
-
-    def receive(self, g: Float[Tensor, "n t o"]) -> None:
-        """Take the derivative of the output whose backward pass is running, as it is: a copy would touch fresh memory."""
-        self.received[self.output] = g
-
-    def derivatives(self) -> Derivatives | None:
-        """All derivatives, after the last backward pass; None if no output depends on this call."""
-        received, self.received = self.received, {}
-        if not received:
-            return None
-        some = next(iter(received.values()))
-        zero = some.new_zeros(()).expand(some.shape)  # of an output that does not depend on this call
-        return tuple(received.get(output, zero) for output in range(self.outputs))
+_SAME_VALUES = {"float", "double", "half", "bfloat16", "to", "type_as", "contiguous", "clone"}
+_RESHAPED = {"t", "transpose", "permute", "swapaxes", "swapdims", "adjoint", "view", "reshape"}
+_TURNED_ATTRIBUTES = {"T", "mT", "H", "mH"}
 
 
 class Recorder(TorchFunctionMode):
@@ -105,31 +54,35 @@ class Recorder(TorchFunctionMode):
         """Run the call; record it when a watched parameter takes part."""
         kwargs = kwargs or {}
         found = [self.watched[id(a)] for a in _tensors((*args, *kwargs.values())) if id(a) in self.watched]
-        if not found:
+        if not found or not torch.is_grad_enabled():  # under no_grad nothing flows back
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        rule = _RULES.get(name)
+        rule = RULES.get(name)
         if rule is not None:
             result = rule(self, func, args, kwargs)
             if result is not None:
                 return result
+        before = _versions((*args, *kwargs.values()))
         result = func(*args, **kwargs)
-        if not list(_tensors((result,))):
+        written = any(tensor._version != version for tensor, version in before)
+        if not written and not any(True for _ in _tensors((result,))):
             return result  # shape, dtype, device: nothing flows
-        if not self._view(name, found, args, kwargs, result):
+        if written or not self._view(func, found, args, kwargs, result):
             self.unruled |= {watched.name for watched in found if watched.name not in self.skip}
         return result
 
-    def _view(self, name: str, found: list[Watched], args: tuple, kwargs: dict, result: object) -> bool:
+    def _view(self, func: object, found: list[Watched], args: tuple, kwargs: dict, result: object) -> bool:
         """Note that `result` stands for a parameter too; False when it does not."""
         if len(found) != 1 or not args or id(args[0]) not in self.watched or not isinstance(result, Tensor):
             return False
-        watched = found[0]
+        watched, name = found[0], getattr(func, "__name__", "")
         if watched.name in self.skip:
             return True
         if name in _SAME_VALUES or (name in {"add", "__radd__"} and _adds_constant(args, kwargs)):
             derived = watched  # the derivative with respect to the parameter is one
-        elif watched.rows is not None or watched.slice is not None:
+        elif _is_transpose(func, args[0], result):
+            derived = replace(watched, turned=not watched.turned)
+        elif not watched.is_whole:
             return False
         elif name == "index_select" and args[1] == 0:
             derived = Watched(watched.name, rows=args[2])
@@ -189,12 +142,20 @@ class Recorder(TorchFunctionMode):
         raise NotPerExampleError(f"shape {tuple(tensor.shape)} in a batch of {self.n} examples")
 
 
-def _tensors(values: tuple) -> Iterator[Tensor]:
-    """The tensors among arguments or results, also those in lists and tuples."""
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+    """The tensors among arguments or results, also those in lists, tuples and dictionaries."""
     for value in values:
-        for item in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(item, Tensor):
-                yield item
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+        elif isinstance(value, dict):
+            yield from _tensors(value.values())
+
+
+def _versions(values: Iterable[object]) -> list[tuple[Tensor, int]]:
+    """How often each tensor has been written to, so that a call which writes shows."""
+    return [(tensor, tensor._version) for tensor in _tensors(values) if not tensor.is_inference()]
 
 
 def _adds_constant(args: tuple, kwargs: dict) -> bool:
@@ -205,175 +166,14 @@ def _is_index(index: object) -> bool:
     return isinstance(index, int) or (isinstance(index, Tensor) and index.dim() == 0 and not index.is_floating_point())
 
 
-def _argument(args: tuple, kwargs: dict, position: int, name: str, default: Any = None) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
-
-
-def _name(*watched: Watched | None) -> str:
-    return next(item.name for item in watched if item is not None)
-
-
-def _products(recorder: Recorder, weight: Watched | None, bias: Watched | None, x: Tensor) -> Rule:
-    held = recorder.held(x)  # (n, t, i)
-
-    def factors(g: Derivatives) -> list[tuple[str, Factor]]:
-        found: list[tuple[str, Factor]] = []
-        if weight is not None and weight.rows is not None:
-            values = torch.stack([each.mT @ held for each in g], dim=1)  # (n, c, w, i)
-            found.append((weight.name, Rows(weight.rows.expand(len(values), -1), values)))
-        elif weight is not None:
-            group = None if weight.slice is None else torch.full(held.shape[:2], weight.slice, device=held.device)
-            found.append((weight.name, Products(held, g, group)))
-        if bias is not None and bias.rows is not None:
-            found.append(
-                (
-                    bias.name,
-                    Rows(bias.rows.expand(len(held), -1), torch.stack([each.sum(1) for each in g], 1).unsqueeze(-1)),
-                )
-            )
-        elif bias is not None and bias.slice is None:
-            found.append((bias.name, Dense.summed(g)))
-        return found
-
-    return factors
-
-
-def _table(recorder: Recorder, w: Tensor) -> Tensor | None:
-    """A parameter that an operation takes as data: all of its rows, looked up; None where this is not what it is."""
-    watched = recorder.watched[id(w)]
-    if watched.name in recorder.skip:
-        return w
-    if watched.rows is not None or watched.slice is not None or w.dim() != 2:
-        return None
-    if recorder.n > 1:
-        raise NotPerExampleError(f"{watched.name} is data that all {recorder.n} examples share")
-    ids = torch.arange(len(w), device=w.device)[None]  # (1, t)
-    if id(w) not in recorder.tables:
-        recorder.tables[id(w)] = recorder.note(
-            w.clone(), lambda g: [(watched.name, Rows(ids, torch.stack(g, 1)))], watched.name
-        )
-    return recorder.tables[id(w)]
-
-
-def _linear(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    x, w, b = args[0], _argument(args, kwargs, 1, "weight"), _argument(args, kwargs, 2, "bias")
-    if id(x) in recorder.watched:
-        return None  # the parameter is the data of this layer
-    weight, bias = recorder.lookup(w), recorder.lookup(b)
-    if weight is None and bias is None:
-        return func(*args, **kwargs)
-    if bias is not None and bias.slice is not None:
-        return None
-    if recorder.n > 1 and weight is not None and weight.slice is not None:
-        raise NotPerExampleError(f"{weight.name} sees the tokens routed to it, in an order of its own")
-    rule = _products(recorder, weight, bias, x)
-    return recorder.note(func(*args, **kwargs), rule, _name(weight, bias))
-
-
-def _addmm(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    if kwargs or id(args[1]) in recorder.watched:
-        return None
-    bias, weight = recorder.lookup(args[0]), recorder.lookup(args[2])
-    if weight is None and bias is None:
-        return func(*args)
-    rule = _products(recorder, weight, bias, args[1])
-    return recorder.note(func(*args), rule, _name(weight, bias))
-
-
-def _embedding(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    ids, w, padding = args[0], _argument(args, kwargs, 1, "weight"), _argument(args, kwargs, 2, "padding_idx")
-    if func is not torch.nn.functional.embedding:
-        return None  # torch.embedding takes the weight first
-    weight = recorder.lookup(w)
-    if weight is None:
-        return func(*args, **kwargs)
-    if weight.rows is not None or weight.slice is not None or _argument(args, kwargs, 5, "scale_grad_by_freq", False):
-        return None
-    if recorder.n > 1 and (ids.dim() == 1 or (ids.dim() == 2 and ids.shape[0] == 1)):
-        ids = ids.reshape(1, -1).expand(recorder.n, -1)  # positions need one copy per example
-    if recorder.n > 1 and (ids.dim() != 2 or ids.shape[0] != recorder.n):
-        raise NotPerExampleError(f"token ids of shape {tuple(ids.shape)} in a batch of {recorder.n} examples")
-    looked_up = ids.reshape(recorder.n, -1)  # (n, t); T5 looks up a table of (query, key)
-    dead = None if padding is None else looked_up == (padding if padding >= 0 else len(w) + padding)  # (n, t)
-
-    def factors(g: Derivatives) -> list[tuple[str, Factor]]:
-        values = torch.stack(g, dim=1)  # (n, c, t, o)
-        return [
-            (weight.name, Rows(looked_up, values if dead is None else values.masked_fill(dead[:, None, :, None], 0)))
-        ]
-
-    return recorder.note(func(ids, *args[1:], **kwargs), factors, weight.name)
-
-
-def _scaled(recorder: Recorder, pairs: list[tuple[Watched | None, Tensor | None]], result: Tensor, name: str) -> Tensor:
-    """A use `result = w * u + b` with `w`, `b` along the last dimension; `u` None stands for one."""
-
-    def factors(g: Derivatives) -> list[tuple[str, Factor]]:
-        return [
-            (watched.name, Dense.summed([each if u is None else each * u for each in g]))
-            for watched, u in pairs
-            if watched is not None
-        ]
-
-    return recorder.note(result, factors, name)
-
-
-def _layer_norm(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    data, shape = args[0], _argument(args, kwargs, 1, "normalized_shape")
-    has_bias = func.__name__ == "layer_norm"
-    weight = recorder.lookup(_argument(args, kwargs, 2, "weight"))
-    bias = recorder.lookup(_argument(args, kwargs, 3, "bias")) if has_bias else None
-    x = _table(recorder, data) if id(data) in recorder.watched else data
-    if x is None or len(shape) != 1:
-        return None
-    if weight is None and bias is None:
-        return func(x, *args[1:], **kwargs)
-    eps = _argument(args, kwargs, 4 if has_bias else 3, "eps", 1e-5 if has_bias else None)
-    u = recorder.tokens(func(x.detach(), shape, eps=eps))  # (n, t, p)
-    return _scaled(recorder, [(weight, u), (bias, None)], func(x, *args[1:], **kwargs), _name(weight, bias))
-
-
-def _dropout(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    x = _table(recorder, args[0]) if id(args[0]) in recorder.watched else None
-    return None if x is None else func(x, *args[1:], **kwargs)
-
-
-def _multiply(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    if kwargs or not _along_features(recorder, args):
-        return None
-    w, u = args if id(args[0]) in recorder.watched else args[::-1]
-    weight = recorder.lookup(w)
-    if weight is None:
-        return func(*args)
-    return _scaled(recorder, [(weight, recorder.tokens(u.detach()))], func(*args), weight.name)
-
-
-def _add(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    if kwargs or not _along_features(recorder, args):
-        return None
-    bias = recorder.lookup(args[0]) or recorder.lookup(args[1])
-    return func(*args) if bias is None else _scaled(recorder, [(bias, None)], func(*args), bias.name)
-
-
-def _along_features(recorder: Recorder, args: tuple) -> bool:
-    """Whether one of two tensors stands for a vector parameter, and the other is data whose last dimension it fits."""
-    if len(args) != 2 or not all(isinstance(a, Tensor) for a in args):
-        return False
-    w, u = args if id(args[0]) in recorder.watched else args[::-1]
-    if id(w) not in recorder.watched or id(u) in recorder.watched or recorder.watched[id(w)].rows is not None:
-        return False
-    return w.dim() == 1 and u.dim() >= 2 and u.shape[-1] == w.shape[0]
-
-
-_RULES: dict[str, Callable[[Recorder, Callable, tuple, dict], Tensor | None]] = {
-    "linear": _linear,
-    "addmm": _addmm,
-    "embedding": _embedding,
-    "layer_norm": _layer_norm,
-    "rms_norm": _layer_norm,
-    "dropout": _dropout,
-    "mul": _multiply,
-    "__rmul__": _multiply,
-    "add": _add,
-    "__radd__": _add,
-}
+def _is_transpose(func: object, tensor: Tensor, result: Tensor) -> bool:
+    """Whether a call returned its matrix with rows and columns exchanged."""
+    owner = getattr(getattr(func, "__self__", None), "__name__", "")  # of a property such as .T
+    named = getattr(func, "__name__", "") in _RESHAPED or owner in _TURNED_ATTRIBUTES
+    return (
+        named
+        and tensor.dim() == result.dim() == 2
+        and result.data_ptr() == tensor.data_ptr()
+        and result.shape == tensor.shape[::-1]
+        and result.stride() == tensor.stride()[::-1]
+    )

@@ -6,15 +6,17 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from foretune.errors import UsageError
 from foretune.gradients.capture import Pass, UnruledError, capture
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.footprint import footprint
-from foretune.gradients.recorder import NotPerExampleError
+from foretune.gradients.uses import NotPerExampleError
 from foretune.model.encoding import Encoded
 from foretune.model.outputs import Outputs
+from foretune.model.padding import one_at_a_time
 from foretune.text.example import Example
 
 Found = TypeVar("Found")
@@ -30,7 +32,9 @@ class GradientSource:
 
     Attributes:
         lengths: tokens of each example.
-        single: one example per forward pass, because the model mixes examples or has parameters without a rule.
+        matrices: weights of linear layers -> whether they are (inputs, outputs).
+        single: one example per forward pass, because the model mixes examples, reads padding, or has parameters without
+            a rule.
     """
 
     def __init__(self, outputs: Outputs, examples: Sequence[Example], names: Sequence[str]) -> None:
@@ -39,10 +43,16 @@ class GradientSource:
         self.parameters: dict[str, Tensor] = {name: parameters[name] for name in names}
         if any(not tensor.is_floating_point() for tensor in self.parameters.values()):
             raise UsageError("A quantised parameter has no gradient. Load the model in float32 or bfloat16.")
+        if any(tensor.is_inference() for tensor in self.parameters.values()):
+            raise UsageError(
+                "The model's weights were made inside torch.inference_mode(), where tensors have no gradient. Load the "
+                "model outside of it."
+            )
         self.encoded: list[Encoded] = [outputs.encode(example) for example in examples]
         self.lengths = [len(encoded.ids) for encoded in self.encoded]
         self.direct: frozenset[str] = frozenset()
         self.single = False
+        self.matrices = outputs.matrices()
 
     def capture(
         self, positions: Iterable[int], batch: int, done: Callable[[int], None] = lambda _: None
@@ -57,15 +67,19 @@ class GradientSource:
         Raises:
             NonFiniteError: see `capture`.
         """
+        self.single = self.single or one_at_a_time(self.outputs, self.encoded)
         ordered = sorted(positions, key=lambda place: (-self.lengths[place], place))
         batches: list[FactorBatch] = []
         start = 0
         while start < len(ordered):
             count = 1 if self.single else _told_apart(min(batch, len(ordered) - start), self.lengths[ordered[start]])
             part = tuple(ordered[start : start + count])
+            direct = self.direct
             found = self._attempt(part, self._captured)
-            if found is None:
-                continue  # again, one example at a time or with gradients from autograd
+            if found is None:  # again, one example at a time or with gradients from autograd
+                if direct != self.direct:
+                    batches, start = [], 0  # factors of one parameter are of one kind
+                continue
             batches.append(found)
             start += len(part)
             done(len(part))
@@ -73,6 +87,7 @@ class GradientSource:
 
     def footprint(self, place: int) -> tuple[int, int]:
         """Bytes of the factors of one example, and of what lives besides them while they are being computed."""
+        self.single = self.single or one_at_a_time(self.outputs, self.encoded)
         weights = self.outputs.module.state_dict()
         found = None
         while found is None:
@@ -80,14 +95,14 @@ class GradientSource:
         return found
 
     def _captured(self, run: Pass) -> FactorBatch:
-        return capture(run, self.parameters, self.direct)
+        return capture(run, self.parameters, self.direct, self.matrices)
 
     def _attempt(self, positions: tuple[int, ...], what: Callable[[Pass], Found]) -> Found | None:
         """What comes of one batch, or None after changing how batches are run."""
-        encoded = self.outputs.collate([self.encoded[place] for place in positions])
-        run = Pass(lambda: self.outputs.forward(encoded), positions, encoded["input_ids"].shape[1])
         try:
-            return what(run)
+            with torch.inference_mode(False), self.outputs.lock:
+                encoded = self.outputs.collate([self.encoded[place] for place in positions])
+                return what(Pass(lambda: self.outputs.forward(encoded), positions, encoded["input_ids"].shape[1]))
         except NotPerExampleError:
             if self.single:
                 raise

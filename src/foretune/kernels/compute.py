@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.engine import computed
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, Progress, joint_job, separate_job
+from foretune.kernels.law import check_law
 from foretune.kernels.projection import Projection
 from foretune.kernels.sgd import SGD
 from foretune.kernels.tiles import memory_bytes
@@ -81,6 +84,7 @@ def kernels_of(
     memory: str | int = "2GiB",
     out: str | Path | None = None,
     progress: Progress | None = None,
+    started: Callable[[], None] | None = None,
 ) -> dict[str, BlockKernel]:
     """The kernels of several formulas from one pass over the data.
 
@@ -90,6 +94,7 @@ def kernels_of(
         memory: budget above the model's own footprint.
         out: each kernel goes to a folder of this name inside; an unfinished computation there is resumed.
         progress: called as the work goes on.
+        started: called before the work, once every folder has been found to hold this computation, or nothing.
 
     Returns:
         Label of the formula (`sgd`, `lora-r8`) -> block kernel.
@@ -101,9 +106,10 @@ def kernels_of(
     if not labels or len(set(labels)) < len(labels):
         raise UsageError(f"The formulas are {', '.join(labels) or '(none)'}; expected at least one, each label once.")
     folders = [None if out is None else Path(out) / label for label in labels]
-    return dict(zip(labels, computed(job, formulas, memory, folders, progress), strict=True))
+    return dict(zip(labels, computed(job, formulas, memory, folders, progress, started), strict=True))
 
 
+@torch.inference_mode(False)
 def projected_features(
     outputs: Outputs,
     rows: Sequence[Example | str | Mapping[str, object]],
@@ -129,8 +135,10 @@ def projected_features(
         UsageError, NonFiniteError: see `block_kernels`.
     """
     job = separate_job(outputs, rows, None, blocks)
-    features = np.zeros((job.n, outputs.n_outputs, projection.k))
-    plan = job.plan(memory_bytes(memory), features.nbytes)
+    check_law(job.source, {projection: projection.blocks(job.kinds)})
+    shape = (job.n, outputs.n_outputs, projection.k)
+    plan = job.plan(memory_bytes(memory), 8 * math.prod(shape))
+    features = np.zeros(shape)
     for start in range(0, job.n, plan.rows):
         tile = job.source.capture(range(start, min(start + plan.rows, job.n)), plan.batch)
         positions = [place for batch in tile for place in batch.positions]

@@ -7,18 +7,20 @@ several formulas share one pass over the data: a pair of tiles is contracted by 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from foretune.errors import NonFiniteError
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import KernelFolder
-from foretune.kernels.formula import Formula, contracted
+from foretune.kernels.formula import Formula, contracted, overflow
 from foretune.kernels.job import Job, Progress, described
+from foretune.kernels.law import check_law
 from foretune.kernels.tile import Tile
 from foretune.kernels.tiles import Plan, memory_bytes
 
@@ -30,8 +32,14 @@ class _Target:
     formula: Formula
     names: list[str]
     description: dict[str, object]
-    array: np.ndarray
+    shape: tuple[int, ...]
     folder: KernelFolder | None
+    array: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the kernel."""
+        return 8 * math.prod(self.shape)
 
     @property
     def kernel(self) -> BlockKernel:
@@ -39,12 +47,14 @@ class _Target:
         return BlockKernel(tuple(self.names), self.array, self.description)
 
 
+@torch.inference_mode(False)
 def computed(
     job: Job,
     formulas: Sequence[Formula],
     memory: str | int,
     out: Sequence[Path | None],
     progress: Progress | None = None,
+    started: Callable[[], None] | None = None,
 ) -> list[BlockKernel]:
     """Carry out a job: the kernels of all formulas from one pass over the data. See `block_kernels`.
 
@@ -54,6 +64,7 @@ def computed(
         memory: the budget.
         out: for each formula a folder to write to, or None.
         progress: called as the work goes on.
+        started: called once every folder has been found to hold this computation, or nothing.
     """
     budget = memory_bytes(memory)
     common = described(job)
@@ -67,12 +78,18 @@ def computed(
             unfinished[Plan(**target.folder.plan)].append(target)  # its tiles are kept, so that finished ones count
         else:
             fresh.append(target)
+    beginning = [*(target for members in unfinished.values() for target in members), *fresh]
+    if beginning:
+        check_law(job.source, {target.formula: target.names for target in beginning})
     if fresh:
-        plan = next(iter(unfinished), None) or job.plan(budget, sum(target.array.nbytes for target in fresh))
+        plan = next(iter(unfinished), None) or job.plan(budget, sum(target.nbytes for target in fresh))
         for target in fresh:
-            if target.folder is not None:
-                target.folder.begin(asdict(plan))
-        unfinished[plan].extend(fresh)
+            begun = plan if target.folder is None else Plan(**target.folder.begin(asdict(plan)))
+            unfinished[begun].append(target)
+    if started is not None:
+        started()
+    for target in beginning:
+        target.array = np.zeros(target.shape)
     for plan, members in unfinished.items():
         _fill(job, plan, members, progress or (lambda *_: None))
         for target in members:
@@ -86,7 +103,7 @@ def _target(job: Job, formula: Formula, common: Mapping[str, object], out: Path 
     shape = (len(names), job.n, c, len(job.columns), c)
     description = {**common, "formula": repr(formula)}
     folder = None if out is None else KernelFolder(out, names, shape, description)
-    return _Target(formula, names, description, np.zeros(shape), folder)
+    return _Target(formula, names, description, shape, folder)
 
 
 def _fill(job: Job, plan: Plan, targets: Sequence[_Target], progress: Progress) -> None:
@@ -100,8 +117,12 @@ def _fill(job: Job, plan: Plan, targets: Sequence[_Target], progress: Progress) 
                 continue
             left = left if left is not None else work.captured(rows)
             same = job.overlap and j == i
+            direct = job.source.direct
             right = left if same else work.captured([job.columns[place] for place in columns])
-            found = _contracted(left, right, missing, work)
+            if direct != job.source.direct:  # a parameter has lost its rule: factors on both sides are of one kind
+                left = work.captured(rows)
+            with torch.autocast(left[0].outputs.device.type, enabled=False):
+                found = _contracted(left, right, missing, work)
             del right
             for target, values in zip(missing, found, strict=True):
                 if target.folder is not None:
@@ -173,10 +194,7 @@ def _contracted(left: Tile, right: Tile, targets: Sequence[_Target], work: _Work
     for formula, name, kernel in contracted(left, right, wanted):
         block = kernel.cpu().numpy()
         if not np.isfinite(block).all():
-            raise NonFiniteError(
-                f"The kernel of {name!r} ({formula.label}) is infinite or undefined although its gradients are finite: "
-                "they are too large for the model's precision. Use --dtype float64, or leave the block out (--blocks)."
-            )
+            raise overflow(name, formula.label)
         values[formula][place[formula][name]] = block[order[0]][:, :, order[1]]
         work.finished_block()
     return [values[target.formula] for target in targets]

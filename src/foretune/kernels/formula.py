@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from foretune.errors import NonFiniteError
 from foretune.kernels.tile import Tile
 from foretune.shapes import Float
 
@@ -60,6 +61,14 @@ class Formula(ABC):
         Yields:
             Formula, block and kernel, float64 on the factors' device; zero where a block does not influence the outputs.
         """
+
+
+def overflow(name: str, label: str) -> NonFiniteError:
+    """What to say of a kernel that is infinite or undefined."""
+    return NonFiniteError(
+        f"The kernel of {name!r} ({label}) is infinite or undefined although its gradients are finite: they are too "
+        "large for the model's precision. Use --dtype float64, or leave the block out (--blocks)."
+    )
 
 
 def contracted(

@@ -62,13 +62,8 @@ class Job:
         """Tiles that keep the computation within `budget` bytes, `arrays` of which the kernels themselves take."""
         lengths = self.source.lengths
         sides = (lengths[: self.n], [lengths[place] for place in self.columns])
-        if arrays > budget // 2:
-            raise UsageError(
-                f"The kernel itself takes {arrays / 2**30:.2f} GiB, more than half of the memory budget of "
-                f"{budget / 2**30:.2f} GiB. Use --memory {arrays * 2.2 / 2**30:.1f}GiB, fewer examples, or --blocks."
-            )
         footprint = self.footprint()
-        return planned(footprint, sides, budget - arrays, overlap=self.overlap, single=self.source.single)
+        return planned(footprint, sides, budget, arrays, overlap=self.overlap, single=self.source.single)
 
 
 def separate_job(

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from foretune.errors import UsageError, nearest
-from foretune.gradients.factors import FactorBatch, Products
+from foretune.gradients.factors import Dense, Factor, FactorBatch, Products
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, side_of
-from foretune.kernels.tile import Tile, Workspace, zero_kernel
+from foretune.kernels.tile import Tile, Workspace, by_precision, zero_kernel
 from foretune.shapes import Float, Float64
 
 Initialisation = Literal["kaiming", "gaussian"]
@@ -124,16 +124,17 @@ class LoRA(Formula):
         cls, formulas: Sequence[Any], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
     ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
         """See `Formula.together`."""
-        space = Workspace(rows[0].outputs)
         alike: dict[tuple[str, int], list[LoRA]] = {}
         for formula in formulas:
             alike.setdefault((formula.init, formula.seed), []).append(formula)
         for members in alike.values():
-            for name in dict.fromkeys(name for formula in members for name in names[formula]):
-                users = [formula for formula in members if name in names[formula]]
-                by_rank = _kernels(name, users, rows, columns, space)
-                for formula in users:
-                    yield formula, name, by_rank[formula.rank] * (formula.scaling * formula._unit) ** 2
+            wanted = dict.fromkeys(name for formula in members for name in names[formula])
+            for blocks, space in by_precision(wanted, rows, columns).values():
+                for name in blocks:
+                    users = [formula for formula in members if name in names[formula]]
+                    by_rank = _kernels(name, users, rows, columns, space)
+                    for formula in users:
+                        yield formula, name, by_rank[formula.rank] * (formula.scaling * formula._unit) ** 2
 
 
 def _drawn(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
@@ -153,9 +154,7 @@ def _kernels(
     kernel = zero_kernel(rows, columns)
     n, c, m, d = kernel.shape
     found = kernel.new_zeros(len(ranks), n * c, m * d)
-    inputs = next(
-        (f.x.shape[-1] for batch in (*rows, *columns) if isinstance(f := batch.factors.get(name), Products)), 0
-    )
+    inputs = next((_inputs(name, f) for batch in (*rows, *columns) if (f := batch.factors.get(name)) is not None), 0)
     if inputs:
         drawn = torch.from_numpy(_drawn(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
         a = drawn.to(kernel.device, space.like.dtype)  # (r, i)
@@ -171,10 +170,31 @@ def _kernels(
 
 
 def _adapted(name: str, tile: Tile, a: Float[Tensor, "r i"]) -> list[FactorBatch]:
-    """The factors of B: the layer's inputs seen through A."""
+    """The factors of B: the layer's inputs, or a gradient from autograd, seen through A."""
     found = []
     for batch in tile:
         factor = batch.factors.get(name)
-        factors = {name: replace(factor, x=factor.x @ a.T)} if isinstance(factor, Products) else {}
+        factors: dict[str, Factor] = {}
+        if isinstance(factor, Products):
+            factors = {name: replace(factor, x=factor.x @ a.T.to(factor.x.dtype))}
+        elif isinstance(factor, Dense) and factor.inputs is not None:
+            matrix = factor.values.unflatten(-1, (-1, factor.inputs))  # (n, c, o, i)
+            factors = {name: Dense.whole((matrix @ a.T.to(matrix.dtype)).flatten(2))}
         found.append(replace(batch, factors=factors))
     return found
+
+
+def _inputs(name: str, factor: Factor) -> int:
+    """Input features of an adapted weight.
+
+    Raises:
+        UsageError: the weight is used in a way that no adapter has.
+    """
+    if isinstance(factor, Products):
+        return factor.x.shape[-1]
+    if isinstance(factor, Dense) and factor.inputs is not None:
+        return factor.inputs
+    raise UsageError(
+        f"LoRA has no kernel for {name!r}: this model uses the weight as a table, not as a linear layer. Name other "
+        "modules: LoRA(targets=...), or --target-modules."
+    )

@@ -126,5 +126,9 @@ def _gather(
     """The wanted rows of all parts, below each other."""
     start = 0
     for part, at in zip(parts, places, strict=True):
-        torch.index_select(part.reshape(-1, part.shape[-1]), 0, at, out=into[start : start + len(at)])
+        rows, place = part.reshape(-1, part.shape[-1]), into[start : start + len(at)]
+        if part.dtype == into.dtype:
+            torch.index_select(rows, 0, at, out=place)
+        else:
+            place.copy_(rows.index_select(0, at))
         start += len(at)

@@ -31,7 +31,7 @@ from foretune.gradients.factors import Dense, Factor, Products, Rows
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, side_of
-from foretune.kernels.tile import Tile, Workspace, output_count
+from foretune.kernels.tile import Tile, Workspace, by_precision, output_count
 from foretune.shapes import Float, Float64, Int
 
 WHOLE = "all parameters"
@@ -67,11 +67,12 @@ class Projection(Formula):
 
     def features(self, tile: Tile) -> Float64[Tensor, "nc k"]:
         """The features of a tile, examples in the order of its batches."""
-        space = Workspace(tile[0].outputs)
         total = torch.zeros(output_count(tile), self.k, dtype=torch.float64, device=tile[0].outputs.device)
-        for name in dict.fromkeys(name for batch in tile for name in batch.factors):
-            for part in self.block_features(name, tile, space):
-                total += part.double()
+        names = dict.fromkeys(name for batch in tile for name in batch.factors)
+        for members, space in by_precision(names, tile).values():
+            for name in members:
+                for part in self.block_features(name, tile, space):
+                    total += part.double()
         return total / math.sqrt(self.k)
 
     @classmethod

@@ -22,7 +22,7 @@ from torch import Tensor
 from foretune.gradients.factors import Products
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import materialised_kernel
-from foretune.kernels.tile import Tile, Workspace, linear_factors
+from foretune.kernels.tile import Tile, by_precision, linear_factors
 from foretune.kernels.token_gram import token_gram_kernels
 from foretune.shapes import Float
 
@@ -63,12 +63,12 @@ def sgd_kernels(rows: Tile, columns: Tile, names: Sequence[str]) -> Iterator[tup
         Name and kernel, float64 on the factors' device; zero where a block does not influence the outputs.
     """
     same = rows is columns
-    space = Workspace(rows[0].outputs)
-    grams = [name for name in names if _by_gram(name, rows, columns, same=same)]
-    yield from token_gram_kernels(grams, rows, columns, space, same=same)
-    for name in names:
-        if name not in grams:
-            yield name, materialised_kernel(name, rows, columns, space, same=same)
+    for members, space in by_precision(names, rows, columns).values():
+        grams = [name for name in members if _by_gram(name, rows, columns, same=same)]
+        yield from token_gram_kernels(grams, rows, columns, space, same=same)
+        for name in members:
+            if name not in grams:
+                yield name, materialised_kernel(name, rows, columns, space, same=same)
 
 
 def _by_gram(name: str, rows: Tile, columns: Tile, *, same: bool) -> bool:

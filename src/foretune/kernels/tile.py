@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +29,31 @@ class Workspace:
         if name not in self.buffers or len(self.buffers[name]) < size:
             self.buffers[name] = self.like.new_empty(size)
         return self.buffers[name][:size]
+
+
+def by_precision(
+    names: Iterable[str], *tiles: Tile, least: torch.dtype = torch.bfloat16
+) -> dict[torch.dtype, tuple[list[str], Workspace]]:
+    """The blocks by the precision that they are contracted in, each with work space of that precision.
+
+    It is that of the outputs, or of the block's factors where this is finer: a model can compute some of its parts in
+    another precision (Mamba, anything under autocast). Half precision counts as single: products of its small
+    derivatives would vanish.
+
+    Args:
+        names: blocks.
+        tiles: where their factors are.
+        least: a precision that none goes below.
+    """
+    found: dict[torch.dtype, list[str]] = defaultdict(list)
+    for name in names:
+        factors = [factor for tile in tiles for batch in tile if (factor := batch.factors.get(name)) is not None]
+        dtypes = {tensor.dtype for factor in factors for tensor in factor.tensors if tensor.is_floating_point()}
+        dtype = torch.promote_types(least, tiles[0][0].outputs.dtype)
+        for each in dtypes:
+            dtype = torch.promote_types(dtype, each)
+        found[dtype].append(name)
+    return {dtype: (members, Workspace(tiles[0][0].outputs.to(dtype))) for dtype, members in found.items()}
 
 
 def zero_kernel(rows: Tile, columns: Tile) -> Float64[Tensor, "n c m d"]:

@@ -6,13 +6,25 @@ columns passes by. The sizes are planned from one measured example: bytes of fac
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foretune.errors import UsageError
 
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "byte": 1,
+    "bytes": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
 BATCH = 8
 """Examples per forward pass: small enough that similar lengths meet, large enough for efficient products."""
 _ALLOCATOR = 0.85
@@ -30,13 +42,13 @@ def memory_bytes(memory: str | int) -> int:
     if isinstance(memory, int):
         amount = float(memory)
     else:
-        found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-zA-Z]*)\s*", memory)
+        found = re.fullmatch(r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([a-zA-Z]*)\s*", memory)
         unit = _UNITS.get(found[2].lower()) if found else None
         if found is None or unit is None:
             raise UsageError(f"Cannot read the memory budget {memory!r}. Write for example 2GiB, 500MB or 4e9 bytes.")
         amount = float(found[1]) * unit
-    if amount <= 0:
-        raise UsageError(f"The memory budget is {memory!r}; expected more than zero.")
+    if not 0 < amount < math.inf:
+        raise UsageError(f"The memory budget is {memory!r}; expected more than zero, and a finite amount.")
     return int(amount)
 
 
@@ -74,7 +86,13 @@ class Plan:
 
 
 def planned(
-    footprint: Footprint, lengths: tuple[Sequence[int], Sequence[int]], budget: int, *, overlap: bool, single: bool
+    footprint: Footprint,
+    lengths: tuple[Sequence[int], Sequence[int]],
+    budget: int,
+    arrays: int = 0,
+    *,
+    overlap: bool,
+    single: bool,
 ) -> Plan:
     """Tile sizes that keep factors and activations within `budget` bytes.
 
@@ -82,6 +100,7 @@ def planned(
         footprint: bytes per example and token.
         lengths: tokens of the row examples and of the column examples.
         budget: bytes above the model's own.
+        arrays: how many of them the kernels themselves take.
         overlap: the columns begin with the rows themselves (a symmetric part), so that these need no second copy.
         single: one example per forward pass.
 
@@ -94,7 +113,7 @@ def planned(
     plans = []
     for batch in [1] if single else [BATCH, 4, 2, 1]:
         graph = int(batch * longest * footprint.graph)
-        room = int(budget * _ALLOCATOR) - _RESERVE - graph
+        room = int((budget - arrays) * _ALLOCATOR) - _RESERVE - graph
         everything = _held(footprint, columns if overlap else (*rows, *columns))
         held = _held(footprint, rows)
         if everything <= room:
@@ -108,14 +127,20 @@ def planned(
         if half:
             peak = 2 * _window(footprint, (*rows, *columns), half) + graph + _RESERVE
             plans.append(Plan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
-    if plans:
+    if plans and arrays <= budget // 2:
         return min(plans, key=lambda plan: (plan.passes, -plan.batch))
-    example = footprint.fixed + (footprint.token + footprint.graph) * longest
-    needed = _RESERVE + 3 * example
+    pair = _RESERVE + footprint.graph * longest + 2 * (footprint.fixed + footprint.token * longest)
+    needed = max(2 * arrays, arrays + pair / _ALLOCATOR)
     raise UsageError(
-        f"The memory budget of {budget / 2**20:.0f} MiB is too small: this model needs about {needed / 2**20:.0f} MiB "
-        f"for two examples of {longest} tokens. Use --memory {needed / 2**30 * 1.1:.1f}GiB, or a smaller --max-length."
+        f"The memory budget of {shown(budget)} is too small: {shown(needed)} are needed, {shown(arrays)} of them for the "
+        f"kernels themselves (half of the budget at most) and the rest for two examples of {longest} tokens. Use --memory "
+        f"{shown(needed).replace(' ', '')}, fewer examples, --blocks, or a smaller --max-length."
     )
+
+
+def shown(size: float) -> str:
+    """A number of bytes in MiB, rounded up, or in GiB from 10 GiB on."""
+    return f"{math.ceil(size / 2**20 + 1)} MiB" if size < 10 * 2**30 else f"{math.ceil(size / 2**30)} GiB"
 
 
 def _held(footprint: Footprint, lengths: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from foretune.errors import ModelError
@@ -26,13 +27,18 @@ from foretune.model.outputs import (
     model_inputs,
     picked,
     reading_at,
+    refusing,
 )
 from foretune.shapes import Float
 from foretune.text.task import Task
 
 
 class _AnswerModule(nn.Module):
-    """The language model with its vocabulary cut down to the label words, read at one position."""
+    """The language model with its vocabulary cut down to the label words, read at one position.
+
+    A model that reaches for its output matrix from outside the layer (MobileBERT), or adds a bias behind it (ESM),
+    keeps its whole vocabulary, and the label words are taken from all logits.
+    """
 
     def __init__(self, model: Any, word_ids: list[int], *, difference: bool) -> None:
         super().__init__()
@@ -51,9 +57,15 @@ class _AnswerModule(nn.Module):
                 f"The output layer {owner_name!r} carries an adapter, and only its own rows can be read for label words. "
                 "Merge the adapter into it (peft's merge_and_unload), or adapt other modules only."
             )
-        self._words = [LabelRows(layer, word_ids)]  # in a list: its weight belongs to the model already
         owner, _, attribute = owner_name.rpartition(".")
-        setattr(inner.get_submodule(owner), attribute, self._words[0])
+        cut = LabelRows(layer, word_ids)
+        whole = _logits(model)[..., word_ids]
+        setattr(inner.get_submodule(owner), attribute, cut)
+        self._is_cut = _is_same(model, whole)
+        if not self._is_cut:
+            setattr(inner.get_submodule(owner), attribute, layer)
+            layer.register_buffer("ids", cut.ids, persistent=False)
+        self._words = [cut if self._is_cut else layer]  # in a list: its weight belongs to the model already
         self._body = [body_of(inner)]
         self._options = cache_off(inner)
         self.difference = difference
@@ -69,8 +81,26 @@ class _AnswerModule(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         with reading_at(self._body[0], batch["position"]):
             out = self.model(**model_inputs(batch), **self._options)
-        logits = picked(out.logits, batch["position"])  # (n, w)
+        logits = picked(out.logits, batch["position"])
+        logits = logits if self._is_cut else logits[:, self._words[0].ids]  # (n, w)
         return logits[:, 1:] - logits[:, :1] if self.difference else logits
+
+
+def _logits(model: Any) -> Tensor:
+    """The logits of eight tokens."""
+    ids = torch.ones(1, 8, dtype=torch.long, device=next(model.parameters()).device)
+    with torch.no_grad(), refusing(type(model).__name__, ids):
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), **cache_off(base_of(model))).logits
+
+
+def _is_same(model: Any, expected: Tensor) -> bool:
+    """Whether a model with few words gives the logits that these words have among all."""
+    try:
+        found = _logits(model)
+    except ModelError:
+        return False
+    near = 0.05 if expected.element_size() < 4 else 1e-3
+    return found.shape == expected.shape and torch.allclose(found, expected, near, near, equal_nan=True)
 
 
 class AnswerLogits(Outputs):
@@ -89,6 +119,7 @@ class AnswerLogits(Outputs):
         UsageError: a longest input that leaves no room for a text.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         lm: LanguageModel,
@@ -115,6 +146,13 @@ class AnswerLogits(Outputs):
         module = _AnswerModule(answering_copy(lm), encode.answer_ids(first_piece=first_piece), difference=difference)
         super().__init__(lm, module.eval(), encode, len(task.labels), difference=difference)
         self.task, self.template, self.first_piece = task, encode.template, first_piece
+
+    @property
+    def pieces(self) -> dict[str, str]:
+        """Label words of several tokens -> the first piece, which answers for them."""
+        words = [self.task.words[label] for label in self.task.labels]
+        shown = [str(self.lm.tokenizer.decode([number])).strip() for number in self.module.output_layer.ids.tolist()]
+        return {word: piece for word, piece in zip(words, shown, strict=True) if piece.lower() != word.lower()}
 
     @property
     def description(self) -> dict[str, object]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.errors import NonFiniteError, UsageError
+from foretune.errors import UsageError
 from foretune.model.encoding import Batch, Encoded
+from foretune.model.finite import non_finite
 from foretune.model.outputs import Outputs
+from foretune.model.padding import one_at_a_time
 from foretune.shapes import Float64
 from foretune.text.example import Example, as_examples
 
@@ -38,6 +40,7 @@ def _batches(outputs: Outputs, encoded: Sequence[Encoded], size: int) -> Iterato
             f"{len(encoded)} examples in batches of {size}; expected at least one, in batches of at least one."
         )
     order = sorted(range(len(encoded)), key=lambda place: -len(encoded[place].ids))
+    size = 1 if size > 1 and one_at_a_time(outputs, encoded) else size
     for start in range(0, len(order), size):
         places = order[start : start + size]
         yield places, outputs.collate([encoded[place] for place in places])
@@ -86,7 +89,7 @@ def pretrained(
 
     Raises:
         UsageError: no rows, or a batch size below one.
-        NonFiniteError: an infinite or undefined output.
+        NonFiniteError: infinite or undefined outputs or features, with the module where they start.
     """
     encoded = _encoded(outputs, rows)
     f0: list[np.ndarray] = [np.empty(0)] * len(encoded)
@@ -94,10 +97,7 @@ def pretrained(
     for places, part in _batches(outputs, encoded, batch):
         logits, hidden = (tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(part))
         if not (np.isfinite(logits).all() and np.isfinite(hidden).all()):
-            raise NonFiniteError(
-                f"The outputs or features of {outputs.lm.name} are infinite or undefined for the text "
-                f"{Example.of(rows[places[0]]).text[:40]!r} or one beside it. Try --dtype float32, or check the weights."
-            )
+            raise non_finite(outputs, part)
         for row, place in enumerate(places):
             f0[place], features[place] = logits[row], hidden[row]
         finished += len(places)

@@ -24,6 +24,7 @@ from foretune.model.outputs import (
     cache_off,
     model_inputs,
     picked,
+    refusing,
 )
 from foretune.shapes import Float
 
@@ -68,7 +69,7 @@ class _HeadModule(nn.Module):
         else:
             mask = batch["attention_mask"].to(hidden.dtype)[:, :, None]
             features = (hidden * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
-        logits = self.head(features)[:, 0]  # (n, c)
+        logits = self.head(features.to(self.head.weight.dtype))[:, 0]  # (n, c); Mamba's features are float32
         return logits[:, 1:] - logits[:, :1] if self.difference else logits
 
 
@@ -92,6 +93,7 @@ class HeadLogits(Outputs):
         UsageError: an unknown pooling, weights of the wrong shape, or a longest input that leaves no room for a text.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         lm: LanguageModel,
@@ -142,7 +144,7 @@ def _feature_size(model: Any) -> int:
     """How many features the body gives a token; what a configuration calls its hidden size can be another (OPT-350m)."""
     body = body_of(base_of(model))
     ids = torch.ones(1, 8, dtype=torch.long, device=next(model.parameters()).device)
-    with torch.no_grad():
+    with torch.no_grad(), refusing(type(body).__name__, ids):
         return body(input_ids=ids, attention_mask=torch.ones_like(ids), **cache_off(body))[0].shape[-1]
 
 

@@ -8,14 +8,17 @@ only the difference, and a kernel of one output costs a quarter of one of two.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import threading
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from foretune.errors import UsageError
+from foretune.errors import ModelError, UsageError
 from foretune.model.encoding import Accepted, Batch, Encoded, padded
 from foretune.model.load import LanguageModel
 from foretune.model.parameters import ParameterFilter, holds_outputs_in_columns, parameter_kind
@@ -46,15 +49,27 @@ class Outputs:
         module: an `nn.Module` that maps a batch to logits (n, c), on the same weights, frozen, in evaluation mode.
         n_outputs: c.
         encode: turns an example into token ids.
+        alone: whether padding changes values (`model.padding`); None as long as nobody has looked.
+        lock: held while the module runs: it reads an example's place from a hook, so that threads take turns.
     """
 
     def __init__(self, lm: LanguageModel, module: Any, encode: Encoder, n_outputs: int, *, difference: bool) -> None:
         if difference and n_outputs != 2:
             raise UsageError(f"The difference form needs two outputs, this task has {n_outputs}. Use difference=False.")
         self.lm, self.module, self.encode = lm, module, encode
+        self.alone: bool | None = None
+        self.lock = threading.RLock()
         self.difference = difference
         self.n_classes = n_outputs
         self.n_outputs = 1 if difference else n_outputs
+
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the lock, for copies."""
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """A copy has a lock of its own."""
+        self.__dict__.update(state, lock=threading.RLock())
 
     def parameters(self) -> dict[str, Tensor]:
         """The trainable parameters by name (frozen ones of `lm.module` are left out); they share the model's memory."""
@@ -65,36 +80,56 @@ class Outputs:
         return {_outer(name): tensor for name, tensor in self.module.named_parameters()}
 
     def kinds(self) -> dict[str, str]:
-        """What each trainable parameter is: `linear`, `embedding`, `output` (layer), `bias` or `other`."""
-        found = {
-            _outer(f"{path}.{attribute}"): parameter_kind(owner, attribute, self.module.output_layer)
-            for path, owner in self.module.named_modules()
-            for attribute, _ in owner.named_parameters(recurse=False)
-        }
-        return {name: found[name] for name in self.parameters()}
+        """What each trainable parameter is: `linear`, `embedding`, `output` (layer), `bias` or `other`.
+
+        A table that is also the weight of a layer is an embedding, whichever of the two its name comes from.
+        """
+        found: dict[int, set[str]] = defaultdict(set)
+        for owner in self.module.modules():
+            for attribute, tensor in owner.named_parameters(recurse=False):
+                found[id(tensor)].add(parameter_kind(owner, attribute, self.module.output_layer))
+        first = ("embedding", "output", "linear", "bias", "other")
+        return {name: min(found[id(tensor)], key=first.index) for name, tensor in self.parameters().items()}
 
     def widths(self) -> dict[str, int]:
         """Output features of every linear layer, by the name of its weight."""
+        tensors = self.parameters()
+        return {name: int(tensors[name].shape[1 if turned else 0]) for name, turned in self.matrices().items()}
+
+    def matrices(self) -> dict[str, bool]:
+        """The weights of linear layers by name: whether they hold (inputs, outputs), as GPT-2's Conv1D does."""
         kinds = self.kinds()
         owners = {_outer(f"{path}.weight"): owner for path, owner in self.module.named_modules()}
-        return {
-            name: int(owners[name].weight.shape[1 if holds_outputs_in_columns(owners[name]) else 0])
-            for name, kind in kinds.items()
-            if kind == "linear"
-        }
+        return {name: holds_outputs_in_columns(owners[name]) for name, kind in kinds.items() if kind == "linear"}
 
     def body(self) -> list[str]:
         """The trainable parameters of the transformer body: those outside of a language-model or classification head."""
         inside = {id(tensor) for tensor in self.module.body.parameters()}
         return [name for name, tensor in self.parameters().items() if id(tensor) in inside]
 
+    def behind_body(self) -> list[str]:
+        """All parameters, frozen ones too, that stand behind the transformer body: those of a head."""
+        inside = {id(tensor) for tensor in self.module.body.parameters()}
+        return [name for name, tensor in self._named_tensors().items() if id(tensor) not in inside]
+
     def chosen(self, wanted: ParameterFilter) -> list[str]:
         """The parameters that a filter leaves, for the `blocks` of a kernel.
+
+        An output matrix that is also the embedding table belongs to the body: a filter without the head keeps it, with
+        both of its uses, and a warning says so.
 
         Raises:
             UsageError: none is left.
         """
-        return wanted.names(self.kinds(), self.body())
+        names = wanted.names(self.kinds(), self.body())
+        shared = [name for name, tensor in self.parameters().items() if tensor is self.module.output_layer.weight]
+        if not wanted.head and shared and shared[0] in names:
+            warnings.warn(
+                f"The output layer of {self.lm.name} is its embedding table, {shared[0]!r}: without the head it stays, "
+                "with both of its uses. Leave it out by --exclude-embeddings (embeddings=False).",
+                stacklevel=2,
+            )
+        return names
 
     @property
     def description(self) -> dict[str, object]:
@@ -115,26 +150,76 @@ class Outputs:
         unknown = set(params) - set(inner)
         if unknown:
             raise UsageError(f"Unknown parameters {sorted(unknown)[:3]}; see outputs.parameters().")
-        return torch.func.functional_call(self.module, {inner[name]: value for name, value in params.items()}, (batch,))
+        given = {inner[name]: value for name, value in params.items()}
+        with self._running(batch):
+            parts = [torch.func.functional_call(self.module, given, (part,)) for part in self._parts(batch)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def forward(self, batch: Batch) -> Float[Tensor, "n c"]:
         """f(theta0, batch), on the very tensors of `parameters()`."""
-        return self.module(batch)
+        with self._running(batch):
+            parts = [self.module(part) for part in self._parts(batch)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @contextmanager
+    def _running(self, batch: Batch) -> Iterator[None]:
+        """Let one thread run the module."""
+        with refusing(self.lm.name, batch["input_ids"]), self.lock:
+            yield
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """The batch itself; its examples one by one and unpadded for a model that reads padding."""
+        lengths = batch["attention_mask"].sum(1).tolist()
+        if not self.alone or len(lengths) == 1:
+            return [batch]
+        return [
+            {
+                key: value[row : row + 1, :length] if value.dim() > 1 else value[row : row + 1]
+                for key, value in batch.items()
+            }
+            for row, length in enumerate(lengths)
+        ]
 
     def logits_and_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
         """f(theta0, batch) and the pretrained features that the output layer reads, without a graph."""
-        found: list[Tensor] = []
-        handle = self.module.output_layer.register_forward_pre_hook(lambda _, args: found.append(args[0]))
-        try:
-            with torch.no_grad():
-                logits = self.module(batch)
-        finally:
-            handle.remove()
-        return logits, picked(found[0], batch["position"])
+        read: list[Tensor] = []
+        hidden: list[Tensor] = []
+        with self._running(batch):
+            handles = [
+                self.module.output_layer.register_forward_pre_hook(lambda _, args: read.append(args[0])),
+                self.module.body.register_forward_hook(lambda _, _args, out: hidden.append(out[0])),
+            ]
+            try:
+                with torch.no_grad():
+                    logits = self.module(batch)
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return logits, picked((read or hidden)[0], batch["position"])
 
 
 def _outer(name: str) -> str:
     return name.removeprefix("model.")
+
+
+@contextmanager
+def refusing(name: str, ids: Tensor) -> Iterator[None]:
+    """Let an error of a model's own code say for which input it came.
+
+    Raises:
+        ModelError: the model cannot compute this batch.
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        first = (str(error).splitlines() or [""])[0].rstrip(".")
+        if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in first:
+            raise
+        n, t = ids.shape
+        raise ModelError(
+            f"{name} cannot compute {n} {'example' if n == 1 else 'examples'} of {t} tokens: "
+            f"{type(error).__name__}: {first}. transformers' code for it may not support this length or precision."
+        ) from error
 
 
 class LabelRows(nn.Module):

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from foretune.analysis.calibration import TemperatureScaling
 from foretune.analysis.features import FeatureChange
-from foretune.analysis.kernel_behaviour import KernelBehaviour
+from foretune.analysis.kernel_behaviour import LINEARIZED_BY, KernelBehaviour
 from foretune.analysis.output_derivative import OutputDerivative
 from foretune.analysis.scores import Score
 from foretune.analysis.solvers import Solution
@@ -138,11 +138,10 @@ def _tests(console: Console, found: Behaviour) -> RenderableType:
     """The three tests of Malladi et al. 2023, Table 1."""
     verdict, limits = found.verdict, found.verdict.thresholds
     linear, fixed, analog = verdict.linearization, verdict.fixed, found.analog
-    metric = found.about["metric"]
     columns = [Column("test", words=True), Column("value"), Column("threshold"), Column("holds")]
     rows = [
         (
-            f"linearization: share of the gain in {metric} (before {linear.pretrained:.3f}, linearized "
+            f"linearization: share of the gain in {LINEARIZED_BY} (before {linear.pretrained:.3f}, linearized "
             f"{linear.linear:.3f}, tuned {linear.tuned:.3f})",
             _number(linear.share, ".2f", "no gain"),
             f">= {limits.share:g}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,12 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from foretune.analysis.scores import Score
-from foretune.errors import StorageError
 from foretune.finetune.history import Choice, Evaluation, best_of_history
 from foretune.finetune.run import Run
 from foretune.finetune.search import Search
+from foretune.report.json import plain
 from foretune.report.layout import Column, note, strong, table
+from foretune.store.kept import DamagedError, read_kept, write_kept
 
 _FILE = "result.json"
 _SHOWN = 10
@@ -121,16 +121,27 @@ def read_report(folder: Path) -> RunReport | None:
     file = folder / _FILE
     if not file.exists():
         return None
+    remedy = f"Delete this file and repeat the command that made it: it reads the run in {folder / 'run'}."
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        stages = [
-            StageReport(**{**stage, "history": tuple(Evaluation(**line) for line in stage["history"])})
-            for stage in values.pop("stages")
-        ]
-        scores = {name: None if (found := values.pop(name)) is None else Score(**found) for name in _SCORES}
-        return RunReport(**{**values, **scores, "points": tuple(values["points"])}, stages=tuple(stages))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise StorageError(f"{file} is damaged: {error!r}. Delete it and repeat the command that made it.") from error
+        values = read_kept(file)
+    except DamagedError as error:
+        raise error.with_remedy(remedy) from error
+    stages = [
+        StageReport(**{**stage, "history": tuple(Evaluation(**line) for line in stage["history"])})
+        for stage in values.pop("stages")
+    ]
+    scores = {name: None if (found := values.pop(name)) is None else Score(**found) for name in _SCORES}
+    return RunReport(**{**values, **scores, "points": tuple(values["points"])}, stages=tuple(stages))
+
+
+def write_report(folder: Path, report: RunReport) -> None:
+    """Write the report of a finished run into its folder.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    values: Any = plain(report)
+    write_kept(folder / _FILE, values)
 
 
 _SCORES = ("zero_shot", "test")
@@ -166,7 +177,10 @@ def print_run(console: Console, report: RunReport, folder: Path) -> None:
 
 
 def _shown(score: Score | None) -> str:
-    return "unknown (no test examples)" if score is None else f"{score.value:.3f} ({score.low:.2f} - {score.high:.2f})"
+    if score is None:
+        return "unknown (no test examples)"
+    beside = "" if score.accuracy is None else f", accuracy {score.accuracy:.3f}"
+    return f"{score.value:.3f} ({score.low:.2f} - {score.high:.2f}{beside})"
 
 
 def _headline(stage: StageReport) -> str:

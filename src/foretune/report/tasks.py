@@ -13,6 +13,7 @@ from foretune.text.example import Example
 from foretune.text.hub import HubSource
 from foretune.text.task import Task
 
+_METRICS = {"f1": "F1 of {!r}", "matthews": "Matthews correlation, accuracy beside it"}
 _EXAMPLE = Example("First text.", "Second text.")
 
 
@@ -39,7 +40,7 @@ def print_task(console: Console, task: Task) -> None:
         rows.append(("  words", ", ".join(f"{label}: {prompted.words[label]}" for label in task.labels)))
     columns = {"text": task.text, "second text": task.text2, "label": task.label}
     rows.append(("columns", ", ".join(f"{role}: {column}" for role, column in columns.items() if column)))
-    rows.append(("metric", f"F1 of {task.labels[1]!r}" if task.metric == "f1" else task.metric))
+    rows.append(("metric", _METRICS.get(task.metric, task.metric).format(task.labels[1])))
     limits = {
         "input": task.max_length,
         "text": task.text_limit,

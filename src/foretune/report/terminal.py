@@ -38,7 +38,7 @@ def print_forecast(
         console: where to.
         forecast: what to print.
         stages: measured.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         snippet: Python that makes the recommended adapters, `advice.python_snippet`; None where none can be made.
         costs: the forecast against the runs that it replaces.
     """
@@ -87,11 +87,17 @@ def _scores(console: Console, forecast: Forecast, metric: str) -> RenderableType
         (f"linear probe (C = {forecast.probe_strength:g})", forecast.probe),
         (f"kernel regression (ridge {chosen['strength']:g}, f0 / {chosen['f0_scale']:g})", forecast.whole.score),
     ]
+    shown = [(name, item) for name, item in rows if item is not None]
+    beside = any(item.accuracy is not None for _, item in shown)
+    accuracies = ["" if item.accuracy is None else f"{item.accuracy:.3f}" for _, item in shown]
     return table(
         console,
         f"Test {metric}, 95% interval",
-        [Column("method", words=True), Column(metric), Column("from - to")],
-        [(name, f"{item.value:.3f}", f"{item.low:.2f} - {item.high:.2f}") for name, item in rows if item is not None],
+        [Column("method", words=True), Column(metric), Column("from - to"), *([Column("accuracy")] if beside else [])],
+        [
+            (name, f"{item.value:.3f}", f"{item.low:.2f} - {item.high:.2f}", *([accuracy] if beside else []))
+            for (name, item), accuracy in zip(shown, accuracies, strict=True)
+        ],
     )
 
 

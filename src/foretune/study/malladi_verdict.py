@@ -73,11 +73,12 @@ class Verdicts:
         """How marks are made."""
         settings = len(next(iter(self.behaviours.values())).analogs)
         return (
-            f"eNTK solvable: the kernel is at most {100 * LIMITS.points:g} points below fine-tuning in at least "
-            f"{100 * LIMITS.settings:g}% of {settings} settings (k by optimiser), in brackets in fewer. Linearization: the "
-            f"linearized model recovers at least {100 * LIMITS.share:g}% of the gain of Adam-FT at k = {self.k}. Fixed "
-            f"Features: the distance of K(SGD) before and after Adam-FT is below {LIMITS.distance:g} at k = {self.k}, on "
-            f"at most {MEASURED} test examples. Means over seeds are tested. A question mark: fine-tuning gained nothing."
+            f"eNTK solvable, in the metric of Table 4 (F1 for MRPC and QQP): the kernel is at most {100 * LIMITS.points:g} "
+            f"points below fine-tuning in at least {100 * LIMITS.settings:g}% of {settings} settings (k by optimiser), in "
+            "brackets in fewer. Linearization, in accuracy (Table 8): the linearized model recovers at "
+            f"least {100 * LIMITS.share:g}% of the gain of Adam-FT at k = {self.k}. Fixed Features: the distance of K(SGD) "
+            f"before and after Adam-FT is below {LIMITS.distance:g} at k = {self.k}, on at most {MEASURED} test examples. "
+            "Means over seeds are tested. A question mark: fine-tuning gained nothing."
         )
 
     def marks(self, *, beside: bool) -> Table:

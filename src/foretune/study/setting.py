@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foretune.text.builtin import load_data, load_task
@@ -118,6 +118,9 @@ class Setting:
         test: at most this many test examples.
         output: `prompt`, `probed head` (starts from the linear-probing solution) or `random head`.
         prompt: name of the task's prompt; None for its own.
+        pooling: of a head's features, on models that are not causal.
+        words: (label, word) pairs that answer in the place of the task's own words, in tasks that have the label.
+        first_piece: a word of several tokens answers with its first.
     """
 
     task: str
@@ -126,11 +129,16 @@ class Setting:
     test: int
     output: str = "prompt"
     prompt: str | None = None
+    pooling: str = "mean"
+    words: tuple[tuple[str, str], ...] = ()
+    first_piece: bool = False
 
     @property
     def folder(self) -> Path:
         """Where its results stand, below the model's folder."""
-        asked = "-".join([self.output.replace(" ", "-"), *([] if self.prompt is None else [self.prompt])])
+        pooling = [] if self.pooling == "mean" else [self.pooling]
+        prompt = [] if self.prompt is None else [self.prompt]
+        asked = "-".join([self.output.replace(" ", "-"), *pooling, *prompt])
         return Path(self.task) / asked / f"{self.sample.label}-seed{self.seed}-test{self.test}"
 
 
@@ -147,6 +155,9 @@ def sampled_data(setting: Setting, data: Path | None) -> tuple[Task, Split]:
     task = load_task(setting.task)
     if setting.prompt is not None:
         task = task.prompted(setting.prompt)
+    words = {label: word for label, word in setting.words if label in task.labels}
+    if words:
+        task = replace(task, words={**task.words, **words})
     found = load_data(task if data is None else data / task.name, task)
     examples = task.examples(found.train)
     others, validation = (None if rows is None else task.examples(rows) for rows in (found.test, found.validation))

@@ -18,7 +18,7 @@ from foretune.text.hub import HubSource
 from foretune.text.split import Split, few_shot_split
 from foretune.text.template import Piece, causal_pieces, filled, template_pieces
 
-METRICS = ("accuracy", "f1")
+METRICS = ("accuracy", "f1", "matthews")
 MANUAL = "manual"
 
 
@@ -48,7 +48,7 @@ class Task:
         template: the prompt, with `{text}`, `{text2}`, `{mask}`.
         words: label -> the word that answers for it; the label itself where it is missing.
         text, text2, label: column names.
-        metric: `accuracy` or `f1` (of `labels[1]`).
+        metric: `accuracy`, `f1` (of `labels[1]`) or `matthews` (the correlation of labels and predictions).
         causal_template: the prompt of causal models, with the mask last; needed where a text follows the mask.
         test_cap: at most this many test examples, unless a caller asks for another number.
         max_length, text_limit, text2_limit: longest input, text and second text, in tokens; None for no limit of the

@@ -1,0 +1,137 @@
+r"""The law that every kernel obeys, checked on two examples before a computation starts.
+
+For any weights `v` of examples and outputs, one plain backward pass gives the gradient of their sum for each parameter
+block, `G_b = sum_k v_k df_k / d theta_b` with `k = (example, output)`, and
+
+    sum_kl v_k v_l K_b[k, l] = ||G_b||^2
+
+for every block. What a factor rule drops, or what the recorder does not see, breaks the law, and the computation stops
+before it has cost anything. `formula_laws` holds the formulas that need formed gradients or adapters against `G_b`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foretune.errors import KernelLawError
+from foretune.gradients.plain import visit_gradients
+from foretune.gradients.source import GradientSource
+from foretune.kernels.draws import draws
+from foretune.kernels.formula import Formula, overflow
+from foretune.kernels.formula_laws import formula_errors, sampled
+from foretune.kernels.sgd import sgd_kernels
+from foretune.kernels.signs import uncancelled_size
+from foretune.kernels.tile import Tile
+from foretune.model.padding import working_precision
+from foretune.shapes import Float64
+
+CHECKED = True
+"""Benchmarks of single parts switch the check off."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What rounding may do to a squared norm.
+
+    Attributes:
+        own: a share of what the block would have if its examples and outputs did not cancel.
+        terms: a share of what it would have if the terms of its sums over tokens did not cancel either.
+        whole: a share of that of all parameters together.
+    """
+
+    own: float
+    terms: float
+    whole: float
+
+
+_TOLERANCES = {
+    torch.float64: Tolerance(1e-3, 1e-8, 1e-10),
+    torch.float32: Tolerance(1e-3, 1e-8, 1e-10),
+    torch.float16: Tolerance(0.1, 1e-4, 1e-5),
+    torch.bfloat16: Tolerance(0.3, 1e-2, 1e-3),
+}
+
+
+def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -> None:
+    """Hold the kernels of two examples against one plain backward pass.
+
+    Args:
+        source: the examples and parameters of a computation.
+        blocks: formula -> the blocks of its kernel.
+
+    Raises:
+        KernelLawError: a parameter's kernel is not that of its gradient; the message names it.
+    """
+    if not CHECKED:
+        return
+    places = _pair(source.lengths)
+    dtype = working_precision(source.outputs.lm)
+    tolerance = _TOLERANCES[dtype]
+    exact = dtype in (torch.float32, torch.float64)  # else one by one, as in the plain pass, to round alike
+    tile = source.capture(places, len(places) if exact else 1)
+    drawn = draws(0, "law").standard_normal((len(places), tile[0].outputs.shape[1]))
+    of_place = dict(zip(places, torch.from_numpy(drawn), strict=True))
+    weights = torch.cat([of_place[place] for batch in tile for place in batch.positions]).to(tile[0].outputs.device)
+    kernels = {
+        name: kernel.reshape(len(weights), -1) for name, kernel in sgd_kernels(tile, tile, list(source.parameters))
+    }
+    wanted = sampled({name: (weights @ kernel @ weights).item() for name, kernel in kernels.items()}, tile, blocks)
+    squares: dict[str, float] = {}
+    gradients: dict[str, Tensor] = {}
+
+    def visit(name: str, gradient: Tensor) -> None:
+        squares[name] = gradient.double().square().sum().item()
+        if name in wanted:
+            turned = name in source.direct and source.matrices.get(name, False)
+            gradients[name] = (gradient.mT if turned else gradient).double().clone()
+
+    visit_gradients(source.outputs, source.parameters, [(source.encoded[p], of_place[p]) for p in places], visit)
+    whole = sum(squares.values())
+    for name, kernel in kernels.items():
+        expected, found = squares.get(name, 0.0), (weights @ kernel @ weights).item()
+        if not math.isfinite(found):
+            raise overflow(name, "sgd")
+        allowed = _allowed(name, kernel, weights, tile, tolerance) + tolerance.own * expected + tolerance.whole * whole
+        if not abs(found - expected) <= allowed:
+            raise _broken(
+                name, "sgd", f"its squared norm is {found:.3g}; by a plain backward pass it is {expected:.3g}"
+            )
+    for name, gradient in gradients.items():
+        for formula, error in formula_errors(name, gradient, tile, weights, blocks):
+            if not error <= 10 * tolerance.own:
+                raise _broken(
+                    name, formula.label, f"it is off by {error:.0%} of its size from that of a plain gradient"
+                )
+
+
+def _pair(lengths: Sequence[int]) -> tuple[int, ...]:
+    """A short example, and one of the usual length."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return tuple(dict.fromkeys((order[0], order[len(order) // 2])))
+
+
+def _allowed(
+    name: str, kernel: Float64[Tensor, "k k"], weights: Float64[Tensor, "k"], tile: Tile, tolerance: Tolerance
+) -> float:
+    """How far rounding can take a block's number from the truth."""
+    own = (weights.abs() @ kernel.diagonal().clamp(min=0).sqrt()).item() ** 2
+    sizes = torch.cat([uncancelled_size(batch, name).reshape(-1) for batch in tile]).double()
+    factor = next((factor for batch in tile if (factor := batch.factors.get(name)) is not None), None)
+    if factor is None:
+        return 0.0
+    terms = factor.entries * (weights.abs() @ sizes).item() ** 2
+    smallest = torch.finfo(factor.tensors[-1].dtype).smallest_normal  # smaller numbers are lost altogether
+    return tolerance.own * own + tolerance.terms * terms + factor.entries * smallest**2 * len(weights)
+
+
+def _broken(name: str, label: str, how: str) -> KernelLawError:
+    return KernelLawError(
+        f"The kernel ({label}) of {name!r} is not that of its gradient: {how}. The model uses this parameter in a way "
+        "that foretune does not see (compiled code, or a function with a backward pass of its own). Leave the block out "
+        "(blocks=...; --layers, --exclude-embeddings, --exclude-head), and please report the model."
+    )
