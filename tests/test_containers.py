@@ -57,7 +57,7 @@ def test_every_container_gives_the_same_split(name: str) -> None:
     assert TASK.few_shot(iter(rows) if name == "generator" else rows, k=4) == TASK.few_shot(ROWS, k=4)
 
 
-@pytest.mark.parametrize("name", {**LABELLED, **PLAIN}.keys() - {"generator", "classes"})
+@pytest.mark.parametrize("name", sorted({**LABELLED, **PLAIN}.keys() - {"generator", "classes"}))
 def test_every_container_gives_the_same_texts(name: str) -> None:
     rows = {**LABELLED, **PLAIN}[name]
     assert [example.text for example in as_examples(rows)] == TEXTS

@@ -188,6 +188,16 @@ class FormulaOptions:
         Number("1e-8", zero=True),
         UsedWith(0.0, "formula", ("signgd", "asymmetric")),
     ] = 0.0
+    threshold: Annotated[
+        float,
+        option(
+            Panel.FORMULA,
+            "Sign kernels: entries below this share of their uncancelled size count as zero; 0 is the definition, with the "
+            "signs of rounding noise. The default moves a kernel by about 0.1% to 1%.",
+        ),
+        Number("1e-4", zero=True),
+        UsedWith(1e-4, "formula", ("signgd", "asymmetric")),
+    ] = 1e-4
     rank: Annotated[
         str,
         option(Panel.FORMULA, "LoRA: one or more ranks, such as 1,8,64."),

@@ -110,9 +110,10 @@ def made_formulas(options: FormulaOptions) -> list[Formula]:
         if name == "sgd":
             found.append(SGD())
         elif name == "signgd":
-            found.append(SignGD(options.eps))
+            found.append(SignGD(options.eps, options.threshold))
         elif name == "asymmetric":
-            found += [AsymmetricSignGD(options.eps), AsymmetricSignGD(options.eps).reversed]
+            source = AsymmetricSignGD(options.eps, options.threshold)
+            found += [source, source.reversed]
         elif name == "projection":
             found.append(projected(options.dimension, options.draw_seed))
         else:
