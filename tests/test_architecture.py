@@ -19,6 +19,8 @@ LAYERS = [
     "kernels",
     "analysis",
     "finetune",
+    "experiment",
+    "candidates",
     "behaviour",
     "forecast",
     "study",

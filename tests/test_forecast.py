@@ -13,37 +13,46 @@ import torch
 import foretune as ft
 from foretune.analysis.dynamics import CrossEntropy, FunctionSpace, GradientDescent, curves
 from foretune.analysis.scores import Score
-from foretune.errors import DataError, UsageError
-from foretune.forecast.advice import advice
-from foretune.forecast.bootstrap import with_spreads
-from foretune.forecast.candidates import (
+from foretune.candidates.candidate import (
     Candidate,
-    Weights,
+    ParameterSizes,
     candidate,
-    candidate_kernel,
-    candidates,
     formulas_for,
-    weights_of,
+    named_candidates,
+    parameter_sizes,
 )
-from foretune.forecast.comparison import comparison
+from foretune.candidates.comparison import Comparison, comparison
+from foretune.candidates.effort import Effort, effort_for, limits
+from foretune.candidates.evidence import Evidence, Pool
+from foretune.candidates.greedy import greedy_candidates, greedy_path
+from foretune.candidates.resampling import with_spreads
+from foretune.candidates.scored import CandidateScore, ScoredCandidate, Spread
+from foretune.candidates.scores import SCORES, VALIDATION_LOSS
+from foretune.errors import DataError, UsageError
+from foretune.experiment.inputs import Inputs
+from foretune.forecast.advice import advice
 from foretune.forecast.cost import cost
 from foretune.forecast.forecast import forecast
-from foretune.forecast.greedy import greedy_candidates, greedy_path
-from foretune.forecast.inputs import Inputs
 from foretune.forecast.labels import label_warnings
-from foretune.forecast.search import Search, limits, search_for
-from foretune.forecast.simulation import CandidateScore, ScoredCandidate, Spread, scored_candidate
 from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.report.advice import lora_config, python_snippet
 from tests.cases import ROWS, TASK, language_model, outputs_of
 from tests.conftest import family
 
-QUICK = Search(steps=60, greedy_sizes=(1, 2), compared=6, resamples=24)
+QUICK = Effort(steps=60, greedy_sizes=(1, 2), compared=6, resamples=24)
 SIZE = 24
 NAMES = [f"model.layers.{layer}.{inner}.weight" for layer in range(4) for inner in ("attn.q_proj", "mlp.up_proj")]
 SIGNAL = "model.layers.2.mlp.up_proj.weight"
-WEIGHTS = Weights(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 10.0), dict.fromkeys(NAMES, 6))
+WEIGHTS = ParameterSizes(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 10.0), dict.fromkeys(NAMES, 6))
+
+
+def pool_of(kernels: dict[str, BlockKernel], inputs: Inputs) -> Pool:
+    return Pool(kernels, inputs, WEIGHTS, QUICK)
+
+
+def scored(item: Candidate, kernels: dict[str, BlockKernel], inputs: Inputs) -> ScoredCandidate:
+    return pool_of(kernels, inputs).evidence(item).scored(item)
 
 
 def synthetic(
@@ -66,25 +75,26 @@ def synthetic(
 
 
 def test_a_candidates_kernel_is_the_sum_of_its_blocks_kernels() -> None:
-    kernels, _ = synthetic()
+    kernels, inputs = synthetic()
+    pool = pool_of(kernels, inputs)
     wanted = candidate("two", "greedy", [NAMES[1], NAMES[6]], 4, WEIGHTS)
     expected = kernels["lora-r4"].array[1] + kernels["lora-r4"].array[6]
-    np.testing.assert_allclose(candidate_kernel(kernels, wanted), expected)
+    np.testing.assert_allclose(pool.evidence(wanted).kernel, expected)
     with pytest.raises(UsageError, match=r"'lora-r8'; there are sgd, lora-r4"):
-        candidate_kernel(kernels, replace(wanted, rank=8))
+        _ = pool.evidence(replace(wanted, rank=8)).kernel
     with pytest.raises(UsageError, match="without a kernel 'lora-r4': elsewhere"):
-        candidate_kernel(kernels, replace(wanted, blocks=("elsewhere",)))
+        _ = pool.evidence(replace(wanted, blocks=("elsewhere",))).kernel
 
 
 def test_parameters_are_entries_or_rank_times_inputs_and_outputs() -> None:
-    weights = Weights({"a.weight": (5, 7)}, {"a.weight": 1.0}, {"a.weight": 5})
+    weights = ParameterSizes({"a.weight": (5, 7)}, {"a.weight": 1.0}, {"a.weight": 5})
     assert candidate("a", "layer", ["a.weight"], None, weights).parameters == 35
     assert candidate("a", "layer", ["a.weight"], 3, weights).parameters == 36
 
 
 def test_candidates_are_layers_types_thirds_and_named_sets_each_once() -> None:
     kernels, _ = synthetic()
-    found = candidates(kernels, WEIGHTS)
+    found = named_candidates(kernels, WEIGHTS)
     full = [item for item in found if item.rank is None]
     kinds = [item.kind for item in full]
     assert kinds.count("layer") == 4
@@ -98,7 +108,7 @@ def test_candidates_are_layers_types_thirds_and_named_sets_each_once() -> None:
 def test_the_block_that_carries_all_the_signal_is_recommended(signal: str) -> None:
     for seed in range(3):
         kernels, inputs = synthetic(seed, signal=signal)
-        found = forecast(inputs, kernels, WEIGHTS, QUICK)
+        found = forecast(pool_of(kernels, inputs))
         chosen, every = found.advice.candidate, found.comparison.candidates
         assert signal in chosen.blocks  # others beside it can fit a few dozen examples a little better by chance
         assert chosen.score.score.value > 0.85
@@ -107,12 +117,7 @@ def test_the_block_that_carries_all_the_signal_is_recommended(signal: str) -> No
         assert chosen.name in found.answer
         assert found.comparison.considered == len(every)
         single = [candidate(name, "greedy", [name], None, WEIGHTS) for name in NAMES]
-        losses = {
-            item.blocks[0]: scored_candidate(
-                item, candidate_kernel(kernels, item), inputs, WEIGHTS, QUICK
-            ).score.validation_loss
-            for item in single
-        }
+        losses = {item.blocks[0]: scored(item, kernels, inputs).score.validation_loss for item in single}
         assert min(losses, key=losses.__getitem__) == signal
 
 
@@ -127,7 +132,7 @@ def test_the_greedy_search_takes_the_best_gain_per_parameter() -> None:
 def test_scores_do_not_depend_on_the_scale_of_a_kernel() -> None:
     kernels, inputs = synthetic(1)
     found = {
-        rank: scored_candidate(item, candidate_kernel(kernels, item), inputs, WEIGHTS, QUICK).score
+        rank: scored(item, kernels, inputs).score
         for rank in (None, 4)
         for item in [candidate("one", "greedy", [SIGNAL], rank, WEIGHTS)]
     }
@@ -142,7 +147,8 @@ def test_the_predicted_change_of_weights_is_that_of_training_the_features() -> N
     phi, y = generator.normal(size=(24, 6)), np.arange(24) % 2
     inputs = Inputs(y, np.zeros((24, 1)), phi, 8, 8, 2, {SIGNAL: 36}, "accuracy")
     joint = (phi[:8] @ phi.T)[:, None, :, None]
-    score = scored_candidate(candidate("one", "layer", [SIGNAL], None, WEIGHTS), joint, inputs, WEIGHTS, QUICK).score
+    kernels = {"sgd": BlockKernel((SIGNAL,), joint[None])}
+    score = scored(candidate("one", "layer", [SIGNAL], None, WEIGHTS), kernels, inputs).score
     theta, sign = np.zeros(6), 2 * y[:8] - 1
     for _ in range(score.steps):
         theta += score.learning_rate / 8 * phi[:8].T @ (sign / (1 + np.exp(sign * (phi[:8] @ theta))))
@@ -155,8 +161,7 @@ def test_the_spread_covers_the_mean_loss_over_other_draws_of_the_examples(margin
     found = []
     for seed in range(30):
         kernels, inputs = synthetic(seed, margin=margin, test=2)
-        scored = scored_candidate(wanted, candidate_kernel(kernels, wanted), inputs, WEIGHTS, QUICK)
-        (item,) = with_spreads([scored], lambda item, kernels=kernels: candidate_kernel(kernels, item), inputs, QUICK)
+        (item,) = with_spreads([scored(wanted, kernels, inputs)], pool_of(kernels, inputs), VALIDATION_LOSS)
         found.append(item)
     mean = np.mean([item.score.validation_loss for item in found])
     spreads = [item.spread for item in found if item.spread is not None]
@@ -168,42 +173,63 @@ def test_the_spread_covers_the_mean_loss_over_other_draws_of_the_examples(margin
 def test_a_candidate_without_the_signal_is_told_apart() -> None:
     kernels, inputs = synthetic(0)
     items = [candidate(name, "layer", [name], None, WEIGHTS) for name in (SIGNAL, NAMES[0])]
-    scored = [scored_candidate(item, candidate_kernel(kernels, item), inputs, WEIGHTS, QUICK) for item in items]
-    best, other = with_spreads(scored, lambda item: candidate_kernel(kernels, item), inputs, QUICK)
+    found = [scored(item, kernels, inputs) for item in items]
+    best, other = with_spreads(found, pool_of(kernels, inputs), VALIDATION_LOSS)
     assert best.spread is not None and other.spread is not None
     assert (best.spread.apart, other.spread.apart) == (False, True)
 
 
 def scored_with(name: str, loss: float, parameters: int, rank: int | None, behind: float) -> ScoredCandidate:
     kernels, inputs = synthetic()
-    base = scored_candidate(
-        candidate(name, "layer", [SIGNAL], None, WEIGHTS), kernels["sgd"].array[5], inputs, WEIGHTS, QUICK
-    )
+    base = scored(candidate(name, "layer", [SIGNAL], None, WEIGHTS), kernels, inputs)
     score: CandidateScore = replace(base.score, validation_loss=loss)
     return replace(base, rank=rank, parameters=parameters, score=score, spread=Spread(0, 1, behind, behind + 0.2))
 
 
+def compared(*items: ScoredCandidate) -> Comparison:
+    return Comparison(items, len(items), (), VALIDATION_LOSS)
+
+
 def test_ties_are_said_and_adapters_go_first_among_them() -> None:
-    _, inputs = synthetic()
+    pool = pool_of(*synthetic())
     start = Score(0.5, 0.4, 0.6)
     best = scored_with("best", 0.3, 900, None, 0.0)
     tied = scored_with("tied", 0.31, 50, 4, -0.1)
     worse = scored_with("worse", 0.6, 10, 4, 0.1)
-    said = advice([best, tied, worse], inputs, start)
+    said = advice(compared(best, tied, worse), pool, start)
     assert said.candidate is said.adapter is tied
     assert said.ties == ("best, full tuning",)
     assert "cannot be told from the smallest (best, full tuning, 0.300)" in said.reason
-    apart = advice([best, worse], inputs, start)
+    apart = advice(compared(best, worse), pool, start)
     assert apart.candidate is best
     assert apart.adapter is worse
     assert apart.ties == ()
     assert "tells it from every other" in apart.reason
 
 
+def test_a_forecast_ranks_by_an_entry_of_the_scores_and_sums_each_kernel_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    summed: list[tuple[tuple[str, ...], int | None]] = []
+    add = Pool.summed
+
+    def counted(pool: Pool, blocks: tuple[str, ...], rank: int | None) -> np.ndarray:
+        summed.append((tuple(sorted(blocks)), rank))
+        return add(pool, blocks, rank)
+
+    monkeypatch.setattr(Pool, "summed", counted)
+    kernels, inputs = synthetic()
+    pool = pool_of(kernels, inputs)
+    found = forecast(pool)
+    assert any(found.comparison.criterion is criterion for criterion in SCORES.values())
+    assert len(summed) == len(set(summed)) >= found.comparison.considered
+    assert {item.key for item in found.comparison.candidates} == {item.key for item in pool.candidates}
+    seen = pool.evidence(pool.candidates[0])
+    assert isinstance(seen, Evidence) and seen is pool.evidence(pool.candidates[0])
+
+
 def test_identical_candidates_tie() -> None:
     kernels, inputs = synthetic(2)
     twin = BlockKernel(tuple(NAMES), np.repeat(kernels["sgd"].array[5:6], len(NAMES), 0))
-    found = comparison({"sgd": twin}, inputs, WEIGHTS, QUICK)
+    found = comparison(pool_of({"sgd": twin}, inputs))
     compared = [item for item in found.candidates if item.spread is not None]
     assert len(compared) == QUICK.compared
     assert all(item.spread is not None and not item.spread.apart for item in compared)
@@ -211,12 +237,11 @@ def test_identical_candidates_tie() -> None:
 
 def test_a_large_kernel_limits_the_work_and_says_so() -> None:
     kernels, inputs = synthetic()
-    search = replace(QUICK, simulated=3)
-    found = comparison(kernels, inputs, WEIGHTS, search)
+    found = comparison(Pool(kernels, inputs, WEIGHTS, replace(QUICK, simulated=3)))
     assert len(found.candidates) == 3 < found.considered
     assert any(f"3 of {found.considered} candidates" in limit for limit in found.limits)
-    assert search_for(1024).simulated is not None
-    assert "96 of 1024 rows" in " ".join(limits(search_for(1024), 50, 1024, 6))
+    assert effort_for(1024).simulated is not None
+    assert "96 of 1024 rows" in " ".join(limits(effort_for(1024), 50, 1024, 6))
 
 
 def few(inputs: Inputs, places: list[int]) -> Inputs:
@@ -247,11 +272,11 @@ def test_rare_and_missing_labels_are_refused_or_said() -> None:
 def test_the_advice_promises_nothing_about_the_regime() -> None:
     kernels, inputs = synthetic(4)
     small = replace(WEIGHTS, norms=dict.fromkeys(NAMES, 1e-3))
-    said = " ".join(forecast(inputs, kernels, small, QUICK).advice.regime)
+    said = " ".join(forecast(Pool(kernels, inputs, small, QUICK)).advice.regime)
     assert "rule of thumb" in said
     assert "foretune behaviour" in said
     calm = replace(WEIGHTS, norms=dict.fromkeys(NAMES, 1e6))
-    assert "rule of thumb" not in " ".join(forecast(inputs, kernels, calm, QUICK).advice.regime)
+    assert "rule of thumb" not in " ".join(forecast(Pool(kernels, inputs, calm, QUICK)).advice.regime)
 
 
 def test_the_cost_of_training_is_three_forward_passes_a_step() -> None:
@@ -283,9 +308,9 @@ def test_peft_adapts_exactly_the_blocks_of_every_candidate(name: str, tmp_path: 
     job = ft.joint_job(outputs, rows[:4], rows[4:])
     kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
     linear = kernels["lora-r2"].names
-    found = [item for item in candidates(kernels, weights_of(outputs)) if item.rank == 2]
+    found = [item for item in named_candidates(kernels, parameter_sizes(outputs)) if item.rank == 2]
     irregular = [linear[0], linear[-1], linear[len(linear) // 2]]
-    found.append(candidate("irregular", "greedy", irregular, 2, weights_of(outputs)))
+    found.append(candidate("irregular", "greedy", irregular, 2, parameter_sizes(outputs)))
     found.append(Candidate("one", "greedy", (linear[1],), 2, 0))
     assert {item.kind for item in found} >= {"layer", "module type", "greedy"}
     modules = {path: type(module).__name__ for path, module in outputs.lm.module.named_modules()}
@@ -335,13 +360,14 @@ def test_a_tiny_model_gets_a_forecast_from_its_own_kernels(difference: bool) -> 
     sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
     y = np.array(TASK.targets(rows))
     inputs = Inputs(y, f0, np.random.default_rng(0).normal(size=(18, 3)), 6, 6, 2, sizes, "accuracy")
-    found = forecast(inputs, kernels, weights_of(outputs), QUICK)
+    pool = Pool(kernels, inputs, parameter_sizes(outputs), QUICK)
+    found = forecast(pool)
     assert {item.rank for item in found.comparison.candidates} == {None, 1, 4}
     chosen = found.advice.candidate
-    joint = candidate_kernel(kernels, chosen)
+    joint = pool.evidence(chosen).kernel
     space = FunctionSpace(joint.transpose(2, 3, 0, 1), f0, y, CrossEntropy(), 6)
     (run,) = curves(space, GradientDescent(chosen.score.learning_rate), chosen.score.steps, max(chosen.score.steps, 1))
     assert run.validation_loss[-1] == pytest.approx(chosen.score.validation_loss)
     assert run.test_loss[-1] == pytest.approx(chosen.score.test_loss)
-    greedy = greedy_candidates(kernels, inputs, weights_of(outputs), QUICK)
+    greedy = greedy_candidates(kernels, inputs, parameter_sizes(outputs), QUICK)
     assert {item.rank for item in greedy} == {None, 1, 4}

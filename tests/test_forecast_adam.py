@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from foretune.forecast.adam import BATCH, EVERY, RATES, STEPS, adam_kernel, adam_rate, reach
-from foretune.forecast.candidates import ALPHA, Weights
-from foretune.forecast.inputs import Inputs
+from foretune.candidates.adam import BATCH, EVERY, RATES, STEPS, adam_kernel, adam_rate, reach
+from foretune.candidates.candidate import ALPHA, ParameterSizes
+from foretune.experiment.inputs import Inputs
 from foretune.kernels.lora import LoRA
 
 
@@ -99,7 +99,7 @@ def test_within_reach_no_run_moves_the_weights_by_more_than_their_norm() -> None
     generator = np.random.default_rng(4)
     w = {name: generator.standard_normal((40, 30)) for name in ("a.weight", "b.weight")}
     norms = {name: float(np.linalg.norm(value)) for name, value in w.items()}
-    weights = Weights(dict.fromkeys(w, (40, 30)), norms, dict.fromkeys(w, 40))
+    weights = ParameterSizes(dict.fromkeys(w, (40, 30)), norms, dict.fromkeys(w, 40))
     rate, steps = reach(tuple(w), None, weights, 12), 12
     moved = np.concatenate([steps * rate * np.sign(value).ravel() for value in w.values()])
     assert np.linalg.norm(moved) == pytest.approx(np.hypot(*norms.values()))
@@ -109,7 +109,7 @@ def test_within_reach_no_run_moves_the_weights_by_more_than_their_norm() -> None
     changes = [formula.scaling * signs(40, 4) @ (formula.matrix(name, 30) + signs(4, 30)) for name in w]
     assert np.linalg.norm(changes) == pytest.approx(np.hypot(*norms.values()), rel=0.15)
     assert reach((), 4, weights, steps) == np.inf
-    assert reach(("a.weight",), None, Weights(weights.shapes, {"a.weight": 0.0}, {}), steps) == np.inf
+    assert reach(("a.weight",), None, ParameterSizes(weights.shapes, {"a.weight": 0.0}, {}), steps) == np.inf
 
 
 def test_a_limited_rate_says_so() -> None:

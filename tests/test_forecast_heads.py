@@ -16,6 +16,20 @@ from rich.console import Console
 
 import foretune as ft
 from foretune.analysis.scores import Score
+from foretune.candidates.candidate import (
+    PROBING,
+    ParameterSizes,
+    candidate,
+    formulas_for,
+    named_candidates,
+    parameter_sizes,
+)
+from foretune.candidates.comparison import Comparison, comparison
+from foretune.candidates.effort import Effort
+from foretune.candidates.evidence import Pool
+from foretune.candidates.greedy import greedy_path
+from foretune.candidates.scored import RATES_ARE_FOR
+from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
 from foretune.cli.computing import run_forecast
 from foretune.cli.options import (
     BlockOptions,
@@ -27,27 +41,13 @@ from foretune.cli.options import (
     RunOptions,
 )
 from foretune.errors import UsageError
+from foretune.experiment.inputs import Inputs, forecast_inputs
+from foretune.experiment.probed_head import probed_head
 from foretune.finetune.methods import FullTuning, LoRATuning
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.forecast.advice import advice
-from foretune.forecast.candidates import (
-    PROBING,
-    Weights,
-    candidate,
-    candidate_kernel,
-    candidates,
-    formulas_for,
-    head_kernel,
-    weights_of,
-)
-from foretune.forecast.comparison import comparison
 from foretune.forecast.cost import cost
 from foretune.forecast.forecast import Forecast, forecast
-from foretune.forecast.greedy import greedy_path
-from foretune.forecast.heads import probed_head
-from foretune.forecast.inputs import Inputs, forecast_inputs
-from foretune.forecast.search import Search
-from foretune.forecast.simulation import LABEL_ERROR, RATES_ARE_FOR, VALIDATION_LOSS, scored_candidate
 from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
@@ -57,15 +57,19 @@ from tests.cases import ROWS, TASK, language_model, outputs_of
 from tests.conftest import family, many_rows
 
 HEAD = ("head.weight", "head.bias")
-QUICK = Search(steps=40, greedy_sizes=(1, 2), compared=3, resamples=24)
+QUICK = Effort(steps=40, greedy_sizes=(1, 2), compared=3, resamples=24)
 SIZE = 24
 NAMES = [f"model.layers.{layer}.{inner}.weight" for layer in range(3) for inner in ("attn.q_proj", "mlp.up_proj")]
 SIGNAL = "model.layers.1.mlp.up_proj.weight"
-WEIGHTS = Weights(
+WEIGHTS = ParameterSizes(
     {**dict.fromkeys(NAMES, (6, 6)), "head.weight": (2, 6), "head.bias": (2,)},
     dict.fromkeys((*NAMES, *HEAD), 10.0),
     dict.fromkeys(NAMES, 6),
 )
+
+
+def pool_of(kernels: dict[str, BlockKernel], inputs: Inputs, effort: Effort = QUICK) -> Pool:
+    return Pool(kernels, inputs, WEIGHTS, effort)
 
 
 def synthetic(
@@ -91,8 +95,9 @@ def synthetic(
 
 
 def test_every_candidate_trains_the_head_and_one_trains_nothing_else() -> None:
-    kernels, _ = synthetic()
-    found = candidates(kernels, WEIGHTS)
+    kernels, inputs = synthetic()
+    pool = pool_of(kernels, inputs)
+    found = named_candidates(kernels, WEIGHTS)
     of_head = kernels["sgd"].array[-2:].sum(0)
     for item in found:
         assert item.head == HEAD
@@ -102,8 +107,8 @@ def test_every_candidate_trains_the_head_and_one_trains_nothing_else() -> None:
             if item.blocks
             else None
         )
-        np.testing.assert_allclose(candidate_kernel(kernels, item), of_head + (0 if own is None else own.total()))
-        np.testing.assert_allclose(head_kernel(kernels, item), of_head)
+        np.testing.assert_allclose(pool.evidence(item).kernel, of_head + (0 if own is None else own.total()))
+        np.testing.assert_allclose(pool.evidence(item).head_alone.kernel, of_head)
     (alone,) = [item for item in found if item.kind == PROBING]
     assert (alone.blocks, alone.rank, alone.parameters) == ((), None, 2 * 6 + 2)
     assert alone.title == "head alone, linear probing"
@@ -112,18 +117,17 @@ def test_every_candidate_trains_the_head_and_one_trains_nothing_else() -> None:
 
 
 def test_without_a_head_nothing_is_added() -> None:
-    kernels, _ = synthetic()
+    kernels, inputs = synthetic()
     bare = {"sgd": kernels["sgd"].select("model.*"), "lora-r4": kernels["lora-r4"]}
-    for given in (WEIGHTS, Weights(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 1.0), WEIGHTS.widths)):
-        found = candidates(bare, given)
+    for given in (WEIGHTS, ParameterSizes(dict.fromkeys(NAMES, (6, 6)), dict.fromkeys(NAMES, 1.0), WEIGHTS.widths)):
+        found = named_candidates(bare, given)
         assert not any(item.head or item.kind == PROBING for item in found)
-        assert not head_kernel(bare, found[0]).any()
-    language_head = Weights(
+    language_head = ParameterSizes(
         {"head.weight": (9, 6)}, {"head.weight": 1.0}, {}
     )  # an output layer of this name has no bias
     assert language_head.head == ()
     with pytest.raises(UsageError, match=r"blocks without a kernel 'sgd': head\.weight"):
-        candidate_kernel(bare, candidate("head alone", PROBING, (), None, WEIGHTS, HEAD))
+        _ = pool_of(bare, inputs).evidence(candidate("head alone", PROBING, (), None, WEIGHTS, HEAD)).kernel
 
 
 @pytest.mark.parametrize(("name", "rank"), [("bert-encoder", 2), ("llama-causal", 2), ("bert-encoder", None)])
@@ -131,7 +135,7 @@ def test_the_numbers_of_a_candidate_are_those_that_fine_tuning_trains(name: str,
     outputs = outputs_of(language_model(family(name)), head=True)
     rows = [ft.Example.of(row) for row in ROWS]
     job = ft.joint_job(outputs, rows[:4], rows[4:])
-    found = candidates(ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,))), weights_of(outputs))
+    found = named_candidates(ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,))), parameter_sizes(outputs))
     if rank is None:
         method, kind = FullTuning(), "whole model"
     else:
@@ -147,8 +151,10 @@ def test_the_change_of_weights_is_that_of_training_adapters_and_head_in_features
     phi, psi, y = generator.normal(size=(24, 6)), generator.normal(size=(24, 7)), np.arange(24) % 2
     inputs = Inputs(y, np.zeros((24, 1)), phi, 8, 8, 2, {}, "accuracy")
     item = candidate("one", "layer", [SIGNAL], 4, WEIGHTS, HEAD)
-    kernels = [(part[:8] @ part.T)[:, None, :, None] for part in (phi, psi)]
-    score = scored_candidate(item, kernels[0] + kernels[1], inputs, WEIGHTS, QUICK, kernels[1]).score
+    of_blocks, of_head = ((part[:8] @ part.T)[None, :, None, :, None] for part in (phi, psi))
+    in_full = BlockKernel((SIGNAL, *HEAD), np.concatenate([of_blocks, of_head, np.zeros_like(of_head)]))
+    kernels = {"sgd": in_full, "lora-r4": BlockKernel((SIGNAL,), of_blocks)}
+    score = pool_of(kernels, inputs).evidence(item).scored(item).score
     b, head, sign = np.zeros(6), np.zeros(7), 2 * y[:8] - 1
     for _ in range(score.steps):
         chi = sign / (1 + np.exp(sign * (phi[:8] @ b + psi[:8] @ head)))
@@ -167,7 +173,7 @@ def test_the_greedy_search_starts_from_the_head() -> None:
 
 def test_adapting_is_recommended_where_a_block_beats_linear_probing() -> None:
     kernels, inputs = synthetic()
-    found = forecast(inputs, kernels, WEIGHTS, QUICK)
+    found = forecast(pool_of(kernels, inputs))
     chosen = found.advice.candidate
     assert found.advice.beats_probing
     assert SIGNAL in chosen.blocks
@@ -181,7 +187,7 @@ def test_adapting_is_recommended_where_a_block_beats_linear_probing() -> None:
 def test_linear_probing_is_recommended_where_no_block_beats_it() -> None:
     for seed in range(2):
         kernels, inputs = synthetic(seed, signal=None, probed=2.0)
-        found = forecast(inputs, kernels, WEIGHTS, QUICK)
+        found = forecast(pool_of(kernels, inputs))
         assert found.advice.beats_probing is False, seed
         assert found.advice.candidate.kind == PROBING
         assert found.answer.startswith("Adapting is not expected to beat linear probing, which should help")
@@ -194,7 +200,7 @@ def test_linear_probing_is_recommended_where_no_block_beats_it() -> None:
 
 def test_a_head_with_nothing_else_to_train_is_not_compared() -> None:
     kernels, inputs = synthetic()
-    found = forecast(inputs, {"sgd": kernels["sgd"].select("head.*")}, WEIGHTS, QUICK)
+    found = forecast(pool_of({"sgd": kernels["sgd"].select("head.*")}, inputs))
     assert found.advice.beats_probing is None
     assert found.answer.startswith("Fine-tuning")
     assert found.answer.endswith("Recommended because there is nothing else to train.")
@@ -202,21 +208,22 @@ def test_a_head_with_nothing_else_to_train_is_not_compared() -> None:
 
 def test_linear_probing_is_simulated_however_few_candidates_are() -> None:
     kernels, inputs = synthetic()
-    found = comparison(kernels, inputs, WEIGHTS, replace(QUICK, simulated=2, compared=1))
+    found = comparison(pool_of(kernels, inputs, replace(QUICK, simulated=2, compared=1)))
     assert len(found.candidates) == 2 < found.considered
     assert [item.kind for item in found.candidates if item.spread is not None][-1] == PROBING
 
 
 def test_a_cheaper_adapter_that_does_not_beat_linear_probing_is_not_preferred() -> None:
     kernels, inputs = synthetic()
-    found = comparison(kernels, inputs, WEIGHTS, QUICK).candidates
+    found = comparison(pool_of(kernels, inputs)).candidates
     best = next(item for item in found if item.spread is not None and item.spread.beats_probing)
     probing = next(item for item in found if item.kind == PROBING)
     assert best.spread is not None
     best = replace(best, rank=None)
     assert best.spread is not None
     tied = replace(best, rank=4, parameters=1, spread=replace(best.spread, over_probing=(-0.1, 0.2)))
-    said = advice([best, tied, probing], inputs, Score(0.5, 0.4, 0.6))
+    compared = Comparison((best, tied, probing), 3, (), VALIDATION_LOSS)
+    said = advice(compared, pool_of(kernels, inputs), Score(0.5, 0.4, 0.6))
     assert said.candidate is best
     assert said.adapter is tied
 
@@ -247,7 +254,7 @@ def forecast_of(outputs: Any, split: Any, warm_up: int = 0) -> Forecast:
     inputs = replace(forecast_inputs(outputs, TASK, split), warm_up=warm_up)
     job = ft.joint_job(outputs, split.train, [*split.validation, *split.test])
     kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
-    return forecast(inputs, kernels, weights_of(outputs), QUICK)
+    return forecast(Pool(kernels, inputs, parameter_sizes(outputs), QUICK))
 
 
 def test_a_forecast_after_a_warm_up_is_one_of_the_warmed_model_and_says_so() -> None:
@@ -330,7 +337,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
 
 def test_the_table_has_the_recommended_candidate_and_linear_probing() -> None:
     kernels, inputs = synthetic()
-    found = forecast(inputs, kernels, WEIGHTS, QUICK)
+    found = forecast(pool_of(kernels, inputs))
     stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
     console = Console(width=160, record=True, file=io.StringIO())
     print_forecast(console, found, stages, "accuracy", None, cost(stages, 10, 4, 10, 3))
@@ -342,7 +349,7 @@ def test_the_table_has_the_recommended_candidate_and_linear_probing() -> None:
 
 def test_where_a_head_is_trained_the_label_error_ranks_and_ranks_of_one_set_share_it() -> None:
     kernels, inputs = synthetic()
-    found = comparison(kernels, inputs, WEIGHTS, QUICK)
+    found = comparison(pool_of(kernels, inputs))
     assert found.criterion is LABEL_ERROR
     errors = [item.score.label_error for item in found.candidates]
     assert errors == sorted(errors)
@@ -356,9 +363,9 @@ def test_where_a_head_is_trained_the_label_error_ranks_and_ranks_of_one_set_shar
         assert item.spread is not None
         assert item.spread.low <= item.spread.high
     bodies = {label: kernel.select("model.*") for label, kernel in kernels.items()}
-    headless = Weights({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
-    assert comparison(bodies, inputs, WEIGHTS, QUICK).criterion is LABEL_ERROR  # the head is there, though it is fixed
-    assert comparison(bodies, inputs, headless, QUICK).criterion is VALIDATION_LOSS
+    headless = ParameterSizes({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
+    assert comparison(pool_of(bodies, inputs)).criterion is LABEL_ERROR  # the head is there, though it is fixed
+    assert comparison(Pool(bodies, inputs, headless, QUICK)).criterion is VALIDATION_LOSS
 
 
 def by_heart(inputs: Inputs) -> Inputs:
@@ -372,10 +379,7 @@ def test_the_label_error_sees_what_a_head_that_fits_the_training_examples_hides(
     kernels, inputs = synthetic(probed=0.0)
     hidden = by_heart(inputs)
     one = [candidate(name, "layer", [name], None, WEIGHTS) for name in NAMES]
-    scores = {
-        item.blocks[0]: scored_candidate(item, candidate_kernel(kernels, item), hidden, WEIGHTS, QUICK).score
-        for item in one
-    }
+    scores = {item.blocks[0]: pool_of(kernels, hidden).evidence(item).scored(item).score for item in one}
     losses = [score.validation_loss for score in scores.values()]
     assert max(losses) - min(losses) < 1e-3
     assert min(scores, key=lambda name: scores[name].label_error) == SIGNAL

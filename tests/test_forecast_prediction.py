@@ -6,11 +6,12 @@ import pytest
 
 from foretune.analysis.label_regression import label_regression
 from foretune.analysis.scores import scored
-from foretune.forecast.candidates import PROBING, Weights, candidate, candidate_kernel, tangent_kernel
+from foretune.candidates.candidate import PROBING, ParameterSizes, candidate
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
 from foretune.forecast.forecast import forecast
 from foretune.forecast.prediction import prediction
-from foretune.forecast.simulation import scored_candidate
-from tests.test_forecast_heads import HEAD, NAMES, QUICK, SIGNAL, SIZE, WEIGHTS, by_heart, synthetic
+from tests.test_forecast_heads import HEAD, NAMES, QUICK, SIGNAL, SIZE, WEIGHTS, by_heart, pool_of, synthetic
 
 
 def test_with_a_head_the_announced_score_is_the_mean_of_simulation_and_label_regression_and_its_interval_holds_both() -> (
@@ -19,13 +20,13 @@ def test_with_a_head_the_announced_score_is_the_mean_of_simulation_and_label_reg
     kernels, inputs = synthetic(probed=0.0)
     hidden = by_heart(inputs)
     item = candidate("signal", "layer", [SIGNAL], 4, WEIGHTS, HEAD)
-    tangent = tangent_kernel(kernels, item)
-    found = scored_candidate(item, candidate_kernel(kernels, item), hidden, WEIGHTS, QUICK, tangent=tangent)
-    fit = label_regression(tangent, inputs.y[: 2 * SIZE])
+    pool = pool_of(kernels, hidden)
+    found = pool.evidence(item).scored(item)
+    fit = label_regression(kernels["sgd"].select([SIGNAL, *HEAD]).total(), inputs.y[: 2 * SIZE])
     labels = scored(inputs.y[2 * SIZE :], (fit.outputs[SIZE:, 0] > 0).astype(int), "accuracy")
     simulated = found.score.score
     assert simulated.high < labels.value  # the run does not leave a head that has learnt the examples by heart
-    announced = prediction(found, hidden, tangent).score
+    announced = prediction(found, pool, LABEL_ERROR).score
     assert announced.value == pytest.approx((simulated.value + labels.value) / 2)
     assert announced.low <= simulated.value < labels.value <= announced.high
 
@@ -33,31 +34,32 @@ def test_with_a_head_the_announced_score_is_the_mean_of_simulation_and_label_reg
 def test_two_predictions_that_agree_keep_their_interval() -> None:
     kernels, inputs = synthetic(probed=6.0)
     item = candidate("signal", "layer", [SIGNAL], None, WEIGHTS, HEAD)
-    joint = candidate_kernel(kernels, item)
-    found = scored_candidate(item, joint, inputs, WEIGHTS, QUICK)
-    assert prediction(found, inputs, joint).score == found.score.score
+    pool = pool_of(kernels, inputs)
+    found = pool.evidence(item).scored(item)
+    assert prediction(found, pool, LABEL_ERROR).score == found.score.score
 
 
 def test_what_the_simulation_is_exact_for_or_ranks_is_predicted_by_it() -> None:
     kernels, inputs = synthetic()
     for kind in (PROBING, "layer"):
         item = candidate("some", kind, [] if kind == PROBING else [SIGNAL], None, WEIGHTS, HEAD)
-        joint = candidate_kernel(kernels, item)
-        found = scored_candidate(item, joint, inputs, WEIGHTS, QUICK)
-        announced = prediction(found, inputs, joint if kind == PROBING else None)
+        pool = pool_of(kernels, inputs)
+        found = pool.evidence(item).scored(item)
+        announced = prediction(found, pool, LABEL_ERROR if kind == PROBING else VALIDATION_LOSS)
         assert announced.score == found.score.score
         assert announced.by == "in the linear regime"
 
 
 def test_the_answer_says_what_predicts_its_score() -> None:
     kernels, inputs = synthetic()
-    found = forecast(inputs, kernels, WEIGHTS, QUICK)
+    pool = pool_of(kernels, inputs)
+    found = forecast(pool)
     chosen = found.advice.candidate
-    assert found.advice.predicted == prediction(chosen, inputs, tangent_kernel(kernels, chosen))
+    assert found.advice.predicted == prediction(chosen, pool, LABEL_ERROR)
     assert f"predicted between a simulated run ({chosen.score.score.value:.2f}) and label regression" in found.answer
     assert f"accuracy {found.advice.predicted.score.value:.2f}" in found.answer
-    headless = Weights({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
+    headless = ParameterSizes({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
     bodies = {label: kernel.select("model.*") for label, kernel in kernels.items()}
-    simulated = forecast(inputs, bodies, headless, QUICK)
+    simulated = forecast(Pool(bodies, inputs, headless, QUICK))
     assert simulated.advice.predicted.score == simulated.advice.candidate.score.score
     assert "predicted in the linear regime for" in simulated.answer

@@ -23,8 +23,8 @@ from foretune.errors import UsageError
 from foretune.finetune import search
 from foretune.report.figures import svg
 from foretune.report.pages import csv_text, markdown, print_page, write_page
-from foretune.study import afzal
-from foretune.study.afzal import AFZAL_RECIPES
+from foretune.study.afzal import cost as afzal
+from foretune.study.afzal.recipes import AFZAL_RECIPES
 from foretune.study.budget import Budget
 from foretune.study.lpft import LPFT_RECIPES
 from foretune.study.lpft_calibration import _pooled

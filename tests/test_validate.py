@@ -11,30 +11,33 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, spearmanr
 
+import foretune as ft
 from foretune.analysis.transferability import (
     kernel_target_alignment,
     leep,
     log_evidence,
     negative_conditional_entropy,
 )
+from foretune.candidates.adam import PredictedRun, best_predicted
+from foretune.candidates.candidate import PROBING, Candidate, formulas_for, named_candidates, parameter_sizes
+from foretune.candidates.scores import SCORES
 from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
 from foretune.cli.validating import run_validate, runs_grid, training_sample
 from foretune.errors import UsageError
-from foretune.finetune.methods import FullTuning, LoRATuning
+from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
-from foretune.forecast.adam import PredictedRun, best_predicted
 from foretune.model.head import HeadLogits
+from foretune.study.pool import pool_of
 from foretune.study.setting import Sampled
-from foretune.study.validation.candidates import chosen_placements, placements
+from foretune.study.validation.chosen import chosen_labels, common_labels
 from foretune.study.validation.curves import curve_distance
-from foretune.study.validation.measurement import Measured, Validation, measured
+from foretune.study.validation.measurement import Measured, Validation, candidates_of, measured
 from foretune.study.validation.measures import LOSS, SCORE, SWEEP, rankings, sweep
 from foretune.study.validation.page import validation_page
 from foretune.study.validation.ranking import ceiling, median_correlation, rank_correlation, regret
-from foretune.study.validation.scores import SCORES, evidence
 from foretune.study.validation.stopped import stopped_runs
-from tests.cases import language_model
+from tests.cases import ROWS, language_model
 from tests.conftest import family, run_cli
 from tests.test_cli import assert_refused
 from tests.validations import FOUR, small_validation
@@ -166,35 +169,55 @@ def test_curves_are_compared_at_common_steps_after_the_start() -> None:
 # --- candidates and evidence
 
 
-def test_placements_are_distinct_sets_with_methods_that_train_them() -> None:
+def test_candidates_are_those_of_the_forecast_and_what_really_trains_them() -> None:
     outputs = HeadLogits(language_model(family("bert-encoder")), 2)
-    adapted = placements(outputs, 8)
-    assert [item.name for item in adapted][:3] == ["layer encoder.layer.0", "layer encoder.layer.1",
-                                                   "attention.self.query"]  # fmt: skip
-    assert {"all linear", "query and value"} < {item.name for item in adapted}
-    assert len({frozenset(item.blocks) for item in adapted}) == len(adapted)
-    first = adapted[0].method
+    rows = [ft.Example.of(row) for row in ROWS]
+    job = ft.joint_job(outputs, rows[:4], rows[4:])
+    found = named_candidates(ft.kernels_of(job, formulas_for(job.kinds, ranks=(8,))), parameter_sizes(outputs))
+    adapted = [item for item in found if item.rank == 8]
+    assert [item.label for item in adapted][:3] == ["layer encoder.layer.0", "layer encoder.layer.1",
+                                                    "attention.self.query"]  # fmt: skip
+    first = adapted[0].tuning
     assert isinstance(first, LoRATuning) and first.targets == tuple(
-        b.removesuffix(".weight") for b in adapted[0].blocks
+        block.removesuffix(".weight") for block in adapted[0].blocks
     )
-    full = placements(outputs, None)
-    assert [item.name for item in full] == ["layer encoder.layer.0", "layer encoder.layer.1", "biases", "whole model"]
+    full = [item for item in found if item.rank is None and item.kind != PROBING]
+    assert {"layer encoder.layer.0", "whole model"} <= {item.label for item in full}
     for item in full:
-        assert isinstance(item.method, FullTuning)
-        assert set(item.method.names(outputs)) == {*item.blocks, "head.weight", "head.bias"}
+        assert isinstance(item.tuning, BlockTuning)
+        assert set(item.tuning.names(outputs)) == {*item.blocks, "head.weight", "head.bias"}
+    with pytest.raises(UsageError, match=r"no trainable parameter 'encoder.weight'"):
+        BlockTuning(("encoder.weight",)).names(outputs)
+
+
+def test_labels_are_chosen_by_globs_among_those_that_every_cell_has() -> None:
+    item = Candidate("layer.0", "layer", (), 8, 1)
+    greedy = [replace(item, name=f"greedy, {count} modules", kind="greedy") for count in (2, 4)]
+    assert common_labels([[item, *greedy], [item, greedy[0]]]) == ["layer layer.0", "greedy, 2 modules"]
+    labels = ["layer a", "layer b", "all linear", "first third", "query"]
+    assert chosen_labels(labels, None) == labels
+    assert chosen_labels(labels, ["layer*", "query", "all*"]) == ["layer a", "layer b", "all linear", "query"]
     with pytest.raises(UsageError, match=r"'all linaer'.*Did you mean 'all linear'"):
-        chosen_placements(adapted, ["all linaer"])
+        chosen_labels(labels, ["all linaer"])
     with pytest.raises(UsageError, match=r"2 candidates .* at least 4"):
-        chosen_placements(adapted, ["layer*"])
+        chosen_labels(labels, ["layer*"])
+
+
+def test_validate_runs_the_candidates_that_a_forecast_of_the_same_kernels_ranks(study: Validation) -> None:
+    cell = study.cell("mr", 13)
+    asked = {item.key for item in candidates_of(cell, 2)}
+    ranked = {item.key for item in pool_of(cell, 2).candidates if item.rank == 2}
+    assert asked == ranked and any(item.kind == "greedy" for item in candidates_of(cell, 2))
 
 
 def test_evidence_adds_up_to_what_the_method_trains(study: Validation, cells: list[Measured]) -> None:
     cell = study.cell("mr", 13)
-    chosen = chosen_placements(placements(cell.outputs, 2), study.candidates)
-    for seen, outcome in zip(evidence(cell, chosen, GRID), cells[0].outcomes, strict=True):
+    pool, known = pool_of(cell, 2, GRID), {item.label: item for item in candidates_of(cell, 2)}
+    for label, outcome in zip(cells[0].names, cells[0].outcomes, strict=True):
+        seen = pool.evidence(known[label])
         assert seen.trained == outcome.trained
-        assert seen.spectrum.largest <= seen.everything * (1 + 1e-9)
-        assert len(seen.parts) == len(seen.entries) == len(seen.placement.blocks) + 2
+        assert seen.spectrum.largest <= pool.largest_of_all(2) * (1 + 1e-9)
+        assert len(seen.parts) == len(seen.entries) == len(seen.blocks) + 2
         assert seen.inputs.f0.shape[0] == seen.kernel.shape[2] == 16  # test examples have no say
 
 
@@ -205,11 +228,12 @@ def test_evidence_of_full_tuning_and_of_prompts(
     model: str, output: str, rank: int | None, study: Validation, tmp_path: Path
 ) -> None:
     cell = replace(study, lm=language_model(family(model)), output=output, root=tmp_path).cell("mr", 13)
-    for seen in evidence(cell, placements(cell.outputs, rank), GRID):
-        method = seen.placement.method
-        start = method.start(cell.outputs)
-        assert seen.trained == sum(start.parameters()[name].numel() for name in method.names(start))
-        assert np.isfinite([of(seen) for of in SCORES.values()]).all()
+    pool = pool_of(cell, rank, GRID)
+    for item in candidates_of(cell, rank):
+        seen, start = pool.evidence(item), item.tuning.start(cell.outputs)
+        numbers = sum(start.parameters()[name].numel() for name in item.tuning.names(start))
+        assert seen.trained == item.parameters == numbers
+        assert np.isfinite([criterion.oriented(seen) for criterion in SCORES.values()]).all()
 
 
 # --- end to end

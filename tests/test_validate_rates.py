@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from foretune.forecast.adam import PredictedRun
+from foretune.candidates.adam import PredictedRun
 from foretune.study.outcome import Outcome, PointCurve
 from foretune.study.validation.measurement import Measured
 from foretune.study.validation.rates import losses_by_rate_table, lost, rate_table

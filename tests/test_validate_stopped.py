@@ -9,10 +9,10 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from foretune.candidates.scores import SCORES
 from foretune.study.outcome import Outcome, PointCurve
 from foretune.study.validation.measurement import Measured
 from foretune.study.validation.measures import LOSS, rankings
-from foretune.study.validation.scores import SCORES
 from foretune.study.validation.stopped import lowest_so_far, stopped_findings, stopped_runs, stopped_table
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, SCORES, warmed_name
 from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
 from foretune.cli.validating import run_validate
 from foretune.errors import UsageError
@@ -20,13 +21,12 @@ from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
 from foretune.study.outcome import Outcome
+from foretune.study.pool import pool_of
 from foretune.study.validation.after_warm_up import loss_errors, warm_up_findings, warm_up_table
-from foretune.study.validation.candidates import chosen_placements, placements
-from foretune.study.validation.measurement import Measured, Validation, measured
+from foretune.study.validation.measurement import Measured, Validation, candidates_of, measured
 from foretune.study.validation.measures import LOSS, rankings
 from foretune.study.validation.page import validation_page
 from foretune.study.validation.ranking import correlation_difference, mean_over_candidates
-from foretune.study.validation.scores import AFTER_WARM_UP, LOSSES, SCORES, evidence, warmed_name
 from tests.validations import FOUR, small_validation
 
 STEPS = 3
@@ -97,12 +97,14 @@ def test_hashes_of_examples_stay_what_they_were() -> None:
 def test_scores_after_a_warm_up_are_those_of_the_warmed_cell(
     study: Validation, plain: tuple[list[Measured], dict[str, str]], warmed: list[Measured]
 ) -> None:
-    cell = study.cell("mr", 13).warmed(STEPS)
-    seen = evidence(cell, chosen_placements(placements(cell.outputs, 2), study.candidates), GRID)
+    cell = study.cell("mr", 13)
+    chosen = {item.label: item for item in candidates_of(cell, 2)}
+    pool = pool_of(cell.warmed(STEPS), 2, GRID)
+    seen = [pool.evidence(chosen[label]) for label in warmed[0].names]
     scores = warmed[0].scores
     assert list(scores) == [*SCORES, *(warmed_name(name, STEPS) for name in AFTER_WARM_UP)]
     for name in AFTER_WARM_UP:
-        np.testing.assert_allclose(scores[f"{name}, warm-up {STEPS}"], [SCORES[name](item) for item in seen])
+        np.testing.assert_allclose(scores[f"{name}, warm-up {STEPS}"], [SCORES[name].oriented(item) for item in seen])
         assert scores[f"{name}, warm-up {STEPS}"] != scores[name]
     assert {name: scores[name] for name in SCORES} == plain[0][0].scores
     assert warmed[0].outcomes == plain[0][0].outcomes and warmed[0].predicted == plain[0][0].predicted

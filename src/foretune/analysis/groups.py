@@ -15,6 +15,7 @@ import numpy as np
 from foretune.naming import layer_number, layer_path
 
 _QUERY_VALUE = {"q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q", "v"}
+_KEY = {"k_proj", "key", "k_lin", "key_proj", "k"}
 _FUSED = {"c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj"}
 
 
@@ -82,10 +83,24 @@ def trainable_groups(names: Sequence[str], linear: Collection[str]) -> list[Grou
     return [group for group in found if group.names]
 
 
+def key_weights(linear: Iterable[str]) -> list[str]:
+    """The key projections among some weights of linear layers; none where a model fuses them with others."""
+    return [name for name in linear if _module(name) in _KEY]
+
+
+def query_value_weights(linear: Iterable[str]) -> list[str]:
+    """The query and value projections among some weights of linear layers; none where a model fuses them with others."""
+    return [name for name in linear if _module(name) in _QUERY_VALUE]
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight").rpartition(".")[2]
+
+
 def _query_value(linear: Sequence[str]) -> Group:
     """Query and value projections, or the one weight that holds both where a model fuses them."""
-    last = {name: name.removesuffix(".weight").rpartition(".")[2] for name in linear}
-    apart = tuple(name for name in linear if last[name] in _QUERY_VALUE)
+    last = {name: _module(name) for name in linear}
+    apart = tuple(query_value_weights(linear))
     if apart:
         return Group("query and value", "query and value", apart)
     fused = tuple(name for name in linear if last[name] in _FUSED)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.solvers.problem import targets
-from foretune.analysis.spectrum import spectrum
+from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 
@@ -53,6 +53,7 @@ def label_regression(
     joint: Float64[np.ndarray, "n c e c"],
     y: Int[np.ndarray, "m"],
     strengths: Sequence[float] = STRENGTHS,
+    eigen: Spectrum | None = None,
 ) -> LabelRegression:
     """Ridge regression of labels on a kernel, judged on the examples behind the training ones.
 
@@ -60,6 +61,7 @@ def label_regression(
         joint: kernel train x (train, then held-out examples, then perhaps examples that are only predicted).
         y: class numbers of its columns up to the last held-out one.
         strengths: ridges to choose from, over lambda_max; by the held-out error.
+        eigen: spectrum of the training kernel, where it is known already.
 
     Raises:
         UsageError: no held-out examples, another number of labels, or a strength that is not positive.
@@ -74,7 +76,7 @@ def label_regression(
     mean = wanted[:n].mean(0)
     centred = wanted - mean
     scale = float((centred[n:] ** 2).sum(1).mean()) or 1.0
-    eigen = spectrum(joint[:, :, :n].reshape(n * c, n * c))
+    eigen = eigen or spectrum(joint[:, :, :n].reshape(n * c, n * c))
     if not eigen.largest:
         return LabelRegression((centred[n:] ** 2).sum(1) / scale, np.tile(mean, (columns - n, 1)), max(strengths))
     apart = joint[:, :, n:].reshape(n * c, -1).T @ eigen.vectors  # (v * c, n * c)

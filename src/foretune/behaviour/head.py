@@ -12,10 +12,9 @@ from foretune.analysis.singular_values import KernelSplit
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.model.batches import Rows, pretrained
+from foretune.model.head import HEAD
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64, Int
-
-HEAD = ("head.weight", "head.bias")
 
 
 def kernel_split(kernel: BlockKernel) -> KernelSplit:

@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console
 
 import foretune
+from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import ScoredCandidate
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -24,12 +27,9 @@ from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
-from foretune.forecast.candidates import ALPHA, formulas_for, weights_of
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import forecast
 from foretune.forecast.plan import estimate
-from foretune.forecast.search import search_for
-from foretune.forecast.simulation import ScoredCandidate
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
@@ -70,9 +70,11 @@ def run_forecast(
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        search = search_for(inputs.n_train * inputs.f0.shape[1])
-        result = forecast(inputs, kernels, weights_of(found.outputs), search)
-    costs = cost(found.stages.finished, len(inputs.y), inputs.n_train, search.steps, len(result.comparison.candidates))
+        pool = Pool.sized(kernels, inputs, parameter_sizes(found.outputs))
+        result = forecast(pool)
+    costs = cost(
+        found.stages.finished, len(inputs.y), inputs.n_train, pool.effort.steps, len(result.comparison.candidates)
+    )
     config, note = _adapters(result.advice.adapter, found), head_note(found.outputs)
     whole = {
         "foretune": foretune.__version__,

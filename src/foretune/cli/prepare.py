@@ -17,7 +17,7 @@ from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.setup import Problem, Splitter, few_shot, made_outputs, problem
 from foretune.errors import UsageError
-from foretune.forecast.inputs import Inputs, forecast_inputs
+from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.forecast.stages import Stages
 from foretune.model.load import HALF, LanguageModel, load_model
 from foretune.model.outputs import Outputs

@@ -7,6 +7,7 @@ result.json    of a finished run: settings, curves and scores
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,7 +136,10 @@ def _zero_shot(found: Prepared) -> Score | None:
     task, test = found.problem.task, found.problem.split.test
     if not test:
         return None
-    return scored(np.array(task.targets(test)), predicted_classes(pretrained(found.outputs, test).outputs), task.metric)
+    before = pretrained(found.outputs, test)
+    for note in before.notes:
+        warnings.warn(note, stacklevel=2)
+    return scored(np.array(task.targets(test)), predicted_classes(before.outputs), task.metric)
 
 
 def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:

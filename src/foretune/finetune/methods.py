@@ -63,6 +63,32 @@ class FullTuning(Method):
 
 
 @dataclass(frozen=True)
+class BlockTuning(Method):
+    """Full fine-tuning of some parameters by name, and of the head.
+
+    Attributes:
+        blocks: names of the parameters.
+    """
+
+    blocks: tuple[str, ...] = ()
+    label: ClassVar[str] = "ft"
+
+    def names(self, outputs: Outputs) -> list[str]:
+        """The blocks in the model's order, and the head.
+
+        Raises:
+            UsageError: the model has no parameter of one of these names.
+        """
+        known = outputs.parameters()
+        if unknown := [name for name in self.blocks if name not in known]:
+            raise UsageError(
+                f"{outputs.lm.name} has no trainable parameter {unknown[0]!r}.{nearest(unknown[0], known)} See "
+                "outputs.parameters()."
+            )
+        return list(dict.fromkeys([*(name for name in known if name in set(self.blocks)), *head_names(outputs)]))
+
+
+@dataclass(frozen=True)
 class BitFit(Method):
     """Biases only (Ben Zaken et al. 2022, BitFit)."""
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from foretune.analysis.scores import Score
-from foretune.forecast.candidates import PROBING
-from foretune.forecast.inputs import Inputs
+from foretune.candidates.candidate import PROBING
+from foretune.candidates.comparison import Comparison
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
+from foretune.candidates.scores import Criterion
+from foretune.experiment.inputs import Inputs
 from foretune.forecast.prediction import Prediction, prediction
-from foretune.forecast.simulation import RATES_ARE_FOR, VALIDATION_LOSS, Criterion, ScoredCandidate
-from foretune.shapes import Float64
 
 LARGE_CHANGE = 0.05
 """A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""
@@ -44,13 +44,7 @@ class Advice:
     regime: tuple[str, ...]
 
 
-def advice(
-    candidates: Sequence[ScoredCandidate],
-    inputs: Inputs,
-    start: Score,
-    criterion: Criterion = VALIDATION_LOSS,
-    tangent: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]] | None = None,
-) -> Advice:
+def advice(compared: Comparison, pool: Pool, start: Score) -> Advice:
     """The candidate to train.
 
     It comes first by the criterion. Where that is full tuning, and a LoRA candidate of fewer parameters
@@ -58,27 +52,26 @@ def advice(
     worth adapting, and linear probing is recommended where nothing does.
 
     Args:
-        candidates: best first, with spreads.
-        inputs: labels.
+        compared: candidates, best first, with spreads.
+        pool: their kernels.
         start: score without training.
-        criterion: what ranked the candidates.
-        tangent: a candidate's tangent kernel where the label error did; None elsewhere.
     """
+    candidates, criterion, inputs = compared.candidates, compared.criterion, pool.inputs
     probing = next((item for item in candidates if item.kind == PROBING), None)
-    compared = [item for item in candidates if item.spread is not None]
-    tied = _tied(compared)
+    spread = [item for item in candidates if item.spread is not None]
+    tied = _tied(spread)
     worthy = [item for item in candidates if probing is None or (item.spread is not None and item.spread.beats_probing)]
     adapters = [item for item in (*worthy, *candidates) if item.rank is not None]
     chosen = _chosen(worthy, tied, candidates[0]) if worthy or probing is None else probing
     others = [item for item in tied if item is not chosen]
-    predicted = prediction(chosen, inputs, None if tangent is None else tangent(chosen))
+    predicted = prediction(chosen, pool, criterion)
     return Advice(
         candidate=chosen,
         predicted=predicted,
         adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
         probing=probing,
         beats_probing=None if probing is None or len(candidates) == 1 else bool(worthy),
-        reason=_reason(chosen, candidates[0], others, len(compared), criterion),
+        reason=_reason(chosen, candidates[0], others, len(spread), criterion),
         ties=tuple(item.title for item in others),
         regime=_regime(chosen, predicted.score, inputs, start),
     )

@@ -8,22 +8,19 @@ recommended.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from foretune.analysis.probe import linear_probe
 from foretune.analysis.scores import Score, best_threshold, majority, predicted_classes, scored
 from foretune.analysis.spectrum import StableLearningRate, stable_learning_rate
-from foretune.forecast.adam import STEPS, AdamRate, adam_rate, reach
+from foretune.candidates.adam import AdamRate
+from foretune.candidates.comparison import Comparison, comparison
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import RATES_ARE_FOR
+from foretune.experiment.inputs import Inputs
 from foretune.forecast.advice import Advice, advice
-from foretune.forecast.candidates import Weights, candidate_parts
-from foretune.forecast.comparison import Comparison, comparison, tangents
-from foretune.forecast.inputs import Inputs
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
-from foretune.forecast.search import Search
-from foretune.forecast.simulation import RATES_ARE_FOR
-from foretune.kernels.block_kernel import BlockKernel
 
 
 @dataclass(frozen=True)
@@ -70,20 +67,17 @@ class Forecast:
     warnings: tuple[str, ...]
 
 
-def forecast(
-    inputs: Inputs, kernels: Mapping[str, BlockKernel], weights: Weights, search: Search | None = None
-) -> Forecast:
+def forecast(pool: Pool) -> Forecast:
     """The forecast from pretrained outputs, features, and joint kernels (train x train, validation, test).
 
     Args:
-        inputs: labels, pretrained outputs and features of the split.
-        kernels: `kernels_of(joint_job(outputs, split.train, split.validation + split.test), formulas_for(job.kinds))`.
-        weights: shapes and norms, `weights_of(outputs)`.
-        search: how much work the comparison of candidates may be; by the size of the kernel without one.
+        pool: `Pool.sized(kernels, inputs, parameter_sizes(outputs))`, with the kernels of `formulas_for(job.kinds)` on
+            `joint_job(outputs, split.train, [*split.validation, *split.test])`.
 
     Raises:
         DataError: one label only, a label without training example, or no validation or test examples.
     """
+    inputs = pool.inputs
     rare = label_warnings(inputs)
     n, v = inputs.n_train, inputs.n_validation
     y, f0, metric = inputs.y, inputs.f0, inputs.metric
@@ -93,17 +87,11 @@ def forecast(
     tuned = None if threshold is None else scored(y_test, predicted_classes(f0_test, threshold), metric)
     features = inputs.features
     probe = linear_probe(features[:n], y[:n], features[n : n + v], y[n : n + v], metric)
-    whole, parts, sigma = whole_and_parts(inputs, kernels["sgd"])
+    whole, parts, sigma = whole_and_parts(inputs, pool.kernels["sgd"])
     start = tuned if tuned is not None and tuned.value > zero_shot.value else zero_shot
-    compared = comparison(kernels, inputs, weights, search)
-    tangent = tangents(kernels, compared.criterion)
-    advised = advice(compared.candidates, inputs, start, compared.criterion, tangent)
-    named = {item.key: item for item in (advised.candidate, advised.adapter) if item is not None}
-    rates = {
-        key: adam_rate(*candidate_parts(kernels, item, weights), inputs, reach(item.blocks, item.rank, weights, STEPS))
-        for key, item in named.items()
-    }
-    adamw = rates[advised.candidate.key]
+    compared = comparison(pool)
+    advised = advice(compared, pool, start)
+    adamw = pool.evidence(advised.candidate).adam_rate
     return Forecast(
         answer=_answer(inputs, advised, start, adamw),
         advice=advised,
@@ -120,7 +108,7 @@ def forecast(
         learning_rate=stable_learning_rate(whole.largest, n, f0.shape[1]),
         rates_are_for=RATES_ARE_FOR,
         adamw=adamw,
-        adapter_adamw=None if advised.adapter is None else rates[advised.adapter.key],
+        adapter_adamw=None if advised.adapter is None else pool.evidence(advised.adapter).adam_rate,
         warm_up=inputs.warm_up,
         warnings=(*inputs.warnings, *rare, *_warm_up_warning(inputs), *_test_size_warning(inputs, whole, start)),
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from foretune.errors import DataError
+from foretune.experiment.inputs import Inputs
 from foretune.forecast.advice import MINIMUM_PER_LABEL
-from foretune.forecast.inputs import Inputs
 
 
 def label_warnings(inputs: Inputs) -> tuple[str, ...]:

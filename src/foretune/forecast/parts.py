@@ -11,9 +11,9 @@ from foretune.analysis.groups import layers, module_types
 from foretune.analysis.scores import Score, scored
 from foretune.analysis.solvers import KernelRidge, Solution, joint_data, solved
 from foretune.analysis.spectrum import Spectrum
-from foretune.forecast.inputs import Inputs
-from foretune.forecast.risk import RELATIVE_SIGMA, relative_risk
-from foretune.forecast.simulation import train_spectrum, train_targets
+from foretune.candidates.joint import train_spectrum, train_targets
+from foretune.candidates.risk import RELATIVE_SIGMA, relative_risk
+from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
 
 

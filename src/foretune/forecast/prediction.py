@@ -27,14 +27,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from foretune.analysis.label_regression import label_regression
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.forecast.candidates import PROBING
-from foretune.forecast.inputs import Inputs
-from foretune.forecast.simulation import ScoredCandidate
-from foretune.shapes import Float64
+from foretune.candidates.candidate import PROBING
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import ScoredCandidate
+from foretune.candidates.scores import LABEL_ERROR, Criterion
 
 
 @dataclass(frozen=True)
@@ -50,23 +47,20 @@ class Prediction:
     by: str
 
 
-def prediction(
-    candidate: ScoredCandidate, inputs: Inputs, tangent: Float64[np.ndarray, "n c e c"] | None = None
-) -> Prediction:
+def prediction(candidate: ScoredCandidate, pool: Pool, criterion: Criterion) -> Prediction:
     """What is announced for a candidate.
 
     Args:
         candidate: with its numbers.
-        inputs: labels.
-        tangent: its tangent kernel where the label error ranks; the simulated run predicts without it.
+        pool: its kernels.
+        criterion: what ranks; the simulated run alone predicts where that is not the label error.
     """
     simulated = candidate.score.score
-    if tangent is None or candidate.kind == PROBING:
+    if criterion is not LABEL_ERROR or candidate.kind == PROBING:
         return Prediction(simulated, "in the linear regime")
-    first_test = inputs.n_train + inputs.n_validation
-    fit = label_regression(tangent, inputs.y[:first_test])
-    classes = predicted_classes(fit.outputs[inputs.n_validation :])
-    labels = scored(inputs.y[first_test:], classes, inputs.metric)
+    inputs = pool.inputs
+    outputs = pool.evidence(candidate).labels.outputs[inputs.n_validation :]
+    labels = scored(inputs.y[inputs.n_train + inputs.n_validation :], predicted_classes(outputs), inputs.metric)
     by = f"between a simulated run ({simulated.value:.2f}) and label regression ({labels.value:.2f})"
     return Prediction(_between(simulated, labels), by)
 

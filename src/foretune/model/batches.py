@@ -54,11 +54,26 @@ class Pretrained:
         outputs: f0.
         features: what the output layer reads: pooled features of a head, the hidden state at an answer's place.
         cut: how many texts were cut to fit.
+        unknown: how many texts are mostly tokens that the tokenizer does not know.
     """
 
     outputs: Float64[np.ndarray, "e c"]
     features: Float64[np.ndarray, "e i"]
     cut: int
+    unknown: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results must know of how the texts were read."""
+        texts, found = len(self.outputs), []
+        if self.cut:
+            found.append(f"{self.cut} of {texts} texts were cut to fit; the prompt was kept whole.")
+        if self.unknown:
+            found.append(
+                f"{self.unknown} of {texts} texts are mostly tokens that the tokenizer does not know, so the model cannot "
+                "tell them apart. See that tokenizer, model and language of the texts belong together."
+            )
+        return tuple(found)
 
 
 def pretrained(
@@ -87,4 +102,5 @@ def pretrained(
             f0[place], features[place] = logits[row], hidden[row]
         finished += len(places)
         done(finished, len(encoded))
-    return Pretrained(np.stack(f0), np.stack(features), sum(item.cut for item in encoded))
+    cut, unknown = sum(item.cut for item in encoded), sum(item.mostly_unknown for item in encoded)
+    return Pretrained(np.stack(f0), np.stack(features), cut, unknown)

@@ -29,6 +29,8 @@ from foretune.model.outputs import (
 from foretune.shapes import Float
 
 POOLINGS = ("mean", "cls", "last")
+HEAD = ("head.weight", "head.bias")
+"""The parameters of a classification head, by name."""
 
 
 class _Unpooled(nn.Module):

@@ -8,6 +8,7 @@ the place of a mask, words are taken as in Gao et al. 2021.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -94,16 +95,20 @@ def one_token_each(
     found: dict[int, str] = {}
     for (label, word), tokens in zip(words.items(), pieces, strict=True):
         if not word.strip():
-            raise DataError(f"The word for the label {label!r} is empty. Name one: --words {label}=WORD.")
+            raise DataError(f"The word for the label {label!r} is empty. Name one: --words {_asked(label)}.")
         shown = [str(tokenizer.convert_ids_to_tokens(token)) for token in tokens]
         if len(shown) != 1 and not (first_piece and shown):
+            apart = all(pieces) and len({each[0] for each in pieces}) == len(pieces)
+            first = ", answer with its first piece: --first-piece (first_piece=True)" if apart else ""
             raise DataError(
                 f"The word {word!r} for the label {label!r} is {len(shown)} tokens here ({', '.join(shown)}); "
-                f"expected one. Choose another word: --words {label}=WORD, or answer with its first piece: "
-                "--first-piece (first_piece=True)."
+                f"expected one. Choose another word: --words {_asked(label)}{first}, or put a head in the place of words: "
+                "--output head."
             )
         if tokens[0] == tokenizer.unk_token_id:
-            raise DataError(f"The tokenizer does not know the word {word!r} for the label {label!r}. Use --words.")
+            raise DataError(
+                f"The tokenizer does not know the word {word!r} for the label {label!r}. Use --words {_asked(label)}."
+            )
         if tokens[0] in found:
             raise DataError(
                 f"The words {found[tokens[0]]!r} and {word!r} are the same token {shown[0]!r} to the model; it cannot "
@@ -111,3 +116,8 @@ def one_token_each(
             )
         found[tokens[0]] = word
     return list(found)
+
+
+def _asked(label: str) -> str:
+    """What to type after --words."""
+    return shlex.quote(f"{label}=WORD")

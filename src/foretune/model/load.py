@@ -150,7 +150,7 @@ def _place(name: str, revision: str | None) -> tuple[str, str | None]:
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError) as error:  # too long for a path, or a zero byte in it
-        raise UsageError(f"{name[:60]!r}... cannot be the name of a model: {error.__class__.__name__}.") from error
+        raise UsageError(f"{name[:60]!r} cannot be the name of a model: {error}"[:200]) from error
     if is_folder:
         return name, revision
     if exists:

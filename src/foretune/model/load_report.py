@@ -80,8 +80,8 @@ def _message(
     if wrong:
         given, wanted = shapes[wrong[0]]
         return (
-            f"{len(wrong)} weights of {name} have another shape than config.json says: {wrong[0]} is {given}, expected "
-            f"{wanted}. Put the right config.json beside the weights."
+            f"The weights of {name} have other shapes than config.json says, {len(wrong)} in all: {wrong[0]} is {given}, "
+            f"expected {wanted}. Put the right config.json beside the weights."
         )
     inside = {f"{module.base_model_prefix}." for _ in [0] if module.base_model is not module}
     head = bool(inside) and not any(key.startswith(tuple(inside)) for key in used)

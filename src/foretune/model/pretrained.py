@@ -20,6 +20,9 @@ from foretune.model.weight_files import check_folder
 _FEWEST_TOKENS = 3
 """Tokens besides the special ones that a vocabulary has at least; transformers makes smaller ones where files lack."""
 
+_PROBE = "A text, \u2603."
+"""Holds what a tokenizer may not know."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -80,7 +83,7 @@ def loaded_parts(source: Source, dtype: torch.dtype, kind: str | None) -> tuple[
     config = source.load(transformers.AutoConfig)
     kind = kind or kind_of(config)
     tokenizer = source.load(transformers.AutoTokenizer)
-    _refuse_no_vocabulary(source.name, tokenizer)
+    _check_tokenizer(source.name, tokenizer)
     loader, options = loading_class(config, kind)
     weights = {} if source.gguf_file is not None else {"use_safetensors": True}
     module, report = source.load(
@@ -90,12 +93,18 @@ def loaded_parts(source: Source, dtype: torch.dtype, kind: str | None) -> tuple[
     return config, tokenizer, module, kind
 
 
-def _refuse_no_vocabulary(name: str, tokenizer: Any) -> None:
-    """See that a tokenizer has words.
+def _check_tokenizer(name: str, tokenizer: Any) -> None:
+    """See that a tokenizer reads a text, and has words.
 
     Raises:
-        ModelError: it has special tokens only, which transformers makes up where a folder has no tokenizer's files.
+        ModelError: it does not, or has special tokens only, which transformers makes up where a folder lacks its files.
     """
+    try:
+        tokenizer(_PROBE)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ModelError(
+            f"The tokenizer of {name} cannot read a text ({error}). Put the model's own tokenizer files beside it."
+        ) from error
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     if len(words) < _FEWEST_TOKENS:
         raise ModelError(
@@ -121,15 +130,24 @@ def hub_answers() -> bool:
 def _load_error(source: Source, error: Exception) -> ModelError:
     """What a library's error while loading means for the user."""
     name, text = source.name, str(error)
-    first = (text.splitlines() or [""])[0].strip() or type(error).__name__
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "trust_remote_code" in text or "custom code" in text:
         return ModelError(
             f"{name} comes with Python code of its own, which runs only when you say so: --trust-remote-code "
             "(trust_remote_code=True). Read the code first; it can do anything on this machine."
         )
+    if isinstance(error, (LookupError, AttributeError, TypeError)):
+        first = f"{type(error).__name__}: {first}"
+    first = first.removesuffix(".").replace(f"{source.place}/", "")
+    if source.gguf_file is not None:
+        return ModelError(
+            f"Cannot read the GGUF file {name}: {first}. It is damaged, cut short, or of a kind that transformers does not "
+            "know. Copy or download it again, or take the model as safetensors."
+        )
     if source.local:
-        return ModelError(f"Cannot load the model {name!r}: {first}{'' if first.endswith('.') else '.'}{_hint(error)}")
-    known = f" Built-in models: {', '.join(MODELS)}.{nearest(name, MODELS)}"
+        return ModelError(f"Cannot load the model {name!r}: {first}. {_hint(error)}")
+    known = f" Built-in models: {', '.join(MODELS)}.{nearest(name.lower(), MODELS)}"
     if name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") > 1:
         return ModelError(f"There is no model folder or .gguf file {name}. Check the path.")
     if "safetensors" in text and "connect" not in text.lower():
@@ -142,12 +160,15 @@ def _load_error(source: Source, error: Exception) -> ModelError:
             f"The model {name!r} is not in the local Hugging Face cache and the hub cannot be reached. Give a local "
             f"folder or a .gguf file, or go online once.{known}"
         )
-    return ModelError(f"Cannot load the model {name!r}: {first}{known}")
+    return ModelError(f"Cannot load the model {name!r}: {first}.{known}")
 
 
 def _hint(error: Exception) -> str:
+    """What to look at when a folder cannot be loaded."""
     if type(error).__name__.startswith("StrictDataclass"):
-        return " A value in config.json has the wrong type."
+        return "A value in config.json has the wrong type."
+    if "allocate memory" in str(error):
+        return "The sizes in config.json ask for more memory than there is."
     if isinstance(error, ImportError):
-        return " Install what is named, or choose another model."
-    return " Check its config.json and tokenizer files, or copy them again."
+        return "Install what is named, or choose another model."
+    return "Check its config.json and tokenizer files, or copy them again."

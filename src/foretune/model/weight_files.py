@@ -13,6 +13,9 @@ _LENGTH = struct.Struct("<Q")
 _GGUF = b"GGUF"
 _LARGEST_HEADER = 100_000_000  # as safetensors has it
 
+_MERGING = {"CAUSAL_LM": "AutoPeftModelForCausalLM", "SEQ_CLS": "AutoPeftModelForSequenceClassification"}
+"""The class of peft that loads an adapter with its base model, by the task that the adapter was made for."""
+
 
 def check_folder(name: str, folder: Path) -> None:
     """See that a folder holds a model in safetensors files, each of them whole.
@@ -27,6 +30,11 @@ def check_folder(name: str, folder: Path) -> None:
         raise ModelError(
             f"{name} is a folder without config.json. Expected a model folder as save_pretrained writes it: config.json, "
             "*.safetensors and the tokenizer's files."
+        )
+    outside = sorted(file for file in _indexed(folder) if file != Path(file).name)
+    if outside:
+        raise ModelError(
+            f"{_index(folder)} names {outside[0]!r}, which is not a file of this folder. Expected names alone."
         )
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -43,17 +51,19 @@ def check_folder(name: str, folder: Path) -> None:
 
 def _adapter(name: str, folder: Path) -> ModelError:
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
-        base = "its base model"
+        found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base, task = found["base_model_name_or_path"], str(found.get("task_type"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        base, task = "another model", ""
     if (folder / "config.json").exists():
         return ModelError(
             f"{name} holds a model (config.json) and an adapter (adapter_config.json), so it is not clear what is meant. "
             "Move the adapter's files to a folder of their own."
         )
+    loader = _MERGING.get(task, "AutoPeftModel")
     return ModelError(
         f"{name} is a peft adapter of {base}, not a model. Name the base model to forecast from it. To go on from the "
-        f"adapter, merge it once: peft.AutoPeftModel.from_pretrained({name!r}).merge_and_unload().save_pretrained(NEW), "
+        f"adapter, merge it once: peft.{loader}.from_pretrained({name!r}).merge_and_unload().save_pretrained(NEW), "
         "with the tokenizer beside it, and name the new folder."
     )
 

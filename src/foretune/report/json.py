@@ -14,9 +14,10 @@ from foretune.store.atomic import write_text
 
 
 def plain(value: object) -> object:
-    """`value` as JSON types: dataclasses become objects, arrays lists, infinities strings."""
+    """`value` as JSON types: dataclasses become objects without their functions, arrays lists, infinities strings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: plain(item) for name, item in fields.items() if not callable(item)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from foretune.errors import UsageError, nearest
-from foretune.study.afzal import AFZAL_RECIPES
+from foretune.study.afzal.recipes import AFZAL_RECIPES
 from foretune.study.lpft import LPFT_RECIPES
 from foretune.study.malladi import MALLADI_RECIPES
+from foretune.study.malladi_subspace import Subspace
 from foretune.study.recipe import Recipe
 
-RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (*MALLADI_RECIPES, *LPFT_RECIPES, *AFZAL_RECIPES)}
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe for recipe in (*MALLADI_RECIPES, Subspace(), *LPFT_RECIPES, *AFZAL_RECIPES)
+}
 
 
 def recipe_named(name: str) -> Recipe:

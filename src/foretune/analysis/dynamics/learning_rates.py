@@ -141,7 +141,8 @@ def best_run(
     if not space.n_validation:
         raise UsageError("There are no validation examples to choose by; expected validation >= 1 evaluation rows.")
     if rates is None:
-        rates = [factor * typical_learning_rate(space, descent) for factor in GRID]
+        typical = typical_learning_rate(space, descent)
+        rates = [factor * typical for factor in GRID]
     runs = curves(space, descent, steps, every, rates)
     points = [
         (-run.validation_score[place], run.validation_loss[place], run.steps[place], number, place)

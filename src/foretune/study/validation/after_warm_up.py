@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, warmed_name
 from foretune.finetune.warm_up import warm_up_training
 from foretune.shapes import Float64
 from foretune.study.page import Table
@@ -20,7 +21,6 @@ from foretune.study.validation.formatting import shown, shown_interval
 from foretune.study.validation.measurement import Measured, Validation
 from foretune.study.validation.measures import LOSS, Ranking, results_of, scores_of
 from foretune.study.validation.ranking import Interval, correlation_difference, mean_over_candidates
-from foretune.study.validation.scores import AFTER_WARM_UP, LOSSES, warmed_name
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foretune.forecast.adam import PredictedRun
+from foretune.candidates.adam import PredictedRun
 
 
 def curve_distance(predicted: PredictedRun, steps: Sequence[int], losses: Sequence[float]) -> float:

@@ -15,19 +15,22 @@ import numpy as np
 
 from foretune.analysis.calibration import cross_entropy
 from foretune.analysis.scores import predicted_classes, score
+from foretune.candidates.adam import PredictedRun
+from foretune.candidates.candidate import PROBING, Candidate
+from foretune.candidates.evidence import Evidence, Pool
+from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
 from foretune.errors import UsageError
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warm_up_training
-from foretune.forecast.adam import PredictedRun
 from foretune.kernels.folder import identity_hash
 from foretune.kernels.job import Progress
 from foretune.model.load import LanguageModel
 from foretune.shapes import Float64
 from foretune.study.cell import Cell, made_cell
 from foretune.study.outcome import Outcome
+from foretune.study.pool import pool_of
 from foretune.study.setting import Sample, Setting
-from foretune.study.validation.candidates import Placement, chosen_placements, placements
-from foretune.study.validation.scores import AFTER_WARM_UP, SCORES, Evidence, determinants, evidence, warmed_name
+from foretune.study.validation.chosen import chosen_labels, common_labels
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Validation:
         grid: settings of every run, with AdamW; the best point of each candidate counts.
         root: where the model's cells are kept.
         data: a folder with one folder a task; the tasks' own sources without.
-        candidates: globs on names of placements; None for all.
+        candidates: globs on labels of candidates; None for all.
         output: see `Setting`.
         warm_up: numbers of steps; `AFTER_WARM_UP` are taken again on the kernel after each of them.
         memory: budget of kernels above the model's own memory.
@@ -85,7 +88,7 @@ class Measured:
         outcomes: of real fine-tuning.
         scores: name of a score, or of a score after a warm-up (`warmed_name`) -> its values.
         predicted: the simulated runs of the grid, from the kernel before training.
-        reach: the largest rate of Adam that a forecast would name, of every candidate (`forecast.adam.reach`).
+        reach: the largest rate of Adam that a forecast would name, of every candidate (`candidates.adam.reach`).
         warm_up_seconds: steps of a warm-up -> what it cost.
     """
 
@@ -117,44 +120,58 @@ class Measured:
         return np.array([outcome.test_score if outcome.failure is None else 0.0 for outcome in self.outcomes])
 
 
+def candidates_of(cell: Cell, rank: int | None) -> list[Candidate]:
+    """The forecast's candidates of one method on a cell, linear probing left out; kept."""
+    key = {"rank": rank, **determinants(len(cell.split.train) * cell.outputs.n_outputs)}
+    found = cell.value(
+        f"candidates-{'full' if rank is None else f'r{rank}'}",
+        key,
+        lambda: {"candidates": [asdict(item) for item in pool_of(cell, rank).candidates]},
+    )["candidates"]
+    every = [Candidate(**{**item, "blocks": tuple(item["blocks"]), "head": tuple(item["head"])}) for item in found]
+    return [item for item in every if item.rank == rank and item.kind != PROBING]
+
+
 @dataclass(frozen=True)
 class _Seen:
-    """What is seen of a cell's placements before training, or after a warm-up: kept, or from evidence made when needed.
+    """What is seen of a cell's candidates before training, or after a warm-up: kept, or from a pool made when needed.
 
     Attributes:
         cell: model and data; it keeps the values.
-        chosen: the placements.
+        chosen: the candidates.
         grid: settings of the runs.
         warm_up: steps; 0 for the model before training.
     """
 
     cell: Cell
-    chosen: Sequence[Placement]
+    chosen: Sequence[Candidate]
     grid: Sequence[Training]
     warm_up: int = 0
 
     @cached_property
-    def evidence(self) -> list[Evidence]:
-        """On each placement."""
+    def pool(self) -> Pool:
+        """With the kernels of all of them."""
         cell = self.cell.warmed(self.warm_up) if self.warm_up else self.cell
-        return evidence(cell, self.chosen, self.grid)
+        return pool_of(cell, self.chosen[0].rank, self.grid)
 
     def values(self, name: str, of: Callable[[Evidence], Any]) -> list[Any]:
-        """A value of each placement, kept."""
+        """A value of each candidate, kept."""
         asked = {
-            "methods": [repr(placement.method) for placement in self.chosen],
+            "methods": [repr(candidate.tuning) for candidate in self.chosen],
             "grid": [repr(point) for point in self.grid],
         }
         name = warmed_name(name, self.warm_up)
         file = f"{name.replace(',', '').replace(' ', '-')}-{identity_hash(asked)[:12]}"
         rows = len(self.cell.split.train) * self.cell.outputs.n_outputs
         key = {**asked, **determinants(rows), **self._warm_up_key, "name": name}
-        return self.cell.value(file, key, lambda: {"values": [of(item) for item in self.evidence]})["values"]
+        return self.cell.value(
+            file, key, lambda: {"values": [of(self.pool.evidence(candidate)) for candidate in self.chosen]}
+        )["values"]
 
     def scores(self, names: Iterable[str]) -> dict[str, tuple[float, ...]]:
-        """Scores of all placements, under their names after a warm-up where there was one."""
+        """Scores of all candidates, larger is better, under their names after a warm-up where there was one."""
         return {
-            warmed_name(name, self.warm_up): tuple(map(float, self.values(f"score {name}", SCORES[name])))
+            warmed_name(name, self.warm_up): tuple(map(float, self.values(f"score {name}", SCORES[name].oriented)))
             for name in names
         }
 
@@ -172,18 +189,23 @@ def measured(study: Validation) -> list[Measured]:
     """
     if not study.tasks or not study.seeds or not study.grid:
         raise UsageError("A validation needs at least one task, one seed and one learning rate.")
-    return [_measured(study, study.cell(task, seed)) for seed in study.seeds for task in study.tasks]
+    cells = [study.cell(task, seed) for seed in study.seeds for task in study.tasks]
+    known = [candidates_of(cell, study.rank) for cell in cells]
+    labels = chosen_labels(common_labels(known), study.candidates)
+    by_label = ({item.label: item for item in found} for found in known)
+    return [
+        _measured(study, cell, [found[label] for label in labels]) for cell, found in zip(cells, by_label, strict=True)
+    ]
 
 
-def _measured(study: Validation, cell: Cell) -> Measured:
-    chosen = chosen_placements(placements(cell.outputs, study.rank), study.candidates)
+def _measured(study: Validation, cell: Cell, chosen: Sequence[Candidate]) -> Measured:
     # before the runs, which take far longer: a model that cannot be warmed up is refused at once
     seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
     outcomes = []
-    for number, placement in enumerate(chosen):
+    for number, candidate in enumerate(chosen):
         if study.progress is not None:
             study.progress(f"{cell.setting.task}, seed {cell.setting.seed}: candidates", number, len(chosen))
-        outcomes.append(cell.outcome(placement.method, study.grid))
+        outcomes.append(cell.outcome(candidate.tuning, study.grid))
     start = cell.value("start", {}, lambda: _start(cell))
     scores, curves, reach = _before_training(_Seen(cell, chosen, study.grid))
     for steps in study.warm_up:
@@ -194,7 +216,7 @@ def _measured(study: Validation, cell: Cell) -> Measured:
         metric=cell.task.metric,
         start_loss=start["loss"],
         start_score=start["score"],
-        names=tuple(placement.name for placement in chosen),
+        names=tuple(candidate.label for candidate in chosen),
         outcomes=tuple(outcomes),
         scores=scores,
         predicted=curves,
@@ -206,10 +228,11 @@ def _measured(study: Validation, cell: Cell) -> Measured:
 def _before_training(
     seen: _Seen,
 ) -> tuple[dict[str, tuple[float, ...]], tuple[tuple[PredictedRun, ...], ...], tuple[float, ...]]:
-    """Scores, curves and reach of every placement; the kernels that they are from are not held any longer."""
+    """Scores, curves and reach of every candidate; the kernels that they are from are not held any longer."""
     scores = seen.scores(SCORES)
+    steps = max(training.steps_for(len(seen.cell.split.train)) for training in seen.grid)
     curves = seen.values("predicted curves", lambda item: [asdict(run) for run in item.adam])
-    reach = seen.values("reach of Adam", lambda item: item.reach)
+    reach = seen.values("reach of Adam", lambda item: item.reach(steps))
     return scores, tuple(tuple(_run(run) for run in runs) for runs in curves), tuple(map(float, reach))
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.candidates.scores import SCORES, warmed_name
 from foretune.shapes import Float64
 from foretune.study.validation.measurement import Measured
 from foretune.study.validation.ranking import Ceiling, ceiling, median_correlation, rank_correlation, regret
-from foretune.study.validation.scores import SCORES, warmed_name
 
 SWEEP = "real runs of all, by validation loss"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from foretune.forecast.adam import best_predicted
+from foretune.candidates.adam import best_predicted
 from foretune.shapes import Float64
 from foretune.study.page import Curve, Figure, Page, Table, mean_and_spread
 from foretune.study.validation.after_warm_up import warm_up_findings, warm_up_notes, warm_up_table

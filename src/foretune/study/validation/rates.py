@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foretune.forecast.adam import PredictedRun, best_predicted
+from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.study.outcome import Outcome
 from foretune.study.page import Table
 from foretune.study.validation.formatting import shown

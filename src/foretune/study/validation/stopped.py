@@ -14,13 +14,13 @@ from fractions import Fraction
 
 import numpy as np
 
+from foretune.candidates.scores import SCORES
 from foretune.shapes import Float64
 from foretune.study.outcome import Outcome, PointCurve
 from foretune.study.page import Table
 from foretune.study.validation.formatting import shown, shown_interval
 from foretune.study.validation.measurement import Measured
 from foretune.study.validation.measures import LOSS, SCORE, Ranking, ranking_of
-from foretune.study.validation.scores import SCORES
 
 SHARES = tuple(Fraction(*pair) for pair in ((1, 6), (1, 3), (1, 2), (2, 3), (1, 1)))
 """Of the steps of every run."""

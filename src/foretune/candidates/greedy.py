@@ -14,9 +14,9 @@ import numpy as np
 
 from foretune.analysis.solvers import targets
 from foretune.analysis.spectrum import spectrum
-from foretune.forecast.candidates import (
+from foretune.candidates.candidate import (
     Candidate,
-    Weights,
+    ParameterSizes,
     candidate,
     kernel_label,
     moving_blocks,
@@ -24,32 +24,32 @@ from foretune.forecast.candidates import (
     trained_head,
     trained_parameters,
 )
-from foretune.forecast.inputs import Inputs
-from foretune.forecast.risk import relative_risk
-from foretune.forecast.search import Search
+from foretune.candidates.effort import Effort
+from foretune.candidates.risk import relative_risk
+from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.shapes import Float64
 
 
 def greedy_candidates(
-    kernels: Mapping[str, BlockKernel], inputs: Inputs, weights: Weights, search: Search
+    kernels: Mapping[str, BlockKernel], inputs: Inputs, sizes: ParameterSizes, effort: Effort
 ) -> list[Candidate]:
-    """The sets that the search holds after some of its steps (`search.greedy_sizes`), for each method."""
-    found, head = [], trained_head(kernels, weights)
-    start = _small_kernels(kernels[kernel_label(None)], {"head": head}, search)["head"] if head else None
+    """The sets that the search holds after some of its steps (`effort.greedy_sizes`), for each method."""
+    found, head = [], trained_head(kernels, sizes)
+    start = _small_kernels(kernels[kernel_label(None)], {"head": head}, effort)["head"] if head else None
     for rank in ranks_of(kernels):
         kernel = kernels[kernel_label(rank)]
         members: dict[str, list[str]] = defaultdict(list)
         for name in moving_blocks(kernel):
             if name not in head:
                 members[name.rpartition(".")[0] or name].append(name)
-        costs = {module: trained_parameters(names, rank, weights) for module, names in members.items()}
-        small, y = _small_kernels(kernel, members, search), _small_targets(inputs, search)
-        path = greedy_path(small, y, costs, search, start)
-        for size in sorted({min(size, len(path)) for size in search.greedy_sizes} - {0}):
+        costs = {module: trained_parameters(names, rank, sizes) for module, names in members.items()}
+        small, y = _small_kernels(kernel, members, effort), _small_targets(inputs, effort)
+        path = greedy_path(small, y, costs, effort, start)
+        for size in sorted({min(size, len(path)) for size in effort.greedy_sizes} - {0}):
             blocks = [name for module in path[:size] for name in members[module]]
             name = f"greedy, {size} module{'s' if size > 1 else ''}"
-            found.append(candidate(name, "greedy", blocks, rank, weights, head))
+            found.append(candidate(name, "greedy", blocks, rank, sizes, head))
     return found
 
 
@@ -57,7 +57,7 @@ def greedy_path(
     kernels: Mapping[str, Float64[np.ndarray, "k k"]],
     y: Float64[np.ndarray, "k"],
     costs: Mapping[str, int],
-    search: Search,
+    effort: Effort,
     start: Float64[np.ndarray, "k k"] | None = None,
 ) -> list[str]:
     """Modules in the order in which they are added, until none lowers the risk.
@@ -66,12 +66,12 @@ def greedy_path(
         kernels: module -> training kernel.
         y: targets.
         costs: module -> trainable parameters.
-        search: most steps, and how many modules stay in the search after the first.
+        effort: most steps, and how many modules stay in the search after the first.
         start: kernel of what is trained beside, a head for example; nothing without one.
     """
     total = np.zeros((len(y), len(y))) if start is None else start
     risk, path, left = relative_risk(spectrum(total), y).exact, [], list(kernels)
-    for _ in range(max(search.greedy_sizes)):
+    for _ in range(max(effort.greedy_sizes)):
         risks = {module: relative_risk(spectrum(total + kernels[module]), y).exact for module in left}
         order = sorted(left, key=lambda module: (risks[module] - risk) / costs[module])
         if not order or risks[order[0]] >= risk:
@@ -79,16 +79,16 @@ def greedy_path(
         best = order[0]
         path.append(best)
         total, risk = total + kernels[best], risks[best]
-        left = order[1 : search.greedy_pool]
+        left = order[1 : effort.greedy_pool]
     return path
 
 
 def _small_kernels(
-    kernel: BlockKernel, members: Mapping[str, Sequence[str]], search: Search
+    kernel: BlockKernel, members: Mapping[str, Sequence[str]], effort: Effort
 ) -> dict[str, Float64[np.ndarray, "k k"]]:
     """Training kernels of the modules, on the first examples."""
     c = kernel.array.shape[2]
-    n = _examples(kernel.array.shape[1], c, search)
+    n = _examples(kernel.array.shape[1], c, effort)
     place = {name: number for number, name in enumerate(kernel.names)}
     return {
         module: kernel.array[[place[name] for name in names], :n, :, :n].sum(0).reshape(n * c, n * c)
@@ -96,10 +96,10 @@ def _small_kernels(
     }
 
 
-def _small_targets(inputs: Inputs, search: Search) -> Float64[np.ndarray, "k"]:
+def _small_targets(inputs: Inputs, effort: Effort) -> Float64[np.ndarray, "k"]:
     c = inputs.f0.shape[1]
-    return targets(inputs.y[: _examples(inputs.n_train, c, search)], c).reshape(-1)
+    return targets(inputs.y[: _examples(inputs.n_train, c, effort)], c).reshape(-1)
 
 
-def _examples(n: int, c: int, search: Search) -> int:
-    return max(1, min(n, search.greedy_rows // c))
+def _examples(n: int, c: int, effort: Effort) -> int:
+    return max(1, min(n, effort.greedy_rows // c))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Search:
+class Effort:
     """Limits of the comparison.
 
     Attributes:
@@ -33,34 +33,34 @@ class Search:
 
 
 _BY_ROWS = (
-    (96, Search()),
-    (256, Search(compared=8, resamples=20)),
-    (float("inf"), Search(simulated=24, compared=6, resamples=16)),
+    (96, Effort()),
+    (256, Effort(compared=8, resamples=20)),
+    (float("inf"), Effort(simulated=24, compared=6, resamples=16)),
 )
 
 
-def search_for(rows: int) -> Search:
+def effort_for(rows: int) -> Effort:
     """Limits for a training kernel with this many rows, examples times outputs: seconds, not minutes."""
-    return next(search for most, search in _BY_ROWS if rows <= most)
+    return next(effort for most, effort in _BY_ROWS if rows <= most)
 
 
-def limits(search: Search, candidates: int, rows: int, compared: int) -> tuple[str, ...]:
+def limits(effort: Effort, candidates: int, rows: int, compared: int) -> tuple[str, ...]:
     """What was limited, in words.
 
     Args:
-        search: the limits.
+        effort: the limits.
         candidates: how many there were.
         rows: of the training kernel, examples times outputs.
         compared: how many were compared over resamples.
     """
     found = [
-        f"Runs are simulated for {search.steps} steps of full-batch gradient descent.",
-        f"The greedy search adds at most {max(search.greedy_sizes)} modules by the training risk, out of the "
-        f"{search.greedy_pool} with the largest gain of their own.",
+        f"Runs are simulated for {effort.steps} steps of full-batch gradient descent.",
+        f"The greedy search adds at most {max(effort.greedy_sizes)} modules by the training risk, out of the "
+        f"{effort.greedy_pool} with the largest gain of their own.",
     ]
-    if rows > search.greedy_rows:
-        found.append(f"The greedy search looks at {search.greedy_rows} of {rows} rows of the training kernel.")
-    if search.simulated is not None and search.simulated < candidates:
-        found.append(f"{search.simulated} of {candidates} candidates, those of the smallest risk, were simulated.")
-    found.append(f"{compared} candidates were compared over {search.resamples} resamples; others may tie too.")
+    if rows > effort.greedy_rows:
+        found.append(f"The greedy search looks at {effort.greedy_rows} of {rows} rows of the training kernel.")
+    if effort.simulated is not None and effort.simulated < candidates:
+        found.append(f"{effort.simulated} of {candidates} candidates, those of the smallest risk, were simulated.")
+    found.append(f"{compared} candidates were compared over {effort.resamples} resamples; others may tie too.")
     return tuple(found)

@@ -76,11 +76,11 @@ def forecast_inputs(
         n_classes=len(task.labels),
         sizes={name: tensor.numel() for name, tensor in outputs.parameters().items()},
         metric=task.metric,
-        warnings=_data_warnings(split, found.cut, len(examples)),
+        warnings=(*_data_warnings(split), *found.notes),
     )
 
 
-def _data_warnings(split: Split, cut: int, examples: int) -> tuple[str, ...]:
+def _data_warnings(split: Split) -> tuple[str, ...]:
     found = []
     if split.duplicates:
         found.append(f"{split.duplicates} rows repeat an earlier text and were left out.")
@@ -88,6 +88,4 @@ def _data_warnings(split: Split, cut: int, examples: int) -> tuple[str, ...]:
         found.append(f"{split.conflicts} rows have the same text with different labels and were left out.")
     if split.overlaps:
         found.append(f"{split.overlaps} test rows have a text that stands among the training rows and were left out.")
-    if cut:
-        found.append(f"{cut} of {examples} texts were cut to fit; the prompt was kept whole.")
     return tuple(found)

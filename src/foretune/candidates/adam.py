@@ -34,10 +34,10 @@ import numpy as np
 
 from foretune.analysis.dynamics import CrossEntropy, FunctionSpace, GradientDescent, curves
 from foretune.analysis.output_derivative import chi
+from foretune.candidates.candidate import ALPHA, ParameterSizes
+from foretune.candidates.joint import function_space
+from foretune.experiment.inputs import Inputs
 from foretune.finetune.training import Training
-from foretune.forecast.candidates import ALPHA, Weights
-from foretune.forecast.inputs import Inputs
-from foretune.forecast.simulation import function_space
 from foretune.kernels.lora import LoRA
 from foretune.shapes import Float64
 
@@ -131,22 +131,22 @@ def best_predicted(runs: Sequence[PredictedRun], within: float = math.inf) -> Pr
     return min(allowed, key=lambda run: run.lowest)
 
 
-def reach(blocks: Sequence[str], rank: int | None, weights: Weights, steps: int) -> float:
+def reach(blocks: Sequence[str], rank: int | None, sizes: ParameterSizes, steps: int) -> float:
     """The rate from which on Adam could move some blocks by their own norm; infinite for none, and for zeros.
 
     Args:
         blocks: parameter names, without those of a head.
         rank: of LoRA; None for full tuning.
-        weights: shapes and norms of the parameters.
+        sizes: shapes and norms of the parameters.
         steps: of the run.
     """
-    norm, entries = weights.norm(blocks), sum(weights.moving(name, None) for name in blocks)
+    norm, entries = sizes.norm(blocks), sum(sizes.entries_with_gradient(name, None) for name in blocks)
     if not norm:
         return math.inf
     if rank is None:
         return norm / (steps * math.sqrt(entries))
     scale = LoRA(rank, ALPHA).scaling ** 2 * rank
-    linear, square = scale * sum(weights.widths[name] for name in blocks) / 3, scale * entries
+    linear, square = scale * sum(sizes.widths[name] for name in blocks) / 3, scale * entries
     u = (math.sqrt(linear**2 + 4 * square * norm**2) - linear) / (2 * square)
     return math.sqrt(u) / steps
 
@@ -201,7 +201,7 @@ def adam_rate(
     Args:
         parts, entries: as in `adam_kernel`.
         inputs: labels and pretrained outputs.
-        within: no larger rate is tried, `reach(blocks, rank, weights, STEPS)`.
+        within: no larger rate is tried, `reach(blocks, rank, sizes, STEPS)`.
     """
     batch, rates = min(BATCH, inputs.n_train), _within(within)
     runs = curves(_adam_space(parts, entries, inputs, batch), GradientDescent(1.0, batch), STEPS, EVERY, rates)

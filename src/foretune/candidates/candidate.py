@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from foretune.analysis.groups import Group, trainable_groups
-from foretune.behaviour.head import HEAD
-from foretune.errors import UsageError
+from foretune.finetune.methods import BlockTuning, LinearProbing, LoRATuning, Method
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
 from foretune.kernels.lora import LoRA
 from foretune.kernels.sgd import SGD
+from foretune.model.head import HEAD
 from foretune.model.outputs import Outputs
-from foretune.shapes import Float64
 
 RANKS = (1, 4, 16, 64)
 ALPHA = 16.0
@@ -29,7 +28,7 @@ PROBING = "linear probing"
 
 
 @dataclass(frozen=True)
-class Weights:
+class ParameterSizes:
     """What a kernel does not say of the parameters.
 
     Attributes:
@@ -47,8 +46,8 @@ class Weights:
         """The parameters of the classification head, where there is one."""
         return HEAD if set(HEAD) <= set(self.shapes) else ()
 
-    def moving(self, name: str, rank: int | None) -> int:
-        """Numbers of a trained block with a gradient at the start: all, or of LoRA those of B, rank x output features."""
+    def entries_with_gradient(self, name: str, rank: int | None) -> int:
+        """Entries of a trained block with a gradient at the start: all, or of LoRA those of B, rank x output features."""
         return int(np.prod(self.shapes[name])) if rank is None else rank * self.widths[name]
 
     def norm(self, names: Iterable[str]) -> float:
@@ -86,6 +85,22 @@ class Candidate:
         return f"{found} + head" if self.head else found
 
     @property
+    def label(self) -> str:
+        """The set as tables have room for it: `layer encoder.layer.3`, `first third`, `all linear`."""
+        if self.kind == "layer":
+            return f"layer {self.name}"
+        return self.kind if self.kind == "all linear" else self.name.removesuffix(" of the layers")
+
+    @property
+    def tuning(self) -> Method:
+        """What really trains it, the head included."""
+        if self.kind == PROBING:
+            return LinearProbing()
+        if self.rank is None:
+            return BlockTuning(self.blocks)
+        return LoRATuning(self.rank, ALPHA, tuple(name.removesuffix(".weight") for name in self.blocks))
+
+    @property
     def key(self) -> tuple[frozenset[str], int | None]:
         """What makes two candidates the same: their blocks and their rank."""
         return frozenset(self.blocks), self.rank
@@ -96,10 +111,10 @@ class Candidate:
         return f"{self.name}, {self.method}"
 
 
-def weights_of(outputs: Outputs) -> Weights:
+def parameter_sizes(outputs: Outputs) -> ParameterSizes:
     """What is known of a model's parameters before any kernel."""
     parameters = outputs.parameters()
-    return Weights(
+    return ParameterSizes(
         shapes={name: tuple(tensor.shape) for name, tensor in parameters.items()},
         norms={name: float(tensor.detach().float().norm()) for name, tensor in parameters.items()},
         widths=outputs.widths(),
@@ -128,19 +143,19 @@ def ranks_of(kernels: Mapping[str, BlockKernel]) -> list[int | None]:
     return [None, *sorted(found)]
 
 
-def trained_head(kernels: Mapping[str, BlockKernel], weights: Weights) -> tuple[str, ...]:
+def trained_head(kernels: Mapping[str, BlockKernel], sizes: ParameterSizes) -> tuple[str, ...]:
     """The parameters of a classification head that take part in these kernels."""
-    return tuple(name for name in weights.head if name in kernels[kernel_label(None)].names)
+    return tuple(name for name in sizes.head if name in kernels[kernel_label(None)].names)
 
 
-def trained_parameters(blocks: Iterable[str], rank: int | None, weights: Weights) -> int:
+def trained_parameters(blocks: Iterable[str], rank: int | None, sizes: ParameterSizes) -> int:
     """Numbers trained: entries of the blocks, or rank * (inputs + outputs) of each adapted weight."""
-    shapes = [weights.shapes[name] for name in blocks]
+    shapes = [sizes.shapes[name] for name in blocks]
     return sum(int(np.prod(shape)) if rank is None else rank * sum(shape) for shape in shapes)
 
 
 def candidate(
-    name: str, kind: str, blocks: Sequence[str], rank: int | None, weights: Weights, head: Sequence[str] = ()
+    name: str, kind: str, blocks: Sequence[str], rank: int | None, sizes: ParameterSizes, head: Sequence[str] = ()
 ) -> Candidate:
     """A candidate with its number of parameters.
 
@@ -148,78 +163,11 @@ def candidate(
         name, kind: of the set.
         blocks: parameter names, without those of a head.
         rank: of LoRA; None for full tuning.
-        weights: shapes of the parameters.
-        head: parameters of a classification head that are trained beside, `trained_head(kernels, weights)`.
+        sizes: shapes of the parameters.
+        head: parameters of a classification head that are trained beside, `trained_head(kernels, sizes)`.
     """
-    count = trained_parameters(blocks, rank, weights) + trained_parameters(head, None, weights)
+    count = trained_parameters(blocks, rank, sizes) + trained_parameters(head, None, sizes)
     return Candidate(name, kind, tuple(blocks), rank, count, head=tuple(head))
-
-
-def candidate_kernel(kernels: Mapping[str, BlockKernel], wanted: Candidate) -> Float64[np.ndarray, "n c e c"]:
-    """The joint kernel of a candidate: the sum of the kernels of its blocks and, where it has one, of its head.
-
-    Raises:
-        UsageError: there is no kernel of its rank, or one of its blocks has none.
-    """
-    if not wanted.head:
-        return _summed(kernels, wanted, wanted.blocks, wanted.rank)
-    of_head = head_kernel(kernels, wanted)
-    return _summed(kernels, wanted, wanted.blocks, wanted.rank) + of_head if wanted.blocks else of_head
-
-
-def head_kernel(kernels: Mapping[str, BlockKernel], wanted: Candidate) -> Float64[np.ndarray, "n c e c"]:
-    """The part of a candidate's joint kernel that its head makes: zeros without one.
-
-    Raises:
-        UsageError: there is no kernel for full tuning, or a part of the head has none.
-    """
-    if not wanted.head:
-        return np.zeros(next(iter(kernels.values())).array.shape[1:])
-    return _summed(kernels, wanted, wanted.head, None)
-
-
-def tangent_kernel(kernels: Mapping[str, BlockKernel], wanted: Candidate) -> Float64[np.ndarray, "n c e c"]:
-    """The joint kernel of a candidate's blocks tuned in full, with its head: of adapters, that of the weights below them.
-
-    Raises:
-        UsageError: there is no kernel for full tuning, or one of the blocks has none.
-    """
-    return candidate_kernel(kernels, replace(wanted, rank=None))
-
-
-def candidate_parts(
-    kernels: Mapping[str, BlockKernel], wanted: Candidate, weights: Weights
-) -> tuple[list[Float64[np.ndarray, "n c e c"]], list[int]]:
-    """The joint kernel of every block of a candidate, those of its head last, and their numbers with a gradient.
-
-    Args:
-        kernels: by label.
-        wanted: the candidate.
-        weights: shapes of the parameters.
-
-    Raises:
-        UsageError: see `candidate_kernel`.
-    """
-    named = [*((name, wanted.rank) for name in wanted.blocks), *((name, None) for name in wanted.head)]
-    parts = [_summed(kernels, wanted, [name], rank) for name, rank in named]
-    return parts, [weights.moving(name, rank) for name, rank in named]
-
-
-def _summed(
-    kernels: Mapping[str, BlockKernel], wanted: Candidate, blocks: Sequence[str], rank: int | None
-) -> Float64[np.ndarray, "n c e c"]:
-    """The sum of the kernels of some blocks of a candidate."""
-    label = kernel_label(rank)
-    if label not in kernels:
-        raise UsageError(f"{wanted.title} needs the kernel {label!r}; there are {', '.join(kernels)}.")
-    place = {name: number for number, name in enumerate(kernels[label].names)}
-    missing = [name for name in blocks if name not in place]
-    if missing or not blocks:
-        raise UsageError(
-            f"{wanted.title} has blocks without a kernel {label!r}: {', '.join(missing[:3]) or '(no blocks)'}. Expected "
-            f"some of the {len(place)} blocks of that kernel."
-        )
-    return kernels[label].array[sorted(place[name] for name in blocks)].sum(0)
 
 
 def moving_blocks(kernel: BlockKernel) -> list[str]:
@@ -228,16 +176,16 @@ def moving_blocks(kernel: BlockKernel) -> list[str]:
     return [name for name, array in zip(kernel.names, kernel.array, strict=True) if array[:, :, :n].any()]
 
 
-def candidates(kernels: Mapping[str, BlockKernel], weights: Weights) -> list[Candidate]:
+def named_candidates(kernels: Mapping[str, BlockKernel], sizes: ParameterSizes) -> list[Candidate]:
     """Linear probing where there is a head, and each named set of blocks with each method; of equal sets the first.
 
     Args:
         kernels: by label: `sgd`, and `lora-r4` and so on where there are any.
-        weights: shapes of the parameters.
+        sizes: shapes of the parameters.
     """
-    ranks, head = ranks_of(kernels), trained_head(kernels, weights)
+    ranks, head = ranks_of(kernels), trained_head(kernels, sizes)
     linear = next((set(kernels[kernel_label(rank)].names) for rank in ranks if rank is not None), set())
-    probing = [candidate("head alone", PROBING, (), None, weights, head)] if head else []
+    probing = [candidate("head alone", PROBING, (), None, sizes, head)] if head else []
     found = {item.key: item for item in probing}
     for rank in ranks:
         moving = [name for name in moving_blocks(kernels[kernel_label(rank)]) if name not in head]
@@ -245,6 +193,6 @@ def candidates(kernels: Mapping[str, BlockKernel], weights: Weights) -> list[Can
         if rank is None and moving:
             groups.append(Group("whole model", "whole model", tuple(moving)))
         for group in groups:
-            made = candidate(group.name, group.kind, group.names, rank, weights, head)
+            made = candidate(group.name, group.kind, group.names, rank, sizes, head)
             found.setdefault(made.key, made)
     return list(found.values())

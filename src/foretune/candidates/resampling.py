@@ -14,65 +14,61 @@ fewer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, best_run, curves
 from foretune.analysis.label_regression import label_regression
-from foretune.forecast.candidates import PROBING
-from foretune.forecast.inputs import Inputs
-from foretune.forecast.search import Search
-from foretune.forecast.simulation import ScoredCandidate, Spread, function_space, lowest_loss
+from foretune.candidates.candidate import PROBING
+from foretune.candidates.effort import Effort
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import ScoredCandidate, Spread, lowest_loss
+from foretune.candidates.scores import LABEL_ERROR, Criterion
+from foretune.experiment.inputs import Inputs
 from foretune.shapes import Float64, Int
 
 _LEVELS = (0.025, 0.975)
 
 
-def with_spreads(
-    ranked: Sequence[ScoredCandidate],
-    kernel: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]],
-    inputs: Inputs,
-    search: Search,
-    tangent: Callable[[ScoredCandidate], Float64[np.ndarray, "n c e c"]] | None = None,
-) -> list[ScoredCandidate]:
-    """The candidates, the first `search.compared` of them, and linear probing, with their spread.
+def with_spreads(ranked: Sequence[ScoredCandidate], pool: Pool, criterion: Criterion) -> list[ScoredCandidate]:
+    """The candidates, the first `effort.compared` of them, and linear probing, with their spread.
 
     Args:
         ranked: best first.
-        kernel: a candidate's joint kernel.
-        inputs: labels and pretrained outputs.
-        search: how many candidates and resamples.
-        tangent: a candidate's tangent kernel where the label error ranks; the simulated validation loss without it.
+        pool: their kernels; how many candidates and resamples.
+        criterion: what ranked them.
     """
-    draws = resamples(inputs, search)
-    places = _compared(ranked, search, distinct=tangent is not None)
-    losses = {place: resampled_losses(function_space(kernel(ranked[place]), inputs), draws, search) for place in places}
+    inputs, effort = pool.inputs, pool.effort
+    draws = resamples(inputs, effort)
+    places = _compared(ranked, effort, distinct=criterion is LABEL_ERROR)
+    seen = {place: pool.evidence(ranked[place]) for place in places}
+    losses = {place: resampled_losses(found.space, draws, effort) for place, found in seen.items()}
     probing = next((losses[place] for place in places if ranked[place].kind == PROBING), None)
     values = losses
-    if tangent is not None:
-        values = {place: resampled_label_errors(tangent(ranked[place]), inputs, draws) for place in places}
+    if criterion is LABEL_ERROR:
+        values = {place: resampled_label_errors(found.in_full.kernel, inputs, draws) for place, found in seen.items()}
     return [
         replace(item, spread=_spread(values[place], values[0], losses[place], probing)) if place in values else item
         for place, item in enumerate(ranked)
     ]
 
 
-def _compared(ranked: Sequence[ScoredCandidate], search: Search, *, distinct: bool) -> list[int]:
+def _compared(ranked: Sequence[ScoredCandidate], effort: Effort, *, distinct: bool) -> list[int]:
     """Places of the candidates that are compared: the first, one rank of a set where asked, and those that always are."""
     firsts: dict[object, int] = {}
     for place, item in enumerate(ranked):
         firsts.setdefault((frozenset(item.blocks), item.rank is None) if distinct else place, place)
-    kept = list(firsts.values())[: search.compared]
+    kept = list(firsts.values())[: effort.compared]
     probing = [place for place, item in enumerate(ranked) if item.kind == PROBING]
     losses = [item.score.validation_loss for item in ranked]
     return sorted({*kept, *probing, losses.index(min(losses))})
 
 
-def resamples(inputs: Inputs, search: Search) -> list[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]]:
+def resamples(inputs: Inputs, effort: Effort) -> list[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]]:
     """Places of training and of validation examples, drawn with replacement within each label."""
-    generator = np.random.default_rng(search.seed)
+    generator = np.random.default_rng(effort.seed)
     n, v = inputs.n_train, inputs.n_validation
     parts = (np.arange(n), np.arange(n, n + v))
 
@@ -82,11 +78,11 @@ def resamples(inputs: Inputs, search: Search) -> list[tuple[Int[np.ndarray, "n"]
             [generator.choice(places[labels == y], size=int((labels == y).sum())) for y in np.unique(labels)]
         )
 
-    return [(drawn(parts[0]), drawn(parts[1])) for _ in range(search.resamples)]
+    return [(drawn(parts[0]), drawn(parts[1])) for _ in range(effort.resamples)]
 
 
 def resampled_losses(
-    space: FunctionSpace, draws: Sequence[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]], search: Search
+    space: FunctionSpace, draws: Sequence[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]], effort: Effort
 ) -> Float64[np.ndarray, "s"]:
     """The simulated validation loss of a candidate on each resample."""
     start, losses = GradientDescent(1.0), []
@@ -96,7 +92,7 @@ def resampled_losses(
         moves = drawn.train_matrix.any()  # an expert that no drawn example visits does not
         losses.append(
             lowest_loss(
-                best_run(drawn, start, search.steps, search.every).curves if moves else curves(drawn, start, 0)
+                best_run(drawn, start, effort.steps, effort.every).curves if moves else curves(drawn, start, 0)
             ).loss
         )
     return np.array(losses)

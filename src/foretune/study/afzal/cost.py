@@ -205,6 +205,3 @@ def _poster(study: Study) -> list[Table]:
     )
     header = ("Task", "fine-tuning (s)", "kernel (s)", "kernel / fine-tuning (%)")
     return [Table(header, rows, "The poster's own times")] if rows else []
-
-
-AFZAL_RECIPES: tuple[Recipe, ...] = (Cost(),)

@@ -1,0 +1,63 @@
+"""All candidates with their numbers, best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from foretune.candidates.candidate import PROBING, Candidate
+from foretune.candidates.effort import limits
+from foretune.candidates.evidence import Pool
+from foretune.candidates.resampling import with_spreads
+from foretune.candidates.scored import ScoredCandidate
+from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS, Criterion
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Candidates, best first.
+
+    Attributes:
+        candidates: by the criterion.
+        considered: how many there were, with those that were not simulated.
+        limits: what was limited, in words.
+        criterion: the label error of a model with a head, else the simulated validation loss.
+    """
+
+    candidates: tuple[ScoredCandidate, ...]
+    considered: int
+    limits: tuple[str, ...]
+    criterion: Criterion
+
+
+def comparison(pool: Pool) -> Comparison:
+    """Every candidate of a pool, simulated and compared."""
+    scored = [pool.evidence(item).scored(item) for item in promising(pool)]
+    criterion = LABEL_ERROR if pool.sizes.head else VALIDATION_LOSS
+    ranked = with_spreads(sorted(scored, key=lambda item: sort_key(item, criterion)), pool, criterion)
+    rows, every = pool.inputs.f0.shape[1] * pool.inputs.n_train, len(pool.candidates)
+    compared = sum(item.spread is not None for item in ranked)
+    return Comparison(tuple(ranked), every, limits(pool.effort, every, rows, compared), criterion)
+
+
+def sort_key(candidate: ScoredCandidate, criterion: Criterion) -> tuple[float, float, int, str]:
+    """The smaller value first; of equals (the ranks of one set) the smaller simulated loss, then fewer parameters."""
+    score = candidate.score
+    return criterion.of(score), score.validation_loss, candidate.parameters, candidate.title
+
+
+def promising(pool: Pool) -> list[Candidate]:
+    """Those that are simulated: all, or those of the smallest ridge risk, linear probing always.
+
+    The kernels of the others are dropped as soon as they are out, so that no more are held than are simulated.
+    """
+    every, most = pool.candidates, pool.effort.simulated
+    if most is None or len(every) <= most:
+        return every
+    baseline = [item for item in every if item.kind == PROBING]
+    best: list[tuple[float, int, Candidate]] = []
+    for number, item in enumerate(item for item in every if item.kind != PROBING):
+        best = sorted([*best, (pool.evidence(item).risk.exact, number, item)], key=lambda found: found[:2])
+        for _, _, out in best[most - len(baseline) :]:
+            pool.forget(out)
+        best = best[: most - len(baseline)]
+    return [*baseline, *(item for _, _, item in best)]
