@@ -351,4 +351,7 @@ def test_the_command_has_the_thresholds_of_the_library() -> None:
     assert FormulaOptions().threshold == THRESHOLD
     (exact,) = made_formulas(FormulaOptions(formula="signgd", threshold=0.0))
     assert exact == ft.SignGD(threshold=0.0)
-    assert made_formulas(FormulaOptions(formula="asymmetric")) == [ft.AsymmetricSignGD(), ft.AsymmetricSignGD().reversed]
+    assert made_formulas(FormulaOptions(formula="asymmetric")) == [
+        ft.AsymmetricSignGD(),
+        ft.AsymmetricSignGD().reversed,
+    ]

@@ -23,7 +23,7 @@ def parameter_kind(owner: nn.Module, attribute: str, output_layer: nn.Module) ->
         return "bias"
     if attribute == "weight" and owner is output_layer:
         return "output"
-    if attribute == "weight" and isinstance(owner, nn.Embedding):
+    if attribute == "weight" and (isinstance(owner, nn.Embedding) or type(owner).__name__.endswith("Embedding")):
         return "embedding"
     if attribute == "weight" and (isinstance(owner, nn.Linear) or holds_outputs_in_columns(owner)):
         return "linear"
