@@ -17,6 +17,8 @@ from tests.command_line import ENVIRONMENT
 from tests.conftest import many_rows, run_cli, run_code
 from tests.test_cli import assert_refused
 
+LORA = ("--formula", "lora", "--rank", 1)
+
 FORKS = """
 import json, os, sys
 from foretune.cli.main import main
@@ -95,14 +97,14 @@ def test_the_same_kernels_at_once_are_right(bert_folder: Path, data: Path, tmp_p
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(("--seed", 1), ("--seed", 2)), (("--formula", "lora", "--alpha", 8), ("--formula", "lora", "--alpha", 16))],
+    [(("--seed", 1), ("--seed", 2)), ((*LORA, "--alpha", 8), (*LORA, "--alpha", 16))],
     ids=["examples", "formula"],
 )
 def test_of_two_different_runs_in_one_folder_one_is_there_whole(
     one, other, bert_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    command = ("kernel", bert_folder, data, "--k", 4, "--test", 8, "--rank", 1, "--out", out)
+    command = ("kernel", bert_folder, data, "--k", 4, "--test", 8, "--out", out)
     results = at_once(tmp_path, (*command, *one), (*command, *other))
     assert sorted(result.returncode for result in results) == [0, 1], [result.stderr for result in results]
     winner = 0 if results[0].returncode == 0 else 1
