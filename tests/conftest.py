@@ -90,6 +90,18 @@ def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return PROCESSES.result(Call([*map(str, arguments)], code))
 
 
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """A command said no as it should: exit code 1 or 2, one message with these words, nothing on standard output."""
+    assert result.returncode in (1, 2), result.stdout + result.stderr
+    assert not result.stdout.strip(), result.stdout
+    for never in ("Traceback", "This is not expected"):
+        assert never not in result.stderr, result.stderr
+    said = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith("Note: ")]
+    assert len(said) == 1 and said[0].startswith("Error: "), result.stderr
+    for word in words:
+        assert word in said[0], result.stderr
+
+
 def interruptible() -> None:
     """In a child process before it starts: Ctrl-C arrives, also where the tests' own process was told to ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -29,7 +29,8 @@ def jacobians(outputs, rows) -> dict[str, torch.Tensor]:
 
 def untouched(folder, outputs, rows) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Outputs (n, c) and Jacobians (n, c, *shape) of the model as transformers loads it, one unpadded example at a time."""
-    model = type(outputs.lm.module).from_pretrained(folder, config=outputs.lm.module.config, dtype=outputs.lm.dtype).eval()
+    module = outputs.lm.module
+    model = type(module).from_pretrained(folder, config=module.config, dtype=outputs.lm.dtype).eval()
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")
     head, parameters = getattr(outputs.module, "head", None), dict(model.named_parameters())

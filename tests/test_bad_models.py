@@ -142,7 +142,7 @@ NAMES = {
     "nowhere.gguf": r"no model folder or .gguf file nowhere.gguf",
     "../no/such/folder": r"no model folder or .gguf file",
     "https://host/x/y": r"no model folder",
-    "": r"name is empty",
+    "": r"is empty",
     "a" * 300: r"File name too long",
     "MiniLM": r"Did you mean 'minilm'",
 }

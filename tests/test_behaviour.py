@@ -233,6 +233,13 @@ def test_a_kernel_that_solves_one_setting_of_four_solves_in_part() -> None:
     assert dataclasses.replace(found, analogs=()).verdict == "no"
 
 
+@pytest.mark.parametrize("tuned", [0.5, 0.4])
+def test_of_a_run_that_learnt_nothing_nothing_can_be_said(tuned: float) -> None:
+    still = FixedFeatures(0.0, 0.0, {}, 1, 0)
+    found = KernelBehaviour((AnalogTest(0.9, tuned),), LinearizationTest(0.5, 0.6, tuned), still)
+    assert found.verdict == found.summary["kernel_behaviour"] == "cannot say"
+
+
 @pytest.mark.parametrize("difference", [False, True])
 def test_the_two_parts_sum_to_the_kernel_and_scale_with_the_classifier(difference) -> None:
     n = 2 if difference else 3

@@ -202,3 +202,14 @@ def test_real_models_in_float32_agree_with_jacobians(name: str) -> None:
             assert np.abs(values).max() < 1e-10 * scale, block
         else:
             assert np.abs(values - oracle[block]).max() <= 1e-4 * largest, block
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["prompt", "head"])
+def test_the_masked_model_in_float64_agrees_with_jacobians(asked: str) -> None:
+    lm, task = ft.load_model("bert-tiny", dtype="float64"), ft.load_task("movies")
+    assert lm.kind == "masked"
+    rows = task.few_shot(ft.load_rows(task), k=2, seed=13, test=3).test
+    outputs = ft.AnswerLogits(lm, task, difference=False) if asked == "prompt" else ft.HeadLogits(lm, difference=False)
+    kernel = ft.block_kernels(outputs, rows)
+    assert_same_kernel(kernel, jacobian_kernel(outputs, rows), 1e-10)

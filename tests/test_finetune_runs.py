@@ -140,7 +140,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         run_of(other, METHODS["lp-ft"], out=tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "notes.txt").write_text("mine")
-    with pytest.raises(ft.ForetuneError, match="is no run folder"):
+    with pytest.raises(ft.ForetuneError, match="is not a run folder"):
         run_of(outputs, FullTuning(), out=tmp_path / "b")
 
 

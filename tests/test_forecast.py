@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,7 +34,6 @@ from foretune.forecast.forecast import forecast
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.report.advice import lora_config, python_snippet
 from tests.cases import ROWS, TASK, language_model, outputs_of
 from tests.conftest import family
 
@@ -287,54 +284,6 @@ def test_the_cost_of_training_is_three_forward_passes_a_step() -> None:
     assert found.forecast == 30
     assert found.run == pytest.approx(3 * 0.1 * 16 * 100)
     assert found.comparison == pytest.approx(found.run * found.runs)
-
-
-def adapted_modules(module: torch.nn.Module, config: dict, folder: Path) -> tuple[set[str], set[int]]:
-    """The modules that peft adapts from the JSON, and the ranks."""
-    import peft
-
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    read = peft.PeftConfig.from_pretrained(str(folder))
-    model = peft.get_peft_model(module, read)  # pyright: ignore[reportArgumentType]
-    trained = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
-    found = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name, _ in trained}
-    return found, {tensor.shape[0] for name, tensor in trained if ".lora_A." in name}
-
-
-@pytest.mark.parametrize("name", ["llama-causal", "bert-masked", "bert-encoder", "gpt2-causal"])
-def test_peft_adapts_exactly_the_blocks_of_every_candidate(name: str, tmp_path: Path) -> None:
-    outputs = outputs_of(language_model(family(name)))
-    rows = [ft.Example.of(row) for row in ROWS]
-    job = ft.joint_job(outputs, rows[:4], rows[4:])
-    kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
-    linear = kernels["lora-r2"].names
-    found = [item for item in named_candidates(kernels, parameter_sizes(outputs)) if item.rank == 2]
-    irregular = [linear[0], linear[-1], linear[len(linear) // 2]]
-    found.append(candidate("irregular", "greedy", irregular, 2, parameter_sizes(outputs)))
-    found.append(Candidate("one", "greedy", (linear[1],), 2, 0))
-    assert {item.kind for item in found} >= {"layer", "module type", "greedy"}
-    modules = {path: type(module).__name__ for path, module in outputs.lm.module.named_modules()}
-    for item in found:
-        config = lora_config(item.blocks, 2, 16.0, modules)
-        trained, ranks = adapted_modules(family(name).build(), config, tmp_path)
-        assert trained == {block.removesuffix(".weight") for block in item.blocks}, (item.title, config)
-        assert ranks == {2}
-
-
-def test_the_python_snippet_makes_the_same_config() -> None:
-    import peft
-
-    modules = {f"model.layers.{n}.{inner}": "Linear" for n in range(3) for inner in ("attn.q_proj", "mlp.up_proj")}
-    irregular = ["model.layers.0.attn.q_proj.weight", "model.layers.1.mlp.up_proj.weight"]
-    for blocks in (["model.layers.1.attn.q_proj.weight"], irregular):
-        config = lora_config(blocks, 4, 16.0, modules)
-        scope: dict = {}
-        exec(python_snippet(config).replace("model = get_peft_model(model, config)", ""), scope)  # noqa: S102
-        read = peft.LoraConfig(**config)
-        for field in ("r", "lora_alpha", "target_modules", "layers_to_transform", "layers_pattern"):
-            assert getattr(scope["config"], field) == getattr(read, field)
-    with pytest.raises(UsageError, match=r"No module model\.layers\.9\.attn\.q_proj"):
-        lora_config(["model.layers.9.attn.q_proj.weight"], 4, 16.0, modules)
 
 
 def test_lora_kernels_are_left_out_where_nothing_can_be_adapted() -> None:

@@ -51,7 +51,6 @@ from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
-from foretune.report.advice import head_note, lora_config, python_snippet
 from foretune.report.terminal import print_forecast
 from tests.cases import ROWS, TASK, language_model, outputs_of
 from tests.conftest import family, many_rows
@@ -228,24 +227,6 @@ def test_a_cheaper_adapter_that_does_not_beat_linear_probing_is_not_preferred() 
     assert said.adapter is tied
 
 
-def test_the_snippet_says_that_the_head_is_trained_beside(tmp_path: Path) -> None:
-    import peft
-
-    outputs = outputs_of(language_model(family("bert-encoder")), head=True)
-    modules = {path: type(module).__name__ for path, module in outputs.lm.module.named_modules()}
-    blocks = [name for name, kind in outputs.kinds().items() if kind == "linear"][:2]
-    config, note = lora_config(blocks, 2, 16.0, modules), head_note(outputs)
-    assert note is not None and "mean features" in note
-    snippet = python_snippet(config, note)
-    scope: dict[str, Any] = {"model": family("bert-encoder").build()}
-    exec(snippet, scope)  # noqa: S102
-    assert isinstance(scope["model"], peft.PeftModel)
-    assert "# The forecast trains a linear head" in snippet
-    assert max(map(len, snippet.splitlines())) <= 100
-    assert head_note(outputs_of(language_model(family("llama-causal")))) is None
-    assert python_snippet(config) == snippet.partition("\n#")[0]
-
-
 def few_shot(rows: list[dict[str, str]]) -> Any:
     return TASK.few_shot(rows, 4, 13, 12)
 
@@ -317,7 +298,9 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
     assert record["cost"]["warm_up"] > 0
     assert record["about"]["settings"]["warm_up"] == 2
     assert "warm-up" in {stage["name"] for stage in record["stages"]}
-    assert "no module of this model" in record["beside_lora_config"]
+    assert "starts at random and pools in its own way" in record["beside_lora_config"]
+    assert record["lora_config"]["task_type"] == "SEQ_CLS"
+    assert record["verdict"] == record["forecast"]["verdict"] != "no"
     every = record["forecast"]["comparison"]["candidates"]
     assert all(item["head"] == list(HEAD) for item in every)
     (probing,) = [item for item in every if item["kind"] == PROBING]

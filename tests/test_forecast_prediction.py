@@ -9,6 +9,7 @@ from foretune.analysis.scores import scored
 from foretune.candidates.candidate import PROBING, ParameterSizes, candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
+from foretune.forecast.baseline import rule_for
 from foretune.forecast.forecast import forecast
 from foretune.forecast.prediction import prediction
 from tests.test_forecast_heads import HEAD, NAMES, QUICK, SIGNAL, SIZE, WEIGHTS, by_heart, pool_of, synthetic
@@ -55,11 +56,14 @@ def test_the_answer_says_what_predicts_its_score() -> None:
     pool = pool_of(kernels, inputs)
     found = forecast(pool)
     chosen = found.advice.candidate
-    assert found.advice.predicted == prediction(chosen, pool, LABEL_ERROR)
-    assert f"predicted between a simulated run ({chosen.score.score.value:.2f}) and label regression" in found.answer
+    rule = rule_for(inputs)
+    assert found.advice.predicted == prediction(chosen, pool, LABEL_ERROR, rule)
+    simulated = rule.score(pool.evidence(chosen).run.outputs[SIZE:], inputs).value
+    assert f"predicted between a simulated run ({simulated:.2f}) and label regression" in found.answer
     assert f"accuracy {found.advice.predicted.score.value:.2f}" in found.answer
     headless = ParameterSizes({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
     bodies = {label: kernel.select("model.*") for label, kernel in kernels.items()}
-    simulated = forecast(Pool(bodies, inputs, headless, QUICK))
-    assert simulated.advice.predicted.score == simulated.advice.candidate.score.score
+    simulated = forecast(pool := Pool(bodies, inputs, headless, QUICK))
+    outputs = pool.evidence(simulated.advice.candidate).run.outputs[SIZE:]
+    assert simulated.advice.predicted.score == rule.score(outputs, inputs)
     assert "predicted in the linear regime for" in simulated.answer

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 import foretune as ft
 from foretune.analysis.johnson_lindenstrauss import JohnsonLindenstrauss, measured_deviation
+from foretune.cli.options import FormulaOptions
+from foretune.cli.setup import made_formulas
 from foretune.gradients.source import GradientSource
 from foretune.kernels import tile
 from foretune.kernels.draws import draws
 from foretune.kernels.projection import Projection
+from foretune.kernels.signs import THRESHOLD
 from tests.cases import FAMILIES, ROWS, Family, language_model, outputs_of
 from tests.conftest import family
 from tests.oracles import jacobian_kernel, jacobians
@@ -342,3 +345,13 @@ def test_on_real_factors_lora_deviates_as_one_over_the_root_of_the_rank() -> Non
             deviations[seed, place] = np.linalg.norm(difference) / np.linalg.norm(weights.array)
     slopes = [np.polyfit(np.log(ranks), np.log(row), 1)[0] for row in deviations]
     assert np.mean(slopes) == pytest.approx(-0.5, abs=0.1)
+
+
+def test_the_command_has_the_thresholds_of_the_library() -> None:
+    assert FormulaOptions().threshold == THRESHOLD
+    (exact,) = made_formulas(FormulaOptions(formula="signgd", threshold=0.0))
+    assert exact == ft.SignGD(threshold=0.0)
+    assert made_formulas(FormulaOptions(formula="asymmetric")) == [
+        ft.AsymmetricSignGD(),
+        ft.AsymmetricSignGD().reversed,
+    ]

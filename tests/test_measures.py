@@ -132,6 +132,18 @@ def test_calibration_errors_as_computed_by_hand() -> None:
     assert len(bins.edges) == 16
 
 
+@pytest.mark.parametrize("bins", [1, 4, 5, 15])
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below(bins: int) -> None:
+    edges = np.linspace(0, 1, bins + 1)[1:-1]
+    confidence = np.array([edge for edge in edges if edge > 0.5] + [0.97])
+    found = calibrating._reliability(np.column_stack([1 - confidence, confidence]), np.ones(len(confidence), int), bins)
+    for low, high, count in zip(found.edges, found.edges[1:], found.count, strict=False):  # tom4649/lp-ft_ntk
+        assert count == ((confidence > low) & (confidence <= high)).sum()
+    certain = calibrating.calibration(np.array([[50.0], [60.0]]), np.array([1, 0]), bins)
+    assert certain.reliability.count[-1] == 2
+    assert certain.ece == certain.mce == pytest.approx(0.5)
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=SEEDS, n=st.integers(1, 40), c=st.integers(1, 4), bins=st.integers(1, 20), spread=st.floats(0.01, 200))
 def test_the_reliability_diagram_adds_up_to_the_errors(seed, n, c, bins, spread) -> None:

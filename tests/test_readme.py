@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from foretune.cli import options
+from foretune.cli import options, study_options, tuning_options
+from tests.conftest import many_rows, run_cli
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,8 +27,24 @@ def test_the_library_example_runs_and_its_comments_hold() -> None:
     assert names["features"].shape == (8, 1, 256)
 
 
+def test_the_lines_on_ones_own_file_work_as_printed(llama_folder: Path, bert_folder: Path, tmp_path: Path) -> None:
+    """On one made-up file, with tiny models in the place of the printed ones, up to the point where time is spent."""
+    lines = [line.split("#")[0].split()[2:] for line in (ROOT / "README.md").read_text().splitlines()
+             if line.startswith("$ foretune") and "reviews.csv" in line]  # fmt: skip
+    assert len(lines) >= 3
+    stars = {"positive": "good", "negative": "bad"}
+    rows = [f'"{row["text"]} {number}",{stars[row["label"]]}' for number, row in enumerate(many_rows(400))]
+    (tmp_path / "reviews.csv").write_text("\n".join(["body,stars", *rows]) + "\n")
+    models = {"smollm2": llama_folder, "minilm": bert_folder, "./my-model": bert_folder}
+    for command, model, *rest in lines:
+        result = run_cli(command, models[model], *rest, "--plan", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "Read     reviews.csv: 400 rows" in result.stdout
+
+
 def test_every_option_in_the_readme_exists() -> None:
-    groups = [group for group in vars(options).values() if is_dataclass(group)]
+    modules = (options, study_options, tuning_options)
+    groups = [group for module in modules for group in vars(module).values() if is_dataclass(group)]
     known = {f"--{field.name.replace('_', '-')}" for group in groups for field in fields(group)}
     commands = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("$ foretune")]
     assert len(commands) >= 6

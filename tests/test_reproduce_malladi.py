@@ -67,7 +67,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this was computed before")
 
     for module, name in ((search, "fine_tuned"), (measures, "linearization"), (measures, "block_kernels"),
-                         (measures, "solved"), (Cell, "kernels")):  # fmt: skip
+                         (measures, "analog_solution"), (Cell, "kernels")):  # fmt: skip
         monkeypatch.setattr(module, name, refused)
 
 
@@ -167,7 +167,7 @@ def test_kernels_of_a_table_come_from_one_pass_where_memory_allows(
 def test_zero_shot_is_the_score_of_the_pretrained_model(study: Study) -> None:
     cell = study.cell("mr", 2, 13)
     tuned = measures.AdamTuned(cell, CUT).linearization()
-    assert zero_shot(cell) == tuned.pretrained
+    assert zero_shot(cell, "accuracy") == tuned.pretrained
     assert tuned.tuned == measures.ADAM_FT.score(cell, CUT)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import foretune as ft
 from foretune.analysis.solvers import KernelRidge, joint_data, solved
+from foretune.store.kept import write_kept
 from tests.conftest import WORDS, many_rows, run_cli
 from tests.test_cli import assert_refused
 
@@ -67,7 +68,7 @@ def test_every_solver_runs_on_a_symmetric_kernel(run_folder: Path) -> None:
 
 
 def test_solve_refuses_what_does_not_fit(run_folder: Path, tmp_path: Path) -> None:
-    assert_refused(run_cli("solve", tmp_path), 1, "is no run folder", "foretune kernel MODEL DATA --out")
+    assert_refused(run_cli("solve", tmp_path), 1, "is not a run folder", "foretune kernel MODEL DATA --out")
     assert_refused(run_cli("solve", run_folder, "--solver", "rigde"), 2, "Did you mean 'ridge'")
     assert_refused(run_cli("solve", run_folder, "--kernels", "asymmetric", "--solver", "ridge"), 2, "not symmetric")
     assert_refused(
@@ -81,7 +82,6 @@ def test_solve_refuses_what_does_not_fit(run_folder: Path, tmp_path: Path) -> No
     ("change", "message"),
     [
         ({"format": 1, "foretune": "0.0.9"}, "has format 1, written by foretune 0.0.9"),
-        ({"y": [0, 1]}, "damaged"),
         ({"outputs": {"kind": "answer", "words": {"no": "No", "yes": "Yes"}}}, "made with other labels"),
         ({"sizes": {"train": 4, "validation": 12, "test": 10}}, "does not belong to"),
     ],
@@ -90,7 +90,8 @@ def test_solve_refuses_a_folder_of_another_version_or_label_set(run_folder, tmp_
     copied = tmp_path / "copied"
     shutil.copytree(run_folder, copied)
     record = json.loads((copied / "examples.json").read_text())
-    (copied / "examples.json").write_text(json.dumps({**record, **change}))
+    del record["checksum"]
+    write_kept(copied / "examples.json", {**record, **change}, ("about", "foretune"))
     assert_refused(run_cli("solve", copied), 1, message, "new folder")
 
 
@@ -122,11 +123,11 @@ def test_another_split_in_the_same_folder_is_refused_and_another_formula_joins(
     ("options", "parts"),
     [
         (("--formula", "sdg"), ("--formula 'sdg'", "Did you mean 'sgd'")),
-        (("--formula", "lora", "--rank", "0"), ("rank=0", "at least 1")),
-        (("--formula", "lora", "--rank", "eight"), ("--rank 'eight'", "such as 0,4-7")),
+        (("--formula", "lora", "--rank", "0"), ("--rank is 0", "1 to 65536")),
+        (("--formula", "lora", "--rank", "eight"), ("--rank 'eight'", "such as 1,8,64")),
         (("--formula", "lora", "--target-modules", "q_porj"), ("match no linear layer", "Did you mean 'q_proj'")),
-        (("--formula", "projection", "--dimension", "0"), ("k = 0", "at least 1")),
-        (("--formula", "signgd", "--eps", "-1"), ("eps is -1",)),
+        (("--formula", "projection", "--dimension", "0"), ("--dimension is 0", "1 to 1000000")),
+        (("--formula", "signgd", "--eps", "-1"), ("--eps is -1",)),
         (("--layers", "9"), ("There is no layer 9", "0 to 1")),
         (("--lora-only",), ("leaves none",)),
         (("--prompt", "null"), ("--prompt chooses among the prompts of a task",)),
@@ -199,5 +200,5 @@ def test_every_task_is_listed_and_shown() -> None:
     for name in ("sst2", "trec", "mnli", "qqp", "boolq", "movies"):
         assert f" {name} " in listed
     shown = run_cli("tasks", "trec").stdout
-    assert "[MASK] : First text." in shown
+    assert "[MASK]: First text." in shown
     assert "Question: First text. Type:" in shown

@@ -27,6 +27,7 @@ from foretune.analysis.solvers import (
     KernelSolver,
     KernelSVC,
     KernelSVR,
+    joint_data,
     named_solver,
     sample_major,
     solved,
@@ -343,3 +344,17 @@ def test_duplicate_examples_without_ridge_have_finite_solutions(name: str) -> No
         assert solver.residual_ < 1e-6
         contradiction = solver.fit(train, np.concatenate([data.y_train, 1 - data.y_train]))
         assert contradiction.residual_ == pytest.approx(1)
+
+
+@pytest.mark.parametrize("exponent", [-300, -150, 150, 300])
+def test_kernel_logistic_regression_does_not_depend_on_the_scale_of_the_kernel(exponent: int) -> None:
+    generator = np.random.default_rng(0)
+    y, phi = np.arange(40) % 2, generator.normal(size=(40, 1, 4))
+    phi[..., 0] += (2 * y - 1)[:, None]
+    joint, f0 = np.einsum("iap,jbp->iajb", phi[:16], phi), generator.normal(size=(40, 1))
+    plain, other = (
+        solved(named_solver("logistic"), joint_data(joint * factor, f0, y, 8, "accuracy"))
+        for factor in (1.0, 10.0**exponent)
+    )
+    assert plain.predictions.tolist() == other.predictions.tolist()
+    assert 0 < plain.predictions.mean() < 1

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
+import json
 import os
 import shutil
 import signal
+import stat
+import subprocess
+import sys
+import threading
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import foretune as ft
-from foretune.store.atomic import remove_folder, replacing, replacing_folder, temporary_folder
+from foretune.store.atomic import check_file, new_folder, replacing, replacing_folder, write_text
+from foretune.store.cached import cached_folder
+from foretune.store.kept import DamagedError, read_array, read_kept, write_array, write_kept
+from foretune.store.lock import held
 from foretune.store.packages import Package, cache_folder, fetched, sha256_of
+from foretune.store.tensors import read_tensors, write_tensors
+from foretune.store.workspace import contents, remove_folder, sweep, temporary_folder, workspace
 
 
 @pytest.fixture
@@ -34,6 +47,10 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("FORETUNE_CACHE", str(tmp_path / "cache"))
     return next(folder.iterdir())
+
+
+def names(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir()]
 
 
 def nothing_cached() -> bool:
@@ -64,7 +81,26 @@ def test_a_missing_package_says_what_to_type(index: Path) -> None:
     assert nothing_cached()
 
 
-@pytest.mark.parametrize("writer", [replacing, replacing_folder])
+def test_without_pip_in_the_environment_the_one_that_comes_with_python_is_used(index: Path, monkeypatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find(name))
+    package = Package("tiny-package", "1.0", sha256_of(index))
+    assert sha256_of(fetched(package)) == package.sha256
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1))
+    with pytest.raises(ft.ForetuneError, match=r"-m ensurepip`, or `uv pip install --python"):
+        fetched(Package("other-package", "1.0", package.sha256))
+
+
+def test_a_cache_that_cannot_be_written_is_refused_before_the_download(index: Path, tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FORETUNE_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("pip was run"))
+    with pytest.raises(ft.ForetuneError, match="Cannot write"):
+        fetched(Package("tiny-package", "1.0", sha256_of(index)))
+
+
+@pytest.mark.parametrize("writer", [replacing, replacing_folder, new_folder])
 def test_an_interrupted_write_leaves_what_was_there(writer, tmp_path: Path) -> None:
     target = tmp_path / "target"
     with writer(target) as temporary:
@@ -92,3 +128,227 @@ def test_an_interruption_waits_until_a_folder_is_deleted(tmp_path: Path, monkeyp
     with pytest.raises(KeyboardInterrupt), temporary_folder() as made:
         (made / "file").touch()
     assert not made.exists() and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "results" / "old").mkdir(parents=True)
+    (tmp_path / "results" / "old" / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    for target in (tmp_path / "results", Path("results"), Path(), Path("results/old/..")):
+        for refused in (check_file, lambda path: write_text(path, "{}")):
+            with pytest.raises(ft.ForetuneError, match="is a folder; expected a file name"):
+                refused(target)
+    assert (tmp_path / "results" / "old" / "notes.txt").read_text() == "mine"
+    assert contents(tmp_path) == ["results"]
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("present", "absent"):
+        (tmp_path / name).symlink_to(Path("there") / name)
+    (tmp_path / "there" / "present").write_text("before")
+    for name in ("present", "absent"):
+        write_text(tmp_path / name, "after")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "there" / name).read_text() == "after"
+    (tmp_path / "nowhere").symlink_to("no/such/folder/file")
+    with pytest.raises(ft.ForetuneError, match="it is a link to"):
+        write_text(tmp_path / "nowhere", "text")
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(ft.ForetuneError, match="in a circle"):
+        write_text(tmp_path / "circle", "text")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "new", "text")
+        with new_folder(tmp_path / "folder") as made:
+            (made / "file").touch()
+        (tmp_path / "old").write_text("before")
+        (tmp_path / "old").chmod(0o640)
+        write_text(tmp_path / "old", "after")
+        write_tensors(tmp_path / "tensors", {"a": torch.zeros(2)})
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "folder", "old", "tensors")}
+    assert modes == {"new": 0o666 & ~mask, "tensors": 0o666 & ~mask, "folder": 0o777 & ~mask, "old": 0o640}
+
+
+def test_what_is_not_a_regular_file_is_written_through(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    found: list[str] = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    write_text(pipe, "through")
+    reader.join(10)
+    assert found == ["through"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    write_text(Path(os.devnull), "nothing")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+    with pytest.raises(ft.ForetuneError, match="disk is full"):
+        write_text(Path("/dev/full"), "text")
+
+
+@pytest.mark.parametrize("stream", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_standard_output_is_written_in_turn(stream: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    code = (
+        "import sys; from pathlib import Path; from foretune.store.atomic import write_text\n"
+        "print('before'); write_text(Path(sys.argv[1]), 'text\\n'); print('after')"
+    )
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", code, stream], stdout=out, cwd=tmp_path, check=True)
+    assert (tmp_path / "out").read_text() == "before\ntext\nafter\n"
+
+
+def test_the_folder_that_came_first_stays(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    with new_folder(target) as slow:
+        (slow / "second").touch()
+        with new_folder(target) as quick:
+            (quick / "first").touch()
+    assert contents(target) == ["first"]
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_cached_folder_is_made_once_and_again_when_it_is_damaged(tmp_path: Path) -> None:
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder)
+        (folder / "weights").write_bytes(b"1234")
+
+    folder = cached_folder(tmp_path / "models" / "one", make)
+    assert cached_folder(folder, make) == folder
+    assert len(made) == 1
+    for damage in (lambda file: file.write_bytes(b"1235"), Path.unlink):
+        damage(folder / "weights")
+        with pytest.warns(UserWarning, match="weights is damaged.*made again"):
+            cached_folder(folder, make)
+        assert (folder / "weights").read_bytes() == b"1234"
+    assert len(made) == 3
+    assert names(folder.parent) == ["one"]
+
+
+LEFT = """
+import os, sys; from pathlib import Path; from foretune.store.workspace import workspace
+with workspace(Path(sys.argv[1])) as path:
+    (path / "half").touch()
+    print(path.name, flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_not(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", LEFT, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    name = other.stdout.readline().strip()
+    (tmp_path / ".foretune-notes").touch()
+    sweep(tmp_path)
+    assert sorted(names(tmp_path)) == sorted([name, ".foretune-notes"])
+    assert contents(tmp_path) == [".foretune-notes"]
+    other.communicate("x")
+    with workspace(tmp_path) as mine:
+        assert sorted(names(tmp_path)) == sorted([mine.name, ".foretune-notes"])
+    assert names(tmp_path) == [".foretune-notes"]
+
+
+HOLD = """
+import os, sys; from pathlib import Path; from foretune.store.lock import held
+with held(Path(sys.argv[1])):
+    print(os.getpid(), flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    number = other.stdout.readline().strip()
+    with (
+        pytest.raises(
+            ft.ForetuneError, match=rf"in use by process {number} on \S+ since 20\d\d-.*choose another --out"
+        ),
+        held(folder),
+    ):
+        pass
+    other.communicate("x")
+    assert contents(folder) == []
+    with held(folder):
+        assert contents(folder) == []
+    assert names(folder) == []
+
+
+VALUES = {"a": [1.5, 1e-300], "b": {"c": "d"}, "hash": "x"}
+ARRAY = np.arange(6.0).reshape(2, 3)
+TENSORS = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
+
+
+def kept_files(folder: Path) -> dict[Path, object]:
+    """A file of each kind, and what reads it."""
+    write_kept(folder / "json", VALUES)
+    write_array(folder / "array", ARRAY, "this")
+    write_tensors(folder / "tensors", TENSORS)
+    return {
+        folder / "json": lambda: read_kept(folder / "json"),
+        folder / "array": lambda: read_array(folder / "array", "this"),
+        folder / "tensors": lambda: read_tensors(folder / "tensors"),
+    }
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, dict) and isinstance(next(iter(one.values())), torch.Tensor):
+        return all(torch.equal(one[name], other[name]) for name in one)
+    return np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+
+
+@pytest.mark.parametrize("kind", ["json", "array", "tensors"])
+def test_no_flipped_cut_or_missing_byte_of_a_kept_file_goes_unnoticed(kind: str, tmp_path: Path) -> None:
+    file, read = next(item for item in kept_files(tmp_path).items() if item[0].name == kind)
+    expected, content = read(), file.read_bytes()
+    assert same(expected, {"json": VALUES, "array": ARRAY, "tensors": TENSORS}[kind])
+    flipped = [
+        content[:place] + bytes([content[place] ^ (1 << place % 8)]) + content[place + 1 :]
+        for place in range(len(content))
+    ]
+    for damaged in [*flipped, b"", content[:-1], content[: len(content) // 2], b"null", b"[" * 100_000]:
+        file.write_bytes(damaged)
+        try:
+            found = read()
+        except DamagedError as error:
+            assert str(file) in str(error)
+        else:
+            assert same(found, expected), damaged  # white space, and the name of a format
+    file.unlink()
+    with pytest.raises(DamagedError, match="No such file"):
+        read()
+    file.mkdir()
+    with pytest.raises(DamagedError):
+        read()
+
+
+def test_an_array_in_another_ones_place_is_noticed(tmp_path: Path) -> None:
+    write_array(tmp_path / "array", ARRAY, "this")
+    with pytest.raises(DamagedError):
+        read_array(tmp_path / "array", "that")
+    assert np.array_equal(np.load(tmp_path / "array"), ARRAY)  # numpy alone reads it
+
+
+def test_values_for_readers_are_left_out_of_the_checksum(tmp_path: Path) -> None:
+    write_kept(tmp_path / "file", {"value": 1, "about": {"out": "runs/a"}}, ("about",))
+    text = (tmp_path / "file").read_text()
+    (tmp_path / "file").write_text(text.replace("runs/a", "runs/b"))
+    assert read_kept(tmp_path / "file", ("about",)) == {"value": 1, "about": {"out": "runs/b"}}
+    (tmp_path / "file").write_text(json.dumps({"value": 1}))
+    with pytest.raises(DamagedError, match="no checksum, as those of older versions"):
+        read_kept(tmp_path / "file")

@@ -26,22 +26,23 @@ from tests.conftest import family, many_rows
 ONE, TWO = "A dog runs.", "An animal moves."
 EXAMPLE = ft.Example(ONE, TWO)
 
-# Malladi et al. 2023, table 2, with "A dog runs." as S1 and "An animal moves." as S2
+# Malladi et al. 2023, table 2, with "A dog runs." as S1 and "An animal moves." as S2; table 2 prints a space after
+# the mask, the templates that were run (princeton-nlp/LM-Kernel-FT, run_fewshot.sh: `*mask*.`) have none
 TABLE_2 = {
-    "sst2": "A dog runs. It was [MASK] .",
-    "sst5": "A dog runs. It was [MASK] .",
-    "mr": "A dog runs. It was [MASK] .",
-    "cr": "A dog runs. It was [MASK] .",
-    "mpqa": "A dog runs. It was [MASK] .",
-    "subj": "A dog runs. This is [MASK] .",
-    "trec": "[MASK] : A dog runs.",
+    "sst2": "A dog runs. It was [MASK].",
+    "sst5": "A dog runs. It was [MASK].",
+    "mr": "A dog runs. It was [MASK].",
+    "cr": "A dog runs. It was [MASK].",
+    "mpqa": "A dog runs. It was [MASK].",
+    "subj": "A dog runs. This is [MASK].",
+    "trec": "[MASK]: A dog runs.",
     "ag_news": "A dog runs. This article is about [MASK] news.",
-    "mnli": "A dog runs? [MASK] , an animal moves.",
-    "snli": "A dog runs? [MASK] , an animal moves.",
-    "qnli": "A dog runs? [MASK] , an animal moves.",
-    "rte": "A dog runs? [MASK] , an animal moves.",
-    "mrpc": "A dog runs. [MASK] , an animal moves.",
-    "qqp": "A dog runs. [MASK] , an animal moves.",
+    "mnli": "A dog runs? [MASK], an animal moves.",
+    "snli": "A dog runs? [MASK], an animal moves.",
+    "qnli": "A dog runs? [MASK], an animal moves.",
+    "rte": "A dog runs? [MASK], an animal moves.",
+    "mrpc": "A dog runs. [MASK], an animal moves.",
+    "qqp": "A dog runs. [MASK], an animal moves.",
 }
 SENTIMENT = {"negative": "terrible", "positive": "great"}
 NLI = {"entailment": "Yes", "neutral": "Maybe", "contradiction": "No"}
@@ -61,12 +62,12 @@ TABLE_2_WORDS = {
 }  # fmt: skip
 # Gao et al. 2021, table E.1, first rows: template and words of labels[0] and labels[1]
 SEARCHED = {
-    "sst2": ("A dog runs. A [MASK] one .", "pathetic", "irresistible"),
-    "mr": ("It was [MASK] ! A dog runs.", "terrible", "epic"),
-    "cr": ("A dog runs. It's [MASK] !", "horrible", "fantastic"),
-    "qnli": ("A dog runs? [MASK] . Yes , an animal moves.", "Nonetheless", "Okay"),
-    "rte": ("A dog runs. [MASK] , I believe an animal moves.", "Yet", "Clearly"),
-    "qqp": ("A dog runs? [MASK] , but an animal moves.", "Since", "Me"),
+    "sst2": ("A dog runs. A [MASK] one.", "pathetic", "irresistible"),
+    "mr": ("It was [MASK]! A dog runs.", "terrible", "epic"),
+    "cr": ("A dog runs. It's [MASK]!", "horrible", "fantastic"),
+    "qnli": ("A dog runs? [MASK]. Yes, an animal moves.", "Nonetheless", "Okay"),
+    "rte": ("A dog runs. [MASK], I believe an animal moves.", "Yet", "Clearly"),
+    "qqp": ("A dog runs? [MASK], but an animal moves.", "Since", "Me"),
 }
 LIMITS = {
     **dict.fromkeys(("sst2", "sst5", "qnli", "mrpc", "qqp"), (128, None)),
@@ -307,17 +308,19 @@ def test_the_tasks_cap_holds_unless_another_number_is_asked_for() -> None:
     assert len(task.few_shot(many_rows(8), k=1, test_rows=many_rows(40)[8:]).test) == 3
 
 
-def test_a_folder_gives_training_and_test_rows(tmp_path) -> None:
+def test_a_folder_gives_training_validation_and_test_rows(tmp_path) -> None:
     (tmp_path / "train.jsonl").write_text(json.dumps({"text": "a", "label": "x"}))
-    rows, test_rows = load_data(tmp_path)
-    assert (list(rows), test_rows) == ([{"text": "a", "label": "x"}], None)
+    data = load_data(tmp_path)
+    assert (list(data.train), data.validation, data.test) == ([{"text": "a", "label": "x"}], None, None)
     (tmp_path / "test.csv").write_text("text,label\nb,y\n")
-    (tmp_path / "validation.jsonl").write_text("not read")
-    rows, test_rows = load_data(str(tmp_path))
-    assert [list(part) for part in (rows, test_rows)] == [
-        [{"text": "a", "label": "x"}], [{"text": "b", "label": "y"}],
+    (tmp_path / "dev.jsonl").write_text(json.dumps({"text": "c", "label": "x"}))
+    (tmp_path / "more.csv").write_text("not read")
+    data = load_data(str(tmp_path))
+    assert [list(rows) for rows in data.parts.values()] == [
+        [{"text": "a", "label": "x"}], [{"text": "c", "label": "x"}], [{"text": "b", "label": "y"}],
     ]  # fmt: skip
-    assert load_data(tmp_path / "test.csv") == (test_rows, None)
+    assert data.unused == ["more.csv"]
+    assert load_data(tmp_path / "test.csv").train == data.test
     (tmp_path / "train.csv").write_text("text,label\na,x\n")
     with pytest.raises(ft.ForetuneError, match=r"2 train files: train\.csv, train\.jsonl"):
         load_data(tmp_path)
@@ -350,13 +353,13 @@ def hub(monkeypatch):
 
 def test_a_tasks_name_reads_its_hub_dataset(hub) -> None:
     hub(["not_equivalent", "equivalent"], sentence1=["a", "c"], sentence2=["b", "d"], idx=["0", "1"], label=[1, 0])
-    rows, test_rows = load_data("mrpc")
+    rows, test_rows = load_data("mrpc").train, load_data("mrpc").test
     assert list(rows) == [
         {"text": "a", "text2": "b", "label": "paraphrase"},
         {"text": "c", "text2": "d", "label": "not_paraphrase"},
     ]
     assert test_rows is not None
-    assert hub.asked == [
+    assert hub.asked[:2] == [
         (("nyu-mll/glue", "mrpc"), {"split": split, "revision": None}) for split in ("train", "validation")
     ]
     assert ft.load_task("mrpc").examples(rows)[0] == ft.Example("a", "b", "paraphrase")
@@ -366,12 +369,17 @@ def test_a_tasks_name_reads_its_hub_dataset(hub) -> None:
 def test_rows_that_nobody_could_label_are_left_out(hub) -> None:
     names = ["entailment", "neutral", "contradiction"]
     hub(names, premise=["a", "c"], hypothesis=["b", "d"], label=[-1, 2])
-    assert list(load_data("snli")[0]) == [{"text": "c", "text2": "d", "label": "contradiction"}]
+    rows = load_data("snli").train
+    assert [row["label"] for row in rows] == [None, "contradiction"]
+    task = ft.load_task("snli")
+    assert task.examples(rows)[1] == ft.Example("c", "d", "contradiction")
+    with pytest.raises(ft.ForetuneError, match="All rows have the label 'contradiction'"):
+        task.few_shot(rows, k=1)
 
 
 def test_columns_can_be_put_together(hub) -> None:
     hub(["False", "True"], word=["run"], sentence1=["I run."], sentence2=["A run."], label=[1])
-    assert list(load_data("wic")[0]) == [{"text": "I run. A run.", "text2": "run", "label": "same"}]
+    assert list(load_data("wic").train) == [{"text": "I run. A run.", "text2": "run", "label": "same"}]
 
 
 def test_a_hub_dataset_that_does_not_fit_names_what_is_missing(hub) -> None:
@@ -386,8 +394,10 @@ def test_a_hub_dataset_that_does_not_fit_names_what_is_missing(hub) -> None:
 def test_a_users_task_reads_its_own_dataset_by_its_name(hub) -> None:
     hub(["bad", "good"], review=["fine"], label=[1])
     task = parsed_task("labels: [bad, good]\nhub: {id: me/mine, columns: {text: review}}", "task", "mine")
-    assert [list(load_data(source, task)[0]) for source in (task, "mine")] == [[{"text": "fine", "label": "good"}]] * 2
-    assert load_data(task)[1] is None
+    assert [list(load_data(source, task).train) for source in (task, "mine")] == [
+        [{"text": "fine", "label": "good"}]
+    ] * 2
+    assert load_data(task).test is None
 
 
 def test_a_task_without_rows_asks_for_a_file() -> None:

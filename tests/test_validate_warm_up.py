@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, SCORES, warmed_name
-from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
+from foretune.cli.options import ModelOptions, ReportOptions
+from foretune.cli.study_options import ValidateOptions
 from foretune.cli.validating import run_validate
 from foretune.errors import UsageError
 from foretune.finetune.data import data_hash

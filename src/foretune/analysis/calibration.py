@@ -33,7 +33,7 @@ class Reliability:
     """Data of a reliability diagram, one entry a bin.
 
     Attributes:
-        edges: of the bins, from 0 to 1; a confidence on an edge belongs to the bin above.
+        edges: of the bins, from 0 to 1; a confidence on an edge belongs to the bin below, as in the published code.
         confidence, accuracy: means; not a number in an empty bin.
         count: examples.
     """
@@ -96,44 +96,36 @@ def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> flo
 
 
 def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], bins: int = BINS) -> Calibration:
-    """The calibration of the outputs f, by torchmetrics (top-label, single precision).
+    """The calibration of the outputs f, by the probability of the predicted class.
 
     Args:
         f: outputs; one column is the difference form.
         y: class numbers, m = n of them.
-        bins: of equal width.
+        bins: of equal width, each without its lower and with its upper edge, as in the published code.
 
     Raises:
         UsageError: no bins; otherwise as in `cross_entropy`.
     """
-    import torch
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
     if bins < 1:
         raise UsageError(f"{bins} bins; expected at least one.")
     loss = cross_entropy(f, y)
-    below_one = np.nextafter(
-        np.float32(1), np.float32(0)
-    )  # torchmetrics gives a confidence of exactly 1 a bin of its own
-    chances = np.minimum(class_probabilities(f).astype(np.float32), below_one)
-
-    def error(norm: str) -> float:
-        labels = torch.from_numpy(np.asarray(y, dtype=np.int64))
-        return float(multiclass_calibration_error(torch.from_numpy(chances), labels, chances.shape[1], bins, norm))  # type: ignore[arg-type]
-
-    return Calibration(error("l1"), error("max"), loss, _reliability(chances.astype(float), y, bins))
+    found = _reliability(class_probabilities(f), y, bins)
+    used = found.count > 0
+    gaps = np.abs(found.accuracy - found.confidence)[used]
+    return Calibration(float((gaps * found.count[used]).sum() / len(y)), float(gaps.max()), loss, found)
 
 
 def _reliability(chances: Float64[np.ndarray, "n k"], y: Int[np.ndarray, "n"], bins: int) -> Reliability:
-    from scipy.stats import binned_statistic
-
-    confidence, right = chances.max(1), (chances.argmax(1) == y).astype(float)
-    edges = np.linspace(0, 1, bins + 1, dtype=np.float32).astype(float)  # the errors' own edges
-    mean_confidence, mean_right, count = (
-        binned_statistic(confidence, values, statistic, edges).statistic  # type: ignore[arg-type]
-        for values, statistic in ((confidence, "mean"), (right, "mean"), (right, "count"))
+    confidence, right = chances.max(1), chances.argmax(1) == y
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.digitize(confidence, edges[1:-1], right=True)  # edges[i] < confidence <= edges[i + 1]
+    count, confidences, rights = (
+        np.bincount(place, weights=weights, minlength=bins) for weights in (None, confidence, right.astype(float))
     )
-    return Reliability(edges, mean_confidence, mean_right, count.astype(int))
+    mean_confidence, accuracy = (
+        np.divide(total, count, out=np.full(bins, np.nan), where=count > 0) for total in (confidences, rights)
+    )
+    return Reliability(edges, mean_confidence, accuracy, count.astype(int))
 
 
 def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> Temperature:

@@ -21,7 +21,11 @@ import numpy as np
 from foretune.errors import UsageError
 from foretune.shapes import Float64
 
-Answer = Literal["yes", "partly", "no"]
+LINEARIZED_BY = "accuracy"
+"""The metric of the linearization test: Table 8 and Figure 2 print accuracies of all tasks, also of MRPC and QQP, whose F1
+stands in Table 4."""
+
+Answer = Literal["yes", "partly", "no", "cannot say"]
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,12 @@ class KernelBehaviour:
 
     @property
     def verdict(self) -> Answer:
-        """Kernel behaviour: both properties hold, and the kernel solves the task (or partly does)."""
+        """Kernel behaviour: both properties hold, and the kernel solves the task (or partly does).
+
+        Without a gain of fine-tuning there is nothing that a linearized model could recover: nothing can be said.
+        """
+        if self.linearization.gain <= 0:
+            return "cannot say"
         return self.solved(self.thresholds.points) if self.linear and self.features_fixed else "no"
 
     @property

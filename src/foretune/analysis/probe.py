@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from foretune.analysis.scores import score
-from foretune.errors import DataError
+from foretune.errors import DataError, NonFiniteError
 from foretune.shapes import Float64, Int
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -64,7 +64,8 @@ def linear_probe(
         strengths: inverse regularisation strengths C to choose from.
 
     Raises:
-        DataError: a class has no training example.
+        DataError: a class has no training example, or there is only one class.
+        NonFiniteError: a feature is infinite or undefined.
     """
     spread = train.std(0)
     alive = spread > _DEAD * np.sqrt((spread**2).mean())
@@ -110,6 +111,15 @@ def _chosen(
     missing = sorted(set(range(classes)) - set(y.tolist()))
     if missing:
         raise DataError(f"Linear probing needs a training example of every class; class {missing[0]} has none.")
+    if classes < 2:
+        raise DataError(
+            f"All {len(y)} training examples have one label; linear probing needs two or more to tell apart."
+        )
+    if not (np.isfinite(features).all() and np.isfinite(other).all()):
+        raise NonFiniteError(
+            "The features for linear probing have infinite or undefined entries; expected numbers. Use a model in float32 "
+            "or float64 (--dtype), and look for such numbers in its weights."
+        )
     mean = features.mean(0)
     fits: list[tuple[float, Probe]] = []
     for strength in strengths:

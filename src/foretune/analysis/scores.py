@@ -14,13 +14,15 @@ class Score:
     """A score on test examples.
 
     Attributes:
-        value: the metric's value, 0 to 1.
-        low, high: 95% interval (Wilson's for accuracy; bootstrap over examples for F1).
+        value: the metric's value, 0 to 1; Matthews correlation starts at -1.
+        low, high: 95% interval (Wilson's for accuracy; bootstrap over examples for the other metrics).
+        accuracy: beside another metric; None where the value is the accuracy itself, or is not known by example.
     """
 
     value: float
     low: float
     high: float
+    accuracy: float | None = None
 
 
 def predicted_classes(f: Float[np.ndarray, "n c"], threshold: float = 0.0) -> Int[np.ndarray, "n"]:
@@ -29,14 +31,11 @@ def predicted_classes(f: Float[np.ndarray, "n c"], threshold: float = 0.0) -> In
 
 
 def score(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: str) -> float:
-    """Accuracy, or F1 of class 1; not a number for no examples."""
-    from sklearn.metrics import accuracy_score, f1_score
+    """Accuracy, F1 of class 1, or the Matthews correlation (GLUE's metric of CoLA); not a number for no examples.
 
-    if len(y) == 0:
-        return float("nan")
-    if metric == "accuracy":
-        return float(accuracy_score(y, predictions))
-    return float(f1_score(y, predictions, zero_division=0))  # pyright: ignore[reportArgumentType]
+    F1 without a true positive, and the correlation of labels or predictions that are all the same, are zero.
+    """
+    return float(_of_counts(_counts(y, predictions, np.arange(len(y))[None]), metric)[0]) if len(y) else float("nan")
 
 
 def scored(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: str) -> Score:
@@ -48,9 +47,32 @@ def scored(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: s
         interval = binomtest(int((y == predictions).sum()), len(y)).proportion_ci(method="wilson")
         return Score(value, float(interval.low), float(interval.high))
     generator = np.random.default_rng(0)
-    draws = [generator.integers(len(y), size=len(y)) for _ in range(1000)]
-    low, high = np.quantile([score(y[draw], predictions[draw], metric) for draw in draws], [0.025, 0.975])
-    return Score(value, float(low), float(high))
+    draws = np.stack([generator.integers(len(y), size=len(y)) for _ in range(1000)])
+    low, high = np.quantile(_of_counts(_counts(y, predictions, draws), metric), [0.025, 0.975])
+    return Score(value, float(low), float(high), score(y, predictions, "accuracy"))
+
+
+def _counts(
+    y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], draws: Int[np.ndarray, "r n"]
+) -> Float[np.ndarray, "r k k"]:
+    """The confusion matrix of each draw of examples, rows labels, columns predictions."""
+    k = int(max(y.max(), predictions.max(), 1)) + 1
+    cells = (y * k + predictions)[draws] + k * k * np.arange(len(draws))[:, None]
+    return np.bincount(cells.ravel(), minlength=len(draws) * k * k).reshape(-1, k, k).astype(float)
+
+
+def _of_counts(counts: Float[np.ndarray, "r k k"], metric: str) -> Float[np.ndarray, "r"]:
+    """The metric of each confusion matrix; scikit-learn's formulas, for all resamples at once."""
+    n, right = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2)
+    labels, predictions = counts.sum(2), counts.sum(1)  # (r, k)
+    if metric == "accuracy":
+        return right / n
+    if metric == "f1":
+        top, bottom = 2 * counts[:, 1, 1], labels[:, 1] + predictions[:, 1]
+    else:
+        top = right * n - (labels * predictions).sum(1)
+        bottom = np.sqrt((n**2 - (labels**2).sum(1)) * (n**2 - (predictions**2).sum(1)))
+    return np.divide(top, bottom, out=np.zeros_like(n), where=bottom > 0)
 
 
 def best_threshold(f: Float[np.ndarray, "n 1"], y: Int[np.ndarray, "n"], metric: str) -> float:

@@ -46,7 +46,7 @@ class Spectrum:
     @property
     def rank(self) -> int:
         """Eigenvalues above rounding error, `k * eps * lambda_max` in single precision (the factors' own)."""
-        return int((self.values > len(self.values) * np.finfo(np.float32).eps * self.largest).sum())
+        return int((self.values > len(self.values) * float(np.finfo(np.float32).eps) * self.largest).sum())
 
     @property
     def effective_rank(self) -> float:
@@ -80,6 +80,11 @@ class Spectrum:
         return float((shares * (sigma / (sigma + np.clip(self.values, 0, None))) ** 2).sum())
 
 
+def symmetric(matrix: Float64[np.ndarray, "k k"]) -> bool:
+    """Whether a square matrix is its own transpose, up to the rounding of single-precision gradients."""
+    return bool(np.abs(matrix - matrix.T).max(initial=0) <= 1e-4 * np.abs(matrix).max(initial=0))
+
+
 def spectrum(matrix: Float64[np.ndarray, "k l"]) -> Spectrum:
     """The spectrum of a symmetric kernel matrix, in float64.
 
@@ -92,7 +97,7 @@ def spectrum(matrix: Float64[np.ndarray, "k l"]) -> Spectrum:
         raise UsageError(
             f"The kernel of shape {matrix.shape} has {int((~np.isfinite(matrix)).sum())} undefined entries."
         )
-    if np.abs(matrix - matrix.T).max(initial=0) > 1e-4 * np.abs(matrix).max(initial=0):
+    if not symmetric(matrix):
         raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
     values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2)
     return Spectrum(values, vectors)

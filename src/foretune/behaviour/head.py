@@ -86,7 +86,7 @@ def feature_change(
 
 
 def row_norms(outputs: Outputs) -> Float64[np.ndarray, "k"]:
-    """The norm of the head's row of each class; Norm(C) of the feature table is their mean.
+    """The norm of the head's row of each class; see `analysis.classifier.norm_of_rows` for Norm(C).
 
     Raises:
         UsageError: the outputs have no head.
@@ -106,6 +106,6 @@ def norm_slopes(outputs: Outputs, rows: Rows, y: Int[np.ndarray, "n"], batch: in
 def _head_parameters(outputs: Outputs) -> tuple[Float64[np.ndarray, "k i"], Float64[np.ndarray, "k"]]:
     found = dict(outputs.module.named_parameters())
     if not set(HEAD) <= set(found):
-        raise UsageError(f"{type(outputs).__name__} has no classification head. Use ft.HeadLogits, or --output head.")
+        raise UsageError(f"{type(outputs).__name__} has no classification head. Use ft.HeadLogits.")
     weight, bias = (found[name].detach().double().cpu().numpy() for name in HEAD)
     return weight, bias

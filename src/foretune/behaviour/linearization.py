@@ -23,6 +23,7 @@ from foretune.model.batches import Rows, batches
 from foretune.model.encoding import Batch
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float, Float64, Int
+from foretune.text.example import as_examples
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Linearization:
 
         Args:
             y: class numbers.
-            metric: `accuracy` or `f1`.
+            metric: `accuracy`, `f1` or `matthews`.
         """
         return LinearizationTest(
             *(score(y, predicted_classes(f), metric) for f in (self.pretrained, self.linear, self.tuned))
@@ -80,7 +81,7 @@ def linearization(before: Outputs, after: Outputs, rows: Rows, batch: int = 8) -
         UsageError: models that do not match (see `parameter_change`), or no rows.
         NonFiniteError: infinite or undefined outputs.
     """
-    change = parameter_change(before, after)
+    change, rows = parameter_change(before, after), as_examples(rows)
     found = np.empty((3, len(rows), before.n_outputs))
     for places, part in batches(before, rows, batch):
         with torch.no_grad():

@@ -17,6 +17,7 @@ from foretune.kernels.job import Progress
 from foretune.model.batches import Rows
 from foretune.model.outputs import Outputs
 from foretune.shapes import Int
+from foretune.text.example import as_examples
 
 
 def fixed_features(before: BlockKernel, after: BlockKernel) -> FixedFeatures:
@@ -55,7 +56,7 @@ def measured_behaviour(
         rows: n examples, test data in the paper; both kernels are theirs.
         y: class numbers.
         analogs: scores of kernel methods beside fine-tuning, one a setting; with none the task counts as not solved.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         formula: of the kernel; `SGD()` when left out, as in Table 6.
         blocks: parameter blocks of the kernel; all trainable ones when left out.
         progress: called as the work goes on.
@@ -64,6 +65,7 @@ def measured_behaviour(
         UsageError: models that do not match, another number of labels, or no rows.
         NonFiniteError: infinite or undefined outputs or gradients.
     """
+    rows = as_examples(rows)
     if len(y) != len(rows):
         raise UsageError(f"{len(rows)} examples and {len(y)} labels; expected one label an example.")
     test = linearization(before, after, rows).test(y, metric)

@@ -34,6 +34,7 @@ from foretune.model.batches import Rows, batches
 from foretune.model.encoding import Batch
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64
+from foretune.text.example import as_examples
 
 Vector = dict[str, Tensor]
 
@@ -153,6 +154,7 @@ def _constants(
     outputs: Outputs, rows: Rows, start: Vector, directions: Sequence[Callable[[], Vector]], radii: Sequence[float]
 ) -> LocalLipschitz:
     """One example at a time: its gradient at theta_0 is held while directions and radii pass by."""
+    rows = as_examples(rows)
     values = np.empty((len(radii), len(directions), len(rows)))
     for (place,), batch in batches(outputs, rows, 1):
         base = _gradients(outputs, start, batch)

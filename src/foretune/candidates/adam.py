@@ -147,8 +147,8 @@ def reach(blocks: Sequence[str], rank: int | None, sizes: ParameterSizes, steps:
         return norm / (steps * math.sqrt(entries))
     scale = LoRA(rank, ALPHA).scaling ** 2 * rank
     linear, square = scale * sum(sizes.widths[name] for name in blocks) / 3, scale * entries
-    u = (math.sqrt(linear**2 + 4 * square * norm**2) - linear) / (2 * square)
-    return math.sqrt(u) / steps
+    root = math.hypot(linear, 2 * math.sqrt(square) * norm)
+    return norm * math.sqrt(2 / (linear + root)) / steps  # the root of u without a difference, or a square of the norm
 
 
 RATES = tuple(float(rate) for rate in np.geomspace(1e-6, 1e-1, 16))

@@ -121,15 +121,18 @@ def parameter_sizes(outputs: Outputs) -> ParameterSizes:
     )
 
 
-def formulas_for(kinds: Mapping[str, str], ranks: Sequence[int] = RANKS) -> list[Formula]:
-    """The kernels that candidates need: full tuning, and LoRA where there are linear layers that are no adapters.
+def formulas_for(
+    kinds: Mapping[str, str], ranks: Sequence[int] = RANKS, targets: str | tuple[str, ...] = "all-linear"
+) -> list[Formula]:
+    """The kernels that candidates need: full tuning, and LoRA where there are linear layers to adapt.
 
     Args:
         kinds: parameters that take part -> what they are, `job.kinds`.
         ranks: of LoRA.
+        targets: what LoRA may adapt, `finetune.lora_config.adaptable(outputs, kinds).targets`.
     """
-    adaptable = "linear" in kinds.values() and not any("lora_" in name for name in kinds)
-    return [SGD(), *(LoRA(rank, ALPHA) for rank in ranks if adaptable)]
+    able = bool(targets) and "linear" in kinds.values() and not any("lora_" in name for name in kinds)
+    return [SGD(), *(LoRA(rank, ALPHA, targets) for rank in ranks if able)]
 
 
 def kernel_label(rank: int | None) -> str:

@@ -6,25 +6,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 import foretune
 from foretune.analysis.calibration import temperature_scaling
-from foretune.analysis.kernel_behaviour import AnalogTest, FixedFeatures, KernelBehaviour, LinearizationTest
+from foretune.analysis.kernel_behaviour import (
+    LINEARIZED_BY,
+    AnalogTest,
+    FixedFeatures,
+    KernelBehaviour,
+    LinearizationTest,
+)
 from foretune.analysis.losses import CrossEntropy, SquaredLoss
 from foretune.analysis.output_derivative import output_derivative
 from foretune.analysis.scores import predicted_classes, scored
-from foretune.analysis.solvers import joint_data, named_solver, solved
+from foretune.behaviour.analog import analog_formula, analog_solution, analog_solver, orientations
 from foretune.behaviour.head import feature_change, row_norms
 from foretune.behaviour.linearization import Linearization, linearization
 from foretune.behaviour.measured import fixed_features
 from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
-from foretune.cli.options import BehaviourOptions, FormulaOptions, ReportOptions
-from foretune.cli.prepare import Prepared, console, prepared, versions
+from foretune.cli.console import console, progress_console
+from foretune.cli.options import FormulaOptions, ReportOptions
+from foretune.cli.prepare import Places, Prepared, prepared, versions
 from foretune.cli.progress import progress_bar
-from foretune.cli.setup import made_formulas, one_of
+from foretune.cli.setup import made_formulas
 from foretune.cli.tuning import Recipe, finished_report, finished_run, read_recipe
-from foretune.errors import DataError, UsageError
+from foretune.cli.tuning_options import BehaviourOptions
+from foretune.errors import DataError
 from foretune.finetune.methods import Linearized, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
@@ -32,8 +39,6 @@ from foretune.forecast.stages import Stages
 from foretune.kernels.compute import block_kernels, kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Progress, joint_job
-from foretune.kernels.sgd import SGD
-from foretune.kernels.signs import AsymmetricSignGD
 from foretune.kernels.tiles import memory_bytes
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
@@ -43,7 +48,6 @@ from foretune.report.json import write_json
 from foretune.shapes import Float64, Int
 from foretune.text.example import Example
 
-_FORMULAS = ("sgd", "signgd", "asymmetric")
 _ROUNDING = 1e-6  # of ||theta_0||: a step this small is lost among the rounding errors of float32 gradients
 
 
@@ -63,7 +67,7 @@ class Pair:
         before, after: the function; before the last stage of a run that began with linear probing.
         trained: the parameters that training moved.
         train, validation, test: examples.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
     """
 
     before: Outputs
@@ -81,16 +85,16 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     Raises:
         UsageError: the folder holds no finished run of `foretune tune`.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     formula = _formula(measures)
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
-    folders = [] if report.json is None else [report.json.parent]
-    found = prepared(recipe.model, recipe.data, recipe.outputs, folders, errors, recipe.splitter)
+    found = prepared(recipe.model, recipe.data, recipe.outputs, Places(report.json), errors, recipe.splitter)
     run = finished_run(measures.folder, recipe, found)
     pair = _pair(found, run, measures)
     with progress_bar(errors) as progress:
-        result = _measured(pair, run, formula, measures, found.stages, _about(recipe, run, pair, formula), progress)
+        about = _about(recipe, run, pair, formula, len(found.problem.split.train))
+        result = _measured(pair, run, formula, measures, found.stages, about, progress)
     if report.json is not None:
         whole = {"foretune": foretune.__version__, "folder": measures.folder, **behaviour_fields(result)}
         write_json(report.json, {**whole, "versions": versions(), "stages": found.stages.finished})
@@ -98,12 +102,8 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
 
 
 def _formula(measures: BehaviourOptions) -> Formula:
-    """The kernel of the fixed-features test; wrong numbers are refused before anything is loaded."""
-    for name in ("test_examples", "train_examples", "segment_examples", "segment_points"):
-        if (value := getattr(measures, name)) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is {value}; expected at least 1.")
-    memory_bytes(measures.memory)
-    return made_formulas(FormulaOptions(formula=one_of("--formula", measures.formula, _FORMULAS)))[0]
+    """The kernel of the fixed-features test."""
+    return made_formulas(FormulaOptions(formula=measures.formula))[0]
 
 
 def _pair(found: Prepared, run: Run, measures: BehaviourOptions) -> Pair:
@@ -116,25 +116,37 @@ def _pair(found: Prepared, run: Run, measures: BehaviourOptions) -> Pair:
     base = found.outputs if run.probing is None else run.probing.outputs
     method = run.method.then if isinstance(run.method, ProbedFirst) else run.method
 
-    def part(examples: list[Example], limit: int) -> Part:
-        return Part(examples[:limit], np.array(task.targets(examples[:limit]), dtype=int))
+    before, names = method.start(base), frozenset(run.parameters_after)
 
-    train, validation = (part(rows, measures.train_examples) for rows in (split.train, split.validation))
-    test = part(split.test, measures.test_examples)
+    def part(examples: list[Example]) -> Part:
+        return Part(examples, np.array(task.targets(examples), dtype=int))
+
+    validation, test = part(split.validation), part(split.test[: measures.test_examples])
+    most = measures.train_examples or _fitting(
+        measures.memory,
+        len(names) * before.n_outputs**2 * len(orientations(analog_formula(run.training.optimiser.name))),
+        len(validation.rows) + len(test.rows),
+    )
+    train = part(split.train[:most])
     for name, chosen in (("train", train), ("test", test)):
         if len(np.unique(chosen.y)) < 2:
             raise DataError(
                 f"The {len(chosen.rows)} {name} examples that are measured have {len(np.unique(chosen.y))} label(s); "
                 f"expected two or more. Use a larger --{name}-examples, or a run with more examples."
             )
-    before, names = method.start(base), frozenset(run.parameters_after)
     for outputs in (before, run.outputs):  # copies of the run's own: what it did not train has no part in its kernels
         for name, parameter in outputs.lm.module.named_parameters():
             parameter.requires_grad_(name in names)
     return Pair(before, run.outputs, names, train, validation, test, task.metric)
 
 
-def _about(recipe: Recipe, run: Run, pair: Pair, formula: Formula) -> dict[str, Any]:
+def _fitting(memory: str, entries: int, others: int) -> int:
+    """The most training examples n whose joint kernels take half of the memory: 8 `entries` n (n + `others`) bytes."""
+    pairs = memory_bytes(memory) // 2 / (8 * entries)
+    return max(2, int(np.sqrt(pairs + (others / 2) ** 2) - others / 2))
+
+
+def _about(recipe: Recipe, run: Run, pair: Pair, formula: Formula, trained_on: int) -> dict[str, Any]:
     return {
         "model": recipe.model.model,
         "task": recipe.data.data,
@@ -144,6 +156,7 @@ def _about(recipe: Recipe, run: Run, pair: Pair, formula: Formula) -> dict[str, 
         "formula": formula.label,
         "sizes": {name: len(getattr(pair, name).rows) for name in ("train", "validation", "test")},
         "trained": len(pair.trained),
+        "trained_on": trained_on,
     }
 
 
@@ -173,7 +186,7 @@ def _measured(
         tuned = pretrained(pair.after, pair.validation.rows).outputs
         calibration = temperature_scaling(linear.tuned, test.y, tuned, pair.validation.y)
         head = _head(pair) if isinstance(pair.before, HeadLogits) else None
-    gained = linear.test(test.y, pair.metric)
+    gained = linear.test(test.y, LINEARIZED_BY)
     setting = AnalogTest(
         analog.score.value, analog.tuned.value, f"{about['optimiser']}, {len(pair.train.rows)} examples"
     )
@@ -187,7 +200,7 @@ def _measured(
         lipschitz=lipschitz,
         calibration=calibration,
         head=head,
-        notes=_notes(run, linear, gained, measures),
+        notes=(*_notes(run, linear, gained, measures), *_fewer(pair, about["trained_on"])),
     )
 
 
@@ -196,20 +209,18 @@ def _loss(training: Training) -> CrossEntropy | SquaredLoss:
 
 
 def _analog(pair: Pair, run: Run, f0: Float64[np.ndarray, "e c"], memory: str, progress: Progress) -> Analog:
-    """The kernel method for the run's optimiser: SGD's kernel by ridge, the asymmetric one for Adam and sign descent."""
-    source = AsymmetricSignGD()
-    formulas: list[Formula] = [SGD()] if run.training.optimiser.name == "sgd" else [source, source.reversed]
-    solver = "ridge" if len(formulas) == 1 else "asymmetric"
+    """The kernel method for the run's optimiser (`behaviour.analog`)."""
+    source = analog_formula(run.training.optimiser.name)
+    formulas = orientations(source)
     evaluation = [*pair.validation.rows, *pair.test.rows]
     job = joint_job(pair.before, pair.train.rows, evaluation, pair.trained.__contains__)
     kernels = kernels_of(job, formulas, memory, None, progress)
-    first, *others = (kernels[formula.label].total() for formula in formulas)
+    totals = [kernels[formula.label].total() for formula in formulas]
     y = np.concatenate([pair.train.y, pair.validation.y, pair.test.y])
-    data = joint_data(first, f0, y, len(pair.validation.rows), pair.metric, *others)
-    solution = solved(named_solver(solver), data)
+    solution = analog_solution(source, totals, f0, y, len(pair.validation.rows), pair.metric)
     tuned = predicted_classes(run.test_logits[: len(pair.test.rows)])
     kernel_score, tuned_score = (scored(pair.test.y, found, pair.metric) for found in (solution.predictions, tuned))
-    return Analog(formulas[0].label, solver, kernel_score, tuned_score, solution)
+    return Analog(source.label, analog_solver(source), kernel_score, tuned_score, solution)
 
 
 def _fixed(pair: Pair, formula: Formula, memory: str, progress: Progress) -> tuple[FixedFeatures, dict[str, float]]:
@@ -240,6 +251,17 @@ def _head(pair: Pair) -> HeadMeasures:
     return HeadMeasures(feature_change(pair.before, pair.after, pair.test.rows, pair.test.y), (before, after))
 
 
+def _fewer(pair: Pair, trained_on: int) -> tuple[str, ...]:
+    """What is said where the kernel has seen fewer examples than the run."""
+    n = len(pair.train.rows)
+    if n == trained_on:
+        return ()
+    return (
+        f"The kernel is solved on the first {n} of the {trained_on} examples that the run was trained on, which favours "
+        "the run. Use more --memory, or a larger --train-examples.",
+    )
+
+
 def _notes(run: Run, linear: Linearization, test: LinearizationTest, measures: BehaviourOptions) -> tuple[str, ...]:
     """What a reader must know before believing the numbers."""
     notes = []
@@ -249,8 +271,8 @@ def _notes(run: Run, linear: Linearization, test: LinearizationTest, measures: B
         notes.append("The run trained the linearized model; below, the tuned model is the network on its weights.")
     if not test.gain > 0:
         notes.append(
-            "Training gained nothing on these examples, so that there is no gain for the linearized model to recover: the "
-            "verdict says nothing of the model. Use more --test-examples, or a run that learns."
+            "Training gained nothing on these examples, so that there is no gain for the linearized model to recover: "
+            "nothing can be said of the model. Use more --test-examples, or a run that learns."
         )
     if not linear.change.distance > 0:
         notes.append("No parameter moved: the checkpoint of the run is its start.")

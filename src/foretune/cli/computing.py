@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 import foretune
+from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
 from foretune.candidates.evidence import Pool
-from foretune.candidates.scored import ScoredCandidate
+from foretune.cli.console import console, progress_console
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -22,23 +23,27 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import Prepared, console, prepared, read_inputs, record_of
+from foretune.cli.prepare import Places, Prepared, prepared, read_inputs, record_of
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
+from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.forecast.cost import WARM_UP, cost
-from foretune.forecast.forecast import forecast
+from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.plan import estimate
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
-from foretune.report.advice import head_note, lora_config, python_snippet
+from foretune.report.advice import head_note, python_snippet
 from foretune.report.json import write_json
-from foretune.report.run_folder import Record, present_record, write_record
+from foretune.report.reading import print_reading
+from foretune.report.run_folder import Record, add_kernels, claimed, refuse_foreign
 from foretune.report.terminal import print_estimate, print_forecast, print_kernels
-from foretune.store.atomic import write_text
+from foretune.store.atomic import check_file, write_text
+
+_FILES = ("run.yaml", "forecast.json")
 
 
 def run_forecast(
@@ -53,46 +58,55 @@ def run_forecast(
     """The forecast, to the terminal and, on request, to JSON and a folder.
 
     Raises:
-        UsageError: a negative --warm-up, or one in half precision.
+        UsageError: --warm-up in half precision.
     """
-    if wanted.warm_up < 0:
-        raise UsageError(f"--warm-up is {wanted.warm_up}; expected a number of steps, or 0 for none.")
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(model, data, outputs, _written(run, report), errors)
+    found = prepared(model, data, outputs, _places(run, report), errors)
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
-    formulas = formulas_for(job.kinds)
+    with busy(errors, "ask peft what it adapts"):
+        able = adaptable(found.outputs, job.kinds)
+    formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
-        return _planned(job, formulas, run, report, out)
-    inputs = replace(read_inputs(found, errors), warm_up=wanted.warm_up)
+        return _planned(job, formulas, run, report, out, found)
+    inputs = read_inputs(found, errors)
+    inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found)
+    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
     with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        pool = Pool.sized(kernels, inputs, parameter_sizes(found.outputs))
-        result = forecast(pool)
+        result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
-        found.stages.finished, len(inputs.y), inputs.n_train, pool.effort.steps, len(result.comparison.candidates)
+        found.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
-    config, note = _adapters(result.advice.adapter, found), head_note(found.outputs)
+    with busy(errors, "ask peft for the adapters"):
+        config = _adapters(result, found, able)
+    note = head_note(found.outputs, config)
     whole = {
         "foretune": foretune.__version__,
         **asdict(record),
         "kernel": _described(kernels["sgd"]),
         "kernels_described": {label: _described(kernel) for label, kernel in kernels.items()},
+        "verdict": result.verdict,
         "forecast": result,
-        "lora_config": config,
+        "lora_config": None if config is None else config.arguments,
+        "lora_config_classes": None
+        if config is None
+        else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
         "beside_lora_config": note,
         "cost": costs,
         "stages": found.stages.finished,
     }
     if run.out is not None:
-        write_json(run.out / "forecast.json", whole)
+        write_json(run.out / _FILES[1], whole)
     if report.json is not None:
         write_json(report.json, whole)
-    rate = result.adapter_adamw
-    snippet = None if config is None or rate is None else python_snippet(config, f"AdamW: {rate.words}.", note)
+    rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
+    snippet = None
+    if config is not None and rate is not None and advised:
+        snippet = python_snippet(config, f"AdamW: {rate.words}.", note)
+    print_reading(out, found.problem.account, found.asked)
     print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
     return None
 
@@ -111,22 +125,23 @@ def run_kernel(
     Raises:
         UsageError: no --out.
     """
-    out, errors = console(), Console(stderr=True)
+    out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(model, data, outputs, _written(run, report), errors)
+    found = prepared(model, data, outputs, _places(run, report), errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
-        return _planned(job, formulas, run, report, out)
+        return _planned(job, formulas, run, report, out, found)
     inputs = read_inputs(found, errors)
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found)
+    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     if report.json is not None:
         described = {label: _described(kernel) for label, kernel in kernels.items()}
         costs = {"kernel": described, "stages": found.stages.finished}
         write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
+    print_reading(out, found.problem.account, found.asked)
     print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
     return None
 
@@ -140,17 +155,27 @@ def _warmed(found: Prepared, steps: int, errors: Console) -> Prepared:
         return replace(found, outputs=warmed_outputs(found.outputs, task, split, steps, progress=report).outputs)
 
 
-def _written(run: RunOptions, report: ReportOptions) -> list[Path]:
-    """The folders that will be written to."""
-    return [*([] if report.json is None else [report.json.parent]), *([] if run.out is None else [run.out])]
+def _places(run: RunOptions, report: ReportOptions) -> Places:
+    """What will be written to.
+
+    Raises:
+        KernelFolderError: --out holds something else.
+        UsageError, StorageError: a folder of an earlier run where a file is needed.
+    """
+    if run.out is None:
+        return Places(report.json)
+    refuse_foreign(run.out)
+    for name in _FILES if run.out.is_dir() else ():
+        check_file(run.out / name)
+    return Places(report.json, (run.out,))
 
 
-def _adapters(adapter: ScoredCandidate | None, found: Prepared) -> dict[str, Any] | None:
-    """The LoraConfig of a candidate for this model, as `peft` reads it."""
-    if adapter is None or adapter.rank is None:
+def _adapters(result: Forecast, found: Prepared, able: Adaptable) -> AdapterConfig | None:
+    """The LoraConfig of the best candidate with adapters; none where nothing should be trained."""
+    adapter = result.advice.adapter
+    if adapter is None or adapter.rank is None or result.verdict == "no":
         return None
-    modules = {name: type(module).__name__ for name, module in found.outputs.lm.module.named_modules()}
-    return lora_config(adapter.blocks, adapter.rank, ALPHA, modules)
+    return lora_config(found.outputs, able.classes, adapter.blocks, adapter.rank, ALPHA)
 
 
 def _described(kernel: BlockKernel) -> dict[str, Any]:
@@ -158,22 +183,28 @@ def _described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared
+    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared, errors: Console
 ) -> tuple[dict[str, BlockKernel], Record]:
     """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    before = None if run.out is None else present_record(run.out, record)
-    if run.out is not None:
-        write_text(run.out / "run.yaml", yaml)
-    with found.stages.stage("kernel"), progress_bar(Console(stderr=True)) as report:
-        kernels = kernels_of(job, formulas, run.memory, run.out, report)
-    record = record.with_kernels(kernels, before)
-    if run.out is not None:
-        write_record(run.out, record, foretune.__version__)
-    return kernels, record
+    with found.stages.stage("kernel"), progress_bar(errors) as report, ExitStack() as claim:
+        out = run.out
+        if out is None:
+            return kernels_of(job, formulas, run.memory, progress=report), record
+        claim.enter_context(claimed(out, record, foretune.__version__))
+
+        def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
+            write_text(out / _FILES[0], yaml)
+            claim.close()
+
+        kernels = kernels_of(job, formulas, run.memory, out, report, started)
+    return kernels, add_kernels(out, record, kernels, foretune.__version__)
 
 
-def _planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console) -> None:
-    found = estimate(job, formulas, run.memory)
-    print_estimate(out, found)
+def _planned(
+    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Prepared
+) -> None:
+    needed = estimate(job, formulas, run.memory)
+    print_reading(out, found.problem.account, found.asked)
+    print_estimate(out, needed)
     if report.json is not None:
-        write_json(report.json, found)
+        write_json(report.json, {**asdict(needed), "about": found.said})

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 import torch
-from rich.table import Table
 
 import foretune
+from foretune.cli.console import console
 from foretune.cli.options import ReportOptions
-from foretune.cli.prepare import console, versions
+from foretune.cli.prepare import Places, versions
 from foretune.model.builtin import MODELS
 from foretune.report.json import write_json
+from foretune.report.layout import Column, table
 from foretune.report.tasks import print_task, print_tasks, task_fields
 from foretune.store.packages import cache_folder
 from foretune.text.builtin import TASKS, load_task
@@ -21,6 +22,7 @@ from foretune.text.builtin import TASKS, load_task
 def run_tasks(name: str | None, report: ReportOptions) -> None:
     """All tasks and models, or everything about one task."""
     out = console()
+    Places(report.json).check(inputs=[name])
     if name is not None:
         task = load_task(name)
         if report.json is not None:
@@ -29,12 +31,8 @@ def run_tasks(name: str | None, report: ReportOptions) -> None:
     if report.json is not None:
         write_json(report.json, {task: task_fields(TASKS[task]) for task in TASKS})
     print_tasks(out, [TASKS[task] for task in TASKS])
-    table = Table(title="Models", title_justify="left")
-    table.add_column("name")
-    table.add_column("what")
-    for model, built in MODELS.items():
-        table.add_row(model, built.package.about)
-    out.print(table)
+    rows = [(model, built.package.about) for model, built in MODELS.items()]
+    out.print(table(out, "Models", [Column("name", words=True), Column("what", words=True)], rows))
     out.print("Any hub id, model folder or .gguf file works in the place of a model, any file or dataset id as data.")
     return None
 
@@ -42,13 +40,13 @@ def run_tasks(name: str | None, report: ReportOptions) -> None:
 def run_env() -> None:
     """Versions, devices, cache."""
     out = console()
-    table = Table(show_header=False)
-    for name, version in versions().items():
-        table.add_row(name, version)
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    table.add_row("devices", ", ".join(["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])]))
-    table.add_row("threads", str(torch.get_num_threads()))
-    table.add_row("cache", str(Path(cache_folder())))
-    table.add_row("offline", "yes" if os.environ.get("HF_HUB_OFFLINE") else "no")
-    out.print(table)
+    rows = [*versions().items()]
+    rows.append(("built-in models", ", ".join(MODELS)))
+    rows.append(("devices", ", ".join(["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])])))
+    rows.append(("threads", str(torch.get_num_threads())))
+    rows.append(("cache", str(Path(cache_folder()))))
+    rows.append(("offline", "yes" if os.environ.get("HF_HUB_OFFLINE") else "no"))
+    columns = [Column("what", words=True), Column("value", words=True)]
+    out.print(table(out, "", columns, rows, headings=False))
     out.print(f"foretune {foretune.__version__}")

@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
-import tempfile
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from foretune.cli.data import Problem, Splitter, few_shot, problem
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.progress import busy, progress_bar
-from foretune.cli.setup import Problem, Splitter, few_shot, made_outputs, problem
+from foretune.cli.setup import made_outputs
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs, forecast_inputs
+from foretune.finetune.data import split_identity
 from foretune.forecast.stages import Stages
+from foretune.model.fingerprint import outputs_identity
 from foretune.model.load import HALF, LanguageModel, load_model
 from foretune.model.outputs import Outputs
+from foretune.report.pages import page_folder
+from foretune.report.reading import Asked, asked
 from foretune.report.run_folder import Record
-from foretune.store.atomic import storage_error
+from foretune.store.atomic import check_file, check_folder
 
+_PROTECTED = {
+    *("examples.json", "kernel.json", "run.json", "run.yaml", "cell.json", "result.json", "zarr.json"),
+    *("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "model.safetensors.index.json"),
+}
+_ROWS = ("train", "test", "dev", "valid")
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
-
-
-def console() -> Console:
-    """Standard output; wide enough for every table where it is a file or a pipe."""
-    made = Console()
-    return made if made.is_terminal or "COLUMNS" in os.environ else Console(width=120)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,16 @@ class Prepared:
     problem: Problem
     outputs: Outputs
     stages: Stages
+
+    @property
+    def asked(self) -> Asked:
+        """What the model is asked, with the first training example."""
+        return asked(self.outputs, self.problem.task, self.problem.split.train[0])
+
+    @property
+    def said(self) -> dict[str, object]:
+        """What was read and what is asked, for result files."""
+        return {"data": asdict(self.problem.account), "asked": asdict(self.asked)}
 
     @property
     def examples(self) -> tuple[list, list]:
@@ -52,17 +65,18 @@ def prepared(
     model: ModelOptions,
     data: DataOptions,
     outputs: OutputOptions,
-    folders: list[Path],
+    places: Places,
     errors: Console,
     splitter: Splitter = few_shot,
 ) -> Prepared:
-    """Read the data, check that `folders` can be written to, then load the model."""
+    """Check every place that will be written to, read the data, then load the model."""
+    places.check(inputs=[model.model, data.data, data.test_data, outputs.task])
     stages = Stages()
     with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
         found = problem(data, outputs, splitter)
-    for folder in folders:
-        _refuse_model_name(folder, model.model)
-        check_writable(folder)
+    for folder in places.folders:
+        refuse_model_name(folder, model.model)
+    places.make()
     with stages.stage("load the model"):
         lm = loaded_model(model, errors)
     with stages.stage("prompt or head"), busy(errors, "prompt or head"):
@@ -94,8 +108,12 @@ def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
     return lm
 
 
-def _refuse_model_name(folder: Path, model: str) -> None:
-    """See that a new folder will not be taken for the model."""
+def refuse_model_name(folder: Path, model: str) -> None:
+    """See that a new folder will not be taken for the model.
+
+    Raises:
+        UsageError: it would be.
+    """
     if not folder.exists() and folder.absolute() == Path(model).absolute():
         raise UsageError(
             f"A new folder {folder} would be taken for the model {model!r}. Choose another name, runs/{folder.name} for "
@@ -103,18 +121,86 @@ def _refuse_model_name(folder: Path, model: str) -> None:
         )
 
 
-def check_writable(folder: Path) -> None:
-    """Fail before the work, not after it.
+@dataclass(frozen=True)
+class Places:
+    """What a command will write to, looked at before the work.
+
+    Attributes:
+        json: the file of `--json`, if there is one.
+        folders: that are to hold results.
+    """
+
+    json: Path | None = None
+    folders: tuple[Path, ...] = ()
+
+    def check(self, inputs: Sequence[str | Path | None] = ()) -> None:
+        """See that the file is none that is read and none of a result folder's own.
+
+        Raises:
+            UsageError: it is, or it is a folder.
+            StorageError: it cannot be written.
+        """
+        if self.json is None:
+            return
+        check_file(self.json)
+        for name in inputs:
+            if name is not None and self.json.is_file() and _is_read(Path(name), self.json):
+                raise UsageError(
+                    f"--json {self.json} is what is read here; it would be lost. Choose another file name."
+                )
+        if self.json.name in _PROTECTED and self.json.is_file():
+            raise UsageError(
+                f"--json {self.json} has the name of a file that holds results, settings or a model, and it is there; it "
+                "would be lost. Choose another file name."
+            )
+
+    def make(self) -> None:
+        """Make the folders, and see that they can be written to.
+
+        Raises:
+            StorageError: nothing can be written there.
+        """
+        for folder in self.folders:
+            check_folder(folder)
+
+
+@dataclass(frozen=True)
+class StudyPlaces:
+    """Where a study goes.
+
+    Attributes:
+        page: folder of its page.
+        cells: folder of everything that is kept of the model.
+    """
+
+    page: Path
+    cells: Path
+
+
+def study_places(out: Path, name: str, command: str, model: str, json: Path | None) -> StudyPlaces:
+    """The folders of a study, looked at before the work.
 
     Raises:
-        StorageError: nothing can be written there.
+        UsageError: one of them is something else, the model's own folder for example.
+        StorageError: one of them cannot be written.
     """
+    found = StudyPlaces(page_folder(out, name, command), out / Path(model).absolute().name)
+    if found.cells in (out / name, found.page) or _is_read(Path(model), found.cells):
+        raise UsageError(
+            f"Results of {model!r} would go to {found.cells}, which is something else. Choose another --out."
+        )
+    places = Places(json, (found.cells,))
+    places.check([model])
+    places.make()
+    return found
+
+
+def _is_read(source: Path, file: Path) -> bool:
+    """Whether a file is the source, or one of the rows in a folder of data."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise storage_error(folder, error) from error
+        return source.samefile(file) or (source.samefile(file.parent) and file.name.startswith(_ROWS))
+    except OSError:
+        return False
 
 
 def read_inputs(found: Prepared, errors: Console) -> Inputs:
@@ -132,6 +218,7 @@ def record_of(found: Prepared, inputs: Inputs, settings: dict[str, object]) -> R
     """What a run folder says of its examples."""
     task, split = found.problem.task, found.problem.split
     return Record(
+        identity={**outputs_identity(found.outputs), **split_identity(task, split)},
         task={
             "name": task.name,
             "prompt": task.prompt,
@@ -148,6 +235,7 @@ def record_of(found: Prepared, inputs: Inputs, settings: dict[str, object]) -> R
             "settings": settings,
             "rows": found.problem.rows,
             "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+            **found.said,
             "versions": versions(),
             "threads": torch.get_num_threads(),
         },

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
-
-from rich.console import Console
 
 import foretune
-from foretune.cli.options import BudgetOptions, ReportOptions, ReproduceOptions
-from foretune.cli.prepare import check_writable, console, versions
+from foretune.cli.console import console, progress_console
+from foretune.cli.data import label_words
+from foretune.cli.data_folder import check_data_folder
+from foretune.cli.options import ReportOptions
+from foretune.cli.prepare import study_places, versions
 from foretune.cli.progress import busy, progress_bar
-from foretune.cli.sequences import at_least_one, check_data_folder, names, positive_numbers, whole_numbers
-from foretune.errors import UsageError
-from foretune.kernels.tiles import memory_bytes
+from foretune.cli.ranges import decimals, items, numbers
+from foretune.cli.study_options import BudgetOptions, ReproduceOptions
+from foretune.errors import UsageError, nearest
 from foretune.model.load import load_model
 from foretune.report.json import write_json
-from foretune.report.pages import print_page, refuse_other, write_page
+from foretune.report.pages import print_page, write_page
 from foretune.study.budget import Budget
 from foretune.study.recipe import Recipe, Study
 from foretune.study.recipes import recipe_named
@@ -37,6 +37,7 @@ class Asked:
     ks: tuple[int, ...]
     seeds: tuple[int, ...]
     test: int
+    words: tuple[tuple[str, str], ...]
 
 
 def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportOptions) -> None:
@@ -47,13 +48,10 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     """
     recipe = recipe_named(options.table)
     asked, budget = _asked(recipe, options), _budget(cut)
-    memory_bytes(options.memory)
     check_data_folder(options.data, asked.tasks)
-    page_folder, root = options.out / recipe.name, options.out / Path(asked.model).absolute().name
-    refuse_other(page_folder)
-    for folder in (root, *([] if report.json is None else [report.json.parent])):
-        check_writable(folder)
-    out, errors = console(), Console(stderr=True)
+    command = _command(options, cut, asked)
+    places = study_places(options.out, recipe.name, command, asked.model, report.json)
+    out, errors = console(), progress_console(quiet=report.quiet)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)
     with progress_bar(errors) as progress:
@@ -64,20 +62,21 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
                 ks=asked.ks,
                 seeds=asked.seeds,
                 test=asked.test,
-                root=root,
+                root=places.cells,
                 data=options.data,
                 budget=budget,
                 memory=options.memory,
+                words=asked.words,
+                first_piece=options.first_piece,
                 progress=progress,
             )
         )
-    command = _command(options, cut, asked)
-    write_page(page_folder, page, command)
+    write_page(places.page, page, command)
     if report.json is not None:
         about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
         write_json(report.json, {**about, "page": page})
     print_page(out, page)
-    out.print(f"\nWritten: {page_folder}", soft_wrap=True)
+    out.print(f"\nWritten: {places.page}", soft_wrap=True)
 
 
 def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
@@ -87,30 +86,43 @@ def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
         UsageError: an unknown task, or a number out of range.
     """
     usual = recipe.defaults
-    tasks = usual.tasks if options.tasks is None else tuple(names("--tasks", options.tasks, "mr,sst2"))
+    tasks = usual.tasks if options.tasks is None else tuple(items("--tasks", options.tasks, "mr,sst2"))
     if options.k is not None and not usual.ks:
         raise UsageError(f"{recipe.name} uses whole training sets and so has no k. Leave --k out.")
-    ks = usual.ks if options.k is None else whole_numbers("--k", options.k, 1, "16,64")
-    seeds = usual.seeds if options.seeds is None else whole_numbers("--seeds", options.seeds, 0, "13,21")
+    ks = usual.ks if options.k is None else numbers("--k", options.k, "16,64")
+    seeds = usual.seeds if options.seeds is None else numbers("--seeds", options.seeds, "13,21")
     test = usual.test if options.test is None else options.test
-    at_least_one("--test", test)
     known = tuple(load_task(task).name for task in tasks)
-    return Asked(options.model or usual.model, known, ks, seeds, test)
+    return Asked(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
+
+
+def _words(text: str | None, tasks: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Label words that were asked for.
+
+    Raises:
+        UsageError: a label that none of the tasks has.
+    """
+    words = {} if text is None else label_words(text)
+    labels = list(dict.fromkeys(label for task in tasks for label in load_task(task).labels))
+    for label in words:
+        if label not in labels:
+            raise UsageError(
+                f"--words names the label {label!r}, which none of the tasks has. Their labels are {', '.join(labels)}."
+                f"{nearest(label, labels)}"
+            )
+    return tuple(words.items())
 
 
 def _budget(cut: BudgetOptions) -> Budget:
-    for name, value in (("--steps", cut.steps), ("--evaluate-every", cut.evaluate_every)):
-        if value is not None:
-            at_least_one(name, value)
     rates = {
-        optimiser: positive_numbers(option, text, "learning rates, 1e-3,1e-2 for example")
+        optimiser: decimals(option, text, "1e-3,1e-2")
         for optimiser, option, text in (
             ("sgd", "--sgd-rates", cut.sgd_rates),
             ("adamw", "--adam-rates", cut.adam_rates),
         )
         if text is not None
     }
-    sizes = None if cut.batch_sizes is None else whole_numbers("--batch-sizes", cut.batch_sizes, 1, "4,8")
+    sizes = None if cut.batch_sizes is None else numbers("--batch-sizes", cut.batch_sizes, "4,8")
     return Budget(cut.steps, cut.evaluate_every, sizes, rates)
 
 
@@ -123,6 +135,7 @@ def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str
         "k": ",".join(map(str, asked.ks)) or None,
         "seeds": ",".join(map(str, asked.seeds)),
         "test": asked.test,
+        "words": options.words,
         "data": options.data,
         "out": options.out if options.out != ReproduceOptions.out else None,
         **vars(cut),
@@ -130,4 +143,5 @@ def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str
     given = [
         f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in chosen.items() if value is not None
     ]
+    given += ["--first-piece"] if options.first_piece else []
     return " ".join(["foretune reproduce", options.table, *given])

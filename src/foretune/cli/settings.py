@@ -8,36 +8,80 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
+from typer.models import ArgumentInfo
 
+from foretune.cli.ranges import typed as typed_name
 from foretune.errors import UsageError, nearest
+from foretune.text.quoted import quoted
+from foretune.text.yaml_values import given, key_nodes, plain_values, yaml_root, yaml_text
 
-_NOT_REPEATED = {"plan", "debug"}
+_NOT_REPEATED = {"plan", "debug", "quiet"}
+_TRUTH = ("true", "false", "yes", "no", "on", "off")
+_SEVERAL = (
+    "adam_rates", "batch_sizes", "blocks", "candidates", "formula", "k", "kernels", "labels", "layers", "learning_rates",
+    "rank", "seeds", "select", "sgd_rates", "solver", "target_modules", "tasks", "warm_up",
+)  # fmt: skip
+"""Options that may hold several values."""
 
 
 def _config(context: typer.Context, file: Path | None) -> Path | None:
     """Take defaults for all options from a YAML file."""
     if file is None:
         return None
-    import yaml
-
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the settings file {file}: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{file}: expected `option: value` lines, got {type(values).__name__}.")
-    known = [parameter.name for parameter in context.command.params if parameter.name not in (None, "config")]
-    for key in values:
-        if str(key).replace("-", "_") not in known:
-            raise UsageError(f"{file}: unknown option {key!r}.{nearest(str(key), known)} Known: {', '.join(known)}.")
-    given = {str(key).replace("-", "_"): value for key, value in values.items()}
-    context.default_map = {**(context.default_map or {}), **given}
+    root = yaml_root(yaml_text(file, "settings file"), str(file))
+    parameters: dict[str, Any] = {
+        str(parameter.name): parameter
+        for parameter in context.command.params
+        if parameter.name not in (None, "config", "help")
+    }
+    found: dict[str, object] = {}
+    for key, node in ({} if root is None else key_nodes(root, str(file))).items():
+        name = key.replace("-", "_")
+        if name not in parameters:
+            raise UsageError(
+                f"{file}: unknown option {key!r}.{nearest(name, parameters)} Known: {', '.join(parameters)}."
+            )
+        if name in found:
+            raise UsageError(f"{file}: the option {key!r} stands there twice. Keep one of them.")
+        if given(node):
+            found[name] = _typed(f"{file}: {key}", plain_values(node, str(file)), name, parameters[name])
+    context.default_map = {**(context.default_map or {}), **found}
     return file
+
+
+def _typed(where: str, value: object, name: str, parameter: Any) -> str:
+    """A value of a YAML file as it is typed: lists with commas, mappings as `a=b,c=d`.
+
+    Raises:
+        UsageError: the option takes one value, or not this kind.
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            raise UsageError(f"{where} is empty. Leave it out, or give it a value.")
+        if getattr(parameter, "is_flag", False) and value.lower() not in _TRUTH:
+            raise UsageError(f"{where} is {value!r}; expected true or false.")
+        return value
+    parts: list[str] = []
+    if isinstance(value, dict) and name == "words":
+        parts = [f"{quoted(label)}={quoted(word)}" for label, word in value.items() if isinstance(word, str)]
+    elif isinstance(value, list) and name in _SEVERAL:
+        parts = [quoted(part) for part in value if isinstance(part, str)]
+    if not parts or not isinstance(value, list | dict) or len(parts) < len(value):
+        raise UsageError(f"{where} is {value!r}; expected {_expected(name)}.")
+    return ",".join(parts)
+
+
+def _expected(name: str) -> str:
+    """What an option may be in a YAML file."""
+    if name == "words":
+        return "`label: word` lines such as {bad: terrible, good: great}"
+    return "one value or a list such as [a, b]" if name in _SEVERAL else "one value"
 
 
 Config = Annotated[
@@ -48,9 +92,16 @@ Config = Annotated[
 def command(run: Callable[..., None]) -> Callable[..., None]:
     """A typer command whose parameters are the fields of the groups of options that `run` takes."""
     groups: dict[str, Any] = {name: hint for name, hint in get_type_hints(run).items() if name != "return"}
+    hints = {
+        field.name: get_type_hints(group, include_extras=True)[field.name]
+        for group in groups.values()
+        for field in dataclasses.fields(group)
+    }
 
     def typed(**values: Any) -> None:
         values.pop("config")
+        for name, hint in hints.items():
+            _check(name, hint, values)
         run(
             **{
                 name: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
@@ -59,17 +110,54 @@ def command(run: Callable[..., None]) -> Callable[..., None]:
         )
 
     parameters = [
-        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=hint)
-        for group in groups.values()
-        for field, hint in zip(
-            dataclasses.fields(group), get_type_hints(group, include_extras=True).values(), strict=True
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(field),
+            annotation=_without_rules(hints[field.name]),
         )
+        for group in groups.values()
+        for field in dataclasses.fields(group)
     ]
     parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
     typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     typed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     typed.__doc__, typed.__name__ = run.__doc__, run.__name__
     return typed
+
+
+def _check(name: str, hint: Any, values: Mapping[str, object]) -> None:
+    """Hold the value of an option against its rules.
+
+    Raises:
+        UsageError: it breaks one.
+    """
+    info, *rules = hint.__metadata__
+    option = name.upper() if isinstance(info, ArgumentInfo) else typed_name(name)
+    for rule in rules:
+        rule.check(option, values[name], values)
+
+
+def _without_rules(hint: Any) -> Any:
+    return Annotated[hint.__origin__, hint.__metadata__[0]]
+
+
+class Command(TyperCommand):
+    """A command that refuses empty words: no option means one, and an unset shell variable is what they mostly are."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As typer, after a look at the words.
+
+        Raises:
+            UsageError: one is empty.
+        """
+        for before, word in zip(["", *args], args, strict=False):
+            option, separator, value = word.partition("=")
+            named = option if separator and option.startswith("--") else before if before.startswith("--") else ""
+            if not (value if separator and option.startswith("--") else word).strip():
+                what = f"{named} is empty" if named else "An argument is empty"
+                raise UsageError(f"{what}. Leave it out, or give it a value; an unset shell variable is empty, too.")
+        return super().parse_args(ctx, args)
 
 
 def _default(field: dataclasses.Field) -> object:

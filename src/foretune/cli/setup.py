@@ -1,26 +1,15 @@
-"""From options to objects: task, rows, split, model, outputs, parameters, formulas, methods and training."""
+"""From options to objects: outputs, parameters, formulas, methods and training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from foretune.cli.options import (
-    BlockOptions,
-    DataOptions,
-    FormulaOptions,
-    MethodOptions,
-    OutputOptions,
-    TrainingOptions,
-)
-from foretune.errors import DataError, UsageError, nearest
-from foretune.text.builtin import TASKS, load_data, load_rows, load_task
-from foretune.text.example import Rows
-from foretune.text.rows import require_columns
-from foretune.text.split import Split, full_split
-from foretune.text.task import Task
+from foretune.cli.data import Problem
+from foretune.cli.options import BlockOptions, FormulaOptions, OutputOptions
+from foretune.cli.ranges import items, numbers, one_of
+from foretune.cli.tuning_options import MethodOptions, TrainingOptions
+from foretune.errors import UsageError
 
 if TYPE_CHECKING:
     from foretune.finetune.methods import Method
@@ -29,132 +18,7 @@ if TYPE_CHECKING:
     from foretune.model.load import LanguageModel
     from foretune.model.outputs import Outputs
 
-OUTPUTS = ("auto", "prompt", "head")
-HEADS = ("probe", "random")
-FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
 PROJECTIONS = ("intrinsic", "rademacher", "kronecker")
-_MOST_LABELS = 100
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A task and its data."""
-
-    task: Task
-    split: Split
-    rows: int
-
-
-def listed(text: str) -> list[str]:
-    """The items of a comma-separated option."""
-    return [item.strip() for item in text.split(",") if item.strip()]
-
-
-def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
-    """`value`, if it is known.
-
-    Raises:
-        UsageError: it is not; the message names the nearest.
-    """
-    if value not in known:
-        raise UsageError(f"{option} {value!r}: expected {', '.join(known)}.{nearest(value, known)}")
-    return value
-
-
-Splitter = Callable[[Task, DataOptions, Rows, Rows | None], Split]
-
-
-def few_shot(task: Task, data: DataOptions, rows: Rows, test_rows: Rows | None) -> Split:
-    """K examples per label for training, k others for validation."""
-    return task.few_shot(rows, data.k, data.seed, data.test, test_rows)
-
-
-def full_data(task: Task, data: DataOptions, rows: Rows, test_rows: Rows | None) -> Split:
-    """All examples for training but those that validate or test."""
-    examples = task.examples(rows)
-    others = None if test_rows is None else task.examples(test_rows)
-    task.targets([*examples, *(others or [])])
-    return full_split(examples, task.labels, data.k, data.seed, data.test, others)
-
-
-def problem(data: DataOptions, output: OutputOptions, splitter: Splitter = few_shot) -> Problem:
-    """Read the rows and split them.
-
-    Raises:
-        UsageError, DataError: wrong options, or rows that cannot be used.
-    """
-    one_of("--output", output.output, OUTPUTS)
-    one_of("--head", output.head, HEADS)
-    for name, value in (("--k", data.k), ("--test", data.test)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}; expected at least 1.")
-    named = _named_task(data, output)
-    rows, test_rows = load_data(data.data, named, data.data_split, data.data_revision)
-    if data.test_data is not None:
-        test_rows = load_rows(data.test_data, data.data_split, data.data_revision)
-    task = _task(data, output, named, rows)
-    for source in (rows, *([] if test_rows is None else [test_rows])):
-        require_columns(source, [name for name in (task.text, task.text2, task.label) if name is not None])
-    return Problem(task, splitter(task, data, rows, test_rows), len(rows))
-
-
-def _named_task(data: DataOptions, output: OutputOptions) -> Task | None:
-    """The task that an option or DATA itself names."""
-    name = output.task
-    if name is None and (data.data in TASKS or Path(data.data).suffix in (".yaml", ".yml")):
-        name = data.data
-    return None if name is None else load_task(name)
-
-
-def _task(data: DataOptions, output: OutputOptions, named: Task | None, rows: Rows) -> Task:
-    """The named task, or one made from the options and the labels found in the rows."""
-    columns = {key: value for key in ("text", "text2", "label") if (value := getattr(data, key)) is not None}
-    changes: dict[str, object] = {} if output.metric is None else {"metric": output.metric}
-    if output.template is not None:
-        changes |= {"template": output.template, "causal_template": None}
-    if output.words is not None:
-        changes["words"] = _words(output.words)
-    if named is not None:
-        named = named if output.prompt is None else named.prompted(output.prompt)
-        labels = listed(data.labels) if data.labels else list(named.labels)
-        changes.setdefault("words", {label: word for label, word in named.words.items() if label in labels})
-        if labels != list(named.labels):
-            changes["variants"] = {}  # their words are for the task's own labels
-        return replace(named, labels=labels, **columns, **changes)
-    if output.prompt is not None:
-        raise UsageError("--prompt chooses among the prompts of a task: name one with --task, or write a --template.")
-    label = columns.get("label", "label")
-    require_columns(rows, [label])
-    labels = listed(data.labels) if data.labels else _found_labels(rows, label)
-    changes.setdefault(
-        "template", "{text} {text2} This is {mask} ." if "text2" in columns else "{text} This is {mask} ."
-    )
-    return Task(name=data.data, labels=labels, **columns, **changes)  # pyright: ignore[reportArgumentType]
-
-
-def _found_labels(rows: Rows, column: str) -> list[str]:
-    labels = sorted({str(row[column]) for row in rows if row.get(column) is not None})
-    if len(labels) < 2:
-        raise DataError(
-            f"Column {column!r} of {rows.source} has one label only ({', '.join(map(repr, labels))}). Expected at least "
-            "two to tell apart."
-        )
-    if len(labels) > _MOST_LABELS:
-        raise DataError(
-            f"Column {column!r} of {rows.source} has {len(labels)} different values, {labels[0]!r} for example: that is "
-            "no label. Name the label column with --label."
-        )
-    return labels
-
-
-def _words(text: str) -> dict[str, str]:
-    words = {}
-    for item in listed(text):
-        label, separator, word = item.partition("=")
-        if not separator or not word.strip():
-            raise UsageError(f"--words {item!r}: expected LABEL=WORD, as in negative=terrible,positive=great.")
-        words[label.strip()] = word.strip()
-    return words
 
 
 def made_outputs(options: OutputOptions, seed: int, lm: LanguageModel, found: Problem) -> Outputs:
@@ -213,23 +77,16 @@ def chosen_blocks(options: BlockOptions, outputs: Outputs) -> list[str] | None:
         head=not options.exclude_head,
         biases_only=options.biases_only,
         lora_only=options.lora_only,
-        layers=None if options.layers is None else _numbers("--layers", options.layers),
+        layers=None if options.layers is None else numbers("--layers", options.layers, "0,4-7"),
     )
     if options.blocks is None and wanted == ParameterFilter():
         return None
     names = outputs.chosen(wanted)
-    return names if options.blocks is None else [names[place] for place in matching(names, listed(options.blocks))]
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """The numbers of `0,4-7`."""
-    found: list[int] = []
-    for item in listed(text):
-        first, separator, last = item.partition("-")
-        if not first.isdigit() or (separator and not last.isdigit()):
-            raise UsageError(f"{option} {text!r}: {item!r} is no number; expected numbers and ranges, such as 0,4-7.")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(found)
+    return (
+        names
+        if options.blocks is None
+        else [names[place] for place in matching(names, items("--blocks", options.blocks, "*.query.*"))]
+    )
 
 
 def made_formulas(options: FormulaOptions) -> list[Formula]:
@@ -244,20 +101,19 @@ def made_formulas(options: FormulaOptions) -> list[Formula]:
     from foretune.kernels.signs import AsymmetricSignGD, SignGD
 
     targets = options.target_modules
-    one_of("--init", options.init, ("kaiming", "gaussian"))
     kinds: dict[str, type[Projection]] = dict(
         zip(PROJECTIONS, (IntrinsicDimension, Rademacher, Kronecker), strict=True)
     )
-    projected = kinds[one_of("--projection", options.projection, PROJECTIONS)]
+    projected = kinds[options.projection]
     found: list[Formula] = []
-    for name in listed(options.formula):
-        one_of("--formula", name, FORMULAS)
+    for name in items("--formula", options.formula, "sgd,lora"):
         if name == "sgd":
             found.append(SGD())
         elif name == "signgd":
-            found.append(SignGD(options.eps))
+            found.append(SignGD(options.eps, options.threshold))
         elif name == "asymmetric":
-            found += [AsymmetricSignGD(options.eps), AsymmetricSignGD(options.eps).reversed]
+            source = AsymmetricSignGD(options.eps, options.threshold)
+            found += [source, source.reversed]
         elif name == "projection":
             found.append(projected(options.dimension, options.draw_seed))
         else:
@@ -265,12 +121,14 @@ def made_formulas(options: FormulaOptions) -> list[Formula]:
                 LoRA(
                     rank,
                     options.alpha,
-                    targets=targets if targets == "all-linear" else tuple(listed(targets)),
+                    targets=targets
+                    if targets == "all-linear"
+                    else tuple(items("--target-modules", targets, "q_proj,v_proj")),
                     init=options.init,  # pyright: ignore[reportArgumentType]
                     rslora=options.rslora,
                     seed=options.draw_seed,
                 )
-                for rank in _numbers("--rank", options.rank)
+                for rank in numbers("--rank", options.rank, "1,8,64")
             ]
     return found
 
@@ -284,7 +142,7 @@ def made_method(options: MethodOptions) -> Method:
     from foretune.finetune.methods import FullTuning, Linearized, LoRATuning, ProbedFirst, method_named
     from foretune.model.parameters import ParameterFilter
 
-    layers = None if options.layers is None else _numbers("--layers", options.layers)
+    layers = None if options.layers is None else numbers("--layers", options.layers, "0,4-7")
     targets = options.target_modules
 
     def configured(method: Method) -> Method:
@@ -299,7 +157,7 @@ def made_method(options: MethodOptions) -> Method:
             return LoRATuning(
                 options.rank,
                 options.alpha,
-                targets if targets == "all-linear" else tuple(listed(targets)),
+                targets if targets == "all-linear" else tuple(items("--target-modules", targets, "q_proj,v_proj")),
                 layers,
                 options.init,  # pyright: ignore[reportArgumentType]
                 options.rslora,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import predicted_classes, scored
@@ -18,10 +17,11 @@ from foretune.analysis.solvers import (
     named_solver,
     solved,
 )
+from foretune.cli.console import console, progress_console
 from foretune.cli.options import ReportOptions, SolverOptions
-from foretune.cli.prepare import check_writable, console
+from foretune.cli.prepare import Places
 from foretune.cli.progress import progress_bar
-from foretune.cli.setup import listed, one_of
+from foretune.cli.ranges import items, one_of
 from foretune.errors import KernelFolderError, UsageError
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.report.json import write_json
@@ -29,7 +29,6 @@ from foretune.report.run_folder import Record, read_kernel, read_record
 from foretune.report.solutions import Solved, print_solutions
 
 _REVERSED = "-reversed"
-_CHOICES = ("validation", "cv")
 _FOLDS = 5
 
 
@@ -40,20 +39,18 @@ def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> Non
         UsageError: an unknown solver, or one that does not fit a kernel.
         KernelFolderError: the folder is none, or its parts do not belong together.
     """
-    one_of("--choose", solver.choose, _CHOICES)
-    names = [one_of("--solver", name, ("auto", *SOLVERS)) for name in listed(solver.solver)]
+    names = [one_of("--solver", name, ("auto", *SOLVERS)) for name in items("--solver", solver.solver, "auto,logistic")]
+    Places(report.json).check()
     record, version = read_record(folder)
     choose = Validation() if solver.choose == "validation" else _folds(record)
-    if report.json is not None:
-        check_writable(report.json.parent)
     labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
     if solver.kernels is not None:
-        labels = listed(solver.kernels)
+        labels = items("--kernels", solver.kernels, "sgd,signgd")
     if not labels:
         raise KernelFolderError(f"{folder} has no finished kernel. Repeat the command that made it.")
     work = [(label, name) for label in labels for name in _solvers(label, names)]
     found: list[Solved] = []
-    with progress_bar(Console(stderr=True)) as progress:
+    with progress_bar(progress_console(quiet=report.quiet)) as progress:
         for done, (label, name) in enumerate(work):
             data = _data(folder, record, label, solver.select)
             solution = solved(named_solver(name), data, choose=choose)
@@ -111,7 +108,7 @@ def _data(folder: Path, record: Record, label: str, select: str | None):  # noqa
 
 
 def _total(kernel: BlockKernel, select: str | None) -> np.ndarray:
-    return (kernel if select is None else kernel.select(listed(select))).total()
+    return (kernel if select is None else kernel.select(items("--select", select, "*.query.*"))).total()
 
 
 def _zero_shot(record: Record):  # noqa: ANN202 - Score

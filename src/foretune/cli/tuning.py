@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,14 @@ from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.cli.options import (
-    DataOptions,
-    MethodOptions,
-    ModelOptions,
-    OutputOptions,
-    ReportOptions,
-    TrainingOptions,
-    TuneOptions,
-)
-from foretune.cli.prepare import Prepared, console, prepared, versions
+from foretune.cli.console import console, progress_console
+from foretune.cli.data import Splitter, few_shot, full_data
+from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
+from foretune.cli.prepare import Places, Prepared, prepared, refuse_model_name, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.settings import as_yaml, repeatable
-from foretune.cli.setup import Splitter, few_shot, full_data, made_method, made_training, one_of
+from foretune.cli.setup import made_method, made_training
+from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.run import Run, fine_tuned
@@ -41,11 +36,14 @@ from foretune.kernels.job import Progress
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.report.json import write_json
-from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report
-from foretune.store.atomic import write_text
+from foretune.report.reading import Asked, print_reading
+from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report, write_report
+from foretune.store.atomic import names_in, write_text
+from foretune.store.lock import held
+from foretune.store.workspace import sweep_tree
+from foretune.text.account import Account
 
 _SETTINGS = "run.yaml"
-_GRIDS = ("paper",)
 _NO_MATTER = {"json", "out"}
 
 
@@ -80,7 +78,6 @@ class Recipe:
         training = made_training(self.training, method)
         if self.run.grid is None:
             return method, [training]
-        one_of("--grid", self.run.grid, _GRIDS)
         for name in ("learning_rate", "batch_size"):
             if getattr(self.training, name) is not None:
                 option = f"--{name.replace('_', '-')}"
@@ -102,23 +99,45 @@ def run_tune(
     Raises:
         UsageError: options that do not fit, or a folder that holds another run.
     """
-    recipe, out, errors = Recipe(model, data, outputs, method, training, run), console(), Console(stderr=True)
-    chosen, grid = recipe.made()
+    if model.dtype in ("bfloat16", "float16"):
+        raise UsageError(
+            f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
+            "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
+        )
+    recipe = Recipe(model, data, outputs, method, training, run)
+    out, errors = console(), progress_console(quiet=report.quiet)
+    recipe.made()
+    Places(report.json).check()
     _refuse_other(run.out, recipe)
     before = read_report(run.out)
     if before is None:
-        folders = [run.out, *([] if report.json is None else [report.json.parent])]
-        found = prepared(model, data, outputs, folders, errors, recipe.splitter)
-        write_text(run.out / _SETTINGS, as_yaml("tune", (*recipe.groups, report)))
-        with found.stages.stage("fine-tuning"), progress_bar(errors) as progress:
-            ended, search = _trained(found, chosen, grid, recipe, progress)
-        before = run_report(ended, search, _zero_shot(found), _about(found, recipe, chosen))
-        write_json(report_file(run.out), before)
+        refuse_model_name(run.out, model.model)
+        with held(run.out):
+            _refuse_other(run.out, recipe)  # another process may have begun or finished, since
+            before = read_report(run.out) or _made(recipe, report, errors)
     else:
+        sweep_tree(run.out)
         out.print(f"{run.out} holds this run, finished: nothing was trained.")
     if report.json is not None:
         write_json(report.json, before)
+    if {"data", "asked"} <= set(before.about):
+        print_reading(out, Account(**before.about["data"]), Asked(**before.about["asked"]))
     print_run(out, before, run.out)
+
+
+def _made(recipe: Recipe, report: ReportOptions, errors: Console) -> RunReport:
+    """Train, and write settings and report."""
+    chosen, grid = recipe.made()
+    places = Places(report.json, (recipe.run.out,))
+    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors, recipe.splitter)
+    file = recipe.run.out / _SETTINGS
+    if not file.is_file():
+        write_text(file, as_yaml("tune", (*recipe.groups, report)))
+    with found.stages.stage("fine-tuning"), progress_bar(errors) as progress:
+        ended, search = _trained(found, chosen, grid, recipe, progress)
+    made = run_report(ended, search, _zero_shot(found), _about(found, recipe, chosen))
+    write_report(recipe.run.out, made)
+    return made
 
 
 def _trained(
@@ -160,7 +179,8 @@ def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:
         "method": method.label,
         "outputs": found.outputs.description,
         "sizes": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-        "left_out": {"duplicates": split.duplicates, "conflicts": split.conflicts, "overlaps": split.overlaps},
+        "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+        **found.said,
         "notes": notes,
         "settings": repeatable(recipe.groups),
         "versions": versions(),
@@ -174,7 +194,7 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
     Raises:
         UsageError: it holds something else.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not names_in(folder):
         return
     before = _settings(folder, "Choose an empty or new folder for --out.")
     now = repeatable(recipe.groups)
@@ -208,7 +228,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
     file = folder / _SETTINGS
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
     if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
         what = f"it has no {_SETTINGS}" if values is None else f"its {_SETTINGS} is not of `foretune tune`"

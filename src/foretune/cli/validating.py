@@ -6,25 +6,22 @@ OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figur
 
 from __future__ import annotations
 
-import math
 import shlex
 from dataclasses import fields
-from pathlib import Path
-
-from rich.console import Console
 
 import foretune
-from foretune.cli.options import ModelOptions, ReportOptions, ValidateOptions
-from foretune.cli.prepare import check_writable, console, loaded_model, versions
+from foretune.cli.console import console, progress_console
+from foretune.cli.data_folder import check_data_folder
+from foretune.cli.options import ModelOptions, ReportOptions
+from foretune.cli.prepare import loaded_model, study_places, versions
 from foretune.cli.progress import progress_bar
-from foretune.cli.sequences import at_least_one, check_data_folder, names, positive_numbers, whole_numbers
-from foretune.cli.setup import one_of
+from foretune.cli.ranges import decimals, items, numbers
+from foretune.cli.study_options import ValidateOptions
 from foretune.errors import UsageError
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
-from foretune.kernels.tiles import memory_bytes
 from foretune.report.json import write_json
-from foretune.report.pages import print_page, refuse_other, write_page
+from foretune.report.pages import print_page, write_page
 from foretune.study.setting import FewShot, Full, Sample, Sampled
 from foretune.study.validation.measurement import Validation, measured
 from foretune.study.validation.measures import LOSS, SCORE, ceilings, rankings
@@ -42,23 +39,17 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     Raises:
         UsageError: wrong names or numbers, before anything is loaded; too few candidates.
     """
-    tasks = tuple(load_task(task).name for task in names("--tasks", options.tasks, "mr,trec"))
-    seeds = whole_numbers("--seeds", options.seeds, 0, "13,21")
+    tasks = tuple(load_task(task).name for task in items("--tasks", options.tasks, "mr,trec"))
+    seeds = numbers("--seeds", options.seeds, "13,21")
     sample, grid = training_sample(options), runs_grid(options)
-    at_least_one("--test", options.test)
-    if options.rank < 0:
-        raise UsageError(f"--rank is {options.rank}; expected the rank of LoRA, or 0 for full tuning.")
-    output = _OUTPUTS[one_of("--output", options.output, tuple(_OUTPUTS))]
-    warm_up = () if options.warm_up is None else whole_numbers("--warm-up", options.warm_up, 1, "4 or 2,8")
-    memory_bytes(options.memory)
+    output = _OUTPUTS[options.output]
+    warm_up = () if options.warm_up is None else numbers("--warm-up", options.warm_up, "2,8")
     check_data_folder(options.data, tasks)
-    page_folder, root = options.out / _PAGE, options.out / Path(model.model).absolute().name
-    refuse_other(page_folder)
-    for folder in (root, *([] if report.json is None else [report.json.parent])):
-        check_writable(folder)
-    out, errors = console(), Console(stderr=True)
+    command = _command(model, options)
+    places = study_places(options.out, _PAGE, command, model.model, report.json)
+    out, errors = console(), progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
-    globs = None if options.candidates is None else tuple(names("--candidates", options.candidates, "layer*"))
+    globs = None if options.candidates is None else tuple(items("--candidates", options.candidates, "layer*"))
     with progress_bar(errors) as progress:
         study = Validation(
             lm=lm,
@@ -68,7 +59,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             test=options.test,
             rank=options.rank or None,
             grid=grid,
-            root=root,
+            root=places.cells,
             data=options.data,
             candidates=globs,
             output=output,
@@ -77,43 +68,35 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             progress=progress,
         )
         cells = measured(study)
-    page, command = validation_page(cells, study), _command(model, options)
-    write_page(page_folder, page, command)
+    page = validation_page(cells, study)
+    write_page(places.page, page, command)
     if report.json is not None:
         about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
         found = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
         limits = {measure.name: ceilings(cells, measure) for measure in (LOSS, SCORE)}
         write_json(report.json, {**about, "rankings": found, "ceilings": limits, "cells": cells})
     print_page(out, page)
-    out.print(f"\nWritten: {page_folder}", soft_wrap=True)
+    out.print(f"\nWritten: {places.page}", soft_wrap=True)
 
 
 def training_sample(options: ValidateOptions) -> Sample:
     """How many training examples.
 
     Raises:
-        UsageError: more than one of --n, --k and --full-data, or a number below one.
+        UsageError: more than one of --n, --k and --full-data.
     """
     given = [name for name in ("n", "k") if getattr(options, name) is not None]
     given += ["full-data"] if options.full_data else []
     if len(given) > 1:
         raise UsageError(f"--{' and --'.join(given)} contradict each other; expected one of --n, --k and --full-data.")
-    for name in set(given) & {"n", "k"}:
-        at_least_one(f"--{name}", getattr(options, name))
     if options.full_data:
         return Full()
     return Sampled(options.n or _DEFAULT_N) if options.k is None else FewShot(options.k)
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
-    """The settings of every run: one a learning rate.
-
-    Raises:
-        UsageError: a number out of range.
-    """
-    rates = positive_numbers("--learning-rates", options.learning_rates, "learning rates, 5e-4,2e-3 for example")
-    if not 0 < options.epochs < math.inf:
-        raise UsageError(f"--epochs is {options.epochs:g}; expected a number above 0, 6 for example.")
+    """The settings of every run: one a learning rate."""
+    rates = decimals("--learning-rates", options.learning_rates, "5e-4,2e-3")
     # a whole number of epochs as an int: runs are named by their settings as they are written in code
     epochs = int(options.epochs) if options.epochs == int(options.epochs) else options.epochs
     return tuple(

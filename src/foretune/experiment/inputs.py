@@ -9,10 +9,18 @@ import numpy as np
 
 from foretune.errors import DataError
 from foretune.model.batches import pretrained
+from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64, Int
 from foretune.text.split import Split
 from foretune.text.task import Task
+
+_STARTS = {
+    "": ("without training", "zero-shot"),
+    "probed": ("for the head of linear probing that it starts from", "head of linear probing, as it starts"),
+    "drawn": ("for the random head that it starts from", "random head, as it starts"),
+}
+"""What the outputs before the simulated training are called: in a sentence, and as a row."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,10 @@ class Inputs:
         n_train, n_validation: how many examples of each come first.
         n_classes: number of labels.
         sizes: parameter name -> number of entries.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         warnings: about the data.
         warm_up: steps of real training (`finetune.warm_up`) before outputs, features and kernels were taken.
+        head: of a classification head `probed`, or `drawn` at random; empty where words answer.
     """
 
     y: Int[np.ndarray, "e"]
@@ -41,11 +50,21 @@ class Inputs:
     metric: str
     warnings: tuple[str, ...] = ()
     warm_up: int = 0
+    head: str = ""
 
     @property
     def start(self) -> str:
-        """What the model is before the simulated training: `without training`, or after its warm-up."""
-        return f"after the {self.warm_up} warm-up steps alone" if self.warm_up else "without training"
+        """What the model is before the simulated training: `without training`, or after what came before it."""
+        if self.warm_up:
+            return f"after the {self.warm_up} warm-up steps alone"
+        return _STARTS[self.head][0]
+
+    @property
+    def started(self) -> str:
+        """A name for the outputs before the simulated training."""
+        if self.warm_up:
+            return f"after {self.warm_up} warm-up steps"
+        return _STARTS[self.head][1]
 
 
 def forecast_inputs(
@@ -76,16 +95,6 @@ def forecast_inputs(
         n_classes=len(task.labels),
         sizes={name: tensor.numel() for name, tensor in outputs.parameters().items()},
         metric=task.metric,
-        warnings=(*_data_warnings(split), *found.notes),
+        warnings=found.notes,
+        head=("drawn" if outputs.drawn else "probed") if isinstance(outputs, HeadLogits) else "",
     )
-
-
-def _data_warnings(split: Split) -> tuple[str, ...]:
-    found = []
-    if split.duplicates:
-        found.append(f"{split.duplicates} rows repeat an earlier text and were left out.")
-    if split.conflicts:
-        found.append(f"{split.conflicts} rows have the same text with different labels and were left out.")
-    if split.overlaps:
-        found.append(f"{split.overlaps} test rows have a text that stands among the training rows and were left out.")
-    return tuple(found)

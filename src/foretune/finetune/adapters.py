@@ -10,7 +10,9 @@ import torch
 
 from foretune.errors import UsageError
 from foretune.finetune.copies import copy_with_own
+from foretune.finetune.lora_config import exact_targets
 from foretune.kernels.lora import LoRA
+from foretune.model.classes import loaded_class
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
@@ -27,7 +29,7 @@ def adapted(outputs: Outputs, formula: LoRA, layers: tuple[int, ...] | None = No
         layers: only these layers, by number.
 
     Raises:
-        UsageError: no linear layer matches, or the model has adapters already.
+        UsageError: no linear layer matches, peft cannot adapt one that does, or the model has adapters already.
     """
     import peft
 
@@ -40,9 +42,9 @@ def adapted(outputs: Outputs, formula: LoRA, layers: tuple[int, ...] | None = No
     config = peft.LoraConfig(
         r=formula.rank,
         lora_alpha=formula.alpha,  # pyright: ignore[reportArgumentType]
-        target_modules=list(modules.values()),
         use_rslora=formula.rslora,
         fan_in_fan_out=transposed,
+        **exact_targets([loaded_class(lm)], blocks),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft reads an attribute that transformers is about to rename

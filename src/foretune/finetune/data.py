@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch.utils.data import Dataset
 
 from foretune.errors import DataError
 from foretune.model.encoding import Batch, Encoded
+from foretune.model.fingerprint import versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import Example
 from foretune.text.task import Split, Task
@@ -83,3 +84,13 @@ class Collator:
 def data_hash(rows: Sequence[object]) -> str:
     """A hash of examples, each as plain values that JSON holds."""
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def split_identity(task: Task, split: Split) -> dict[str, object]:
+    """Everything of a task's data that determines results: labels, metric, every text, and versions."""
+    parts = {
+        name: data_hash([asdict(example) for example in getattr(split, name)])
+        for name in ("train", "validation", "test")
+    }
+    versions = versions_of("torch", "transformers", "peft")
+    return {"labels": list(task.labels), "metric": task.metric, **parts, "versions": versions}

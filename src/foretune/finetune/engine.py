@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import Watch
 from foretune.kernels.job import Progress
 from foretune.shapes import Float
-from foretune.store.atomic import temporary_folder
+from foretune.store.workspace import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,8 @@ def trained(
     Raises:
         NonFiniteError: the loss became infinite or undefined.
     """
-    with temporary_folder() as scratch:
+    with temporary_folder() if folder is None else nullcontext(folder.checkpoints) as where:
         resumed = None if folder is None else folder.resumable()
-        where = scratch if folder is None else folder.checkpoints
         trainer = _trainer(tuned, data, metric, training, _arguments(tuned, data, training, where, resumed, folder))
         watch = _watch(trainer, tuned, data, training, folder, progress, resumed)
         trainer.add_callback(watch)

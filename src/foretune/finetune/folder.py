@@ -6,15 +6,19 @@
     checkpoints/                 of an unfinished run: parameters, optimiser, random numbers, place in the data
     result.json, test.npy        of a finished run: scores and settings found, and test logits (m, c)
 
-A checkpoint counts when its last file, a mark, is there, and one complete checkpoint is kept while the next is written.
+A checkpoint counts when its last file, a mark, is there and every file fits the checksum in it, with the log so far; the
+checkpoint before is kept until the next is complete. One process at a time writes to a run folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +27,26 @@ from torch import Tensor
 
 from foretune.errors import StorageError, UsageError
 from foretune.finetune.history import Evaluation
-from foretune.kernels.folder import identity_difference, identity_hash
-from foretune.store.atomic import remove_folder, replacing, write_text
+from foretune.store.atomic import append_line, force_to_disk, library_writes, names_in, write_text
+from foretune.store.kept import (
+    DamagedError,
+    checksum,
+    file_checksum,
+    identity_difference,
+    identity_hash,
+    read_array,
+    read_kept,
+    whole,
+    write_array,
+    write_kept,
+)
+from foretune.store.lock import held
+from foretune.store.tensors import read_tensors, write_tensors
+from foretune.store.workspace import remove_folder, sweep_tree
 
-_FORMAT = 1
+_FORMAT = 2
 _MARK = "complete"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def main_process() -> bool:
@@ -44,19 +63,52 @@ class RunFolder:
 
     Raises:
         UsageError: the folder holds another run, or is something else.
-        StorageError: it cannot be written.
+        StorageError: it cannot be written, or is damaged.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
         self.path = path
-        now = {"format": _FORMAT, "hash": identity_hash(identity), "identity": dict(identity)}
-        file = path / "run.json"
-        if file.exists():
-            _refuse_other(path, json.loads(file.read_text(encoding="utf-8")), now)
-        elif main_process():
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise UsageError(f"{path} exists and is no run folder. Choose an empty or new folder.")
-            write_text(file, json.dumps(now, indent=1, default=str) + "\n")
+        self._now = {"format": _FORMAT, "hash": identity_hash(identity), "identity": dict(identity)}
+        self._file = path / "run.json"
+        self._refuse_other()
+        if self.finished and main_process():  # killed between its last file and here
+            self._tidy()
+
+    def _refuse_other(self) -> None:
+        found = names_in(self.path)
+        if self._file.name in found:
+            _refuse_other(self.path, self._before(), self._now)
+        elif found and main_process():
+            raise UsageError(
+                f"{self.path} exists and is not a run folder: it holds {found[0]!r}. Choose an empty or new folder."
+            )
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The right to write to the folder, for the length of the block; what killed runs left there is removed.
+
+        Raises:
+            UsageError: another process has begun another run here.
+            StorageError: another process is writing here, or nothing can be written.
+        """
+        if not main_process():
+            yield
+            return
+        with held(self.path):
+            self._refuse_other()
+            if not self._file.exists():
+                write_kept(self._file, self._now)
+            self._tidy()
+            yield
+
+    def _tidy(self) -> None:
+        """Remove what killed runs left."""
+        sweep_tree(self.path)
+        if self.finished:
+            self._drop_checkpoints()
+
+    def _before(self) -> dict[str, Any]:
+        return self._read(lambda: read_kept(self._file, format=_FORMAT))
 
     @property
     def checkpoints(self) -> Path:
@@ -69,35 +121,102 @@ class RunFolder:
         return (self.path / "result.json").exists()
 
     def resumable(self) -> Path | None:
-        """The last complete checkpoint, or None; incomplete ones are deleted, and the log ends with it."""
-        found = sorted(self.checkpoints.glob("checkpoint-*"), key=_step)
-        complete = [folder for folder in found if (folder / _MARK).exists()]
-        last = complete[-1] if complete else None
-        if main_process():
-            for folder in found:
-                if folder not in complete:
-                    shutil.rmtree(folder)
-            kept = [line for line in self.history() if last is not None and line.step <= _step(last)]
-            if self.history():
-                write_text(self.path / "log.jsonl", "".join(line.json() + "\n" for line in kept))
+        """The last checkpoint that is complete and whole, or None; others are deleted, and the log ends with it."""
+        found = sorted(self._checkpoints(), key=_step)
+        last = next((folder for folder in reversed(found) if self._is_whole(folder)), None)
+        if not main_process():
+            return last
+        if last is None and any((folder / _MARK).exists() for folder in found):
+            warnings.warn(f"No checkpoint in {self.path} is whole: the run starts again.", stacklevel=2)
+        for folder in found:
+            if last is None or _step(folder) > _step(last):
+                remove_folder(folder)
+        if (self.path / "log.jsonl").exists():
+            write_text(self.path / "log.jsonl", "".join(self._lines(-1 if last is None else _step(last))))
         return last
 
+    def _is_whole(self, folder: Path) -> bool:
+        """Whether a checkpoint is what was written, with the log and the best parameters that belong to it."""
+        mark = folder / _MARK
+        if not mark.exists():
+            return False
+        try:
+            kept, found = read_kept(mark), whole(folder, lambda: _file_checksums(folder))
+            for name in sorted({*kept["files"], *found}):
+                if found.get(name) != kept["files"].get(name):
+                    raise DamagedError(folder / name, "it is not the file that was written")
+            if self._log_checksum(_step(folder)) != kept["log"]:
+                raise DamagedError(self.path / "log.jsonl", f"it is not what was written up to step {_step(folder)}")
+            read_tensors(self._best)
+        except DamagedError as error:
+            warnings.warn(f"{error} The run does not go on from {folder.name}.", stacklevel=3)
+            return False
+        return True
+
+    def _checkpoints(self) -> list[Path]:
+        with contextlib.suppress(FileNotFoundError):
+            return [folder for folder in self.checkpoints.iterdir() if _CHECKPOINT.fullmatch(folder.name)]
+        return []
+
+    def _drop_checkpoints(self) -> None:
+        for folder in self._checkpoints():
+            remove_folder(folder)
+        with contextlib.suppress(OSError):
+            self.checkpoints.rmdir()
+
     def mark(self, step: int) -> None:
-        """Say that the checkpoint of a step is complete."""
-        write_text(self.checkpoints / f"checkpoint-{step}" / _MARK, "")
+        """Say that the checkpoint of a step is complete, and what is in it.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        folder = self.checkpoints / f"checkpoint-{step}"
+        with library_writes(folder):
+            for file in folder.rglob("*"):
+                force_to_disk(file)
+            sums = _file_checksums(folder)
+        write_kept(folder / _MARK, {"files": sums, "log": self._log_checksum(step)})
 
     def history(self) -> list[Evaluation]:
-        """The evaluations so far; a last line that a kill cut short is left out."""
-        file = self.path / "log.jsonl"
-        if not file.exists():
+        """The evaluations so far; a last line that a kill cut short is left out.
+
+        Raises:
+            StorageError: the log is damaged.
+        """
+        return self._read(lambda: [_evaluation(self._log, line) for line in self._lines()])
+
+    @property
+    def _log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def _lines(self, up_to: int | None = None) -> list[str]:
+        """The whole lines of the log, up to a step.
+
+        Raises:
+            DamagedError: they cannot be read.
+        """
+        if not self._log.exists():
             return []
-        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-        return [Evaluation(**json.loads(line)) for line in lines]
+        text = whole(self._log, lambda: self._log.read_text(encoding="utf-8"))
+        lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        if up_to is None:
+            return lines
+        return [line for line in lines if _evaluation(self._log, line).step <= up_to]
+
+    def _log_checksum(self, step: int) -> str:
+        return checksum("".join(self._lines(step)).encode())
 
     def log(self, evaluation: Evaluation) -> None:
-        """Add one evaluation."""
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(evaluation.json() + "\n")
+        """Add one evaluation.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        append_line(self._log, evaluation.json())
+
+    @property
+    def _best(self) -> Path:
+        return self.path / "best" / "parameters.safetensors"
 
     def write_best(self, parameters: Mapping[str, Tensor], step: int) -> None:
         """Write the parameters of the best checkpoint.
@@ -105,10 +224,7 @@ class RunFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        from safetensors.torch import save_file
-
-        with replacing(self.path / "best" / "parameters.safetensors") as temporary:
-            save_file(dict(parameters), temporary, metadata={"format": "pt", "step": str(step)})
+        write_tensors(self._best, parameters, step=str(step))
 
     def best(self) -> dict[str, Tensor]:
         """The parameters of the best checkpoint.
@@ -116,13 +232,7 @@ class RunFolder:
         Raises:
             StorageError: the file is missing or damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(self.path / "best" / "parameters.safetensors")
-        except (OSError, SafetensorError) as error:
-            raise StorageError(f"{self.path} is damaged: {error}. Delete it and run again.") from error
+        return self._read(lambda: read_tensors(self._best))
 
     def finish(self, result: Mapping[str, object], test_logits: np.ndarray) -> None:
         """Write what came of the run and drop its checkpoints.
@@ -130,10 +240,9 @@ class RunFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        with replacing(self.path / "test.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, test_logits, allow_pickle=False)
-        write_text(self.path / "result.json", json.dumps(result, indent=1) + "\n")
-        remove_folder(self.checkpoints)
+        write_array(self.path / "test.npy", test_logits, self._now["hash"])
+        write_kept(self.path / "result.json", {**result, "log": checksum("".join(self._lines()).encode())})
+        self._drop_checkpoints()
 
     def result(self) -> tuple[dict[str, Any], np.ndarray]:
         """What a finished run wrote.
@@ -141,18 +250,46 @@ class RunFolder:
         Raises:
             StorageError: a file of it is missing or damaged.
         """
+
+        def read() -> tuple[dict[str, Any], np.ndarray]:
+            result = read_kept(self.path / "result.json")
+            if checksum("".join(self._lines()).encode()) != result["log"]:
+                raise DamagedError(self._log, "its checksum does not fit its values")
+            return result, read_array(self.path / "test.npy", self._now["hash"])
+
+        return self._read(read)
+
+    def _read(self, read: Any) -> Any:
+        """What `read` returns; damage comes with what to do about it."""
         try:
-            result = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
-            return result, np.load(self.path / "test.npy", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{self.path} is damaged: {error}. Delete it and run again.") from error
+            return read()
+        except DamagedError as error:
+            raise error.with_remedy(f"Delete the folder {self.path} and repeat the command that made it.") from error
+
+
+def _file_checksums(folder: Path) -> dict[str, str]:
+    """Of every file in a checkpoint but its mark, by name."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file != folder / _MARK]
+    return {str(file.relative_to(folder)): file_checksum(file) for file in files}
 
 
 def _step(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
 
 
+def _evaluation(file: Path, line: str) -> Evaluation:
+    try:
+        return Evaluation(**json.loads(line))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedError(file, f"a line is not an evaluation: {line.strip()[:40]!r}") from error
+
+
 def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if before["format"] != _FORMAT:
+        raise StorageError(
+            f"{path} has format {before['format']}; this version reads {_FORMAT}. Repeat the command that made it in a new "
+            "folder."
+        )
     if before["hash"] == now["hash"]:
         return
     differing = identity_difference(before["identity"], now["identity"])

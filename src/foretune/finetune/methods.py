@@ -167,6 +167,30 @@ class LoRATuning(Method):
 
 
 @dataclass(frozen=True)
+class LoRAAndHead(LoRATuning):
+    """Adapters, and what stands behind the transformer body: the head of a language model.
+
+    As the published code of Malladi et al. 2023 trains LoRA: it freezes the body alone. An output layer that is tied to the
+    embeddings belongs to the body and stays as it is.
+    """
+
+    def start(self, outputs: Outputs) -> Outputs:
+        """As without the head, whose parameters get memory of their own."""
+        adapters = super().start(outputs)
+        head = set(adapters.behind_body())
+        for name, parameter in adapters.lm.module.named_parameters():
+            if name in head:
+                parameter.data = parameter.data.clone()
+                parameter.requires_grad_()
+        return outputs_on(adapters.lm, adapters)
+
+    def names(self, outputs: Outputs) -> list[str]:
+        """The adapters, and every parameter that the outputs depend on outside of the body."""
+        head = [] if isinstance(outputs, HeadLogits) else outputs.behind_body()
+        return list(dict.fromkeys([*super().names(outputs), *head]))
+
+
+@dataclass(frozen=True)
 class Linearized(Method):
     """The first-order Taylor model `f(theta0) + <df(theta0), theta - theta0>`, trained by gradient descent.
 

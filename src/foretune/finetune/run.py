@@ -6,6 +6,7 @@ Malladi et al. 2023, Appendix A, gives the settings that are used when others ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from foretune.kernels.job import Progress
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float, Int
+from foretune.store.atomic import library_writes
 from foretune.text.task import Split, Task
 
 if TYPE_CHECKING:
@@ -147,12 +149,37 @@ def _trained(
     progress: Progress | None,
 ) -> Trained:
     """Train, or read what was trained before."""
-    from foretune.finetune.engine import Trained, trained
-
     if folder is not None and folder.finished:
-        result, logits = folder.result()
-        return Trained(folder.history(), folder.best(), logits, result["seconds"])
-    came = trained(tuned, data, task.metric, training, folder, progress)
+        return _read(folder)
+    if folder is None:
+        return _trained_to_end(tuned, data, task, training, None, progress)
+    with folder.writing():
+        if folder.finished:  # by another process, since
+            return _read(folder)
+        return _trained_to_end(tuned, data, task, training, folder, progress)
+
+
+def _read(folder: RunFolder) -> Trained:
+    """What a finished run left in its folder."""
+    from foretune.finetune.engine import Trained
+
+    result, logits = folder.result()
+    return Trained(folder.history(), folder.best(), logits, result["seconds"])
+
+
+def _trained_to_end(
+    tuned: Tuned,
+    data: EncodedSplit,
+    task: Task,
+    training: Training,
+    folder: RunFolder | None,
+    progress: Progress | None,
+) -> Trained:
+    """Train, and keep what came of it."""
+    from foretune.finetune.engine import trained
+
+    with nullcontext() if folder is None else library_writes(folder.path):
+        came = trained(tuned, data, task.metric, training, folder, progress)
     if folder is not None:
         found = _test_score(came.test_logits, data, task)
         chosen = best_of_history(came.history, training.best_by)

@@ -15,6 +15,9 @@ from foretune.finetune.history import Choice
 from foretune.finetune.losses import CrossEntropy, Loss
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
 
+Schedule = Literal["constant", "linear", "cosine"]
+"""How the learning rate changes: not at all, or down to zero at the last step."""
+
 
 @dataclass(frozen=True)
 class Proximal:
@@ -81,7 +84,7 @@ class Training:
     evaluate_every: int | None = None
     best_by: Choice = "score"
     proximal: Proximal | None = None
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     clip: float | None = None
     dropout: bool = True
     precision: Literal["full", "bf16"] = "full"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,9 @@ from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
 from foretune.candidates.scores import Criterion
 from foretune.experiment.inputs import Inputs
+from foretune.forecast.baseline import Rule
 from foretune.forecast.prediction import Prediction, prediction
+from foretune.forecast.verdict import Verdict, verdict
 
 LARGE_CHANGE = 0.05
 """A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""
@@ -21,10 +24,11 @@ MINIMUM_PER_LABEL = 8
 
 @dataclass(frozen=True)
 class Advice:
-    """The recommended candidate.
+    """The candidate that comes first, and whether to train it.
 
     Attributes:
         candidate: with learning rate and steps.
+        verdict: `help`, `may`, `no` or `cannot tell`; with a `no` nothing is recommended.
         predicted: its score with an interval, and what predicts it.
         adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
         probing: linear probing, the head alone; None without a head.
@@ -35,6 +39,7 @@ class Advice:
     """
 
     candidate: ScoredCandidate
+    verdict: Verdict
     predicted: Prediction
     adapter: ScoredCandidate | None
     probing: ScoredCandidate | None
@@ -44,7 +49,7 @@ class Advice:
     regime: tuple[str, ...]
 
 
-def advice(compared: Comparison, pool: Pool, start: Score) -> Advice:
+def advice(compared: Comparison, pool: Pool, start: Score, rule: Rule | None = None) -> Advice:
     """The candidate to train.
 
     It comes first by the criterion. Where that is full tuning, and a LoRA candidate of fewer parameters
@@ -54,7 +59,8 @@ def advice(compared: Comparison, pool: Pool, start: Score) -> Advice:
     Args:
         compared: candidates, best first, with spreads.
         pool: their kernels.
-        start: score without training.
+        start: score without training, by the same rule as the prediction.
+        rule: how outputs become classes, `rule_for(inputs)`; without a threshold when left out.
     """
     candidates, criterion, inputs = compared.candidates, compared.criterion, pool.inputs
     probing = next((item for item in candidates if item.kind == PROBING), None)
@@ -64,9 +70,10 @@ def advice(compared: Comparison, pool: Pool, start: Score) -> Advice:
     adapters = [item for item in (*worthy, *candidates) if item.rank is not None]
     chosen = _chosen(worthy, tied, candidates[0]) if worthy or probing is None else probing
     others = [item for item in tied if item is not chosen]
-    predicted = prediction(chosen, pool, criterion)
+    predicted = prediction(chosen, pool, criterion, rule)
     return Advice(
         candidate=chosen,
+        verdict=verdict(chosen.score.steps, predicted.score, start, predicted.validation_gain),
         predicted=predicted,
         adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
         probing=probing,
@@ -138,7 +145,11 @@ def _regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Sc
     score, found = chosen.score, []
     if score.steps == 0:
         found.append("No simulated step lowers the validation loss: training is not expected to help.")
-    if score.change > LARGE_CHANGE and chosen.kind != PROBING:
+    if math.isinf(score.change) and chosen.kind != PROBING:
+        found.append(
+            "The trained weights start at zero: every change of them is large, and may leave the linear regime."
+        )
+    elif score.change > LARGE_CHANGE and chosen.kind != PROBING:
         found.append(
             f"The simulated run changes the trained weights by {score.change:.1%} of their norm, above the "
             f"{LARGE_CHANGE:.0%} at which this forecast warns (a rule of thumb): a real run may leave the linear regime."

@@ -19,8 +19,11 @@ from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import RATES_ARE_FOR
 from foretune.experiment.inputs import Inputs
 from foretune.forecast.advice import Advice, advice
+from foretune.forecast.baseline import Rule, rule_for
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
+from foretune.forecast.sound import refuse_useless, silent_adapters
+from foretune.forecast.verdict import Verdict, claim
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,11 @@ class Forecast:
 
     Attributes:
         answer: what to train and what it would reach, in a sentence or two.
+        verdict: `help`, `may`, `no` or `cannot tell`, see `forecast.verdict`.
         advice: the recommended candidate, and why.
         comparison: all candidates.
-        zero_shot: score of the pretrained output as it stands.
+        started: what the outputs before the simulated training are called, such as `zero-shot`.
+        zero_shot: score of these outputs as they stand.
         zero_shot_threshold: the same with the threshold chosen on validation (two classes), else None.
         threshold: that threshold on the difference output.
         majority, probe: baselines.
@@ -41,15 +46,17 @@ class Forecast:
         sigma: absolute ridge strength of the condition numbers.
         learning_rate: largest stable learning rate.
         rates_are_for: the kind of training that this and the candidates' learning rates are for, in words.
-        adamw: where to begin with AdamW, for the recommended candidate.
+        adamw: where to begin with AdamW, for the recommended candidate; None where nothing is recommended.
         adapter_adamw: the same for `advice.adapter`; None without one.
         warm_up: steps of real training before everything here was measured; 0 for the pretrained model.
         warnings: what the reader must know.
     """
 
     answer: str
+    verdict: Verdict
     advice: Advice
     comparison: Comparison
+    started: str
     zero_shot: Score
     zero_shot_threshold: Score | None
     threshold: float | None
@@ -61,7 +68,7 @@ class Forecast:
     sigma: float
     learning_rate: StableLearningRate
     rates_are_for: str
-    adamw: AdamRate
+    adamw: AdamRate | None
     adapter_adamw: AdamRate | None
     warm_up: int
     warnings: tuple[str, ...]
@@ -76,9 +83,12 @@ def forecast(pool: Pool) -> Forecast:
 
     Raises:
         DataError: one label only, a label without training example, or no validation or test examples.
+        NonFiniteError: a kernel, an output or a feature is infinite or undefined.
+        ModelError: no gradient: there is nothing to train.
     """
     inputs = pool.inputs
     rare = label_warnings(inputs)
+    refuse_useless(inputs, pool.kernels)
     n, v = inputs.n_train, inputs.n_validation
     y, f0, metric = inputs.y, inputs.f0, inputs.metric
     y_test, f0_test = y[n + v :], f0[n + v :]
@@ -88,14 +98,20 @@ def forecast(pool: Pool) -> Forecast:
     features = inputs.features
     probe = linear_probe(features[:n], y[:n], features[n : n + v], y[n : n + v], metric)
     whole, parts, sigma = whole_and_parts(inputs, pool.kernels["sgd"])
-    start = tuned if tuned is not None and tuned.value > zero_shot.value else zero_shot
+    rule = rule_for(inputs)
+    start = rule.score(f0[n:], inputs)
     compared = comparison(pool)
-    advised = advice(compared, pool, start)
-    adamw = pool.evidence(advised.candidate).adam_rate
+    advised = advice(compared, pool, start, rule)
+    adamw, adapter_adamw = (
+        None if item is None or advised.verdict == "no" else pool.evidence(item).adam_rate
+        for item in (advised.candidate, advised.adapter)
+    )
     return Forecast(
-        answer=_answer(inputs, advised, start, adamw),
+        answer=_answer(inputs, advised, start, rule, adamw),
+        verdict=advised.verdict,
         advice=advised,
         comparison=compared,
+        started=inputs.started,
         zero_shot=zero_shot,
         zero_shot_threshold=tuned,
         threshold=threshold,
@@ -108,26 +124,33 @@ def forecast(pool: Pool) -> Forecast:
         learning_rate=stable_learning_rate(whole.largest, n, f0.shape[1]),
         rates_are_for=RATES_ARE_FOR,
         adamw=adamw,
-        adapter_adamw=None if advised.adapter is None else pool.evidence(advised.adapter).adam_rate,
+        adapter_adamw=adapter_adamw,
         warm_up=inputs.warm_up,
-        warnings=(*inputs.warnings, *rare, *_warm_up_warning(inputs), *_test_size_warning(inputs, whole, start)),
+        warnings=(
+            *inputs.warnings,
+            *rare,
+            *silent_adapters(pool.kernels),
+            *_warm_up_warning(inputs),
+            *_test_size_warning(inputs, whole, start),
+        ),
     )
 
 
-def _answer(inputs: Inputs, advised: Advice, start: Score, adamw: AdamRate) -> str:
+def _answer(inputs: Inputs, advised: Advice, start: Score, rule: Rule, adamw: AdamRate | None) -> str:
     """The forecast in words."""
     chosen, score = advised.candidate, advised.predicted.score
-    gain = score.value - start.value
-    verdict = "should help" if score.low > start.value else "may help" if gain > 0 else "is not expected to help"
-    claim = f"Fine-tuning {verdict}"
-    if advised.beats_probing is False:
-        claim = f"Adapting is not expected to beat linear probing, which {verdict}"
-    return (
-        f"{claim}: {inputs.metric} {score.value:.2f} ({score.low:.2f} to {score.high:.2f}) predicted "
-        f"{advised.predicted.by} for {chosen.title} ({chosen.parameters:,} parameters, {chosen.score.steps} steps at "
-        f"learning rate {chosen.score.learning_rate:.1e} of full-batch gradient descent), {start.value:.2f} "
-        f"{inputs.start}. For AdamW: {adamw.words}. Recommended because {advised.reason}"
+    known = f"{chosen.title} ({chosen.parameters:,} parameters, {chosen.score.steps} steps"
+    if chosen.score.steps:
+        known += f" at learning rate {chosen.score.learning_rate:.1e} of full-batch gradient descent"
+    beside = f" ({rule.words})" if rule.words else ""
+    found = (
+        f"{claim(advised.verdict, beats_probing=advised.beats_probing)}: {inputs.metric} {score.value:.2f} "
+        f"({score.low:.2f} to {score.high:.2f}) predicted {advised.predicted.by} for {known}), {start.value:.2f} "
+        f"{inputs.start}{beside}."
     )
+    if adamw is None:
+        return f"{found} Nothing is recommended: of what could be trained this comes first because {advised.reason}"
+    return f"{found} For AdamW: {adamw.words}. Recommended because {advised.reason}"
 
 
 def _warm_up_warning(inputs: Inputs) -> list[str]:

@@ -27,11 +27,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.analysis.scores import Score
 from foretune.candidates.candidate import PROBING
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.scores import LABEL_ERROR, Criterion
+from foretune.forecast.baseline import Rule
 
 
 @dataclass(frozen=True)
@@ -41,28 +42,32 @@ class Prediction:
     Attributes:
         score: on test examples, with an interval.
         by: what predicts it, in words.
+        validation_gain: of the simulated run over the outputs before it, on validation examples.
     """
 
     score: Score
     by: str
+    validation_gain: float
 
 
-def prediction(candidate: ScoredCandidate, pool: Pool, criterion: Criterion) -> Prediction:
+def prediction(candidate: ScoredCandidate, pool: Pool, criterion: Criterion, rule: Rule | None = None) -> Prediction:
     """What is announced for a candidate.
 
     Args:
         candidate: with its numbers.
         pool: its kernels.
         criterion: what ranks; the simulated run alone predicts where that is not the label error.
+        rule: how outputs become classes, `rule_for(inputs)`; without a threshold when left out.
     """
-    simulated = candidate.score.score
+    rule, inputs, evidence = rule or Rule(), pool.inputs, pool.evidence(candidate)
+    before, after = inputs.f0[inputs.n_train :], evidence.run.outputs[inputs.n_train :]
+    gain = rule.validation_score(after, inputs) - rule.validation_score(before, inputs)
+    simulated = rule.score(after, inputs)
     if criterion is not LABEL_ERROR or candidate.kind == PROBING:
-        return Prediction(simulated, "in the linear regime")
-    inputs = pool.inputs
-    outputs = pool.evidence(candidate).labels.outputs[inputs.n_validation :]
-    labels = scored(inputs.y[inputs.n_train + inputs.n_validation :], predicted_classes(outputs), inputs.metric)
+        return Prediction(simulated, "in the linear regime", gain)
+    labels = rule.score(evidence.labels.outputs, inputs)
     by = f"between a simulated run ({simulated.value:.2f}) and label regression ({labels.value:.2f})"
-    return Prediction(_between(simulated, labels), by)
+    return Prediction(_between(simulated, labels), by, gain)
 
 
 def _between(a: Score, b: Score) -> Score:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,7 @@ def kernels_of(
     memory: str | int = "2GiB",
     out: str | Path | None = None,
     progress: Progress | None = None,
+    started: Callable[[], None] | None = None,
 ) -> dict[str, BlockKernel]:
     """The kernels of several formulas from one pass over the data.
 
@@ -93,6 +94,7 @@ def kernels_of(
         memory: budget above the model's own footprint.
         out: each kernel goes to a folder of this name inside; an unfinished computation there is resumed.
         progress: called as the work goes on.
+        started: called before the work, once every folder has been found to hold this computation, or nothing.
 
     Returns:
         Label of the formula (`sgd`, `lora-r8`) -> block kernel.
@@ -104,7 +106,7 @@ def kernels_of(
     if not labels or len(set(labels)) < len(labels):
         raise UsageError(f"The formulas are {', '.join(labels) or '(none)'}; expected at least one, each label once.")
     folders = [None if out is None else Path(out) / label for label in labels]
-    return dict(zip(labels, computed(job, formulas, memory, folders, progress), strict=True))
+    return dict(zip(labels, computed(job, formulas, memory, folders, progress, started), strict=True))
 
 
 @torch.inference_mode(False)

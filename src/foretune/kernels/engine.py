@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -54,6 +54,7 @@ def computed(
     memory: str | int,
     out: Sequence[Path | None],
     progress: Progress | None = None,
+    started: Callable[[], None] | None = None,
 ) -> list[BlockKernel]:
     """Carry out a job: the kernels of all formulas from one pass over the data. See `block_kernels`.
 
@@ -63,6 +64,7 @@ def computed(
         memory: the budget.
         out: for each formula a folder to write to, or None.
         progress: called as the work goes on.
+        started: called once every folder has been found to hold this computation, or nothing.
     """
     budget = memory_bytes(memory)
     common = described(job)
@@ -76,16 +78,17 @@ def computed(
             unfinished[Plan(**target.folder.plan)].append(target)  # its tiles are kept, so that finished ones count
         else:
             fresh.append(target)
-    started = [*(target for members in unfinished.values() for target in members), *fresh]
-    if started:
-        check_law(job.source, {target.formula: target.names for target in started})
+    beginning = [*(target for members in unfinished.values() for target in members), *fresh]
+    if beginning:
+        check_law(job.source, {target.formula: target.names for target in beginning})
     if fresh:
         plan = next(iter(unfinished), None) or job.plan(budget, sum(target.nbytes for target in fresh))
         for target in fresh:
-            if target.folder is not None:
-                target.folder.begin(asdict(plan))
-        unfinished[plan].extend(fresh)
-    for target in started:
+            begun = plan if target.folder is None else Plan(**target.folder.begin(asdict(plan)))
+            unfinished[begun].append(target)
+    if started is not None:
+        started()
+    for target in beginning:
         target.array = np.zeros(target.shape)
     for plan, members in unfinished.items():
         _fill(job, plan, members, progress or (lambda *_: None))

@@ -5,13 +5,14 @@
     kernel.zarr/     float64 (b, n, c, m, d), once all tiles are there; numpy and zarr read it without foretune
 
 Tiles and the array are written under a temporary name and renamed, so that a run killed at any point continues with
-the missing tiles and ends with the same bits.
+the missing tiles and ends with the same bits. Each carries a checksum: a damaged tile is computed again, a damaged array
+is refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,21 +22,26 @@ import numpy as np
 import torch
 
 from foretune.errors import KernelFolderError, StorageError
-from foretune.store.atomic import remove_folder, replacing, replacing_folder, storage_error, write_text
+from foretune.store.atomic import names_in, new_folder
+from foretune.store.kept import (
+    DamagedError,
+    checksum,
+    identity_difference,
+    identity_hash,
+    read_array,
+    read_kept,
+    whole,
+    write_array,
+    write_kept,
+)
+from foretune.store.lock import held
+from foretune.store.workspace import sweep
 
-_FORMAT = 1
+_FORMAT = 2
 _AXES = ("block", "row", "row_output", "column", "column_output")
-
-
-def identity_hash(identity: Mapping[str, object]) -> str:
-    """A hash of everything that determines the values."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def identity_difference(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """The names under which two identities differ, one of them read back from JSON."""
-    then, asked = (json.loads(json.dumps(dict(identity), default=str)) for identity in (before, now))
-    return sorted(key for key in {*then, *asked} if then.get(key) != asked.get(key))
+_CHECKSUM = "foretune_checksum"
+_WAIT = 60.0
+_TILE = re.compile(r"\d+-\d+\.npy")
 
 
 class KernelFolder:
@@ -51,6 +57,7 @@ class KernelFolder:
 
     Raises:
         KernelFolderError: the folder belongs to another computation, or is something else.
+        StorageError: it cannot be read.
     """
 
     def __init__(
@@ -65,28 +72,44 @@ class KernelFolder:
             "shape": list(shape),
             "identity": dict(identity),
         }
-        if (path / "kernel.json").exists():
-            before = read_description(path)
-            _refuse_other(path, before, self._description)
-            self.plan = before["plan"]
-            if not self.finished and before["threads"] != torch.get_num_threads():
-                warnings.warn(
-                    f"{path} was begun with {before['threads']} threads and goes on with {torch.get_num_threads()}: the "
-                    "last digits of the new tiles may depend on that. Set OMP_NUM_THREADS to have the same bits.",
-                    stacklevel=2,
-                )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise KernelFolderError(f"{path} exists and is no kernel folder. Choose an empty or new folder.")
+        found = names_in(path)
+        if "kernel.json" in found:
+            self._adopt()
+        elif found:
+            raise KernelFolderError(
+                f"{path} exists and is not a kernel folder: it holds {found[0]!r}. Choose an empty or new folder."
+            )
+        sweep(path)
+        if self.finished:
+            _drop_tiles(path)
 
-    def begin(self, plan: Mapping[str, Any]) -> None:
-        """Write the description of a new kernel.
+    def _adopt(self) -> None:
+        """Go on with the kernel that was begun here, if it is this one."""
+        before = read_description(self.path)
+        _refuse_other(self.path, before, self._description)
+        self.plan = before["plan"]
+        if not self.finished and before["threads"] != torch.get_num_threads():
+            warnings.warn(
+                f"{self.path} was begun with {before['threads']} threads and goes on with {torch.get_num_threads()}: the "
+                "last digits of the new tiles may depend on that. Set OMP_NUM_THREADS to have the same bits.",
+                stacklevel=3,
+            )
+
+    def begin(self, plan: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Write the description of a new kernel; returns its plan, which is that of another process that came first.
 
         Raises:
+            KernelFolderError: another process has begun another kernel here.
             StorageError: the disk is full or the folder cannot be written.
         """
-        self.plan = dict(plan)
-        record = {**self._description, "plan": self.plan, "threads": torch.get_num_threads()}
-        write_text(self.path / "kernel.json", json.dumps(record, indent=1, default=str) + "\n")
+        with held(self.path, wait=_WAIT):
+            if (self.path / "kernel.json").exists():
+                self._adopt()
+            else:
+                self.plan = dict(plan)
+                record = {**self._description, "plan": self.plan, "threads": torch.get_num_threads()}
+                write_kept(self.path / "kernel.json", record)
+        return self.plan or plan
 
     @property
     def finished(self) -> bool:
@@ -94,9 +117,15 @@ class KernelFolder:
         return (self.path / "kernel.zarr").exists()
 
     def tile(self, name: str) -> np.ndarray | None:
-        """A tile that is on the disk already, or None."""
+        """A tile that is on the disk already, or None; a damaged one is named and counts as missing."""
         file = self.path / "tiles" / f"{name}.npy"
-        return np.load(file, allow_pickle=False) if file.exists() else None
+        if not file.exists():
+            return None
+        try:
+            return read_array(file, self._tile_identity(name))
+        except DamagedError as error:
+            warnings.warn(f"{error} It is computed again.", stacklevel=2)
+            return None
 
     def write_tile(self, name: str, values: np.ndarray) -> None:
         """Write one tile.
@@ -104,8 +133,10 @@ class KernelFolder:
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        with replacing(self.path / "tiles" / f"{name}.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, values, allow_pickle=False)
+        write_array(self.path / "tiles" / f"{name}.npy", values, self._tile_identity(name))
+
+    def _tile_identity(self, name: str) -> str:
+        return identity_hash({"kernel": self._description["hash"], "plan": self.plan, "tile": name})
 
     def finish(self, array: np.ndarray) -> None:
         """Write the whole array and drop the tiles.
@@ -120,15 +151,18 @@ class KernelFolder:
             raise StorageError(f"The kernel has {undefined} undefined entries; it was not finished in {self.path}.")
         b, n, c, m, d = array.shape
         chunks = (b, max(1, min(n, 64)), c, max(1, min(m, 64)), d)
-        with replacing_folder(self.path / "kernel.zarr") as temporary:
+        with new_folder(self.path / "kernel.zarr") as temporary:
             stored = zarr.create_array(
-                temporary, shape=array.shape, chunks=chunks, dtype="float64", dimension_names=_AXES, overwrite=True
+                temporary,
+                shape=array.shape,
+                chunks=chunks,
+                dtype="float64",
+                dimension_names=_AXES,
+                overwrite=True,
+                attributes={_CHECKSUM: _array_checksum(array)},
             )
             stored[:] = array
-        try:
-            remove_folder(self.path / "tiles")
-        except OSError as error:
-            raise storage_error(self.path, error) from error
+        _drop_tiles(self.path)
 
     def read(self) -> np.ndarray:
         """The finished array.
@@ -136,7 +170,22 @@ class KernelFolder:
         Raises:
             KernelFolderError: it is damaged.
         """
-        return _stored_array(self.path)
+        return _stored_array(self.path, self.shape)
+
+
+def _array_checksum(array: np.ndarray) -> str:
+    return checksum(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _drop_tiles(path: Path) -> None:
+    """Remove the tiles of a finished kernel, and nothing else that may stand there."""
+    tiles = path / "tiles"
+    sweep(tiles)
+    with contextlib.suppress(OSError):
+        for file in tiles.iterdir():
+            if _TILE.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        tiles.rmdir()
 
 
 def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -149,15 +198,22 @@ def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
     )
 
 
-def _stored_array(path: Path) -> np.ndarray:
+def _stored_array(path: Path, shape: Sequence[int]) -> np.ndarray:
+    """The array of a finished kernel; chunks that are missing would be read as zeros, which the checksum tells."""
     import zarr
 
+    stored = path / "kernel.zarr"
     try:
-        return np.asarray(zarr.open_array(path / "kernel.zarr", mode="r")[:])
-    except (OSError, ValueError, KeyError) as error:
-        raise KernelFolderError(
-            f"{path / 'kernel.zarr'} cannot be read: {error}. Delete the folder and repeat."
-        ) from error
+        found = whole(stored, lambda: zarr.open_array(stored, mode="r"))
+        if (found.shape, str(found.dtype)) != (tuple(shape), "float64"):
+            raise DamagedError(stored, f"it is {found.dtype} of shape {found.shape}, expected float64 {tuple(shape)}")
+        array = whole(stored, lambda: np.asarray(found[:]))
+        if found.attrs.get(_CHECKSUM) != _array_checksum(array):
+            raise DamagedError(stored, "a part is missing or its checksum does not fit its values")
+    except DamagedError as error:
+        remedy = f"Delete the folder {path} and repeat the command that made it."
+        raise KernelFolderError(str(error.with_remedy(remedy))) from error
+    return array
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -167,21 +223,19 @@ def read_description(path: Path) -> dict[str, Any]:
         KernelFolderError: there is none, or this version cannot read it.
     """
     file = path / "kernel.json"
-    if not file.is_file():
+    if not file.exists():
         raise KernelFolderError(
             f"{path} is not a kernel folder: it has no kernel.json. Make one with `foretune kernel`."
         )
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        found = (description["format"], description["hash"] == identity_hash(description["identity"]))
-    except (ValueError, KeyError, OSError) as error:
+        description = read_kept(file, format=_FORMAT)
+    except DamagedError as error:
+        remedy = f"Delete the folder {path} and repeat the command that made it."
+        raise KernelFolderError(str(error.with_remedy(remedy))) from error
+    if description["format"] != _FORMAT:
         raise KernelFolderError(
-            f"{file} is damaged: {error!r}. Delete the folder and make the kernel again."
-        ) from error
-    if found != (_FORMAT, True):
-        raise KernelFolderError(
-            f"{file} has format {found[0]} (this version reads {_FORMAT}) or was changed after it was written. Make the "
-            "kernel again in a new folder."
+            f"{file} has format {description['format']}; this version reads {_FORMAT}. Make the kernel again in a new "
+            "folder: `foretune kernel MODEL DATA --out NEW`, with --config and the run.yaml of this run."
         )
     return description
 
@@ -195,7 +249,7 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
     description = read_description(path)
     if not (path / "kernel.zarr").exists():
         raise KernelFolderError(f"{path} is unfinished. Repeat the command that made it: it goes on where it stopped.")
-    return description["names"], _stored_array(path), description["identity"]
+    return description["names"], _stored_array(path, description["shape"]), description["identity"]
 
 
 def write_folder(path: Path, names: Sequence[str], array: np.ndarray, identity: Mapping[str, object]) -> None:
@@ -205,7 +259,7 @@ def write_folder(path: Path, names: Sequence[str], array: np.ndarray, identity: 
         KernelFolderError: the folder holds another computation.
         StorageError: it cannot be written.
     """
-    values = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    values = _array_checksum(array)
     folder = KernelFolder(path, names, array.shape, identity or {"values": values})
     if not folder.finished:
         folder.begin({})

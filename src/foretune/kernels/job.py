@@ -14,7 +14,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.tiles import Footprint, Plan, planned
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
-from foretune.text.example import Example
+from foretune.text.example import Example, as_examples
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -98,9 +98,10 @@ def joint_job(
 
 
 def _examples(rows: Sequence[Example | str | Mapping[str, object]], what: str) -> list[Example]:
-    if len(rows) == 0:
+    found = as_examples(rows)
+    if not found:
         raise UsageError(f"No examples in {what}; expected at least one.")
-    return [Example.of(row) for row in rows]
+    return found
 
 
 def _names(outputs: Outputs, blocks: Pattern | None) -> list[str]:

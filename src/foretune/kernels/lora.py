@@ -96,24 +96,28 @@ class LoRA(Formula):
         """The weights of linear layers that `targets` names.
 
         Raises:
-            UsageError: there is none; the message names the nearest.
+            UsageError: one of them names none; the message has the nearest.
         """
         linear = [name for name, kind in kinds.items() if kind == "linear"]
         modules = {name: name.removesuffix(".weight") for name in linear}
         if self.targets == "all-linear":
-            chosen = linear
+            found = {"all-linear": linear}
         elif isinstance(self.targets, str):
-            chosen = [name for name in linear if re.fullmatch(self.targets, modules[name])]
+            found = {self.targets: [name for name in linear if re.fullmatch(self.targets, modules[name])]}
         else:
-            chosen = [name for name in linear if f".{modules[name]}".endswith(tuple(f".{t}" for t in self.targets))]
-        if not chosen:
+            found = {
+                target: [name for name in linear if f".{modules[name]}".endswith(f".{target}")]
+                for target in self.targets
+            }
+        missing = next((target for target, members in found.items() if not members), None)
+        if missing is not None or not found:
             suffixes = sorted({module.rpartition(".")[2] for module in modules.values()})
-            wanted = self.targets if isinstance(self.targets, str) else ", ".join(self.targets)
             raise UsageError(
-                f"LoRA targets {wanted!r} match no linear layer whose weight takes part. Linear layers here end in "
-                f"{', '.join(suffixes) or '(there is none)'}.{nearest(wanted, suffixes)}"
+                f"The LoRA target {missing or '(none)'!r} matches no linear layer whose weight takes part. Linear layers "
+                f"here end in {', '.join(suffixes) or '(there is none)'}.{nearest(missing or '', suffixes)}"
             )
-        return chosen
+        chosen = {name for members in found.values() for name in members}
+        return [name for name in linear if name in chosen]
 
     @classmethod
     def together(

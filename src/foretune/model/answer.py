@@ -148,6 +148,13 @@ class AnswerLogits(Outputs):
         self.task, self.template, self.first_piece = task, encode.template, first_piece
 
     @property
+    def pieces(self) -> dict[str, str]:
+        """Label words of several tokens -> the first piece, which answers for them."""
+        words = [self.task.words[label] for label in self.task.labels]
+        shown = [str(self.lm.tokenizer.decode([number])).strip() for number in self.module.output_layer.ids.tolist()]
+        return {word: piece for word, piece in zip(words, shown, strict=True) if piece.lower() != word.lower()}
+
+    @property
     def description(self) -> dict[str, object]:
         """What determines the outputs besides the weights, for result files."""
         return {

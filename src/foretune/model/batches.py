@@ -13,7 +13,7 @@ from foretune.model.finite import non_finite
 from foretune.model.outputs import Outputs
 from foretune.model.padding import one_at_a_time
 from foretune.shapes import Float64
-from foretune.text.example import Example
+from foretune.text.example import Example, as_examples
 
 Rows = Sequence[Example | str | Mapping[str, object]]
 
@@ -31,7 +31,7 @@ def batches(outputs: Outputs, rows: Rows, size: int) -> Iterator[tuple[list[int]
 
 
 def _encoded(outputs: Outputs, rows: Rows) -> list[Encoded]:
-    return [outputs.encode(Example.of(row)) for row in rows]
+    return [outputs.encode(example) for example in as_examples(rows)]
 
 
 def _batches(outputs: Outputs, encoded: Sequence[Encoded], size: int) -> Iterator[tuple[list[int], Batch]]:

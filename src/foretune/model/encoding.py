@@ -91,9 +91,10 @@ def padded(encoded: Sequence[Encoded], tokenizer: PreTrainedTokenizerBase, rows:
         return torch.tensor([[*row, *[filler] * (width - len(row))] for row in values], dtype=torch.long).to(device)
 
     pad: Any = tokenizer.pad_token_id
-    unknown = pad is None or pad < 0 or (rows is not None and pad >= rows)
+    if pad is None or pad < 0 or (rows is not None and pad >= rows):
+        pad = 0
     batch = {
-        "input_ids": filled_up([item.ids for item in encoded], 0 if unknown else pad),
+        "input_ids": filled_up([item.ids for item in encoded], pad),
         "attention_mask": filled_up([[1] * len(item.ids) for item in encoded], 0),
         "position": torch.tensor([item.position for item in encoded]).to(device),
     }

@@ -1,25 +1,14 @@
-"""A hash of a model's weights: two models with one fingerprint compute the same function."""
+"""What determines a model's outputs: its weights by their fingerprint, what it is asked, and versions."""
 
 from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping
 
-import torch
-import xxhash
 from torch import Tensor
 
 from foretune.model.outputs import Outputs
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """XXH3 (128 bits) over names, shapes, dtypes and bytes of the tensors."""
-    digest = xxhash.xxh3_128()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+from foretune.store.tensors import fingerprint
 
 
 def versions_of(*packages: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 
 from foretune.model.pretrained import Source, loaded_parts
 from foretune.model.weight_files import check_gguf
-from foretune.store.atomic import replacing_folder
+from foretune.store.cached import cached_folder
 from foretune.store.packages import cache_folder, sha256_of
 
 _FORMAT = "alone"
@@ -50,7 +50,4 @@ def gguf_folder(file: Path) -> Path:
     """
     check_gguf(file)
     folder = cache_folder() / "models" / f"gguf-{_FORMAT}-{sha256_of(file)[:24]}"
-    if not folder.exists():
-        with replacing_folder(folder) as temporary:
-            convert_gguf(file, temporary)
-    return folder
+    return cached_folder(folder, lambda made: convert_gguf(file, made))

@@ -86,6 +86,9 @@ class HeadLogits(Outputs):
         difference: `f_1 - f_0` (c = 1); the default for two outputs.
         max_length: longest input in tokens; longer texts are cut.
 
+    Attributes:
+        drawn: the head's weights are random.
+
     Raises:
         UsageError: an unknown pooling, weights of the wrong shape, or a longest input that leaves no room for a text.
     """
@@ -122,7 +125,7 @@ class HeadLogits(Outputs):
         inner = base_of(model)
         encode = PlainEncoder(lm.tokenizer, token_limit(lm.tokenizer, inner, max_length), accepted_by(body_of(inner)))
         super().__init__(lm, module.eval(), encode, n_outputs, difference=difference)
-        self.pooling, self.seed = pooling, seed
+        self.pooling, self.seed, self.drawn = pooling, seed, weight is None
 
     @property
     def description(self) -> dict[str, object]:

@@ -8,12 +8,12 @@ the place of a mask, words are taken as in Gao et al. 2021.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foretune.errors import DataError
+from foretune.text.quoted import typed_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,29 +95,24 @@ def one_token_each(
     found: dict[int, str] = {}
     for (label, word), tokens in zip(words.items(), pieces, strict=True):
         if not word.strip():
-            raise DataError(f"The word for the label {label!r} is empty. Name one: --words {_asked(label)}.")
+            raise DataError(f"The word for the label {label!r} is empty. Name one: {typed_words(label, 'WORD')}.")
         shown = [str(tokenizer.convert_ids_to_tokens(token)) for token in tokens]
         if len(shown) != 1 and not (first_piece and shown):
             apart = all(pieces) and len({each[0] for each in pieces}) == len(pieces)
             first = ", answer with its first piece: --first-piece (first_piece=True)" if apart else ""
             raise DataError(
                 f"The word {word!r} for the label {label!r} is {len(shown)} tokens here ({', '.join(shown)}); "
-                f"expected one. Choose another word: --words {_asked(label)}{first}, or put a head in the place of words: "
-                "--output head."
+                f"expected one. Choose another word: {typed_words(label, 'WORD')}{first}, or train a head: --output head."
             )
         if tokens[0] == tokenizer.unk_token_id:
             raise DataError(
-                f"The tokenizer does not know the word {word!r} for the label {label!r}. Use --words {_asked(label)}."
+                f"The tokenizer does not know the word {word!r} for the label {label!r}. Choose another: "
+                f"{typed_words(label, 'WORD')}."
             )
         if tokens[0] in found:
             raise DataError(
                 f"The words {found[tokens[0]]!r} and {word!r} are the same token {shown[0]!r} to the model; it cannot "
-                "tell them apart. Use --words."
+                f"tell them apart. Choose another for one of them: {typed_words(label, 'WORD')}."
             )
         found[tokens[0]] = word
     return list(found)
-
-
-def _asked(label: str) -> str:
-    """What to type after --words."""
-    return shlex.quote(f"{label}=WORD")

@@ -76,7 +76,7 @@ def load_model(
     """Load a model and its tokenizer.
 
     Args:
-        name: `smollm2`, `minilm`, a hub id, a local model folder, or a `.gguf` file.
+        name: `smollm2`, `minilm`, `bert-tiny`, a hub id, a local model folder, or a `.gguf` file.
         dtype: `float32`, `float64`, `bfloat16`, `float16` or a torch dtype.
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
         revision: branch, tag or commit on the hub.
@@ -130,13 +130,22 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _device(device: str | torch.device) -> torch.device:
+    """Where to compute, if that is here.
+
+    Raises:
+        UsageError: it is not; the message says what there is.
+    """
     try:
         where = torch.device(device)
+        if where.type == "meta" or (where.type == "cpu" and where.index):
+            raise RuntimeError("there is no such place to compute")
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            f"Device {device!r} cannot be used here: {str(error).splitlines()[0]} Try --device cpu."
-        ) from error
+        first = str(error).splitlines()[0].rstrip(".")
+        count = torch.cuda.device_count()
+        if str(device).startswith("cuda"):
+            first = f"PyTorch sees {count} CUDA devices" if count else "PyTorch sees no CUDA device"
+        raise UsageError(f"Device {str(device)!r} cannot be used here: {first}. Try --device cpu.") from error
     return where
 
 

@@ -14,7 +14,10 @@ _SHOWN = 4
 _MANY = 0.1
 """The share of tensors without a place in the model from which on it is said."""
 
-_LEFT_OUT = ("cls", "lm_head", "classifier", "score", "predictions", "decoder", "vision_tower", "visual")
+_LEFT_OUT = (
+    "cls", "lm_head", "classifier", "score", "predictions", "discriminator_predictions", "generator_predictions", "decoder",
+    "vision_tower", "visual",
+)  # fmt: skip
 """What stands beside the body that is read as an encoder."""
 
 

@@ -24,7 +24,7 @@ from foretune.model.load import LanguageModel
 from foretune.model.parameters import ParameterFilter, holds_outputs_in_columns, parameter_kind
 from foretune.model.sharing import shared_copy
 from foretune.shapes import Float
-from foretune.text.example import Example
+from foretune.text.example import Example, as_examples
 
 _TAKEN = {"input_ids", "attention_mask", "labels"}
 """Inputs that every batch has, or that a Trainer adds."""
@@ -107,6 +107,11 @@ class Outputs:
         inside = {id(tensor) for tensor in self.module.body.parameters()}
         return [name for name, tensor in self.parameters().items() if id(tensor) in inside]
 
+    def behind_body(self) -> list[str]:
+        """All parameters, frozen ones too, that stand behind the transformer body: those of a head."""
+        inside = {id(tensor) for tensor in self.module.body.parameters()}
+        return [name for name, tensor in self._named_tensors().items() if id(tensor) not in inside]
+
     def chosen(self, wanted: ParameterFilter) -> list[str]:
         """The parameters that a filter leaves, for the `blocks` of a kernel.
 
@@ -131,9 +136,9 @@ class Outputs:
         """What determines the outputs besides the weights, for result files."""
         raise NotImplementedError
 
-    def batch(self, rows: Sequence[Example | str | Mapping[str, object]]) -> Batch:
-        """The rows as one padded batch: `input_ids`, `attention_mask` and the like (n, t), `position` (n,)."""
-        return self.collate([self.encode(Example.of(row)) for row in rows])
+    def batch(self, rows: Any) -> Batch:
+        """The rows, in any container, as one padded batch: `input_ids` and the like (n, t), `position` (n,)."""
+        return self.collate([self.encode(example) for example in as_examples(rows)])
 
     def collate(self, encoded: Sequence[Encoded]) -> Batch:
         """Encoded rows as one padded batch."""

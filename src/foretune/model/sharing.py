@@ -7,8 +7,9 @@ that may happen to the user's own module, so it happens to a structural copy who
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def shared_copy(module: nn.Module) -> nn.Module:
@@ -16,9 +17,19 @@ def shared_copy(module: nn.Module) -> nn.Module:
 
     An in-place change of a weight, an optimiser step for example, is seen by both.
     """
+    return _copied(module, lambda tensor: tensor.detach())
+
+
+def weightless_copy(module: nn.Module) -> nn.Module:
+    """A structural copy of `module` whose parameters have shapes and no values: it costs no memory."""
+    return _copied(module, lambda tensor: tensor.detach().to("meta"))
+
+
+def _copied(module: nn.Module, value: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy in evaluation mode with other parameters; those that are one stay one. Buffers are the same."""
     memo: dict[int, object] = {}
     for parameter in module.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        memo[id(parameter)] = nn.Parameter(value(parameter), requires_grad=False)
     for buffer in module.buffers():
         memo[id(buffer)] = buffer
     return copy.deepcopy(module, memo).eval()

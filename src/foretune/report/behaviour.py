@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from foretune.analysis.calibration import TemperatureScaling
 from foretune.analysis.features import FeatureChange
-from foretune.analysis.kernel_behaviour import KernelBehaviour
+from foretune.analysis.kernel_behaviour import LINEARIZED_BY, KernelBehaviour
 from foretune.analysis.output_derivative import OutputDerivative
 from foretune.analysis.scores import Score
 from foretune.analysis.solvers import Solution
 from foretune.behaviour.linearization import Linearization
 from foretune.behaviour.smoothness import LocalLipschitz
+from foretune.naming import visible
+from foretune.report.layout import Column, note, strong, table
 
 _SHOWN = 5
 _NEGLIGIBLE = 1e-6  # of the whole kernel: such a block (BERT's key biases) compares rounding noise
@@ -119,67 +121,63 @@ def behaviour_fields(found: Behaviour) -> dict[str, Any]:
 def print_behaviour(console: Console, found: Behaviour) -> None:
     """Print the verdict, the tests behind it, and the other measures."""
     about = found.about
-    console.print(
-        f"\n[bold]Kernel behaviour: {found.verdict.verdict}[/bold] - {about['method']} of {about['model']} on "
-        f"{about['task']} with {about['optimiser']}, measured on {about['sizes']['test']} test examples\n"
+    measured = (
+        f" - {about['method']} of {about['model']} on {about['task']} with {about['optimiser']}, measured on "
+        f"{about['sizes']['test']} test examples\n"
     )
-    for note in found.notes:
-        console.print(f"[yellow]Note:[/yellow] {note}")
-    console.print(_tests(found))
-    console.print(_blocks(found))
-    console.print(_measures(found))
+    console.print()
+    console.print(Text.assemble(strong(f"Kernel behaviour: {found.verdict.verdict}"), visible(measured)))
+    for text in found.notes:
+        console.print(note(text))
+    console.print(_tests(console, found))
+    console.print(_blocks(console, found))
+    console.print(_measures(console, found))
 
 
-def _tests(found: Behaviour) -> Table:
+def _tests(console: Console, found: Behaviour) -> RenderableType:
     """The three tests of Malladi et al. 2023, Table 1."""
     verdict, limits = found.verdict, found.verdict.thresholds
     linear, fixed, analog = verdict.linearization, verdict.fixed, found.analog
-    metric = found.about["metric"]
-    table = Table(title="Tests of Malladi et al. 2023, Table 1", title_justify="left")
-    for heading in ("test", "value", "threshold", "holds"):
-        table.add_column(heading, justify="left" if heading == "test" else "right")
-    table.add_row(
-        f"linearization: share of the gain in {metric} (before {linear.pretrained:.3f}, linearized {linear.linear:.3f}, "
-        f"tuned {linear.tuned:.3f})",
-        _number(linear.share, ".2f", "no gain"),
-        f">= {limits.share:g}",
-        _yes(verdict.linear),
-    )
-    table.add_row(
-        f"fixed features: relative distance of the {found.about['formula']} kernel",
-        _number(fixed.distance, ".3f"),
-        f"< {limits.distance:g}",
-        _yes(verdict.features_fixed),
-    )
+    columns = [Column("test", words=True), Column("value"), Column("threshold"), Column("holds")]
+    rows = [
+        (
+            f"linearization: share of the gain in {LINEARIZED_BY} (before {linear.pretrained:.3f}, linearized "
+            f"{linear.linear:.3f}, tuned {linear.tuned:.3f})",
+            _number(linear.share, ".2f", "no gain"),
+            f">= {limits.share:g}",
+            _yes(verdict.linear) if linear.gain > 0 else "cannot say",
+        ),
+        (
+            f"fixed features: relative distance of the {found.about['formula']} kernel",
+            _number(fixed.distance, ".3f"),
+            f"< {limits.distance:g}",
+            _yes(verdict.features_fixed),
+        ),
+    ]
     for points in (limits.points, limits.wide_points):
-        table.add_row(
-            f"kernel analog ({analog.kernel}, {analog.solver}): {analog.score.value:.3f} "
-            f"({analog.score.low:.2f} - {analog.score.high:.2f}) against {analog.tuned.value:.3f}",
-            f"{100 * (analog.score.value - analog.tuned.value):+.1f} points",
-            f">= {-100 * points:g} points",
-            _yes(verdict.solved(points) == "yes"),
+        rows.append(
+            (
+                f"kernel analog ({analog.kernel}, {analog.solver}): {analog.score.value:.3f} "
+                f"({analog.score.low:.2f} - {analog.score.high:.2f}) against {analog.tuned.value:.3f}",
+                f"{100 * (analog.score.value - analog.tuned.value):+.1f} points",
+                f">= {-100 * points:g} points",
+                _yes(verdict.solved(points) == "yes"),
+            )
         )
-    return table
+    return table(console, "Tests of Malladi et al. 2023, Table 1", columns, rows)
 
 
-def _blocks(found: Behaviour) -> Table:
+def _blocks(console: Console, found: Behaviour) -> RenderableType:
     """The blocks whose kernel changed most, of those that count."""
     blocks = found.verdict.fixed.blocks
     fresh = [name for name in blocks if math.isinf(blocks[name])]
     counting = [name for name, share in found.shares.items() if share > _NEGLIGIBLE and name not in fresh]
     title = f"Most changed blocks, {len(counting)} of {len(blocks)}" + (f" ({len(fresh)} were zero)" if fresh else "")
-    table = Table(title=title, title_justify="left")
-    table.add_column("block", overflow="fold")
-    table.add_column("distance", justify="right")
-    for name in sorted(counting, key=lambda name: -blocks[name])[:_SHOWN]:
-        table.add_row(name, f"{blocks[name]:.3f}")
-    return table
+    rows = [(name, f"{blocks[name]:.3f}") for name in sorted(counting, key=lambda name: -blocks[name])[:_SHOWN]]
+    return table(console, title, [Column("block", words=True), Column("distance")], rows, elsewhere="--json has all")
 
 
-def _measures(found: Behaviour) -> Table:
-    table = Table(title="Measures", title_justify="left")
-    table.add_column("what", overflow="fold")
-    table.add_column("value", justify="right")
+def _measures(console: Console, found: Behaviour) -> RenderableType:
     change, gap, lipschitz = found.linearization.change, found.linearization.gap, found.lipschitz
     rows = [
         (
@@ -210,9 +208,8 @@ def _measures(found: Behaviour) -> Table:
             f"{scaling.scaled.ece:.3f}, {scaling.scaled.mce:.3f}",
         ),
     ]
-    for row in [*rows, *([] if found.head is None else _head_rows(found.head))]:
-        table.add_row(*row)
-    return table
+    rows += [] if found.head is None else _head_rows(found.head)
+    return table(console, "Measures", [Column("what", words=True), Column("value", words=True)], rows)
 
 
 def _head_rows(head: HeadMeasures) -> list[tuple[str, str]]:

@@ -37,6 +37,7 @@ def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON, whole or not at all.
 
     Raises:
+        UsageError: `path` is a folder.
         StorageError: the disk is full or the folder cannot be written.
     """
     write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")

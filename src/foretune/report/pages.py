@@ -1,6 +1,7 @@
 """A page of a study as Markdown, as CSV, on the terminal, and as a folder.
 
-page.md         notes, findings and tables, with the command that makes them on top
+page.md         notes, findings and tables, with the command that makes them on top; its last line, a comment, says which
+                files are the page's, so that nothing else is ever replaced
 table-1.csv     one file a table
 NAME.svg        one file a figure
 """
@@ -9,19 +10,24 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as Grid
 
 from foretune.errors import UsageError
 from foretune.report.figures import svg
-from foretune.store.atomic import replacing_folder
+from foretune.report.layout import Column, faint, strong, table
+from foretune.store.atomic import names_in, replacing_folder
+from foretune.store.kept import checksum, file_checksum
 from foretune.study.page import Page, Table
 
 _FILE = "page.md"
-_SUFFIXES = (".md", ".csv", ".svg")
+_MARK = "<!-- foretune page "
+_COMMAND = re.compile(r"^```\n.*?\n```\n\n", re.MULTILINE | re.DOTALL)
+_OUT = re.compile(r" --out ('[^']*'|\S+)")
 
 
 def markdown(page: Page, command: str | None = None) -> str:
@@ -35,8 +41,8 @@ def markdown(page: Page, command: str | None = None) -> str:
     if command is not None:
         parts.append(f"```\n{command}\n```")
     parts += [_list(lines) for lines in (page.notes, page.findings) if lines]
-    for table in page.tables:
-        parts.append("\n\n".join(([f"**{table.caption}**"] if table.caption else []) + [_rows(table)]))
+    for each in page.tables:
+        parts.append("\n\n".join(([f"**{each.caption}**"] if each.caption else []) + [_rows(each)]))
     parts += [f"![{figure.title}]({figure.name}.svg)" for figure in page.figures]
     return "\n\n".join(parts) + "\n"
 
@@ -56,51 +62,92 @@ def write_page(folder: Path, page: Page, command: str | None = None) -> None:
         StorageError: the disk is full or the folder cannot be written.
     """
     refuse_other(folder)
-    texts = {_FILE: markdown(page, command)}
-    texts |= {f"table-{number}.csv": csv_text(table) for number, table in enumerate(page.tables, 1)}
+    texts = {f"table-{number}.csv": csv_text(each) for number, each in enumerate(page.tables, 1)}
     texts |= {f"{figure.name}.svg": svg(figure) for figure in page.figures}
+    made = {
+        "of": _command_hash(command),
+        "page": checksum(markdown(page).encode()),
+        "files": {name: checksum(text.encode()) for name, text in texts.items()},
+    }
+    texts[_FILE] = markdown(page, command) + f"\n{_MARK}{json.dumps(made)} -->\n"
     with replacing_folder(folder) as temporary:
-        temporary.chmod(0o755)
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
 
 
+def page_folder(root: Path, name: str, command: str) -> Path:
+    """Where the page of a command goes: `root/name`, or a folder beside it where another command's page stands.
+
+    Raises:
+        UsageError: the folder holds something that is not a page, or a page that was changed.
+    """
+    folder = root / name
+    refuse_other(folder)
+    if not names_in(folder) or _made(folder)["of"] == _command_hash(command):
+        return folder
+    beside = root / f"{name}-{_command_hash(command)[:8]}"
+    refuse_other(beside)
+    return beside
+
+
 def refuse_other(folder: Path) -> None:
-    """See that what a page will replace is a page.
+    """See that what a page will replace is a page that foretune wrote, as it wrote it.
 
     Raises:
         UsageError: the folder holds anything else.
     """
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
-    strangers = [file.name for file in found if file.is_dir() or file.suffix not in _SUFFIXES]
-    if strangers or (found and not (folder / _FILE).is_file()):
+    found = set(names_in(folder))
+    if not found:
+        return
+    remedy = "Choose another --out, or move that folder."
+    if _FILE not in found:
+        raise UsageError(f"{folder} is not a page of a study: it holds {min(found)!r}. {remedy}")
+    made = _made(folder)
+    strangers = found - {_FILE, *made["files"]}
+    if strangers:
+        raise UsageError(f"{folder} is not a page of a study: it holds {min(strangers)!r}. {remedy}")
+    page = _COMMAND.sub("", (folder / _FILE).read_text(encoding="utf-8").rpartition(f"\n{_MARK}")[0], count=1)
+    changed = [name for name in found - {_FILE} if file_checksum(folder / name) != made["files"][name]]
+    if changed or checksum(page.encode()) != made["page"]:
+        raise UsageError(f"{folder / (changed or [_FILE])[0]} was changed after foretune wrote it. {remedy}")
+
+
+def _made(folder: Path) -> dict[str, Any]:
+    """What the last line of a page says: of which command it is, and the checksums of its files.
+
+    Raises:
+        UsageError: it does not say so.
+    """
+    try:
+        text = (folder / _FILE).read_text(encoding="utf-8")
+        made = json.loads(text.rpartition(f"\n{_MARK}")[2].removesuffix(" -->\n"))
+        return {"of": str(made["of"]), "page": str(made["page"]), "files": dict(made["files"])}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"{folder} is no page of a study: it holds {(strangers or [found[0].name])[0]!r}. Choose another --out, or "
-            "move that folder."
-        )
+            f"{folder / _FILE} is not a page that this version of foretune wrote: its last line does not say so. Choose "
+            "another --out, or move that folder."
+        ) from error
+
+
+def _command_hash(command: str | None) -> str:
+    return checksum(_OUT.sub("", command or "").encode())
 
 
 def print_page(console: Console, page: Page) -> None:
     """Print title, notes, tables and findings; figures are in the folder only."""
-    console.print(f"\n[bold]{escape(page.title)}[/bold]\n")
-    for note in page.notes:
-        console.print(f"[dim]{escape(note)}[/dim]")
-    for table in page.tables:
+    console.print()
+    console.print(strong(page.title))
+    console.print()
+    for text in page.notes:
+        console.print(faint(text))
+    for each in page.tables:
+        columns = [Column(heading, words=left) for heading, left in zip(each.header, _left(each), strict=True)]
         console.print()
-        console.print(_grid(table))
+        console.print(table(console, each.caption or "", columns, each.rows))
     if page.findings:
         console.print()
     for finding in page.findings:
-        console.print(f"- {escape(finding)}")
-
-
-def _grid(table: Table) -> Grid:
-    grid = Grid(title=escape(table.caption) or None, title_justify="left")
-    for heading, left in zip(table.header, _left(table), strict=True):
-        grid.add_column(escape(heading), justify="left" if left else "right", overflow="fold")
-    for row in table.rows:
-        grid.add_row(*map(escape, row))
-    return grid
+        console.print(f"- {finding}")
 
 
 def _left(table: Table) -> list[bool]:

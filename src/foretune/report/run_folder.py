@@ -1,16 +1,17 @@
 """A run folder: kernels, and one file that says what their rows and columns are.
 
+    examples.json    model, task, split, labels y and pretrained outputs f0 of all examples, and the hash of each kernel
     run.yaml         the options that repeat the run
-    examples.json    task, split, labels y and pretrained outputs f0 of all examples, and the hash of each kernel
     sgd/, lora-r8/   kernel folders (foretune.kernels.folder), one for each formula
 
-Examples are ordered train, validation, test; kernels are train x (train, validation, test).
+Examples are ordered train, validation, test; kernels are train x (train, validation, test). examples.json is written
+first: it claims the folder for one model on one set of examples, and everything else there is of these.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,19 @@ import numpy as np
 
 from foretune.errors import KernelFolderError, nearest
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.folder import identity_hash, read_description
-from foretune.report.json import plain, write_json
+from foretune.kernels.folder import read_description
+from foretune.report.json import plain
 from foretune.shapes import Float64, Int
+from foretune.store.atomic import names_in
+from foretune.store.kept import DamagedError, identity_difference, identity_hash, read_kept, write_kept
+from foretune.store.lock import held
+from foretune.store.workspace import sweep
 
-FORMAT = 2
+FORMAT = 3
 _FILE = "examples.json"
-_SAME = ("task", "outputs", "sizes", "y")
+_SAME = ("task", "sizes", "y")
+_UNCOVERED = ("about", "foretune")
+_WAIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Record:
     """What a run folder says of its examples.
 
     Attributes:
+        identity: model, weights, precision, prompt or head, every text and versions: what all that stands here is of.
         task: name, prompt, labels, template, words and metric.
         outputs: what determines the outputs besides the weights.
         sizes: how many examples are for training, validation and test.
@@ -42,6 +50,7 @@ class Record:
         about: settings, versions and costs, for readers.
     """
 
+    identity: Mapping[str, Any]
     task: Mapping[str, Any]
     outputs: Mapping[str, Any]
     sizes: Mapping[str, int]
@@ -56,29 +65,70 @@ class Record:
         return replace(self, kernels={**({} if before is None else before.kernels), **hashes})
 
 
-def write_record(folder: Path, record: Record, version: str) -> None:
-    """Write examples.json, whole or not at all.
+@contextmanager
+def claimed(folder: Path, record: Record, version: str) -> Iterator[None]:
+    """Claim a folder for a record, or find that it holds this one; for the length of the block no other process claims it.
 
     Raises:
+        KernelFolderError: it belongs to another model or other examples (the message says what differs), or is something
+            else.
         StorageError: the disk is full or the folder cannot be written.
     """
-    write_json(folder / _FILE, {"format": FORMAT, "foretune": version, **asdict(record)})
+    with held(folder, wait=_WAIT):
+        if present_record(folder, record) is None:
+            _write_record(folder, record, version)
+        sweep(folder)
+        yield
+
+
+def add_kernels(folder: Path, record: Record, kernels: Mapping[str, BlockKernel], version: str) -> Record:
+    """Write examples.json with some more kernels, besides those that stand in the folder already.
+
+    Raises:
+        KernelFolderError, StorageError: as in `claimed`.
+    """
+    with held(folder, wait=_WAIT):
+        record = record.with_kernels(kernels, present_record(folder, record))
+        _write_record(folder, record, version)
+    return record
+
+
+def _write_record(folder: Path, record: Record, version: str) -> None:
+    values: Any = plain({"format": FORMAT, "foretune": version, **asdict(record)})
+    write_kept(folder / _FILE, values, _UNCOVERED)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """See that a folder is empty or one of kernels, before the work.
+
+    Raises:
+        KernelFolderError: it holds something else.
+        StorageError: it cannot be read.
+    """
+    found = names_in(folder)
+    if found and _FILE not in found:
+        raise KernelFolderError(
+            f"{folder} is not a folder of kernels: it holds {found[0]!r} but no {_FILE}. Choose an empty or new folder for "
+            "--out."
+        )
 
 
 def present_record(folder: Path, wanted: Record) -> Record | None:
     """The record that a folder holds already, None for a fresh one.
 
     Raises:
-        KernelFolderError: it belongs to other examples; the message says what differs.
+        KernelFolderError: it belongs to another model or other examples; the message says what differs.
     """
+    refuse_foreign(folder)
     if not (folder / _FILE).exists():
         return None
     before, _ = read_record(folder)
-    differing = [name for name in _SAME if plain(getattr(before, name)) != plain(getattr(wanted, name))]
+    differing = identity_difference(before.identity, wanted.identity)
+    differing += [name for name in _SAME if plain(getattr(before, name)) != plain(getattr(wanted, name))]
     if differing:
         raise KernelFolderError(
-            f"{folder} holds a run on other examples: it differs in {', '.join(differing)}. Choose another folder, or "
-            "delete this one."
+            f"{folder} holds a run on other examples or another model: it differs in {', '.join(differing)}. Choose "
+            "another folder, or delete this one."
         )
     return before
 
@@ -90,25 +140,24 @@ def read_record(folder: Path) -> tuple[Record, str]:
         KernelFolderError: there is none, it is damaged, or this version cannot read it.
     """
     file = folder / _FILE
-    if not file.is_file():
+    if not file.exists():
         raise KernelFolderError(
-            f"{folder} is no run folder: it has no {_FILE}. Make one with `foretune kernel MODEL DATA --out {folder}`."
+            f"{folder} is not a run folder: it has no {_FILE}. Make one with `foretune kernel MODEL DATA --out {folder}`."
         )
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        found, version = values.pop("format"), values.pop("foretune", "an older version")
-        if found != FORMAT:
-            raise KernelFolderError(
-                f"{file} has format {found}, written by foretune {version}; this version reads format {FORMAT}. Repeat the "
-                "run in a new folder: its run.yaml holds the options."
-            )
-        values["y"] = np.array(values["y"], dtype=int)
-        values["f0"] = np.array(values["f0"], dtype=float)
-        if len(values["f0"]) != len(values["y"]) or len(values["y"]) != sum(values["sizes"].values()):
-            raise ValueError("labels, outputs and sizes do not agree")
-        return Record(**values), str(version)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise KernelFolderError(f"{file} is damaged: {error!r}. Repeat the run in a new folder.") from error
+        values = read_kept(file, _UNCOVERED, FORMAT)
+    except DamagedError as error:
+        remedy = "Repeat the command that made it in a new folder, or delete this one first."
+        raise KernelFolderError(str(error.with_remedy(remedy))) from error
+    found, version = values.pop("format"), values.pop("foretune", "an older version")
+    if found != FORMAT:
+        raise KernelFolderError(
+            f"{file} has format {found}, written by foretune {version}; this version reads format {FORMAT}. Repeat the "
+            "run in a new folder: `foretune kernel MODEL DATA --out NEW`, with --config and the run.yaml of this run."
+        )
+    values["y"] = np.array(values["y"], dtype=int)
+    values["f0"] = np.array(values["f0"], dtype=float)
+    return Record(**values), str(version)
 
 
 def read_kernel(folder: Path, record: Record, label: str) -> BlockKernel:

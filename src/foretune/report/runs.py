@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from foretune.analysis.scores import Score
-from foretune.errors import StorageError
 from foretune.finetune.history import Choice, Evaluation, best_of_history
 from foretune.finetune.run import Run
 from foretune.finetune.search import Search
+from foretune.report.json import plain
+from foretune.report.layout import Column, note, strong, table
+from foretune.store.kept import DamagedError, read_kept, write_kept
 
 _FILE = "result.json"
 _SHOWN = 10
@@ -119,16 +121,27 @@ def read_report(folder: Path) -> RunReport | None:
     file = folder / _FILE
     if not file.exists():
         return None
+    remedy = f"Delete this file and repeat the command that made it: it reads the run in {folder / 'run'}."
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        stages = [
-            StageReport(**{**stage, "history": tuple(Evaluation(**line) for line in stage["history"])})
-            for stage in values.pop("stages")
-        ]
-        scores = {name: None if (found := values.pop(name)) is None else Score(**found) for name in _SCORES}
-        return RunReport(**{**values, **scores, "points": tuple(values["points"])}, stages=tuple(stages))
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise StorageError(f"{file} is damaged: {error!r}. Delete it and repeat the command that made it.") from error
+        values = read_kept(file)
+    except DamagedError as error:
+        raise error.with_remedy(remedy) from error
+    stages = [
+        StageReport(**{**stage, "history": tuple(Evaluation(**line) for line in stage["history"])})
+        for stage in values.pop("stages")
+    ]
+    scores = {name: None if (found := values.pop(name)) is None else Score(**found) for name in _SCORES}
+    return RunReport(**{**values, **scores, "points": tuple(values["points"])}, stages=tuple(stages))
+
+
+def write_report(folder: Path, report: RunReport) -> None:
+    """Write the report of a finished run into its folder.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    values: Any = plain(report)
+    write_kept(folder / _FILE, values)
 
 
 _SCORES = ("zero_shot", "test")
@@ -143,26 +156,31 @@ def print_run(console: Console, report: RunReport, folder: Path) -> None:
     """Print the scores, the chosen checkpoint, the curve and the cost."""
     about, last = report.about, report.stages[-1]
     metric, sizes = about["metric"], about["sizes"]
-    console.print(
-        f"\n[bold]{about['method']} of {about['model']} on {about['task']}: test {metric} {_shown(report.test)}, before "
-        f"training {_shown(report.zero_shot)}[/bold] ({sizes['train']} training, {sizes['validation']} validation, "
-        f"{sizes['test']} test examples)\n"
+    answer = (
+        f"{about['method']} of {about['model']} on {about['task']}: test {metric} {_shown(report.test)}, before training "
+        f"{_shown(report.zero_shot)}"
     )
-    for note in about["notes"]:
-        console.print(f"[yellow]Note:[/yellow] {note}")
+    counts = f"{sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test examples"
+    console.print()
+    console.print(Text.assemble(strong(answer), f" ({counts})\n"))
+    for text in about["notes"]:
+        console.print(note(text))
     if report.points:
-        console.print(_grid(report, metric))
+        console.print(_grid(console, report, metric))
     for stage in report.stages:
         console.print(_headline(stage))
-        console.print(_curve(stage, metric))
+        console.print(_curve(console, stage, metric))
     moved = last.best
     limit = "" if moved.bound is None else f", bound {moved.bound:.4g}"
     console.print(f"Distance to the start of this stage, ||theta - theta0||: {moved.distance:.4g}{limit}")
-    console.print(f"Next: foretune behaviour {folder}")
+    console.print(f"Next: foretune behaviour {shlex.quote(str(folder))}", soft_wrap=True)
 
 
 def _shown(score: Score | None) -> str:
-    return "unknown (no test examples)" if score is None else f"{score.value:.3f} ({score.low:.2f} - {score.high:.2f})"
+    if score is None:
+        return "unknown (no test examples)"
+    beside = "" if score.accuracy is None else f", accuracy {score.accuracy:.3f}"
+    return f"{score.value:.3f} ({score.low:.2f} - {score.high:.2f}{beside})"
 
 
 def _headline(stage: StageReport) -> str:
@@ -173,15 +191,20 @@ def _headline(stage: StageReport) -> str:
     )
 
 
-def _curve(stage: StageReport, metric: str) -> Table:
+def _curve(console: Console, stage: StageReport, metric: str) -> RenderableType:
     """The evaluations, the chosen one marked; of many, some at even distances."""
     best, history = stage.best, stage.history
-    bounded = best.bound is not None
-    table = Table()
-    for heading in ("step", "train loss", "valid. loss", f"valid. {metric}", "distance", *(["bound"] * bounded), ""):
-        table.add_column(heading, justify="right")
-    for line in _some(history, best):
-        table.add_row(
+    columns = [
+        Column("step"),
+        Column("train loss", drop=2),
+        Column("valid. loss"),
+        Column(f"valid. {metric}"),
+        Column("distance", drop=1),
+        *([Column("bound", drop=3)] if best.bound is not None else []),
+        Column(""),
+    ]
+    rows = [
+        (
             str(line.step),
             "" if line.train_loss is None else f"{line.train_loss:.4f}",
             f"{line.validation_loss:.4f}",
@@ -190,7 +213,9 @@ def _curve(stage: StageReport, metric: str) -> Table:
             *([f"{line.bound:.4g}"] if line.bound is not None else []),
             "chosen" if line is best else "",
         )
-    return table
+        for line in _some(history, best)
+    ]
+    return table(console, "", columns, rows, elsewhere="--json has all")
 
 
 def _some(history: Sequence[Evaluation], best: Evaluation) -> list[Evaluation]:
@@ -199,17 +224,18 @@ def _some(history: Sequence[Evaluation], best: Evaluation) -> list[Evaluation]:
     return [line for place, line in enumerate(history) if place % stride == 0 or line in (best, history[-1])]
 
 
-def _grid(report: RunReport, metric: str) -> Table:
-    table = Table(title=f"Grid of {len(report.points)} runs; validation chooses", title_justify="left")
-    for heading in ("batch", "learning rate", f"valid. {metric}", "valid. loss", ""):
-        table.add_column(heading, justify="right")
+def _grid(console: Console, report: RunReport, metric: str) -> RenderableType:
+    columns = [Column("batch"), Column("learning rate"), Column(f"valid. {metric}"), Column("valid. loss"), Column("")]
+    rows = []
     for number, point in enumerate(report.points):
         failed = point["failure"] is not None
-        table.add_row(
-            str(point["batch_size"]),
-            f"{point['learning_rate']:g}",
-            "diverged" if failed else f"{point['validation_score']:.3f}",
-            "" if failed else f"{point['validation_loss']:.4f}",
-            "chosen" if number == report.chosen_point else "",
+        rows.append(
+            (
+                str(point["batch_size"]),
+                f"{point['learning_rate']:g}",
+                "diverged" if failed else f"{point['validation_score']:.3f}",
+                "" if failed else f"{point['validation_loss']:.4f}",
+                "chosen" if number == report.chosen_point else "",
+            )
         )
-    return table
+    return table(console, f"Grid of {len(report.points)} runs; validation chooses", columns, rows)

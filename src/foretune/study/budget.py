@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from foretune.finetune.methods import Method
 from foretune.finetune.optimisers import OPTIMISERS
 from foretune.finetune.search import paper_grid
-from foretune.finetune.training import Training
+from foretune.finetune.training import Schedule, Training
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,15 @@ class Budget:
         evaluate_every: steps between evaluations.
         batch_sizes: of a grid.
         learning_rates: of a grid, by optimiser.
+        schedule, clip: of a run, see `Training`; a recipe sets those of its paper's published code.
     """
 
     steps: int | None = None
     evaluate_every: int | None = None
     batch_sizes: tuple[int, ...] | None = None
     learning_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    schedule: Schedule = "constant"
+    clip: float | None = None
 
     def grid(self, method: Method, optimiser: str) -> list[Training]:
         """The settings to try for a method with an optimiser: `sgd` or `adamw`.
@@ -33,7 +36,7 @@ class Budget:
         Raises:
             UsageError: an optimiser without a grid, or a number out of range.
         """
-        base = Training(steps=self.steps, evaluate_every=self.evaluate_every)
+        base = Training(steps=self.steps, evaluate_every=self.evaluate_every, schedule=self.schedule, clip=self.clip)
         paper = paper_grid(method, OPTIMISERS[optimiser](), base)
         sizes = self.batch_sizes or tuple(dict.fromkeys(point.batch_size for point in paper))
         rates = self.learning_rates.get(optimiser) or tuple(dict.fromkeys(p.optimiser.learning_rate for p in paper))

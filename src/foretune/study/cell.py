@@ -13,7 +13,7 @@ beside the one that holds the results of another model or other data.
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,7 +25,7 @@ import numpy as np
 from foretune.errors import NonFiniteError, StorageError
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.experiment.probed_head import probed_head
-from foretune.finetune.data import data_hash
+from foretune.finetune.data import split_identity
 from foretune.finetune.methods import Method
 from foretune.finetune.run import Run
 from foretune.finetune.search import best_of
@@ -33,20 +33,25 @@ from foretune.finetune.training import Training
 from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.compute import kernels_of
-from foretune.kernels.folder import identity_hash
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Progress, joint_job
 from foretune.model.answer import AnswerLogits
-from foretune.model.fingerprint import outputs_identity, versions_of
+from foretune.model.fingerprint import outputs_identity
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
 from foretune.shapes import Int
-from foretune.store.atomic import replacing, write_text
+from foretune.store.atomic import names_in
+from foretune.store.kept import DamagedError, identity_hash, read_kept, write_kept
+from foretune.store.lock import held
+from foretune.store.tensors import read_tensors, write_tensors
+from foretune.store.workspace import sweep
 from foretune.study.outcome import FORMAT, Outcome, kept_outcome, outcome_of
 from foretune.study.setting import Setting, sampled_data
 from foretune.text.split import Split
 from foretune.text.task import Task
+
+_WAIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Cell:
     @cached_property
     def identity(self) -> dict[str, object]:
         """Everything that determines the results of the cell, but for what is computed."""
-        return {**outputs_identity(self.outputs), **_data_identity(self.task, self.split)}
+        return {**outputs_identity(self.outputs), **split_identity(self.task, self.split)}
 
     def labels(self, part: str) -> Int[np.ndarray, "n"]:
         """The class numbers of `train`, `validation` or `test`."""
@@ -127,13 +132,14 @@ class Cell:
         file = self.folder / "values" / f"{name}.json"
         wanted = identity_hash({**self.identity, **key})
         if file.exists():
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept["hash"] == wanted:
-                return kept["value"]
-        value = compute()
-        text = json.dumps({"hash": wanted, "key": key, "value": value}, indent=1, default=str)
-        write_text(file, text + "\n")
-        return json.loads(text)["value"]
+            try:
+                kept = read_kept(file)
+                if kept["hash"] == wanted:
+                    return kept["value"]
+            except DamagedError as error:
+                warnings.warn(f"{error} It is made again.", stacklevel=2)
+        write_kept(file, {"hash": wanted, "key": key, "value": compute()})
+        return read_kept(file)["value"]
 
     def warmed(self, steps: int) -> Cell:
         """The same with the model after a warm-up (`warmed_outputs`), in a folder inside this one.
@@ -195,42 +201,43 @@ def made_cell(
     outputs = _outputs(setting, lm, task)
     # a head's weights are no part of it: those of a probed one follow from the rest up to rounding, and are kept
     identity = outputs_identity(outputs, lm.module.state_dict())
-    folder = _own_folder(root / setting.folder, {**identity, **_data_identity(task, split)})
+    folder = _own_folder(root / setting.folder, {**identity, **split_identity(task, split)})
     if isinstance(outputs, HeadLogits) and setting.output == "probed head":
         outputs = _probed(outputs, task, split, folder / "head.safetensors")
     return Cell(setting, outputs, task, split, folder, memory, progress)
 
 
-def check_setting(setting: Setting, lm: LanguageModel, data: Path | None) -> None:
-    """See that a setting has its data, its prompt and words that the model knows; no cell is made.
+def checked_outputs(setting: Setting, lm: LanguageModel, data: Path | None) -> Outputs:
+    """The outputs of a setting that has its data, its prompt and words that the model knows; no cell is made.
 
     Raises:
         UsageError, DataError, ModelError: data that cannot be used, or a model that does not fit the task.
     """
     task, _ = sampled_data(setting, data)
-    _outputs(setting, lm, task)
+    return _outputs(setting, lm, task)
 
 
 def _outputs(setting: Setting, lm: LanguageModel, task: Task) -> Outputs:
     if setting.output == "prompt":
-        return AnswerLogits(lm, task)
-    pooling, seed = "last" if lm.kind == "causal" else "mean", 0 if setting.output == "probed head" else setting.seed
+        return AnswerLogits(lm, task, first_piece=setting.first_piece)
+    pooling, seed = (
+        "last" if lm.kind == "causal" else setting.pooling,
+        0 if setting.output == "probed head" else setting.seed,
+    )
     return HeadLogits(lm, len(task.labels), pooling, seed=seed, max_length=task.max_length)
 
 
 def _probed(outputs: HeadLogits, task: Task, split: Split, file: Path) -> HeadLogits:
     """The outputs with the head of linear probing: the one that was kept, so that other threads find the same."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
     if not file.exists():
         head = probed_head(outputs.lm, task, split, outputs.pooling, max_length=task.max_length).module.output_layer
-        with replacing(file) as temporary:
-            save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, temporary)
+        with held(file.parent, wait=_WAIT):
+            if not file.exists():  # by another process, since
+                write_tensors(file, {"weight": head.weight, "bias": head.bias})
     try:
-        kept = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"{file} is damaged: {error}. Delete its folder and run again.") from error
+        kept = read_tensors(file)
+    except DamagedError as error:
+        raise error.with_remedy(_delete(file.parent)) from error
     return HeadLogits(
         outputs.lm,
         len(task.labels),
@@ -245,22 +252,32 @@ def _own_folder(folder: Path, identity: Mapping[str, object]) -> Path:
     """The folder, or one beside it where it holds the results of another model or other data."""
     file, wanted = folder / "cell.json", identity_hash(identity)
     if not file.exists():
-        write_text(file, json.dumps({"hash": wanted, "identity": identity}, indent=1, default=str) + "\n")
-    elif json.loads(file.read_text(encoding="utf-8"))["hash"] != wanted:
+        with held(folder, wait=_WAIT):
+            if not file.exists():  # else another process made it, since
+                _refuse_foreign(folder)
+                write_kept(file, {"hash": wanted, "identity": identity})
+    for place in (folder, folder / "values"):
+        sweep(place)
+    try:
+        kept = read_kept(file)
+    except DamagedError as error:
+        raise error.with_remedy(_delete(folder)) from error
+    if kept["hash"] != wanted:
         return _own_folder(folder.with_name(f"{folder.name}-{wanted[:12]}"), identity)
     return folder
+
+
+def _refuse_foreign(folder: Path) -> None:
+    found = names_in(folder)
+    if found:
+        raise StorageError(f"{folder} has no cell.json but holds {found[0]!r}. {_delete(folder)}")
+
+
+def _delete(folder: Path) -> str:
+    return f"Move or delete the folder {folder} and repeat the command that made it."
 
 
 def _run_name(method: Method, grid: Sequence[Training]) -> str:
     optimisers = "-".join(dict.fromkeys(training.optimiser.name for training in grid))
     key = identity_hash({"method": repr(method), "grid": [repr(training) for training in grid]})
     return f"{method.label}-{optimisers}-{key[:12]}"
-
-
-def _data_identity(task: Task, split: Split) -> dict[str, object]:
-    parts = {
-        name: data_hash([asdict(example) for example in getattr(split, name)])
-        for name in ("train", "validation", "test")
-    }
-    versions = versions_of("torch", "transformers", "peft")
-    return {"labels": list(task.labels), "metric": task.metric, **parts, "versions": versions}

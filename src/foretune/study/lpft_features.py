@@ -19,17 +19,19 @@ from foretune.study.lpft_measures import (
     pretrained_measures,
     run_measures,
 )
-from foretune.study.lpft_notes import TASKS, head_notes, poster_table
+from foretune.study.lpft_notes import TASKS, head_notes, one_seed_note, poster_table
 from foretune.study.page import Page, Table
 from foretune.study.recipe import Defaults, Recipe, Study
 
 PRETRAINED = "Pre-trained"
-COLUMNS: Mapping[str, str] = {
+COLUMNS: dict[str, str] = {
     "CS(F)": "similarity",
     "Diff(F)": "difference",
     "FDR(F)": "fisher",
     "Norm(C)": "norm",
 }
+"""The poster's columns; Norm(C) is the Frobenius norm of the classifier."""
+_ROW_NORM = {"row norm": "row_norm"}
 _PAIRS = (("LP-FT", "FT"), ("LP-LoRA", "LoRA"))
 
 Measured = Mapping[tuple[str, str], Sequence[Measures]]
@@ -54,9 +56,10 @@ class Features(Recipe):
             findings += [f"{line[:-1]}{shots}." for line in smaller_changes(found, study.tasks)]
         measured = (
             f"Features are those of at most {MEASURED} test examples; FDR has a ridge of 1e-6 tr(S_W) / i, because the "
-            "poster gives no formula: compare its ratios within this table only."
+            "poster gives no formula: compare its ratios within this table only. Norm(C) is the Frobenius norm of the "
+            "classifier, as on the poster; the mean norm of its rows stands beside it."
         )
-        notes = (*head_notes(self, study), measured)
+        notes = (*head_notes(self, study), measured, *one_seed_note(study))
         tables += poster_table("features", study.tasks, tuple(COLUMNS))
         return Page(f"{AUTHORS}: {self.title}", notes, tuple(tables), findings=tuple(findings))
 
@@ -90,15 +93,28 @@ def _table(study: Study, found: Measured, caption: str) -> Table:
     for name in (PRETRAINED, *METHODS):
         row = [name]
         for task in study.tasks:
-            values = {column: mean(found[task, name], field) for column, field in COLUMNS.items()}
+            values = {column: mean(found[task, name], field) for column, field in (COLUMNS | _ROW_NORM).items()}
             if name in (PRETRAINED, "LP"):
                 values["Diff(F)"] = float("nan")  # the features are the pretrained ones
             row += [shown(value) for value in values.values()]
         rows.append(tuple(row))
     failed = sum(one.failure is not None for measures in found.values() for one in measures)
     what = f"{caption}; {failed} run(s) failed and are left out" if failed else caption
-    header = ("Method", *(f"{task}: {column}" for task in study.tasks for column in COLUMNS))
+    header = ("Method", *(f"{task}: {column}" for task in study.tasks for column in (*COLUMNS, *_ROW_NORM)))
     return Table(header, tuple(rows), what)
+
+
+def _difference(probed: Sequence[Measures], plain: Sequence[Measures]) -> str:
+    """The mean difference over seeds with its 95% interval by Student's t, or that there is none."""
+    from scipy import stats
+
+    pairs = [a.difference - b.difference for a, b in zip(probed, plain, strict=True) if not (a.failure or b.failure)]
+    if len(pairs) < 2:
+        return " (one seed: no interval)"
+    half = float(stats.t.ppf(0.975, len(pairs) - 1) * np.std(pairs, ddof=1) / np.sqrt(len(pairs)))
+    low, high = np.mean(pairs) - half, np.mean(pairs) + half
+    verdict = "" if low > 0 or high < 0 else ", which does not tell them apart"
+    return f" (difference {np.mean(pairs):+.3g}, 95% interval {low:.3g} to {high:.3g} over {len(pairs)} seeds{verdict})"
 
 
 def smaller_changes(found: Measured, tasks: Sequence[str]) -> list[str]:
@@ -112,7 +128,8 @@ def smaller_changes(found: Measured, tasks: Sequence[str]) -> list[str]:
             word = "less" if first < second else "no less" if first == second else "more"
             norms = [shown(mean(found[task, name], "norm")) for name in (probed, plain)]
             lines.append(
-                f"{probed} changes features {word} than {plain} on {task}: Diff {shown(first)} against {shown(second)}, "
-                f"with classifier norms {norms[0]} against {norms[1]}."
+                f"{probed} changes features {word} than {plain} on {task}: Diff {shown(first)} against {shown(second)}"
+                f"{_difference(found[task, probed], found[task, plain])}, with classifier norms {norms[0]} against "
+                f"{norms[1]}."
             )
     return lines

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from foretune.analysis.calibration import Calibration, temperature_scaling
+from foretune.analysis.classifier import norm_of_rows
 from foretune.behaviour.head import feature_change, row_norms
 from foretune.errors import NonFiniteError
 from foretune.finetune.methods import FullTuning, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
-from foretune.kernels.folder import identity_hash
 from foretune.model.batches import pretrained
+from foretune.store.kept import identity_hash
 from foretune.study.budget import Budget
 from foretune.study.cell import Cell
 from foretune.study.recipe import Study
@@ -39,6 +40,8 @@ METHODS: Mapping[str, Method] = {
 }
 """As the poster names them."""
 MEASURED = 256
+_WHAT = {"measured": MEASURED, "norm": "Frobenius"}
+"""What determines the measures besides the run: a key of what is kept."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,10 @@ class Measures:
     Attributes:
         failure: why every point of the grid failed, or None; all else is then not a number, or empty.
         similarity, fisher, difference: CS(F), FDR(F) and Diff(F) of `analysis.features`.
-        norm: mean row norm of the classifier, Norm(C).
+        norm: Frobenius norm of the classifier, Norm(C).
+        row_norm: mean norm of its rows.
         score: on the test examples.
-        steps, norms: the mean row norm along training; both stages of a run that began with linear probing.
+        steps, norms: Norm(C) along training; both stages of a run that began with linear probing.
         probing: steps of the first stage.
         temperature: fitted on the validation examples.
         separated: the temperature is at the limit of its search.
@@ -73,6 +77,7 @@ class Measures:
     fisher: float = float("nan")
     difference: float = float("nan")
     norm: float = float("nan")
+    row_norm: float = float("nan")
     score: float = float("nan")
     steps: tuple[int, ...] = ()
     norms: tuple[float, ...] = ()
@@ -97,7 +102,7 @@ def head_cell(study: Study, task: str, k: int, seed: int) -> Cell:
 def _sample(study: Study, name: str, k: int) -> Sample:
     """K examples per label; the whole task where a label is too rare for them."""
     task = load_task(name)
-    rows, _ = load_data(task if study.data is None else study.data / task.name, task)
+    rows = load_data(task if study.data is None else study.data / task.name, task).train
     counts = Counter(example.label for example in set(task.examples(rows)))
     return FewShot(k) if min(counts[label] for label in task.labels) >= 2 * k else Full()
 
@@ -108,12 +113,12 @@ def pretrained_measures(cell: Cell) -> Measures:
     def computed() -> Mapping[str, Any]:
         return asdict(_measured(cell, None))
 
-    return _read(cell.value("lpft-pretrained", {"measured": MEASURED}, computed))
+    return _read(cell.value("lpft-pretrained", _WHAT, computed))
 
 
 def run_measures(cell: Cell, method: Method, grid: Sequence[Training]) -> Measures:
     """What is measured of the best run of a grid."""
-    key = {"measured": MEASURED, "method": repr(method), "grid": [repr(training) for training in grid]}
+    key = {**_WHAT, "method": repr(method), "grid": [repr(training) for training in grid]}
 
     def computed() -> Mapping[str, Any]:
         try:
@@ -141,12 +146,13 @@ def finished(measures: Sequence[Measures]) -> list[Measures]:
 def _measured(cell: Cell, run: Run | None) -> Measures:
     after = cell.outputs if run is None else run.outputs
     rows, y = cell.split.test[:MEASURED], cell.labels("test")[:MEASURED]
-    change = feature_change(cell.outputs, after, rows, y)
+    change, rows_of_head = feature_change(cell.outputs, after, rows, y), row_norms(after)
     found = Measures(
         similarity=change.similarity[1],
         fisher=change.fisher[1],
         difference=change.difference,
-        norm=float(row_norms(after).mean()),
+        norm=norm_of_rows(rows_of_head),
+        row_norm=float(rows_of_head.mean()),
     )
     if run is None:
         return found
@@ -167,11 +173,15 @@ def _measured(cell: Cell, run: Run | None) -> Measures:
 
 
 def _along(run: Run) -> tuple[tuple[int, ...], tuple[float, ...], int]:
-    """Steps, mean row norms, and the steps of the first stage up to the checkpoint that the second started from."""
+    """Steps, Norm(C) there, and the steps of the first stage up to the checkpoint that the second started from."""
     first = [] if run.probing is None else [line for line in run.probing.history if line.step <= run.probing.best.step]
     probing = first[-1].step if first else 0
     lines = [*((line.step, line) for line in first[:-1]), *((probing + line.step, line) for line in run.history)]
-    return tuple(step for step, _ in lines), tuple(float(np.mean(line.classifier_norms)) for _, line in lines), probing
+    return (
+        tuple(step for step, _ in lines),
+        tuple(norm_of_rows(np.array(line.classifier_norms)) for _, line in lines),
+        probing,
+    )
 
 
 def _bins(found: Calibration) -> Bins:

@@ -22,7 +22,7 @@ from foretune.study.lpft_measures import (
     method_measures,
     pretrained_measures,
 )
-from foretune.study.lpft_notes import TASKS, head_notes
+from foretune.study.lpft_notes import TASKS, head_notes, one_seed_note
 from foretune.study.page import Curve, Figure, Page, Table
 from foretune.study.recipe import Defaults, Recipe, Study
 
@@ -62,7 +62,8 @@ class Norms(Recipe):
                 ]
         notes = (
             *head_notes(self, study),
-            "A norm is the mean over the rows of the classifier. Curves are means over seeds; LP-FT and LP-LoRA show both "
+            *one_seed_note(study),
+            "A classifier's norm is its Frobenius norm, Norm(C). Curves are means over seeds; LP-FT and LP-LoRA show both "
             "stages, the second from the best checkpoint of the first. Points are single runs, on the test examples.",
         )
         return Page(f"{AUTHORS}: {self.title}", notes, tuple(tables), tuple(figures), tuple(findings))
@@ -99,7 +100,7 @@ def _along(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
         f"norms-{task}-k{k}",
         f"Classifier norms along training on {task}, k = {k}",
         "steps",
-        "mean row norm of the classifier",
+        "Norm(C), the Frobenius norm of the classifier",
         tuple(curves),
     )
 
@@ -114,7 +115,7 @@ def _against(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
     return Figure(
         f"norms-against-changes-{task}-k{k}",
         f"Classifier norm and change of features on {task}, k = {k}",
-        "mean row norm of the classifier",
+        "Norm(C), the Frobenius norm of the classifier",
         "Diff(F)",
         tuple(curves),
         points=True,
@@ -135,7 +136,7 @@ def _kernel_findings(
 
 
 def _growth_findings(runs: Mapping[str, list[Measures]], where: str) -> list[str]:
-    """Which methods made the classifier's rows longer, from the first step to the chosen checkpoint."""
+    """Which methods made the classifier longer, from the first step to the chosen checkpoint."""
     done = {name: finished(measures) for name, measures in runs.items()}
     growth = {
         name: mean(measures, "norm") / float(np.mean([one.norms[0] for one in measures]))
@@ -147,7 +148,7 @@ def _growth_findings(runs: Mapping[str, list[Measures]], where: str) -> list[str
     longer = [name for name, factor in growth.items() if factor > 1]
     most = max(growth, key=lambda name: growth[name])
     return [
-        f"{where}: the classifier's rows grow in {len(longer)} of {len(growth)} methods; most in {most}, times "
+        f"{where}: the classifier's norm grows in {len(longer)} of {len(growth)} methods; most in {most}, times "
         f"{shown(growth[most])}."
     ]
 
@@ -163,5 +164,15 @@ def _change_findings(runs: Mapping[str, list[Measures]], where: str) -> list[str
     found: Any = spearmanr(np.array(points))
     return [
         f"{where}: over {len(points)} runs the rank correlation of the classifier's norm and the change of features is "
-        f"{found.statistic:.2f}."
+        f"{found.statistic:.2f}{_interval(found.statistic, len(points))}."
     ]
+
+
+def _interval(correlation: float, n: int) -> str:
+    """The 95% interval by Fisher's transformation with the variance of Bonett and Wright 2000; none of few points."""
+    least = 5
+    if n < least or abs(correlation) >= 1:
+        return f" ({n} runs: no interval)"
+    half = 1.96 * np.sqrt((1 + correlation**2 / 2) / (n - 3))
+    low, high = np.tanh(np.arctanh(correlation) + np.array([-half, half]))
+    return f" (95% interval {low:.2f} to {high:.2f})"

@@ -19,9 +19,10 @@ from foretune.study.malladi_measures import (
     SGD_LORA_FT,
     AdamTuned,
     pretrained_derivative,
+    published,
 )
-from foretune.study.malladi_scores import Asked, Layout, Scores, difference_notes, own_model, refuse_early
-from foretune.study.malladi_table import PERCENT, SOLVERS, MethodTable, PrintedTable
+from foretune.study.malladi_scores import Asked, Layout, Scores, difference_notes, own_model, words_in_pieces
+from foretune.study.malladi_table import ACCURACY, PERCENT, SOLVERS, TRAINING, MethodTable, PrintedTable
 from foretune.study.malladi_verdict import Verdicts
 from foretune.study.page import Page, Table
 from foretune.study.recipe import Defaults, Recipe, Study
@@ -62,7 +63,7 @@ class Table5(PrintedTable):
     title = "mean output derivative |chi| of the pretrained model"
     source = "Malladi et al. 2023, Table 5"
     defaults = Defaults(STAND_IN, ("sst2", "mr", "cr", "mpqa", "subj", "qnli", "rte", "mrpc", "qqp"), test=CAP)
-    layout = Layout(5, 1.0, 2, "Model")
+    layout = Layout(5, 1.0, 2, "Model", by_metric=False)
     rows = ("chi",)
     models = ("RoBERTa-large",)
     remarks = (
@@ -105,12 +106,13 @@ class Table6(PrintedTable):
     title = "relative distance of K(SGD) before and after Adam-FT"
     source = "Malladi et al. 2023, Table 6"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
-    layout = Layout(6, 1.0, 2, "Measure")
+    layout = Layout(6, 1.0, 2, "Measure", by_metric=False)
     rows = ("Distance", "Frobenius")
     remarks = (
         f"The kernels of the first {MEASURED} test examples at most; Distance is the mean of |K_after - K_before| / "
         "|K_before| over entries, which small entries dominate; Frobenius, ||K_after - K_before|| / ||K_before||, is not "
         "in the paper.",
+        TRAINING,
     )
 
     def tables(self, study: Study, found: list[Scores]) -> tuple[Table, ...]:
@@ -142,12 +144,13 @@ class Table7(MethodTable):
     defaults = Defaults(STAND_IN, SIX, (16, 64, 512), test=CAP)
     layout = Layout(7)
     methods = (ADAM_FT, SGD_FT, K_SGD)
-    asked = (Asked("Prompt"), Asked("Standard", "probed head"))
+    asked = (Asked("Prompt"), Asked("Standard", "probed head", pooling="cls"))
     remarks = (
         PERCENT,
         SOLVERS,
-        "Standard: a classification head that starts from the linear-probing solution, on mean-pooled features (the last "
-        "token's of a causal model); the paper reads [CLS].",
+        TRAINING,
+        "Standard: a classification head that starts from the linear-probing solution, on the features of the first token, "
+        "[CLS] (of a causal model the last token's).",
     )
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
@@ -162,9 +165,13 @@ class Table8(PrintedTable):
     title = "pretrained, linearized and fine-tuned model"
     source = "Malladi et al. 2023, Table 8 (Figure 2)"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
-    layout = Layout(8, corner="Model")
+    layout = Layout(8, corner="Model", by_metric=False)
     rows = ("0-shot", "Lin.", "FT")
-    remarks = (PERCENT, "FT is the best Adam-FT run; Lin. is the first-order Taylor expansion at its parameters.")
+    remarks = (
+        ACCURACY,
+        TRAINING,
+        "FT is the best Adam-FT run; Lin. is the first-order Taylor expansion at its parameters.",
+    )
 
     def measure(self, cell: Cell, study: Study) -> Mapping[str, float]:
         """The three scores."""
@@ -185,8 +192,8 @@ class Table9(MethodTable):
     defaults = Defaults(STAND_IN, SIX, (16,), test=CAP)
     layout = Layout(9)
     methods = (ADAM_FT, SGD_FT, K_SGD)
-    asked = (Asked("Manual"), Asked("Search", prompt="search"), Asked("Null", prompt="null"))
-    remarks = (PERCENT, SOLVERS, "A dash: the task has no such prompt.")
+    asked = (Asked("Manual"), Asked("Search", prompt="search", first_piece=True), Asked("Null", prompt="null"))
+    remarks = (PERCENT, SOLVERS, TRAINING, "A dash: the task has no such prompt.")
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
         """The kernel's gap for each prompt."""
@@ -205,7 +212,10 @@ class Table11(MethodTable):
     remarks = (
         PERCENT,
         SOLVERS,
-        "Adapters of rank 8 and alpha 16 on all linear layers but the output layer; B = 0, A random.",
+        TRAINING,
+        "Adapters of rank 8 and alpha 16 on the layers that make queries and values (where one layer makes keys too, on "
+        "all of it); B = 0, A random. As in the published code, which freezes the transformer body alone, the head of the "
+        "language model is trained and stands in K(LoRA) too; an output layer that is tied to the embeddings is frozen.",
     )
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
@@ -238,9 +248,10 @@ class Table1(Recipe):
         Raises:
             UsageError, DataError, ModelError: see `Study.cell`.
         """
-        refuse_early(study)
+        pieces = words_in_pieces(study)
+        study = replace(study, budget=published(study.budget))
         verdicts = Verdicts.measured(study)
-        notes = (*difference_notes(study, self.defaults, self.source), verdicts.note, SOLVERS)
+        notes = (*difference_notes(study, self.defaults, self.source), verdicts.note, SOLVERS, TRAINING, *pieces)
         tables = (verdicts.marks(beside=own_model(study)), verdicts.numbers())
         return Page(f"{self.source}: {self.title}", notes, tables, findings=verdicts.findings)
 

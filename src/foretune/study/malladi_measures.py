@@ -1,36 +1,42 @@
 """What the tables of Malladi et al. 2023 measure in one cell; every number is kept there (`Cell.value`).
 
-Fine-tuning is the best run of a grid (Table 3). A kernel method is a kernel with a solver, hyperparameters from Table 3's
-grids, chosen on validation: the regularised logistic loss for symmetric kernels, as Appendix A.3 says (the code that was
-published solves least squares), and the asymmetric system for the asymmetric one.
+Fine-tuning is the best run of a grid (Table 3), with the schedule and the clipping of the published code. A kernel method
+is a kernel with a solver (`behaviour.analog`).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from foretune.analysis.kernel_behaviour import FixedFeatures, LinearizationTest
+from foretune.analysis.kernel_behaviour import LINEARIZED_BY, FixedFeatures, LinearizationTest
 from foretune.analysis.output_derivative import OutputDerivative, output_derivative
 from foretune.analysis.scores import predicted_classes, score
-from foretune.analysis.solvers import joint_data, named_solver, solved
+from foretune.analysis.solvers import named_solver
+from foretune.behaviour.analog import analog_solution, analog_solver, orientations
 from foretune.behaviour.linearization import linearization
 from foretune.behaviour.measured import fixed_features
-from foretune.finetune.methods import FullTuning, LoRATuning, Method
+from foretune.finetune.methods import FullTuning, LoRAAndHead, Method
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
-from foretune.kernels.folder import identity_hash
 from foretune.kernels.formula import Formula
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD, SignGD
 from foretune.kernels.tiles import memory_bytes
+from foretune.store.kept import identity_hash
 from foretune.study.budget import Budget
 from foretune.study.cell import Cell
+
+QUERY_VALUE = (
+    r".*\.(query|value|query_proj|value_proj|q_proj|v_proj|q_lin|v_lin|q|v|c_attn|query_key_value|qkv_proj|Wqkv)"
+)
+"""Names of the layers that make queries and values; where one layer makes keys too, it is adapted whole."""
+
+_HEAD = "sgd of the head"
 
 MEASURED = 64
 """Most test examples whose kernels are compared before and after fine-tuning."""
@@ -69,31 +75,48 @@ class Analog:
 
     @property
     def formulas(self) -> tuple[Formula, ...]:
-        """The kernels that it needs: both orientations of an asymmetric one."""
-        if isinstance(self.formula, AsymmetricSignGD):
-            return self.formula, self.formula.reversed
-        return (self.formula,)
+        """The kernels that it needs."""
+        return orientations(self.formula)
 
-    @property
-    def solver(self) -> str:
-        """The name of its solver."""
-        return "asymmetric" if isinstance(self.formula, AsymmetricSignGD) else "logistic"
+    def kernels(self, totals: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """What its solver is given, from the sums over blocks by label."""
+        return [totals[formula.label] for formula in self.formulas]
 
     @property
     def key(self) -> dict[str, object]:
         """What determines its score in a cell."""
-        solver = named_solver(self.solver)
+        solver = named_solver(analog_solver(self.formula))
         grid = {name: [repr(value) for value in values] for name, values in solver.default_grid.items()}
         return {"formula": repr(self.formula), "solver": repr(solver), "grid": grid}
 
 
+@dataclass(frozen=True)
+class AdapterAnalog(Analog):
+    """The kernel of adapters that are trained together with what stands behind the transformer body."""
+
+    @property
+    def formulas(self) -> tuple[Formula, ...]:
+        """The adapters' kernel, and the SGD kernel, for the blocks of the head."""
+        return self.formula, SGD()
+
+    def kernels(self, totals: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The sum of both."""
+        return [totals[self.formula.label] + totals[_HEAD]]
+
+    @property
+    def key(self) -> dict[str, object]:
+        """What determines its score in a cell."""
+        return {**super().key, "head": True}
+
+
+_ADAPTERS = LoRAAndHead(targets=QUERY_VALUE)
 SGD_FT = Tuned("SGD-FT", FullTuning(), "sgd")
 ADAM_FT = Tuned("Adam-FT", FullTuning(), "adamw")
-SGD_LORA_FT = Tuned("SGD-LoRA FT", LoRATuning(), "sgd")
+SGD_LORA_FT = Tuned("SGD-LoRA FT", _ADAPTERS, "sgd")
 K_SGD = Analog("K(SGD)", SGD())
 K_SIGNGD = Analog("K(SignGD)", SignGD())
 K_A_SIGNGD = Analog("K(A-SignGD)", AsymmetricSignGD())
-K_LORA = Analog("K(LoRA)", LoRATuning().formula)
+K_LORA = AdapterAnalog("K(LoRA)", _ADAPTERS.formula)
 
 
 def method_scores(cell: Cell, budget: Budget, methods: Sequence[Tuned | Analog]) -> dict[str, float]:
@@ -106,13 +129,17 @@ def method_scores(cell: Cell, budget: Budget, methods: Sequence[Tuned | Analog])
 def analog_scores(cell: Cell, analogs: Sequence[Analog]) -> dict[str, float]:
     """The test scores of kernel methods; their kernels share a pass over the data as far as the memory goes."""
     totals: dict[str, np.ndarray] = {}
-    formulas = [formula for each in analogs for formula in each.formulas]
+    formulas = list(dict.fromkeys(formula for each in analogs for formula in each.formulas))
+    head = set(cell.outputs.behind_body())
 
     def solution(analog: Analog) -> Mapping[str, object]:
         if not totals:
             for together in _passes(cell, formulas):
-                totals.update({label: kernel.total() for label, kernel in cell.kernels(together).items()})
-        return _solution(cell, analog, [totals[formula.label] for formula in analog.formulas])
+                for label, kernel in cell.kernels(together).items():
+                    totals[label] = kernel.total()
+                    if label == SGD().label:
+                        totals[_HEAD] = kernel.array[[name in head for name in kernel.names]].sum(0)
+        return _solution(cell, analog, analog.kernels(totals))
 
     return {
         analog.name: cell.value(f"solved-{analog.formula.label}", analog.key, lambda each=analog: solution(each))[
@@ -132,13 +159,8 @@ def _passes(cell: Cell, formulas: Sequence[Formula]) -> list[Sequence[Formula]]:
 
 def _solution(cell: Cell, analog: Analog, kernels: Sequence[np.ndarray]) -> Mapping[str, object]:
     """The score of the chosen solver, and what was chosen."""
-    from sklearn.exceptions import ConvergenceWarning
-
-    inputs, (kernel, *others) = cell.inputs, kernels
-    data = joint_data(kernel, inputs.f0, inputs.y, inputs.n_validation, inputs.metric, *others)
-    with warnings.catch_warnings():  # without a ridge separable examples have no optimum; `converged` says so
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        chosen = solved(named_solver(analog.solver), data).chosen
+    inputs = cell.inputs
+    chosen = analog_solution(analog.formula, kernels, inputs.f0, inputs.y, inputs.n_validation, inputs.metric).chosen
     return {
         "score": chosen.test,
         "validation": chosen.validation,
@@ -147,15 +169,22 @@ def _solution(cell: Cell, analog: Analog, kernels: Sequence[np.ndarray]) -> Mapp
     }
 
 
-def zero_shot(cell: Cell) -> float:
+def published(budget: Budget) -> Budget:
+    """The budget with the schedule and the clipping of princeton-nlp/LM-Kernel-FT (`src/trainer.py`): the learning rate
+    falls linearly to zero, without a warm-up, and a gradient's norm is cut at 1.
+    """
+    return replace(budget, schedule="linear", clip=1.0)
+
+
+def zero_shot(cell: Cell, metric: str) -> float:
     """The pretrained model's test score."""
 
     def computed() -> Mapping[str, float]:
         first = len(cell.split.train) + len(cell.split.validation)
         f0, y = cell.inputs.f0[first:], cell.inputs.y[first:]
-        return {"score": score(y, predicted_classes(f0), cell.task.metric)}
+        return {"score": score(y, predicted_classes(f0), metric)}
 
-    return cell.value("zero-shot", {}, computed)["score"]
+    return cell.value(f"zero-shot-{metric}", {"metric": metric}, computed)["score"]
 
 
 def pretrained_derivative(cell: Cell) -> OutputDerivative:
@@ -182,15 +211,16 @@ class AdamTuned:
         return self.cell.outcome(ADAM_FT.method, self._grid).failure is not None
 
     def linearization(self) -> LinearizationTest:
-        """The scores of the pretrained, linearized and tuned model on the test examples (Table 8)."""
+        """The accuracies of the pretrained, linearized and tuned model on the test examples (Table 8)."""
         if self.failed:
-            return LinearizationTest(zero_shot(self.cell), float("nan"), float("nan"))
+            return LinearizationTest(zero_shot(self.cell, LINEARIZED_BY), float("nan"), float("nan"))
 
         def computed() -> Mapping[str, float]:
             found = linearization(self.cell.outputs, self._run.outputs, self.cell.split.test)
-            return asdict(found.test(self.cell.labels("test"), self.cell.task.metric))
+            return asdict(found.test(self.cell.labels("test"), LINEARIZED_BY))
 
-        return LinearizationTest(**self.cell.value(self._name("linearization"), self._key, computed))
+        key = {**self._key, "metric": LINEARIZED_BY}
+        return LinearizationTest(**self.cell.value(self._name("linearization"), key, computed))
 
     def fixed_features(self) -> FixedFeatures:
         """The SGD kernels of the first test examples, before and after (Table 6)."""

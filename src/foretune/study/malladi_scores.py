@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from foretune.study.cell import Cell, check_setting
+from foretune.study.cell import Cell, checked_outputs
 from foretune.study.page import Table, mean_and_spread
 from foretune.study.printed import printed_figures
 from foretune.study.recipe import Defaults, Study
 from foretune.text.builtin import load_task
 
 PAPER = "malladi"
+METRIC_TITLES = {"f1": "F1", "matthews": "Matthews"}
 MODEL = "RoBERTa-base"
 """Of the paper, in all tables but 5."""
 
@@ -25,12 +27,19 @@ class Asked:
 
     Attributes:
         name: what stands before the name of a row; may be empty.
-        output, prompt: see `Setting`.
+        output, prompt, pooling, first_piece: see `Setting`.
     """
 
     name: str = ""
     output: str = "prompt"
     prompt: str | None = None
+    pooling: str = "mean"
+    first_piece: bool = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The fields of `Setting` that it determines."""
+        return {"output": self.output, "prompt": self.prompt, "pooling": self.pooling, "first_piece": self.first_piece}
 
     def row(self, name: str) -> str:
         """The name of a row that is measured so."""
@@ -72,12 +81,14 @@ class Layout:
         table: number of the table.
         scale, digits: see `mean_and_spread`.
         corner: head of the first column.
+        by_metric: scores are in the metric of each task, which a heading names where it is not accuracy.
     """
 
     table: int
     scale: float = 100.0
     digits: int = 1
     corner: str = "Method"
+    by_metric: bool = True
 
     def drawn(self, scores: Scores, caption: str, *, beside: bool) -> Table:
         """Rows as in the paper, each with the paper's own figures below it where the model is the same."""
@@ -87,7 +98,9 @@ class Layout:
             rows.append((row, *(mean_and_spread(found, self.scale, self.digits) for found in values.values())))
             if row in printed:
                 rows.append((f"paper: {row}", *(printed[row].get(task, "-") for task in values)))
-        return Table((self.corner, *map(title, scores.tasks)), tuple(rows), caption)
+        return Table(
+            (self.corner, *map(measured_title if self.by_metric else title, scores.tasks)), tuple(rows), caption
+        )
 
     def printed(self, k: int) -> Mapping[str, Mapping[str, str]]:
         """Row -> task -> text: the paper's figures at k, and those of the model before training."""
@@ -122,28 +135,42 @@ def measured(
     for task in study.tasks:
         for each in asked:
             seeds = study.seeds if each.known(task) else ()
-            found = [measure(study.cell(task, k, seed, each.output, each.prompt)) for seed in seeds]
+            found = [measure(study.cell(task, k, seed, **each.how)) for seed in seeds]
             for row in rows:
                 values[each.row(row)][task] = tuple(numbers[row] for numbers in found)
     return Scores(values, k)
 
 
-def refuse_early(study: Study, asked: Sequence[Asked] = (Asked(),)) -> None:
+def words_in_pieces(study: Study, asked: Sequence[Asked] = (Asked(),)) -> tuple[str, ...]:
     """See that every task has its data, its prompts and their words, before hours of training.
 
+    Returns:
+        What a page says of words that answer with their first piece; empty where all are one token.
+
     Raises:
-        UsageError, DataError, ModelError: see `check_setting`.
+        UsageError, DataError, ModelError: see `checked_outputs`.
     """
+    found: list[str] = []
     for task in study.tasks:
-        for prompt in dict.fromkeys(each.prompt for each in asked if each.output == "prompt" and each.known(task)):
-            setting = study.setting(task, max(study.ks), study.seeds[0], prompt=prompt)
-            check_setting(setting, study.lm, study.data)
+        for each in asked:
+            if each.output != "prompt" or not each.known(task):
+                continue
+            setting = study.setting(task, max(study.ks), study.seeds[0], **each.how)
+            outputs: Any = checked_outputs(setting, study.lm, study.data)
+            found += [f"{word!r} by {piece!r} ({each.row(title(task))})" for word, piece in outputs.pieces.items()]
+    pieces = list(dict.fromkeys(found))
+    return (f"Words of several tokens answer with their first piece: {', '.join(pieces)}.",) if pieces else ()
 
 
 def title(task: str) -> str:
+    """The paper's name of a task."""
+    return printed_figures(PAPER)["titles"].get(task, task)
+
+
+def measured_title(task: str) -> str:
     """The paper's name of a task, with its metric where that is not accuracy."""
-    name = printed_figures(PAPER)["titles"].get(task, task)
-    return f"{name} (F1)" if load_task(task).metric == "f1" else name
+    metric = METRIC_TITLES.get(load_task(task).metric)
+    return title(task) if metric is None else f"{title(task)} ({metric})"
 
 
 def own_model(study: Study, *others: str) -> bool:

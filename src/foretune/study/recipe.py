@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from foretune.kernels.job import Progress
 from foretune.model.load import LanguageModel
@@ -44,6 +44,7 @@ class Study:
         root: where cells are kept.
         budget: how runs are trained.
         memory: budget of kernels above the model's own memory.
+        words, first_piece: see `Setting`.
         progress: called as the work goes on.
     """
 
@@ -56,25 +57,24 @@ class Study:
     data: Path | None = None
     budget: Budget = field(default_factory=Budget)
     memory: str = "2GiB"
+    words: tuple[tuple[str, str], ...] = ()
+    first_piece: bool = False
     progress: Progress | None = None
 
-    def cell(
-        self, task: str, sample: Sample | int, seed: int, output: str = "prompt", prompt: str | None = None
-    ) -> Cell:
-        """The cell of a task; a number as sample is k of `FewShot`.
+    def cell(self, task: str, sample: Sample | int, seed: int, output: str = "prompt", **how: Any) -> Cell:
+        """The cell of a task; a number as sample is k of `FewShot`, `how` are other fields of `Setting`.
 
         Raises:
             UsageError, DataError, ModelError: see `made_cell`.
         """
-        setting = self.setting(task, sample, seed, output, prompt)
+        setting = self.setting(task, sample, seed, output, **how)
         return made_cell(setting, self.lm, self.data, self.root, self.memory, self.progress)
 
-    def setting(
-        self, task: str, sample: Sample | int, seed: int, output: str = "prompt", prompt: str | None = None
-    ) -> Setting:
+    def setting(self, task: str, sample: Sample | int, seed: int, output: str = "prompt", **how: Any) -> Setting:
         """What a cell is made from."""
         chosen = FewShot(sample) if isinstance(sample, int) else sample
-        return Setting(task, chosen, seed, self.test, output, prompt)
+        pieces = how.pop("first_piece", False) or self.first_piece
+        return Setting(task, chosen, seed, self.test, output, words=self.words, first_piece=pieces, **how)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -84,6 +84,11 @@ class Study:
             f"Model {self.lm.name}; tasks {', '.join(self.tasks)}; k = {shots} examples per label for training and as many "
             f"for validation; seeds {', '.join(map(str, self.seeds))}; at most {self.test} test examples.",
             self.budget.described,
+            *(
+                (f"Words asked for: {', '.join(f'{label}={word}' for label, word in self.words)}.",)
+                if self.words
+                else ()
+            ),
         )
 
 

@@ -23,6 +23,6 @@ def recipe_named(name: str) -> Recipe:
         UsageError: there is none of that name; the message names the nearest.
     """
     if name not in RECIPES:
-        known = "\n".join(f"  {recipe.name:<22}{recipe.title}" for recipe in RECIPES.values())
-        raise UsageError(f"There is no table {name!r} to reproduce.{nearest(name, RECIPES)} Known:\n{known}")
+        known = "; ".join(f"{recipe.name}: {recipe.title}" for recipe in RECIPES.values())
+        raise UsageError(f"There is no table {name!r} to reproduce.{nearest(name, RECIPES)} Known: {known}.")
     return RECIPES[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from foretune.text.builtin import load_data, load_task
@@ -24,7 +24,13 @@ class Sample(ABC):
 
     @abstractmethod
     def split(
-        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+        self,
+        examples: list[Example],
+        labels: Sequence[str],
+        seed: int,
+        test: int,
+        others: list[Example] | None,
+        validation: list[Example] | None = None,
     ) -> Split:
         """Training, validation and test examples."""
 
@@ -41,10 +47,16 @@ class FewShot(Sample):
         return f"k{self.k}"
 
     def split(
-        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+        self,
+        examples: list[Example],
+        labels: Sequence[str],
+        seed: int,
+        test: int,
+        others: list[Example] | None,
+        validation: list[Example] | None = None,
     ) -> Split:
         """Training, validation and test examples."""
-        return few_shot_split(examples, labels, self.k, seed, test, others)
+        return few_shot_split(examples, labels, self.k, seed, test, others, validation)
 
 
 @dataclass(frozen=True)
@@ -59,10 +71,16 @@ class Sampled(Sample):
         return f"n{self.n}"
 
     def split(
-        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+        self,
+        examples: list[Example],
+        labels: Sequence[str],
+        seed: int,
+        test: int,
+        others: list[Example] | None,
+        validation: list[Example] | None = None,
     ) -> Split:
         """Training, validation and test examples."""
-        return sampled_split(examples, labels, self.n, seed, test, others)
+        return sampled_split(examples, labels, self.n, seed, test, others, validation)
 
 
 @dataclass(frozen=True)
@@ -77,10 +95,16 @@ class Full(Sample):
         return "full"
 
     def split(
-        self, examples: list[Example], labels: Sequence[str], seed: int, test: int, others: list[Example] | None
+        self,
+        examples: list[Example],
+        labels: Sequence[str],
+        seed: int,
+        test: int,
+        others: list[Example] | None,
+        validation: list[Example] | None = None,
     ) -> Split:
         """Training, validation and test examples."""
-        return full_split(examples, labels, self.validation, seed, test, others)
+        return full_split(examples, labels, self.validation, seed, test, others, validation)
 
 
 @dataclass(frozen=True)
@@ -94,6 +118,9 @@ class Setting:
         test: at most this many test examples.
         output: `prompt`, `probed head` (starts from the linear-probing solution) or `random head`.
         prompt: name of the task's prompt; None for its own.
+        pooling: of a head's features, on models that are not causal.
+        words: (label, word) pairs that answer in the place of the task's own words, in tasks that have the label.
+        first_piece: a word of several tokens answers with its first.
     """
 
     task: str
@@ -102,11 +129,16 @@ class Setting:
     test: int
     output: str = "prompt"
     prompt: str | None = None
+    pooling: str = "mean"
+    words: tuple[tuple[str, str], ...] = ()
+    first_piece: bool = False
 
     @property
     def folder(self) -> Path:
         """Where its results stand, below the model's folder."""
-        asked = "-".join([self.output.replace(" ", "-"), *([] if self.prompt is None else [self.prompt])])
+        pooling = [] if self.pooling == "mean" else [self.pooling]
+        prompt = [] if self.prompt is None else [self.prompt]
+        asked = "-".join([self.output.replace(" ", "-"), *pooling, *prompt])
         return Path(self.task) / asked / f"{self.sample.label}-seed{self.seed}-test{self.test}"
 
 
@@ -123,8 +155,11 @@ def sampled_data(setting: Setting, data: Path | None) -> tuple[Task, Split]:
     task = load_task(setting.task)
     if setting.prompt is not None:
         task = task.prompted(setting.prompt)
-    rows, test_rows = load_data(task if data is None else data / task.name, task)
-    examples = task.examples(rows)
-    others = None if test_rows is None else task.examples(test_rows)
-    task.targets([*examples, *(others or [])])
-    return task, setting.sample.split(examples, task.labels, setting.seed, setting.test, others)
+    words = {label: word for label, word in setting.words if label in task.labels}
+    if words:
+        task = replace(task, words={**task.words, **words})
+    found = load_data(task if data is None else data / task.name, task)
+    examples = task.examples(found.train)
+    others, validation = (None if rows is None else task.examples(rows) for rows in (found.test, found.validation))
+    task.check_labels([*examples, *(others or []), *(validation or [])])
+    return task, setting.sample.split(examples, task.labels, setting.seed, setting.test, others, validation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -30,6 +32,19 @@ class HubSource:
     columns: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for role, column in self.columns.items():
+            try:
+                fields = [parsed[1:] for parsed in string.Formatter().parse(column) if parsed[1] is not None]
+            except ValueError as error:
+                raise UsageError(
+                    f"hub: columns: {role}: {column!r}: {error}. Write for example '{{title}} {{body}}'."
+                ) from error
+            if any(re.search(r"[.\[]", str(name)) or form or conversion for name, form, conversion in fields):
+                raise UsageError(
+                    f"hub: columns: {role}: {column!r}: expected names of columns alone in braces, such as {{body}}."
+                )
+
     @property
     def name(self) -> str:
         """The dataset and its configuration, as `read_rows` takes them."""
@@ -40,7 +55,7 @@ class HubSource:
     ) -> list[dict[str, object]]:
         """The dataset's rows with the task's columns and labels.
 
-        A label of -1 marks a row that nobody could label; such rows are left out.
+        A row without a label, or with -1, is one that nobody could label; its label is None.
 
         Args:
             rows: as the hub has them.
@@ -55,10 +70,9 @@ class HubSource:
         renamed = []
         for row in rows:
             found = {role: self._value(row, role) for role in columns}
-            if str(found["label"]) == "-1":
-                continue
-            label = self.labels.get(str(found["label"]), str(found["label"]))
-            if label not in known:
+            marked = found["label"] is None or str(found["label"]) == "-1"
+            label = None if marked else self.labels.get(str(found["label"]), str(found["label"]))
+            if label is not None and label not in known:
                 raise DataError(
                     f"{self.name} has the label {label!r}, which is none of {', '.join(map(repr, sorted(known)))}."
                     f"{nearest(label, known)} Name it under hub: labels: in the task's YAML file."

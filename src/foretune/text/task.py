@@ -6,16 +6,19 @@ reads `causal_template` where the task has one, else `template` up to the mask (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from foretune.errors import DataError, UsageError, nearest
-from foretune.text.example import Example
+from foretune.errors import UsageError, nearest
+from foretune.text.cells import label_column, label_name, text_of, unknown_label
+from foretune.text.containers import row_list
+from foretune.text.example import Example, Rows, mapping_of
 from foretune.text.hub import HubSource
 from foretune.text.split import Split, few_shot_split
 from foretune.text.template import Piece, causal_pieces, filled, template_pieces
 
-METRICS = ("accuracy", "f1")
+METRICS = ("accuracy", "f1", "matthews")
 MANUAL = "manual"
 
 
@@ -45,7 +48,7 @@ class Task:
         template: the prompt, with `{text}`, `{text2}`, `{mask}`.
         words: label -> the word that answers for it; the label itself where it is missing.
         text, text2, label: column names.
-        metric: `accuracy` or `f1` (of `labels[1]`).
+        metric: `accuracy`, `f1` (of `labels[1]`) or `matthews` (the correlation of labels and predictions).
         causal_template: the prompt of causal models, with the mask last; needed where a text follows the mask.
         test_cap: at most this many test examples, unless a caller asks for another number.
         max_length, text_limit, text2_limit: longest input, text and second text, in tokens; None for no limit of the
@@ -81,7 +84,12 @@ class Task:
     origin: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(str(label) for label in self.labels))
+        if isinstance(self.labels, str):
+            raise UsageError(
+                f"Task {self.name!r} has the labels {self.labels!r}; expected a list, such as ['no', 'yes']."
+            )
+        object.__setattr__(self, "labels", tuple(label_name(label) for label in self.labels))
+        object.__setattr__(self, "words", {label_name(label): word for label, word in self.words.items()})
         object.__setattr__(self, "words", {label: str(self.words.get(label, label)) for label in self._checked_words()})
         if self.metric not in METRICS:
             raise UsageError(
@@ -92,7 +100,7 @@ class Task:
             if limit is not None and limit < 1:
                 raise UsageError(f"Task {self.name!r}: {name} is {limit}; expected at least 1, or none.")
         variants = {
-            name: prompt if prompt.words else replace(prompt, words=self.words)
+            name: replace(prompt, words={label_name(label): word for label, word in prompt.words.items()} or self.words)
             for name, prompt in self.variants.items()
         }
         object.__setattr__(self, "variants", variants)
@@ -184,52 +192,95 @@ class Task:
         targets = []
         for example in examples:
             if example.label not in known:
-                raise DataError(
-                    f"The label {example.label!r} is none of {', '.join(map(repr, self.labels))}."
-                    f"{nearest(str(example.label), self.labels)}"
-                )
+                raise unknown_label(example.label, self.labels)
             targets.append(known[example.label])
         return targets
 
-    def examples(self, rows: Iterable[Mapping[str, object] | Example]) -> list[Example]:
-        """The rows as examples, columns read as this task names them."""
-        return [row if isinstance(row, Example) else self._example(row) for row in rows]
+    def examples(self, rows: Any) -> list[Example]:
+        """The rows as examples, columns read as this task names them.
 
-    def _example(self, row: Mapping[str, object]) -> Example:
-        missing = [name for name in (self.text, self.text2, self.label) if name is not None and name not in row]
-        if missing:
+        Args:
+            rows: mappings or examples, in any container (see `foretune.text.containers`).
+
+        Returns:
+            One example for each row; a row without a label has none.
+
+        Raises:
+            UsageError: a column is missing, or the container cannot be read by rows.
+            DataError: a cell is not a text or a label (see `foretune.text.cells`).
+        """
+        source = f"{rows.source}, row" if isinstance(rows, Rows) else "Row"
+        read = [
+            row if isinstance(row, Example) else mapping_of(row, place) for place, row in enumerate(row_list(rows), 1)
+        ]
+        places = [place for place, row in enumerate(read) if not isinstance(row, Example)]
+        cells = {
+            name: self._cells(read, places, name) for name in (self.text, self.text2, self.label) if name is not None
+        }
+
+        def where(name: str) -> Callable[[int], str]:
+            return lambda index: f"{source} {places[index] + 1}, column {name!r}"
+
+        labels = label_column(cells[self.label], self.labels, where(self.label)).names
+        for index, (place, label) in enumerate(zip(places, labels, strict=True)):
+            text = text_of(cells[self.text][index], where(self.text), index)
+            text2 = None if self.text2 is None else text_of(cells[self.text2][index], where(self.text2), index)
+            read[place] = Example(text, text2, label)
+        return [row for row in read if isinstance(row, Example)]
+
+    def _cells(self, rows: Sequence[Mapping[str, object] | Example], places: Sequence[int], name: str) -> list[object]:
+        """The cells of a column that some of the rows must have.
+
+        Raises:
+            UsageError: none has it.
+        """
+        found = [rows[place] for place in places]
+        if found and not any(name in row for row in found if isinstance(row, Mapping)):
+            columns = list(dict.fromkeys(column for row in found if isinstance(row, Mapping) for column in row))
             raise UsageError(
-                f"A row has no column {missing[0]!r}; its columns are {', '.join(map(repr, row))}."
-                f"{nearest(missing[0], row)} Name them with --text, --text2 and --label."
+                f"A row has no column {name!r}; its columns are {', '.join(map(repr, columns))}."
+                f"{nearest(name, map(str, columns))} Name them with --text, --text2 and --label."
             )
-        text2 = None if self.text2 is None else str(row[self.text2])
-        return Example(str(row[self.text]), text2, str(row[self.label]))
+        return [row.get(name) for row in found if isinstance(row, Mapping)]
 
     def few_shot(
         self,
-        rows: Iterable[Mapping[str, object] | Example],
+        rows: Any,
         k: int = 16,
         seed: int = 13,
         test: int | None = None,
-        test_rows: Iterable[Mapping[str, object] | Example] | None = None,
+        test_rows: Any = None,
+        validation_rows: Any = None,
     ) -> Split:
         """K examples per label for training, k others for validation, and test examples.
 
         The order is that of a hash of the seed and the row, so a seed gives the same split on every machine, whatever
-        the order of the rows. Repeated texts are left out and counted, so that no text stands on both sides.
+        the order of the rows. Repeated texts are left out and counted, so that no text stands on both sides; rows
+        without a label as well.
 
         Args:
-            rows: mappings or examples.
+            rows: mappings or examples, in any container.
             k: examples per label for training, and again for validation.
             seed: any integer; the papers use `foretune.text.split.SEEDS`.
             test: at most this many test examples (None: the task's own `test_cap`, or all).
             test_rows: where test examples come from; without it they are the rest of `rows`. All seeds share one
                 order of them, and those whose text stands in `rows` are left out and counted.
+            validation_rows: where validation examples come from, at most k per label; without it they come from `rows`.
 
         Raises:
             DataError: one label only, an unknown label, or too few examples of a label.
         """
         examples = self.examples(rows)
         test_examples = None if test_rows is None else self.examples(test_rows)
-        self.targets([*examples, *(test_examples or [])])
-        return few_shot_split(examples, self.labels, k, seed, self.test_cap if test is None else test, test_examples)
+        validation = None if validation_rows is None else self.examples(validation_rows)
+        self.check_labels([*examples, *(test_examples or []), *(validation or [])])
+        most = self.test_cap if test is None else test
+        return few_shot_split(examples, self.labels, k, seed, most, test_examples, validation)
+
+    def check_labels(self, examples: Iterable[Example]) -> None:
+        """See that the task knows every label; rows without one may be among them.
+
+        Raises:
+            DataError: it does not.
+        """
+        self.targets([example for example in examples if example.label is not None])

@@ -18,13 +18,16 @@ Values are read as they are written: `Yes`, `no` and `null` are words here.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from foretune.errors import UsageError, nearest
+from foretune.text.cells import label_name
 from foretune.text.hub import HubSource
 from foretune.text.task import MANUAL, Prompt, Task
+from foretune.text.yaml_values import key_nodes, plain_values, yaml_root, yaml_text
 
 _NUMBERS = ("test_cap", "max_length", "text_limit", "text2_limit")
 _MAPPINGS = ("words", "prompts", "hub", "columns", "labels")
@@ -42,11 +45,7 @@ def read_task(path: Path) -> Task:
     Raises:
         UsageError: the file cannot be read, or does not hold a task; the message names the key and what is expected.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"Cannot read the task file {path}: {error}. Expected a YAML file in UTF-8.") from error
-    return parsed_task(text, str(path), path.stem)
+    return parsed_task(yaml_text(path, "task file"), str(path), path.stem)
 
 
 def parsed_task(text: str, source: str, name: str) -> Task:
@@ -60,17 +59,16 @@ def parsed_task(text: str, source: str, name: str) -> Task:
     Raises:
         UsageError: see `read_task`.
     """
-    import yaml
-
+    root = key_nodes(yaml_root(text, source), source)
+    read = _known({key: plain_values(node, source) for key, node in root.items()}, _TASK_KEYS, source)
+    labels = read.get("labels")
+    if not isinstance(labels, list) or any(not isinstance(label, str) or not label.strip() for label in labels):
+        raise UsageError(
+            f"{source}: expected a list of labels, such as `labels: [negative, positive]`, got {labels!r}."
+        )
+    read["labels"] = [label_name(label) for label in labels]
     try:
-        values = yaml.BaseLoader(text).get_single_data()  # words stay words: `Yes` is no truth value here
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source} is not YAML: {error}") from error
-    values = _known(values, _TASK_KEYS, source)
-    if not isinstance(values.get("labels"), list):
-        raise UsageError(f"{source}: expected a list of labels, such as `labels: [negative, positive]`.")
-    try:
-        return _task({"name": name, **values}, source)
+        return _task({"name": name, **read}, source)
     except UsageError as error:
         raise UsageError(str(error) if str(error).startswith(source) else f"{source}: {error}") from error
 
@@ -99,7 +97,7 @@ def _prompt(values: object, name: str, labels: Iterable[str], source: str) -> Pr
 
 def _words(values: object, labels: Iterable[str], source: str) -> dict[str, str]:
     labels = list(labels)
-    words = _mapping(values, "words", source)
+    words = {label_name(key): word for key, word in _mapping(values, "words", source).items()}
     for key, word in words.items():
         if key not in labels or not isinstance(word, str) or not word:
             raise UsageError(
@@ -117,6 +115,9 @@ def _hub(values: object, source: str) -> HubSource:
     for key in ("columns", "labels"):
         if key in known:
             known[key] = _mapping(known[key], key, where)
+            wrong = next((name for name, value in known[key].items() if not isinstance(value, str) or not value), None)
+            if wrong is not None:
+                raise UsageError(f"{where}: {key}: {wrong}: expected one word, got {known[key][wrong]!r}.")
     return HubSource(**known)
 
 
@@ -139,7 +140,7 @@ def _mapping(values: object, key: str, source: str) -> dict[str, Any]:
 
 
 def _number(value: str, key: str, source: str) -> int:
-    if not value.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,9}", value):
         raise UsageError(f"{source}: {key}: expected a whole number, got {value!r}.")
     return int(value)
 

@@ -9,6 +9,10 @@ and both together, `{text2|lowered|unpunctuated}`. They are the `sent-` and `sen
 Pre-trained Language Models Better Few-shot Learners", whose published templates use them for sentence pairs; there the
 last character goes whatever it is, here a letter or a digit stays.
 
+The built-in tasks put a full stop or comma right behind the mask, as the templates that were run do (princeton-nlp's
+LM-BFF and LM-Kernel-FT, `*mask*.*`); the papers' tables print a space there, which is another token to byte-level
+tokenizers such as RoBERTa's.
+
 A template without `{mask}` asks for the answer at its end: after its last white space, or after a space of its own where
 it ends in none. White space and newlines stand as they are written.
 """

@@ -25,7 +25,7 @@ class FunctionSpace:
         y: class numbers of all rows.
         loss: of one example; training minimises its mean.
         validation: how many evaluation examples come first and choose; None for all. The rest are for the test.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
 
     Raises:
         UsageError: a shape does not fit, a number is not finite, or a label is no class number.

@@ -70,9 +70,10 @@ class KernelLogistic(KernelSolver):
 
     def _solve(self, problem: Problem, factors: Spectrum, start: KernelSolver | None) -> None:
         offset = self._offset(problem.f0, len(problem.y))
-        kept = factors.values > len(factors.values) * np.finfo(np.float32).eps * factors.largest
+        kept = factors.values > len(factors.values) * float(np.finfo(np.float32).eps) * factors.largest
         vectors, values = factors.vectors[:, kept], factors.values[kept]
         z = vectors * np.sqrt(values / (factors.largest or 1.0))  # (k, rank)
+        roots = np.sqrt(values) * np.sqrt(factors.largest or 1.0)  # the root of a product may overflow
 
         def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
             loss, derivative = cross_entropy((z @ w).reshape(offset.shape) + offset, problem.y)
@@ -80,7 +81,7 @@ class KernelLogistic(KernelSolver):
 
         w, self.n_iter_ = np.zeros(len(values)), 0
         if start is not None:
-            near = np.sqrt(factors.largest * values) * (vectors.T @ start.dual_coef_.reshape(-1))
+            near = roots * (vectors.T @ start.dual_coef_.reshape(-1))
             w = min(w, near, key=lambda point: objective(point)[0])
         if len(w):
             options = {"maxiter": self.max_iter, "maxfun": 20 * self.max_iter, "gtol": self.tolerance, "ftol": 0.0}
@@ -88,7 +89,7 @@ class KernelLogistic(KernelSolver):
             w, self.n_iter_ = found.x, int(found.nit)
         self.residual_ = float(np.abs(objective(w)[1]).max(initial=0))
         self.converged_ = self.residual_ <= self.tolerance
-        self.dual_coef_ = (vectors @ (w / np.sqrt(values * (factors.largest or 1.0)))).reshape(offset.shape)
+        self.dual_coef_ = (vectors @ (w / roots)).reshape(offset.shape)
         self.operator_norm_, self.rank_ = factors.largest, factors.rank
         self.condition_number_ = factors.condition_number(self.strength * factors.largest)
         if not self.converged_:

@@ -16,6 +16,7 @@ from sklearn.model_selection import ParameterGrid, StratifiedKFold
 from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers.estimator import Grid, KernelSolver, Point, class_probabilities
 from foretune.analysis.solvers.problem import Problem, posed
+from foretune.analysis.spectrum import symmetric
 from foretune.errors import UsageError, nearest
 from foretune.shapes import Float64, Int
 
@@ -30,7 +31,7 @@ class Data:
         f0_train, f0_evaluation: pretrained outputs, (n, c) and (v + m, c).
         y_train, y_evaluation: class numbers.
         validation: v, how many of the evaluation examples come first and choose.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         reversed: of an asymmetric kernel, `evaluation` with the roles of its rows and columns exchanged.
     """
 
@@ -73,10 +74,19 @@ def joint_data(
         joint: the kernel, n training examples first among the e columns.
         f0, y: pretrained outputs and class numbers of all e examples.
         validation: how many examples after the training ones choose.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         reversed: of an asymmetric kernel `<phi_s, phi_t>`, the other orientation `<phi_t, phi_s>` of the same examples.
+
+    Raises:
+        UsageError: an asymmetric kernel without its other orientation: new examples have the other role in it.
     """
     n = joint.shape[0]
+    if reversed is None and not symmetric(joint[:, :, :n].reshape(n * joint.shape[1], -1)):
+        raise UsageError(
+            "The kernel of the training examples is not symmetric, and its other orientation is missing: predictions would "
+            "take K(X, x) for K(x, X). Pass both: kernels(..., formulas=[formula, formula.reversed]), then "
+            "joint_data(..., reversed=...)."
+        )
     new = joint[:, :, n:].transpose(2, 3, 0, 1)  # phi_t of new, phi_s of training examples
     back = None if reversed is None else reversed[:, :, n:].transpose(2, 3, 0, 1)
     return Data(

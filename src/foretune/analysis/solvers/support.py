@@ -41,7 +41,14 @@ class _SupportVectors(KernelSolver):
         """Fit on the regularised kernel and return alpha and the outputs on the training examples."""
         ridge = self.strength * eigen.largest
         matrix = problem.matrix + ridge * np.eye(len(problem.matrix))
-        self.machine_ = machine.fit(matrix, wanted)
+        try:
+            self.machine_ = machine.fit(matrix, wanted)
+        except ValueError as error:  # libsvm's coefficients are not finite
+            raise UsageError(
+                f"{type(self).__name__} cannot be fitted to a kernel with entries up to {np.abs(matrix).max():.1e}; "
+                "expected entries near 1. Use KernelRidge or KernelLogistic (--solver ridge, logistic), or divide the "
+                "kernel."
+            ) from error
         alpha = np.zeros(len(matrix))
         alpha[machine.support_] = np.asarray(machine.dual_coef_)[0]
         self.intercept_ = float(machine.intercept_[0])

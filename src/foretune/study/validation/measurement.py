@@ -22,10 +22,10 @@ from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warm
 from foretune.errors import UsageError
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warm_up_training
-from foretune.kernels.folder import identity_hash
 from foretune.kernels.job import Progress
 from foretune.model.load import LanguageModel
 from foretune.shapes import Float64
+from foretune.store.kept import identity_hash
 from foretune.study.cell import Cell, made_cell
 from foretune.study.outcome import Outcome
 from foretune.study.pool import pool_of
@@ -82,7 +82,7 @@ class Measured:
 
     Attributes:
         task, seed: which.
-        metric: `accuracy` or `f1`.
+        metric: `accuracy`, `f1` or `matthews`.
         start_loss, start_score: on test examples before training: of linear probing, where a head starts from it.
         names: of the candidates.
         outcomes: of real fine-tuning.

@@ -1,0 +1,288 @@
+"""What the value of an option may be. A rule stands in the option's `Annotated` type, beside its help.
+
+All rules of a command are checked before anything is read or imported, for what was typed and for what came from a
+`--config` file.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from foretune.errors import UsageError, nearest
+from foretune.kernels.tiles import memory_bytes
+from foretune.text.quoted import pieces, unquoted
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value may be."""
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """Refuse a value that is out of range.
+
+        Args:
+            option: as it is typed, `--k` or `DATA`.
+            value: given, or the default.
+            others: all values of the command, by name.
+
+        Raises:
+            UsageError: it is.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Whole(Rule):
+    """A whole number.
+
+    Attributes:
+        least, most: allowed, both included.
+        otherwise: what else the message says, such as what 0 means.
+    """
+
+    least: int = 0
+    most: int | None = None
+    otherwise: str = ""
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is None:
+            return
+        assert isinstance(value, int)  # noqa: S101 - typer has converted it
+        if value < self.least or (self.most is not None and value > self.most):
+            expected = f"at least {self.least}" if self.most is None else f"{self.least} to {self.most}"
+            raise UsageError(f"{option} is {value}; expected {expected}{self.otherwise}.")
+
+
+@dataclass(frozen=True)
+class Number(Rule):
+    """A finite number above 0.
+
+    Attributes:
+        zero: 0 is allowed, too.
+        most: allowed; float32 ends shortly above the default.
+        example: for the message.
+    """
+
+    example: str
+    zero: bool = False
+    most: float = 1e38
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is None:
+            return
+        assert isinstance(value, int | float)  # noqa: S101 - typer has converted it
+        if not (value > 0 or (self.zero and value == 0)) or not value <= self.most or not math.isfinite(value):
+            low = "at least 0" if self.zero else "above 0"
+            raise UsageError(
+                f"{option} is {value:g}; expected a number {low} and at most {self.most:g}, {self.example} for example."
+            )
+
+
+@dataclass(frozen=True, init=False)
+class Choice(Rule):
+    """One of some words.
+
+    Attributes:
+        known: the words.
+    """
+
+    known: tuple[str, ...]
+
+    def __init__(self, *known: str) -> None:
+        object.__setattr__(self, "known", known)
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is not None:
+            one_of(option, str(value), self.known)
+
+
+@dataclass(frozen=True, init=False)
+class Choices(Choice):
+    """Some of some words, comma-separated, each once."""
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is not None:
+            for item in items(option, str(value), ",".join(self.known[:2])):
+                one_of(option, item, self.known)
+
+
+@dataclass(frozen=True)
+class Items(Rule):
+    """A comma-separated list without empty or repeated items.
+
+    Attributes:
+        example: for the message.
+    """
+
+    example: str
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is not None:
+            items(option, str(value), self.example)
+
+
+@dataclass(frozen=True)
+class Numbers(Rule):
+    """Whole numbers and ranges, such as `0,4-7`.
+
+    Attributes:
+        example: for the message.
+        least, most: allowed, both included.
+    """
+
+    example: str
+    least: int = 0
+    most: int | None = None
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is None:
+            return
+        for number in numbers(option, str(value), self.example):
+            Whole(self.least, self.most).check(option, number, others)
+
+
+@dataclass(frozen=True)
+class Decimals(Rule):
+    """Finite numbers above 0, comma-separated.
+
+    Attributes:
+        example: for the message.
+    """
+
+    example: str
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is not None:
+            for number in decimals(option, str(value), self.example):
+                Number(self.example).check(option, number, others)
+
+
+@dataclass(frozen=True)
+class Device(Rule):
+    """Where PyTorch computes."""
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:[0-9]+)?", str(value)):
+            raise UsageError(f"{option} {value!r}: expected cpu, cuda, cuda:1 (the second of several) or mps.")
+
+
+@dataclass(frozen=True)
+class Memory(Rule):
+    """A budget, such as 2GiB."""
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        memory_bytes(str(value))
+
+
+@dataclass(frozen=True)
+class UsedWith(Rule):
+    """An option that counts only where another one has certain values: given without them it is refused.
+
+    Attributes:
+        default: the option's own, which counts as not given.
+        option: the name of the other one.
+        values: with which it is used; the other one may be a comma-separated list.
+    """
+
+    default: object
+    option: str
+    values: tuple[str, ...]
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        present = str(others[self.option])
+        if value != self.default and not set(present.split(",")) & set(self.values):
+            other = typed(self.option)
+            needed = " or ".join(f"{other} {name}" for name in self.values)
+            raise UsageError(f"{option} is used with {needed} only, not with {other} {present}. Leave {option} out.")
+
+
+_MOST_NUMBERS = 10_000
+
+SEED = Whole(0, 2**32 - 1)
+"""One rule for all seeds: what Python, NumPy, scikit-learn and PyTorch all take."""
+AT_LEAST_1 = Whole(1)
+MOST_RANK = 65_536
+"""The largest rank of LoRA: more than the width of any published model."""
+
+
+def typed(name: str) -> str:
+    """An option as it is typed: `--max-length` for `max_length`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    """`value`, if it is known.
+
+    Raises:
+        UsageError: it is not; the message names the nearest.
+    """
+    if value not in known:
+        raise UsageError(f"{option} {value!r}: expected {', '.join(known)}.{nearest(value, known)}")
+    return value
+
+
+def items(option: str, text: str, example: str) -> list[str]:
+    """The items of a comma-separated option; one with a comma stands in double quotes.
+
+    Raises:
+        UsageError: there is none, one is empty, one stands there twice, or a quote does not close.
+    """
+    found = [unquoted(item) for item in pieces(text, ",")]
+    if not all(found):
+        raise UsageError(f"{option} {text!r} has an empty item; expected {example} for example.")
+    twice = next((item for item in found if found.count(item) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{option} {text!r} names {twice!r} twice; expected each once.")
+    return found
+
+
+def numbers(option: str, text: str, example: str) -> tuple[int, ...]:
+    """The numbers of `0,4-7`.
+
+    Raises:
+        UsageError: something else, a range that ends before it starts, more numbers than any option means, or one twice.
+    """
+    found: list[int] = []
+    for item in items(option, text, example):
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", item)
+        if match is None:
+            raise UsageError(
+                f"{option} {text!r}: {item!r} is not a number; expected numbers and ranges, such as {example}."
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"{option} {text!r}: the range {item} ends before it starts. Write {last}-{first}.")
+        if len(found) + last - first >= _MOST_NUMBERS:
+            raise UsageError(
+                f"{option} {text!r} names more than {_MOST_NUMBERS:,} numbers; expected {example} for example."
+            )
+        found += range(first, last + 1)
+    if len(set(found)) < len(found):
+        twice = next(number for number in found if found.count(number) > 1)
+        raise UsageError(f"{option} {text!r} names {twice} twice; expected each once.")
+    return tuple(found)
+
+
+def decimals(option: str, text: str, example: str) -> tuple[float, ...]:
+    """The numbers of `1e-3,1e-2`.
+
+    Raises:
+        UsageError: one is not a number.
+    """
+    try:
+        return tuple(float(item) for item in items(option, text, example))
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r}: expected numbers, {example} for example.") from error

@@ -1,0 +1,154 @@
+"""The options of `reproduce` and `validate`, in groups as in `foretune.cli.options`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from foretune.cli.options import Panel, argument, option
+from foretune.cli.ranges import (
+    AT_LEAST_1,
+    MOST_RANK,
+    SEED,
+    Choice,
+    Decimals,
+    Device,
+    Items,
+    Memory,
+    Number,
+    Numbers,
+    Whole,
+)
+
+
+@dataclass(frozen=True)
+class ReproduceOptions:
+    """Which table of a paper, on what; what is left out is as in the paper."""
+
+    table: Annotated[str, argument("A table or figure of a paper, such as malladi-4; an unknown name lists all.")]
+    model: Annotated[
+        str | None,
+        option(
+            Panel.MODEL,
+            "smollm2, minilm, bert-tiny, a hub id, a model folder, or a .gguf file.  [default: the table's]",
+        ),
+    ] = None
+    device: Annotated[str, option(Panel.MODEL, "cpu, cuda, cuda:1, mps."), Device()] = "cpu"
+    tasks: Annotated[
+        str | None, option(Panel.DATA, "Tasks, such as mr,sst2.  [default: the table's]"), Items("mr,sst2")
+    ] = None
+    k: Annotated[
+        str | None,
+        option(Panel.DATA, "Training examples per label, such as 16,64.  [default: the table's]", "--k"),
+        Numbers("16,64", 1),
+    ] = None
+    seeds: Annotated[
+        str | None,
+        option(Panel.DATA, "Seeds of the samples, such as 13,21.  [default: the table's]"),
+        Numbers("13,21", SEED.least, SEED.most),
+    ] = None
+    test: Annotated[
+        int | None, option(Panel.DATA, "At most this many test examples.  [default: the table's]"), AT_LEAST_1
+    ] = None
+    data: Annotated[
+        Path | None,
+        option(Panel.DATA, "Folder with a folder a task (train.*, perhaps test.*).  [default: the tasks' own sources]"),
+    ] = None
+    words: Annotated[
+        str | None,
+        option(
+            Panel.OUTPUT,
+            "Words for labels, such as negative=awful, in all tasks that have the label.  [default: the tasks' own]",
+        ),
+    ] = None
+    first_piece: Annotated[
+        bool, option(Panel.OUTPUT, "Let the first piece of a word of several tokens answer for it.", "--first-piece")
+    ] = False
+    memory: Annotated[str, option(Panel.RUN, "Budget of kernels above the model's own memory."), Memory()] = "2GiB"
+    out: Annotated[
+        Path, option(Panel.RUN, "Folder of pages, kernels and runs; what stands there is not computed again.", "--out")
+    ] = Path("runs/reproduce")
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """How much training a table pays for; what is left out is as in the paper, what is cut stands on the page."""
+
+    steps: Annotated[int | None, option(Panel.TRAINING, "Steps of a run.  [default: the paper's]"), AT_LEAST_1] = None
+    evaluate_every: Annotated[
+        int | None, option(Panel.TRAINING, "Steps between evaluations.  [default: the paper's]"), AT_LEAST_1
+    ] = None
+    batch_sizes: Annotated[
+        str | None,
+        option(Panel.TRAINING, "Batch sizes of the grids, such as 4,8.  [default: the paper's]"),
+        Numbers("4,8", 1),
+    ] = None
+    sgd_rates: Annotated[
+        str | None,
+        option(Panel.TRAINING, "SGD's learning rates, such as 1e-3,1e-2.  [default: the paper's]"),
+        Decimals("1e-3,1e-2"),
+    ] = None
+    adam_rates: Annotated[
+        str | None,
+        option(Panel.TRAINING, "Adam's learning rates, such as 2e-5.  [default: the paper's]"),
+        Decimals("1e-5,2e-5"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """Which tasks, samples and runs a ranking is checked on."""
+
+    tasks: Annotated[str, option(Panel.DATA, "Tasks, such as mr,sst2."), Items("mr,sst2")] = "mr,subj,trec"
+    data: Annotated[
+        Path | None,
+        option(Panel.DATA, "Folder with a folder a task (train.*, perhaps test.*).  [default: the tasks' own sources]"),
+    ] = None
+    n: Annotated[
+        int | None,
+        option(Panel.DATA, "Training examples, and as many for validation.  [default: 128]", "--n"),
+        AT_LEAST_1,
+    ] = None
+    k: Annotated[
+        int | None, option(Panel.DATA, "Training examples per label in the place of --n.", "--k"), AT_LEAST_1
+    ] = None
+    full_data: Annotated[
+        bool, option(Panel.DATA, "Train on all rows but some for validation, in the place of --n.", "--full-data")
+    ] = False
+    seeds: Annotated[
+        str,
+        option(Panel.DATA, "Seeds of the samples; one alone says nothing of the noise."),
+        Numbers("13,21", SEED.least, SEED.most),
+    ] = "13,21"
+    test: Annotated[int, option(Panel.DATA, "At most this many test examples."), AT_LEAST_1] = 400
+    output: Annotated[
+        str,
+        option(Panel.OUTPUT, "head (starts from linear probing) or prompt (label words of a language model)."),
+        Choice("head", "prompt"),
+    ] = "head"
+    rank: Annotated[
+        int,
+        option(Panel.METHOD, "Rank of LoRA, alpha 16; 0 for full tuning."),
+        Whole(0, MOST_RANK, ", with 0 for full tuning"),
+    ] = 8
+    candidates: Annotated[
+        str | None,
+        option(Panel.METHOD, "Only candidates that match these globs, such as 'layer*,all linear'."),
+        Items("layer*,all linear"),
+    ] = None
+    learning_rates: Annotated[
+        str, option(Panel.TRAINING, "AdamW's rates; the best by validation counts."), Decimals("5e-4,2e-3")
+    ] = "5e-4,2e-3"
+    batch_size: Annotated[int, option(Panel.TRAINING, "Examples a step."), AT_LEAST_1] = 16
+    epochs: Annotated[float, option(Panel.TRAINING, "Passes over the training examples."), Number("6", most=1e6)] = 6
+    evaluate_every: Annotated[int, option(Panel.TRAINING, "Steps between evaluations."), AT_LEAST_1] = 8
+    warm_up: Annotated[
+        str | None,
+        option(Panel.RUN, "Also score the kernel after this many real steps (AdamW 5e-5), such as 4 or 2,8."),
+        Numbers("2,8", 1),
+    ] = None
+    memory: Annotated[str, option(Panel.RUN, "Budget of kernels above the model's own memory."), Memory()] = "2GiB"
+    out: Annotated[
+        Path, option(Panel.RUN, "Folder of the page, kernels and runs; what stands there is not made again.", "--out")
+    ] = Path("runs/validate")

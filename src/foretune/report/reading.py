@@ -1,0 +1,96 @@
+"""What was read and what is asked, on the terminal: the question that an answer belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from foretune.model.outputs import Outputs
+from foretune.naming import visible
+from foretune.text.account import Account
+from foretune.text.example import Example
+from foretune.text.task import Task
+
+_LABELS = 10
+_TEXT = 80
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the model is asked.
+
+    Attributes:
+        template: the prompt as it is used; None for a head.
+        words: label -> the word that answers for it; empty for a head.
+        head: what a head reads; None for a prompt.
+        example: one example as the model reads it, shortened, the answer's place as `[answer]`.
+        label: of the example.
+    """
+
+    template: str | None
+    words: Mapping[str, str]
+    head: str | None
+    example: str
+    label: str | None
+
+
+def asked(outputs: Outputs, task: Task, example: Example) -> Asked:
+    """What a model is asked, with an example filled in."""
+    about = outputs.description
+    short = replace(example, text=_short(example.text), text2=None if example.text2 is None else _short(example.text2))
+    template = about.get("template")
+    if template is None:
+        texts = short.text if short.text2 is None else f"{short.text} | {short.text2}"
+        head = f"{about['pooling']} of the last layer's features, {about['classes']} classes"
+        return Asked(None, {}, head, texts, example.label)
+    filled = task.rendered(short, "[answer]", causal=outputs.lm.kind == "causal")
+    return Asked(str(template), dict(task.words), None, filled, example.label)
+
+
+def print_reading(console: Console, account: Account, question: Asked) -> None:
+    """Print what was read, what was left out and why, what is used, and what is asked."""
+    table = Table.grid(padding=(0, 2))
+    for name, text in [*_read(account), *_question(question)]:
+        table.add_row(Text(name, "bold"), Text(_plain(text)))
+    console.print(table)
+    console.print()
+
+
+def _read(account: Account) -> Iterator[tuple[str, str]]:
+    for name, count in account.rows.items():
+        purpose = f" for {name}" if len(account.rows) > 1 else ""
+        yield "Read", f"{account.sources[name]}: {count:,} rows{purpose}"
+    labels = [f"{label} {count:,}" for label, count in list(account.labels.items())[:_LABELS]]
+    more = [f"and {len(account.labels) - _LABELS} more labels"] if len(account.labels) > _LABELS else []
+    yield "Labels", ", ".join([*labels, *more])
+    for reason, count in account.left_out.items():
+        yield "Left out", f"{count:,} row{'s' if count > 1 else ''} {reason}"
+    for note in account.notes:
+        yield "Note", note
+    (first, count), *others = account.used.items()
+    yield "Used", ", ".join([f"{count:,} examples for {first}", *(f"{count:,} for {name}" for name, count in others)])
+
+
+def _question(question: Asked) -> Iterator[tuple[str, str]]:
+    if question.template is None:
+        yield "Head", str(question.head)
+    else:
+        words = [f"{label}={word}" for label, word in list(question.words.items())[:_LABELS]]
+        yield "Prompt", question.template
+        yield "Words", ", ".join([*words, *(["..."] if len(question.words) > _LABELS else [])])
+    yield "Example", f"{question.example}  (label: {question.label})"
+
+
+def _short(text: str) -> str:
+    """The start and the end of a long text."""
+    text = text.strip()
+    return text if len(text) <= _TEXT else f"{text[: _TEXT * 2 // 3].rstrip()} ... {text[-_TEXT // 3 :].lstrip()}"
+
+
+def _plain(text: str) -> str:
+    """The text on one line, line ends and tabs written out: they are a part of a prompt."""
+    return visible(text.replace("\n", "\\n").replace("\t", "\\t"))

@@ -1,0 +1,61 @@
+"""Named tensors in safetensors files that carry their own checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foretune.store.atomic import replacing
+from foretune.store.kept import DamagedError, whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_KEY = "checksum"
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """XXH3 (128 bits) over names, shapes, dtypes and bytes of the tensors."""
+    import torch
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:
+    """Write tensors by name, with their checksum, whole or not at all.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    about = {"format": "pt", **metadata, _KEY: fingerprint(tensors)}
+    with replacing(file) as temporary:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata=about)
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors that `write_tensors` wrote.
+
+    Raises:
+        DamagedError: the file cannot be read, or is not what was written there.
+    """
+    tensors, expected = whole(file, lambda: _read(file))
+    if fingerprint(tensors) != expected:
+        raise DamagedError(file, "its checksum does not fit its values")
+    return tensors
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], str | None]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata() or {}
+        return {name: opened.get_tensor(name) for name in opened.keys()}, metadata.get(_KEY)  # noqa: SIM118

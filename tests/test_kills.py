@@ -1,0 +1,138 @@
+"""A run killed at any write goes on to the same bits when it is repeated, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.conftest import many_rows, run_cli, run_code
+from tests.test_cli import assert_refused
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from foretune.cli.main import main
+when, moment, seen = sys.argv[1], int(sys.argv[2]), 0
+del sys.argv[1:3]
+def killing(original):
+    def renamed(self, target):
+        global seen
+        seen += 1
+        if when == "before" and seen == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        original(self, target)
+        if when == "after" and seen == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return renamed
+Path.replace, Path.rename = killing(Path.replace), killing(Path.rename)
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("rows") / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
+    return file
+
+
+def commands(model: Path, data: Path) -> dict[str, tuple[object, ...]]:
+    return {
+        "kernel": ("kernel", model, data, "--k", 2, "--test", 4, "--formula", "sgd,lora", "--rank", 1),
+        "tune": ("tune", model, data, "--k", 2, "--test", 4, "--steps", 4, "--evaluate-every", 2),
+    }
+
+
+def results(folder: Path) -> dict[str, object]:
+    """Every file, and the values of those that hold some."""
+    found: dict[str, object] = {}
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        if file.name == "parameters.safetensors":
+            found[name] = {key: tensor.tolist() for key, tensor in load_file(file).items()}
+        elif file.suffix == ".npy" or "kernel.zarr/" in name:
+            found[name] = file.read_bytes() if file.is_file() else None
+        else:
+            found[name] = None
+    return found
+
+
+MOMENTS = {
+    ("kernel", "before"): (1, 2, 3, 4, 5, 6, 7), ("kernel", "after"): (1, 2, 5),
+    ("tune", "before"): (1, 2, 3, 4, 6, 8, 9), ("tune", "after"): (1, 4, 8, 9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "when"), MOMENTS, ids=["kernel-before", "kernel-after", "tune-before", "tune-after"]
+)
+def test_a_run_killed_at_any_write_is_repeated_to_the_same_bits(
+    command: str, when: str, bert_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    arguments = commands(bert_folder, data)[command]
+    assert run_cli(*arguments, "--out", tmp_path / "whole").returncode == 0
+    expected = results(tmp_path / "whole")
+    for moment in MOMENTS[command, when]:
+        out = tmp_path / str(moment)
+        killed = run_code(KILLED, when, moment, *arguments, "--out", out)
+        assert killed.returncode == -signal.SIGKILL, (moment, killed.returncode, killed.stderr)
+        repeated = run_cli(*arguments, "--out", out)
+        assert repeated.returncode == 0, (moment, repeated.stderr)
+        assert results(out) == expected, moment
+
+
+LEFTOVERS = {
+    "kernel": ("sgd/.kernel.json.abcd1234", "sgd/.kernel.zarr.x_y_z_00/zarr.json", ".run.yaml.abcd1234",
+               ".foretune-0123abcd/examples.json", "sgd/.foretune-0123abcd/kernel.json", ".foretune-lock"),
+    "tune": ("run/.run.json.abcd1234", ".run.yaml.abcd1234", ".foretune-0123abcd/run.yaml", "run/.foretune-lock",
+             ".foretune-lock", "run/best/.foretune-0123abcd/parameters.safetensors"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", LEFTOVERS)
+def test_a_folder_of_leftovers_counts_as_empty_and_they_are_removed(
+    command: str, bert_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    for name in LEFTOVERS[command]:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("{")
+    result = run_cli(*commands(bert_folder, data)[command], "--out", out)
+    assert result.returncode == 0, result.stderr
+    assert not list(out.rglob(".*"))
+    for place in [folder for folder in out.rglob("*") if folder.is_dir() and "kernel.zarr" not in str(folder)]:
+        (place / ".foretune-89abcdef").mkdir()
+    again = run_cli(*commands(bert_folder, data)[command], "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert not list(out.rglob(".*"))
+
+
+def test_what_only_resembles_a_leftover_is_something_else(bert_folder: Path, data: Path, tmp_path: Path) -> None:
+    for name in (".foretune-notes", ".foretune", ".kernel.json.bak", "kernel.json.abcd1234", ".git"):
+        (tmp_path / name).write_text("mine")
+        result = run_cli(*commands(bert_folder, data)["kernel"], "--out", tmp_path)
+        assert_refused(result, 1, f"it holds {name!r}")
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+
+
+def test_tiles_of_a_finished_kernel_are_removed_and_files_of_a_user_beside_them_are_not(
+    bert_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = (*commands(bert_folder, data)["kernel"], "--out", out)
+    assert run_cli(*arguments).returncode == 0
+    (out / "sgd" / "tiles").mkdir()
+    np.save(out / "sgd" / "tiles" / "0-0.npy", np.zeros(3))
+    (out / "lora-r1" / "tiles").mkdir()
+    np.save(out / "lora-r1" / "tiles" / "0-0.npy", np.zeros(3))
+    (out / "lora-r1" / "tiles" / "notes.txt").write_text("mine")
+    assert run_cli(*arguments).returncode == 0
+    assert not (out / "sgd" / "tiles").exists()
+    assert os.listdir(out / "lora-r1" / "tiles") == ["notes.txt"]  # noqa: PTH208

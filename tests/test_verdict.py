@@ -1,0 +1,209 @@
+"""Whether to train: one rule on both sides, chosen without test examples, and nothing recommended after a no."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from foretune.analysis.scores import Score
+from foretune.candidates.adam import reach
+from foretune.candidates.candidate import ParameterSizes
+from foretune.candidates.evidence import Pool
+from foretune.candidates.scored import LowestLoss
+from foretune.candidates.scores import VALIDATION_LOSS
+from foretune.errors import ModelError, NonFiniteError
+from foretune.experiment.inputs import Inputs
+from foretune.forecast.baseline import Rule, rule_for
+from foretune.forecast.cost import FORECAST_STAGES, cost
+from foretune.forecast.forecast import Forecast
+from foretune.forecast.forecast import forecast as forecast_of
+from foretune.forecast.prediction import prediction
+from foretune.forecast.stages import Stage
+from foretune.forecast.verdict import claim, verdict
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.report.terminal import print_forecast
+from tests.test_forecast import NAMES, QUICK, SIZE, WEIGHTS, synthetic
+
+FAST = replace(QUICK, steps=20, compared=2, resamples=4)
+
+
+def forecast(inputs: Inputs, kernels: dict[str, BlockKernel]) -> Forecast:
+    return forecast_of(Pool(kernels, inputs, WEIGHTS, FAST))
+
+
+def scaled(kernels: dict[str, BlockKernel], factor: float) -> dict[str, BlockKernel]:
+    return {label: BlockKernel(kernel.names, kernel.array * factor) for label, kernel in kernels.items()}
+
+
+def shown(found: Forecast) -> str:
+    stages = [Stage(name, 1.0, 0, 0) for name in FORECAST_STAGES]
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_forecast(console, found, stages, "accuracy", None, cost(stages, 10, 4, 10, 3))
+    return " ".join(console.export_text().split())
+
+
+def test_outputs_that_know_nothing_give_a_baseline_of_one_half() -> None:
+    generator, found = np.random.default_rng(0), []
+    y = np.arange(4 + 8 + 64) % 2
+    for _ in range(150):
+        inputs = Inputs(y, generator.normal(size=(len(y), 1)), np.zeros((len(y), 1)), 4, 8, 2, {}, "accuracy")
+        found.append(rule_for(inputs).score(inputs.f0[4:], inputs).value)
+    assert np.mean(found) == pytest.approx(0.5, abs=2.5 * np.std(found) / 150**0.5)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_test_labels_change_scores_and_nothing_that_is_chosen(seed: int) -> None:
+    kernels, inputs = synthetic(seed, margin=1.0)
+    chosen = None
+    for change in (lambda y: y, lambda y: 1 - y, np.random.default_rng(seed).permutation):
+        y = inputs.y.copy()
+        y[2 * SIZE :] = change(y[2 * SIZE :])
+        other = replace(inputs, y=y)
+        found = forecast(other, kernels)
+        parts = (
+            rule_for(other),
+            found.threshold,
+            found.probe_strength,
+            found.advice.candidate.key,
+            found.advice.candidate.score.steps,
+            found.advice.candidate.score.learning_rate,
+            [item.key for item in found.comparison.candidates],
+            found.advice.predicted.validation_gain,
+        )
+        assert parts == (chosen := chosen or parts)
+
+
+def test_the_rule_is_the_better_one_on_validation_examples() -> None:
+    y = np.array([0, 1, 0, 1, 0, 1])
+    shifted = Inputs(y, np.array([[0.0], [0.0], [4.0], [6.0], [4.0], [6.0]]), np.zeros((6, 1)), 2, 2, 2, {}, "accuracy")
+    assert rule_for(shifted) == Rule(thresholded=True)
+    assert rule_for(shifted).score(shifted.f0[2:], shifted).value == 1.0
+    assert Rule().score(shifted.f0[2:], shifted).value == 0.5
+    centred = replace(shifted, f0=shifted.f0 - 5)
+    assert rule_for(centred) == Rule()
+    assert rule_for(replace(shifted, f0=np.zeros((6, 2)))) == Rule()
+
+
+def test_a_run_of_no_steps_scores_as_no_run() -> None:
+    kernels, inputs = synthetic()
+    biased = replace(inputs, f0=inputs.f0 + 1.0)
+    pool, rule = Pool(kernels, biased, WEIGHTS, FAST), rule_for(biased)
+    evidence = pool.evidence(still := pool.candidates[0])
+    object.__setattr__(evidence, "lowest", LowestLoss(1.0, 0, 0.1))
+    assert rule.thresholded
+    found = prediction(evidence.scored(still), pool, VALIDATION_LOSS, rule)
+    assert found.score == rule.score(biased.f0[SIZE:], biased)
+    assert found.validation_gain == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "predicted", "gain", "word"),
+    [
+        (0, Score(0.9, 0.8, 1.0), 0.1, "no"),
+        (9, Score(0.9, 0.8, 1.0), 0.1, "help"),
+        (9, Score(0.75, 0.6, 0.9), 0.1, "may"),
+        (9, Score(0.7, 0.6, 0.8), 0.1, "cannot tell"),
+        (9, Score(0.6, 0.5, 0.8), 0.0, "no"),
+    ],
+)
+def test_the_verdict_is_one_of_four_words(steps: int, predicted: Score, gain: float, word: str) -> None:
+    assert verdict(steps, predicted, Score(0.7, 0.6, 0.8), gain) == word
+    for beats in (True, False, None):
+        assert claim(word, beats_probing=beats)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_no_recommends_nothing() -> None:
+    kernels, inputs = synthetic(margin=0.0)
+    solved = replace(inputs, f0=np.where(inputs.y == 1, 5.0, -5.0)[:, None] + inputs.f0)
+    found = forecast(solved, kernels)
+    assert found.verdict == found.advice.verdict == "no"
+    assert found.adamw is found.adapter_adamw is None
+    assert found.answer.startswith("Fine-tuning is not expected to help: ")
+    assert "Nothing is recommended" in found.answer
+    for text in (found.answer, shown(found)):
+        assert "AdamW: " not in text and "recommended because" not in text.lower()
+    assert "* recommended" not in shown(found)
+    helped = forecast(inputs, synthetic(margin=3.0)[0])
+    assert helped.verdict == "help" and helped.adamw is not None
+    assert "* recommended" in shown(helped)
+
+
+@pytest.mark.parametrize(
+    ("head", "row", "words"),
+    [
+        ("", "zero-shot", "without training"),
+        ("probed", "head of linear probing, as it starts", "for the head of linear probing that it starts from"),
+        ("drawn", "random head, as it starts", "for the random head that it starts from"),
+    ],
+)
+def test_what_comes_before_training_has_its_own_name(head: str, row: str, words: str) -> None:
+    kernels, inputs = synthetic()
+    found = forecast(replace(inputs, head=head), kernels)
+    assert f"│ {row} │" in shown(found)
+    assert words in found.answer
+
+
+@pytest.mark.parametrize("exponent", [-300, -150, -40, 40, 150, 300])
+def test_a_kernel_of_any_scale_gives_the_same_choice(exponent: int) -> None:
+    kernels, inputs = synthetic()
+    plain, other = (forecast(inputs, scaled(kernels, factor)) for factor in (1.0, 10.0**exponent))
+    assert other.advice.candidate.blocks == plain.advice.candidate.blocks
+    assert other.advice.predicted.score == plain.advice.predicted.score
+    assert other.whole.score == plain.whole.score
+    assert other.verdict == plain.verdict
+
+
+@pytest.mark.parametrize("exponent", [-300, 300])
+def test_reach_has_no_overflow(exponent: int) -> None:
+    norm = 10.0**exponent
+    sizes = ParameterSizes(WEIGHTS.shapes, dict.fromkeys(NAMES, norm), WEIGHTS.widths)
+    for rank in (None, 4):
+        assert 0 < reach(NAMES[:1], rank, sizes, 10) < np.inf
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_equal_outputs_equal_texts_and_one_example_a_label_get_a_forecast(classes: int) -> None:
+    generator = np.random.default_rng(0)
+    y, c = np.arange(3 * classes) % classes, 1 if classes == 2 else classes
+    phi = generator.normal(size=(len(y), c, 4))
+    kernel = np.einsum("iap,jbp->iajb", phi[:classes], phi)[None]
+    inputs = Inputs(
+        y, np.zeros((len(y), c)), np.ones((len(y), 3)), classes, classes, classes, {NAMES[0]: 36}, "accuracy"
+    )
+    for array in (kernel, np.ones_like(kernel), np.broadcast_to(kernel[:, :1, :, :1], kernel.shape).copy()):
+        found = forecast(inputs, {"sgd": BlockKernel((NAMES[0],), array)})
+        assert np.isfinite(found.advice.candidate.score.validation_loss)
+        assert 0 <= found.advice.predicted.score.value <= 1
+
+
+def test_where_no_gradient_is_left_there_is_nothing_to_train() -> None:
+    kernels, inputs = synthetic()
+    with pytest.raises(ModelError, match="nothing to train: the gradients of all 8 parameters"):
+        forecast(inputs, scaled(kernels, 0.0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_undefined_numbers_are_refused_and_named(bad: float) -> None:
+    kernels, inputs = synthetic()
+    array = kernels["sgd"].array.copy()
+    array[1, 0, 0, 3, 0] = bad
+    with pytest.raises(NonFiniteError, match=rf"The sgd kernel of {NAMES[1]} has infinite or undefined entries"):
+        forecast(inputs, {**kernels, "sgd": BlockKernel(tuple(NAMES), array)})
+    for name, field in (("outputs", "f0"), ("features", "features")):
+        values = getattr(inputs, field).copy()
+        values[5, 0] = bad
+        with pytest.raises(NonFiniteError, match=f"The {name} of 1 of {len(inputs.y)} examples, number 5"):
+            forecast(replace(inputs, **{field: values}), kernels)
+
+
+def test_weights_without_a_lora_kernel_are_named() -> None:
+    kernels, inputs = synthetic()
+    silent = {**kernels, "lora-r4": BlockKernel(tuple(NAMES), 0 * kernels["lora-r4"].array)}
+    found = forecast(inputs, silent)
+    assert found.advice.adapter is None
+    assert any(f"LoRA candidates are without 8 weights, {NAMES[0]} among them" in note for note in found.warnings)
+    assert not any("LoRA candidates" in note for note in forecast(inputs, kernels).warnings)
