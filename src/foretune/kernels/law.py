@@ -5,8 +5,9 @@ For any weights `v` of its outputs one plain backward pass gives the gradient of
 
     sum_kl v_k v_l K_b[k, l] = ||G_b||^2
 
-for every block. The factors of the example are taken as they are in a computation, in a batch beside a longer one. What a factor rule drops, or what the recorder does not see, breaks the law, and the computation stops
-before it has cost anything. `formula_laws` holds the formulas that need formed gradients or adapters against `G_b`.
+for every block. The example's factors are taken as in a computation, in a batch beside a longer one. What a factor
+rule drops, or what the recorder does not see, breaks the law, and the computation stops before it has cost anything.
+`formula_laws` holds the formulas that need formed gradients or adapters against `G_b`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,6 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
     tile = source.capture(places, len(places) if exact else 1)
     drawn = torch.from_numpy(draws(0, "law").standard_normal(tile[0].outputs.shape[1]))
     of_place = {place: drawn if place == places[0] else torch.zeros_like(drawn) for place in places}
-    least = torch.promote_types(tile[0].outputs.dtype, torch.float32)
     weights = torch.cat([of_place[place] for batch in tile for place in batch.positions]).to(tile[0].outputs.device)
     kernels = {
         name: kernel.reshape(len(weights), -1) for name, kernel in sgd_kernels(tile, tile, list(source.parameters))
@@ -86,7 +86,8 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
     gradients: dict[str, Tensor] = {}
 
     def visit(name: str, gradient: Tensor) -> None:
-        squares[name] = torch.linalg.vector_norm(gradient, dtype=least).item() ** 2
+        precision = torch.promote_types(gradient.dtype, torch.float32)
+        squares[name] = torch.linalg.vector_norm(gradient, dtype=precision).item() ** 2
         if name in wanted:
             turned = name in source.direct and source.matrices.get(name, False)
             gradients[name] = (gradient.mT if turned else gradient).double().clone()
