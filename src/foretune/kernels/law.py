@@ -1,12 +1,13 @@
-r"""The law that every kernel obeys, checked on two examples before a computation starts.
+r"""The law that every kernel obeys, checked on one example before a computation starts.
 
-For any weights `v` of examples and outputs, one plain backward pass gives the gradient of their sum for each parameter
-block, `G_b = sum_k v_k df_k / d theta_b` with `k = (example, output)`, and
+For any weights `v` of its outputs one plain backward pass gives the gradient of their sum for each parameter block,
+`G_b = sum_k v_k df_k / d theta_b`, and
 
     sum_kl v_k v_l K_b[k, l] = ||G_b||^2
 
-for every block. What a factor rule drops, or what the recorder does not see, breaks the law, and the computation stops
-before it has cost anything. `formula_laws` holds the formulas that need formed gradients or adapters against `G_b`.
+for every block. The example's factors are taken as in a computation, in a batch beside a longer one. What a factor
+rule drops, or what the recorder does not see, breaks the law, and the computation stops before it has cost anything.
+`formula_laws` holds the formulas that need formed gradients or adapters against `G_b`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _TOLERANCES = {
 
 
 def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -> None:
-    """Hold the kernels of two examples against one plain backward pass.
+    """Hold the kernel of an example against one plain backward pass.
 
     Args:
         source: the examples and parameters of a computation.
@@ -74,8 +75,8 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
     tolerance = _TOLERANCES[dtype]
     exact = dtype in (torch.float32, torch.float64)  # else one by one, as in the plain pass, to round alike
     tile = source.capture(places, len(places) if exact else 1)
-    drawn = draws(0, "law").standard_normal((len(places), tile[0].outputs.shape[1]))
-    of_place = dict(zip(places, torch.from_numpy(drawn), strict=True))
+    drawn = torch.from_numpy(draws(0, "law").standard_normal(tile[0].outputs.shape[1]))
+    of_place = {place: drawn if place == places[0] else torch.zeros_like(drawn) for place in places}
     weights = torch.cat([of_place[place] for batch in tile for place in batch.positions]).to(tile[0].outputs.device)
     kernels = {
         name: kernel.reshape(len(weights), -1) for name, kernel in sgd_kernels(tile, tile, list(source.parameters))
@@ -85,12 +86,13 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
     gradients: dict[str, Tensor] = {}
 
     def visit(name: str, gradient: Tensor) -> None:
-        squares[name] = gradient.double().square().sum().item()
+        precision = torch.promote_types(gradient.dtype, torch.float32)
+        squares[name] = torch.linalg.vector_norm(gradient, dtype=precision).item() ** 2
         if name in wanted:
             turned = name in source.direct and source.matrices.get(name, False)
             gradients[name] = (gradient.mT if turned else gradient).double().clone()
 
-    visit_gradients(source.outputs, source.parameters, [(source.encoded[p], of_place[p]) for p in places], visit)
+    visit_gradients(source.outputs, source.parameters, [(source.encoded[places[0]], drawn)], visit)
     whole = sum(squares.values())
     for name, kernel in kernels.items():
         expected, found = squares.get(name, 0.0), (weights @ kernel @ weights).item()
@@ -110,9 +112,9 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
 
 
 def _pair(lengths: Sequence[int]) -> tuple[int, ...]:
-    """A short example, and one of the usual length."""
+    """The example that is checked, of the usual length, and a longer one that pads it where there is one."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    return tuple(dict.fromkeys((order[0], order[len(order) // 2])))
+    return tuple(dict.fromkeys((order[(len(order) - 1) // 2], order[3 * len(order) // 4])))
 
 
 def _allowed(
