@@ -42,12 +42,12 @@ from foretune.cli.options import (
 )
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs, forecast_inputs
-from foretune.experiment.probed_head import probed_head
 from foretune.finetune.methods import FullTuning, LoRATuning
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.forecast.advice import advice
 from foretune.forecast.cost import cost
 from foretune.forecast.forecast import Forecast, forecast
+from foretune.forecast.heads import probed_head
 from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA

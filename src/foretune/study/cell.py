@@ -24,13 +24,13 @@ import numpy as np
 
 from foretune.errors import NonFiniteError, StorageError
 from foretune.experiment.inputs import Inputs, forecast_inputs
-from foretune.experiment.probed_head import probed_head
 from foretune.finetune.data import split_identity
 from foretune.finetune.methods import Method
 from foretune.finetune.run import Run
 from foretune.finetune.search import best_of
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
+from foretune.forecast.heads import probed_head
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
