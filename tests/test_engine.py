@@ -249,3 +249,15 @@ def test_a_kernel_that_overflows_names_its_block() -> None:
     outputs = ft.HeadLogits(lm, weight=torch.tensor([[0.0] * 16, [1e30] * 16]), bias=torch.zeros(2))
     with pytest.raises(ft.ForetuneError, match=r"kernel of '.*' \(sgd\).*--dtype float64"):
         ft.block_kernels(outputs, ROWS[:2])
+
+
+@pytest.mark.parametrize("token", [2.0**10, 2.0**20])
+@pytest.mark.parametrize("arrays", [0, 2**20, 2**30])
+@pytest.mark.parametrize("lengths", [[3], [40, 300, 7]], ids=str)
+def test_the_budget_that_a_refusal_names_is_enough(token: float, arrays: int, lengths: list[int]) -> None:
+    footprint = Footprint(2**16, token, token / 2)
+    with pytest.raises(ft.ForetuneError, match="too small") as refused:
+        planned(footprint, (lengths, lengths), 1000, arrays, overlap=True, single=False)
+    hint = str(refused.value).split("--memory ")[1].split(",")[0]
+    planned(footprint, (lengths, lengths), memory_bytes(hint), arrays, overlap=True, single=False)
+    assert memory_bytes("4e9") == memory_bytes("4e9 bytes") == 4_000_000_000
