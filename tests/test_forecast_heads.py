@@ -314,7 +314,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
         "head alone",
     ):
         assert part in shown
-    with pytest.raises(UsageError, match="--warm-up is -1; expected"):
+    with pytest.raises(UsageError, match="A warm-up of -1 steps; expected at least one"):
         run(-1)
 
 

@@ -23,9 +23,9 @@ RUNNERS = {
 }  # fmt: skip
 OTHERS = {
     "--find-links", "--no-deps", "--dest", "--only-binary", "--no-binary", "--index-url", "--upgrade", "--user",
-    "--target", "--no-index", "--no-cache-dir", "--require-hashes", "--install", "--hash",
+    "--target", "--no-index", "--no-cache-dir", "--require-hashes", "--install", "--hash", "--python",
 }  # fmt: skip
-"""Options of pip, whose commands some messages name."""
+"""Options of pip and uv, whose commands some messages name."""
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
 
@@ -96,7 +96,7 @@ def test_every_command_line_in_a_message_can_be_typed(file: Path) -> None:
     for text in texts(file):
         for line in re.findall(r"`(foretune [^`]+)`|(?:Next|Example): (foretune [^\n]+)", text):
             words = (line[0] or line[1]).split()
-            if words[1].startswith(("-", "\0")):
+            if words[1].startswith(("-", "\0", "[")):  # a placeholder, or the pattern that finds commands
                 continue
             assert words[1] in COMMANDS, text
             assert set(OPTION.findall(" ".join(words))) <= options(words[1]), text

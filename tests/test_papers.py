@@ -205,7 +205,8 @@ def test_the_hints_of_reproduce_name_options_that_it_has_and_work_when_followed(
     folder, data = tmp_path / "model", written(tmp_path / "data", "mr")
     cut_words.module.save_pretrained(folder)
     cut_words.tokenizer.save_pretrained(folder)
-    command = ("reproduce", "malladi-5", "--model", folder, "--tasks", "mr", "--data", data, "--out", tmp_path, *SMALL)
+    command = ("reproduce", "malladi-5", "--model", folder, "--tasks", "mr", "--data", data, "--out", tmp_path / "out",
+               *SMALL)  # fmt: skip
     refused = run_cli(*command, "--words", "negative=pathetic")
     assert_refused(refused, 2, "'pathetic'", "--words negative=WORD", "--first-piece")
     first = run_cli(*command, "--words", "negative=pathetic", "--first-piece")
@@ -213,8 +214,8 @@ def test_the_hints_of_reproduce_name_options_that_it_has_and_work_when_followed(
     shown = " ".join(first.stdout.split())
     assert "Words asked for: negative=pathetic." in shown
     assert "'pathetic' by" in shown
-    assert "--words negative=pathetic" in (tmp_path / "malladi-5" / "page.md").read_text()
-    assert "--first-piece" in (tmp_path / "malladi-5" / "page.md").read_text()
+    assert "--words negative=pathetic" in (tmp_path / "out" / "malladi-5" / "page.md").read_text()
+    assert "--first-piece" in (tmp_path / "out" / "malladi-5" / "page.md").read_text()
     other = run_cli(*command, "--words", "negative=irresistible")
     assert other.returncode == 0, other.stderr
     assert_refused(run_cli(*command, "--words", "negativ=bad"), 2, "label 'negativ'", "Did you mean 'negative'?")

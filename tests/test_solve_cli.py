@@ -125,7 +125,7 @@ def test_another_split_in_the_same_folder_is_refused_and_another_formula_joins(
         (("--formula", "sdg"), ("--formula 'sdg'", "Did you mean 'sgd'")),
         (("--formula", "lora", "--rank", "0"), ("--rank is 0", "1 to 65536")),
         (("--formula", "lora", "--rank", "eight"), ("--rank 'eight'", "such as 1,8,64")),
-        (("--formula", "lora", "--target-modules", "q_porj"), ("match no linear layer", "Did you mean 'q_proj'")),
+        (("--formula", "lora", "--target-modules", "q_porj"), ("matches no linear layer", "Did you mean 'q_proj'")),
         (("--formula", "projection", "--dimension", "0"), ("--dimension is 0", "1 to 1000000")),
         (("--formula", "signgd", "--eps", "-1"), ("--eps is -1",)),
         (("--layers", "9"), ("There is no layer 9", "0 to 1")),
