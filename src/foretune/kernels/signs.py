@@ -243,15 +243,15 @@ def _over(side: Side, units: Float[Tensor, "nc"]) -> Side:
 
 
 def signs_of(
-    chunk: Float[Tensor, "k p"], into: Float[Tensor, "kp"], units: Float[Tensor, "k"], eps: float, threshold: float
+    chunk: Float[Tensor, "k p"], into: Float[Tensor, "..."], units: Float[Tensor, "k"], eps: float, threshold: float
 ) -> Float[Tensor, "k p"]:
     """The signs of a chunk of `dW / unit`; entries below one count as zero."""
-    into = into.view_as(chunk)
+    found = into.view_as(chunk)
     if eps == 0 and threshold == 0:
-        return torch.sign(chunk, out=into)
+        return torch.sign(chunk, out=found)
     if eps == 0:
-        return torch.trunc(chunk, out=into).clamp_(-1, 1)
-    torch.abs(chunk, out=into)
-    dropped = into < (1 if threshold else 0)
-    into += (eps / units)[:, None]
-    return torch.div(chunk, into, out=into).masked_fill_(dropped, 0)
+        return torch.trunc(chunk, out=found).clamp_(-1, 1)
+    torch.abs(chunk, out=found)
+    dropped = found < (1 if threshold else 0)
+    found += (eps / units)[:, None]
+    return torch.div(chunk, found, out=found).masked_fill_(dropped, 0)
