@@ -156,20 +156,21 @@ def stretch(delimiter: str, ids: bool, ragged: int | None, last: int = 9) -> str
 @pytest.mark.parametrize("ragged", [None, 3, 4])
 @pytest.mark.parametrize("ids", [True, False])
 def test_no_stretch_of_rows_becomes_one_text(ids: bool, ragged: int | None, last: int, tmp_path: Path) -> None:
-    with pytest.raises(ft.DataError, match=f"lines 5 to {last + 2}: a quote opens in line 5"):
+    said = f"lines 5 to {last + 2}: a quote opens in line 5" if ragged != 3 else "line 5: . fields do not fit the header"
+    with pytest.raises(ft.ForetuneError, match=said):
         read_rows(written(tmp_path, "r.csv", stretch(",", ids, ragged, last)))
     tabs = written(tmp_path, "r.tsv", stretch("\t", ids, ragged, last))
     if ragged is None:
         assert len(read_rows(tabs)) == 32
     else:
-        with pytest.raises(ft.DataError, match=f"line {ragged + 2}: {3 + ids} fields where the header has {2 + ids}"):
+        with pytest.raises(ft.ForetuneError, match=f"line {ragged + 2}: {3 + ids} fields where the header has {2 + ids}"):
             read_rows(tabs)
 
 
 @pytest.mark.parametrize("ids", [True, False])
 def test_a_label_that_only_a_swallowed_row_has_hides_no_rows(ids: bool, tmp_path: Path) -> None:
     content = stretch(",", ids, None, 5).replace(f"film number 4,{LABELS[4]}", "film number 4,other")
-    with pytest.raises(ft.DataError, match="lines 5 to 7"):
+    with pytest.raises(ft.ForetuneError, match="lines 5 to 7"):
         read_rows(written(tmp_path, "r.csv", content))
 
 
@@ -314,7 +315,8 @@ def test_numbers_that_differ_and_codes_stay_apart(tmp_path: Path) -> None:
     assert list(read(written(tmp_path, "r.jsonl", exact)).task.labels) == ["9007199254740992", "9007199254740993"]
     codes = relabelled(lambda _, label: ("7", "007")[number(label)])
     assert list(read(written(tmp_path, "c.jsonl", lines(codes))).account.labels) == ["007", "7"]
-    assert label_name("1e999999999") == "1E+999999999"
+    assert label_name("1e9999") == label_name("10E9998")
+    assert label_name("1e999999999") == "1e999999999"
     assert label_name("1" * 40 + ".0") == label_name(int("1" * 40))
 
 
@@ -420,7 +422,7 @@ def test_an_answer_of_the_dataset_viewer_is_read_with_its_class_names(tmp_path: 
     found = read_rows(written(tmp_path, "r.json", json.dumps({**answer, "rows": rows})))
     assert [row["label"] for row in found] == LABELS
     rows[3]["truncated_cells"] = ["text"]
-    with pytest.raises(ft.DataError, match="row 4: the dataset viewer has cut"):
+    with pytest.raises(ft.ForetuneError, match="row 4: the dataset viewer has cut"):
         read_rows(written(tmp_path, "r.json", json.dumps({**answer, "rows": rows})))
 
 

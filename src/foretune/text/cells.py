@@ -24,7 +24,7 @@ from foretune.naming import shown
 _NOTHING = frozenset({"", "nan", "NaN", "NAN", "None", "null", "NULL", "NaT", "<NA>", "N/A", "#N/A"})
 _MARKS = frozenset({"-1", "-100"})
 """Numbers that mark rows without a label beside class numbers or names: of datasets, and of losses."""
-_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,9})?")
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 _NO_WIDTH = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _JOINERS = " \u200c\u200d\u200e\u200f"
 """Without width too, but inside a name they may mean something."""
