@@ -156,14 +156,18 @@ def stretch(delimiter: str, ids: bool, ragged: int | None, last: int = 9) -> str
 @pytest.mark.parametrize("ragged", [None, 3, 4])
 @pytest.mark.parametrize("ids", [True, False])
 def test_no_stretch_of_rows_becomes_one_text(ids: bool, ragged: int | None, last: int, tmp_path: Path) -> None:
-    said = f"lines 5 to {last + 2}: a quote opens in line 5" if ragged != 3 else "line 5: . fields do not fit the header"
+    said = (
+        f"lines 5 to {last + 2}: a quote opens in line 5" if ragged != 3 else "line 5: . fields do not fit the header"
+    )
     with pytest.raises(ft.ForetuneError, match=said):
         read_rows(written(tmp_path, "r.csv", stretch(",", ids, ragged, last)))
     tabs = written(tmp_path, "r.tsv", stretch("\t", ids, ragged, last))
     if ragged is None:
         assert len(read_rows(tabs)) == 32
     else:
-        with pytest.raises(ft.ForetuneError, match=f"line {ragged + 2}: {3 + ids} fields where the header has {2 + ids}"):
+        with pytest.raises(
+            ft.ForetuneError, match=f"line {ragged + 2}: {3 + ids} fields where the header has {2 + ids}"
+        ):
             read_rows(tabs)
 
 
