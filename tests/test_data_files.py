@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import os
@@ -19,6 +20,7 @@ import foretune as ft
 from foretune.cli.data import Problem, problem
 from foretune.cli.options import DataOptions, OutputOptions
 from foretune.text.builtin import load_data
+from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
 from foretune.text.rows import read_rows
 from foretune.text.split import full_split, sampled_split
@@ -139,6 +141,67 @@ def test_a_quote_in_a_tab_separated_file_merges_no_rows(tmp_path: Path) -> None:
     assert any("Quotes are read" in note for note in read(tmp_path / "glue.tsv").account.notes)
 
 
+def stretch(delimiter: str, ids: bool, ragged: int | None, last: int = 9) -> str:
+    """Rows with a quote that opens in one and closes in another, and perhaps one with a field too many."""
+    found = [delimiter.join([*(["id"] if ids else []), "text", "label"])]
+    for place, row in enumerate(ROWS[:32]):
+        text = f"film number {place}"
+        text = f'"{text}' if place == 3 else f'{text}"' if place == last else text
+        text = f"well{delimiter}{text}" if place == ragged else text
+        found.append(delimiter.join([*([f"{place}"] if ids else []), text, row["label"]]))
+    return "\n".join([*found, ""])
+
+
+@pytest.mark.parametrize("last", [4, 5, 9])
+@pytest.mark.parametrize("ragged", [None, 3, 4])
+@pytest.mark.parametrize("ids", [True, False])
+def test_no_stretch_of_rows_becomes_one_text(ids: bool, ragged: int | None, last: int, tmp_path: Path) -> None:
+    said = (
+        f"lines 5 to {last + 2}: a quote opens in line 5" if ragged != 3 else "line 5: . fields do not fit the header"
+    )
+    with pytest.raises(ft.ForetuneError, match=said):
+        read_rows(written(tmp_path, "r.csv", stretch(",", ids, ragged, last)))
+    tabs = written(tmp_path, "r.tsv", stretch("\t", ids, ragged, last))
+    if ragged is None:
+        assert len(read_rows(tabs)) == 32
+    else:
+        with pytest.raises(
+            ft.ForetuneError, match=f"line {ragged + 2}: {3 + ids} fields where the header has {2 + ids}"
+        ):
+            read_rows(tabs)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_label_that_only_a_swallowed_row_has_hides_no_rows(ids: bool, tmp_path: Path) -> None:
+    content = stretch(",", ids, None, 5).replace(f"film number 4,{LABELS[4]}", "film number 4,other")
+    with pytest.raises(ft.ForetuneError, match="lines 5 to 7"):
+        read_rows(written(tmp_path, "r.csv", content))
+
+
+GENUINE = (
+    "Dear all,\nit was fine",
+    "one, two\nthree, four\n\nfive",
+    'he said "no",\nand "yes"',
+    "it cost 1,000\nand more",
+    "Hello,friend\nbye",
+    "good,\nbad,\nneither",
+    "a list:\n- one\n- two",
+)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_texts_of_several_lines_are_read_as_they_are(ids: bool, tmp_path: Path) -> None:
+    rows = [{**({"id": n} if ids else {}), "text": text, "label": label}
+            for n, (text, label) in enumerate(zip([*GENUINE, *TEXTS], LABELS, strict=False))]  # fmt: skip
+    for name, delimiter in (("r.csv", ","), ("r.tsv", "\t")):
+        with (tmp_path / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+        found = read_rows(tmp_path / name)
+        assert [(row["text"], row["label"]) for row in found] == [(row["text"], row["label"]) for row in rows]
+
+
 def test_a_tab_separated_file_with_consistent_quotes_is_unquoted(tmp_path: Path) -> None:
     quoted = table("\t").replace("label\n", 'label\n"two\nlines\tand ""a tab"""\tpositive\n', 1)
     found = read_rows(written(tmp_path, "r.tsv", quoted))
@@ -218,6 +281,24 @@ ALIKE = {
     "int and float": (lambda n, label: float(number(label)) if n % 3 else number(label), ["0", "1"]),
     "words of numbers": (lambda n, label: f"{number(label)}.0" if n % 3 else number(label), ["0", "1"]),
     "truth": (lambda n, label: label == "positive" if n % 3 else str(label == "positive"), ["False", "True"]),
+    "signs": (lambda n, label: f"+{number(label) + 1}" if n % 3 else number(label) + 1, ["1", "2"]),
+    "points and exponents": (lambda n, label: f"{number(label) + 1}{('.', 'e0', '.00')[n % 3]}", ["1", "2"]),
+    "zeros at the end": (lambda n, label: f"{number(label)}.5" + "0" * (n % 3), ["0.5", "1.5"]),
+    "negative zero": (lambda n, label: number(label) or ("-0.0" if n % 3 else 0), ["0", "1"]),
+    "wide digits": (lambda n, label: "\uff10\uff11"[number(label)] if n % 3 else number(label), ["0", "1"]),
+    "minus signs": (lambda n, label: ("\u2212" if n % 3 else "-") + str(number(label) + 2), ["-3", "-2"]),
+    "no width": (
+        lambda n, label: ("\u200b", "\ufeff", "")[n % 3] + label + "\u200b" * (n % 2),
+        ["negative", "positive"],
+    ),
+    "blanks inside": (
+        lambda n, label: f"very{(' ', '  ', chr(160))[n % 3]}{label}",
+        ["very negative", "very positive"],
+    ),
+    "long numbers": (
+        lambda n, label: 9007199254740993 + 2 * number(label) if n % 3 else f"{9007199254740993 + 2 * number(label)}.0",
+        ["9007199254740993", "9007199254740995"],
+    ),
     "composed letters": (lambda n, label: label + ("e\u0301" if n % 3 else "\xe9"), ["negative\xe9", "positive\xe9"]),
 }
 
@@ -231,6 +312,24 @@ def test_one_label_in_two_spellings_is_one_label(kind: str, tmp_path: Path) -> N
     assert [found.account.labels[label] for label in labels] == [20, 20]
     assert bool(found.account.notes) == (kind != "truth")
     assert len(ft.Task("t", labels).few_shot(rows, k=2).train) == 4
+
+
+def test_numbers_that_differ_and_codes_stay_apart(tmp_path: Path) -> None:
+    exact = lines().replace('"negative"', "9007199254740993.0").replace('"positive"', "9007199254740992.0")
+    assert list(read(written(tmp_path, "r.jsonl", exact)).task.labels) == ["9007199254740992", "9007199254740993"]
+    codes = relabelled(lambda _, label: ("7", "007")[number(label)])
+    assert list(read(written(tmp_path, "c.jsonl", lines(codes))).account.labels) == ["007", "7"]
+    assert label_name("1e9999") == label_name("10E9998")
+    assert label_name("1e999999999") == "1e999999999"
+    assert label_name("1" * 40 + ".0") == label_name(int("1" * 40))
+
+
+def test_the_signature_of_a_file_that_was_joined_is_no_part_of_a_text(tmp_path: Path) -> None:
+    for name, content in (("r.csv", table()), ("r.jsonl", lines())):
+        half = len(content.splitlines()) // 2
+        parts = ["\n".join(part) for part in (content.splitlines()[:half], content.splitlines()[half:])]
+        joined = read_rows(written(tmp_path, name, "\ufeff" + "\n\ufeff".join(parts)))
+        assert [str(row["text"]).replace(",", "") for row in joined] == [text.replace(",", "") for text in TEXTS]
 
 
 def test_minus_one_beside_zero_and_one_is_asked_about_and_the_hints_work(tmp_path: Path) -> None:
@@ -293,6 +392,51 @@ def test_a_validation_file_is_used(tmp_path: Path) -> None:
         test_data=str(tmp_path / "d/test.csv"),
     )  # fmt: skip
     assert named.split == found.split
+
+
+@pytest.mark.parametrize("train, other", [("", "data/test"), ("", "test/test"), ("", "test/part"), ("data/", "dev")])
+def test_rows_of_a_split_in_another_place_are_named(train: str, other: str, tmp_path: Path) -> None:
+    written(tmp_path, f"{train}train.jsonl", lines(ROWS[:30]))
+    written(tmp_path, f"{other}.jsonl", lines(ROWS[30:]))
+    (note,) = read(tmp_path).account.notes
+    assert note.startswith(f"Not read: {other}.jsonl, ")
+
+
+NO_NAMES = (None, 5, "np", {"0": "n", "x": "p"}, {"1": "n"}, ["n", None], [["n"], ["p"]])
+
+
+@pytest.mark.parametrize("names", NO_NAMES)
+def test_class_names_of_another_shape_name_nothing(names: Any, tmp_path: Path) -> None:
+    plain = pa.table({"text": TEXTS, "label": list(map(number, LABELS))})
+    features = {"label": {"_type": "ClassLabel", "names": names}}
+    marked = plain.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    assert read(written(tmp_path, "r.parquet", parquet_bytes(marked))).task.labels == ("0", "1")
+    written(tmp_path, "d/train.parquet", parquet_bytes(plain))
+    for listed in ([{"name": "label", "dtype": {"class_label": {"names": names}}}],
+                   [{"dtype": {"class_label": {"names": ["n", "p"]}}}], names):  # fmt: skip
+        head = json.dumps({"dataset_info": {"features": listed}})
+        written(tmp_path, "d/README.md", f"---\n{head}\n---\n")
+        assert read(tmp_path / "d").task.labels == ("0", "1")
+
+
+def test_an_answer_of_the_dataset_viewer_is_read_with_its_class_names(tmp_path: Path) -> None:
+    rows = [{"row_idx": n, "row": {**row, "label": number(row["label"])}, "truncated_cells": []}
+            for n, row in enumerate(ROWS)]  # fmt: skip
+    answer = {"features": [{"name": "label", "type": {"names": ["negative", "positive"], "_type": "ClassLabel"}}]}
+    found = read_rows(written(tmp_path, "r.json", json.dumps({**answer, "rows": rows})))
+    assert [row["label"] for row in found] == LABELS
+    rows[3]["truncated_cells"] = ["text"]
+    with pytest.raises(ft.ForetuneError, match="row 4: the dataset viewer has cut"):
+        read_rows(written(tmp_path, "r.json", json.dumps({**answer, "rows": rows})))
+
+
+@pytest.mark.parametrize("given", ["\t", "tab", "TAB", "\\t"])
+def test_a_tab_is_named_as_itself_or_in_words(given: str, llama_folder: Path, tmp_path: Path) -> None:
+    file = written(tmp_path, "r.csv", table("\t"))
+    options = (llama_folder, file, WORDS, "--k", 2, "--test", 4, "--plan")
+    assert run_cli("kernel", *options, "--delimiter", given).returncode == 0
+    settings = written(tmp_path, "c.yaml", json.dumps({"delimiter": given}))
+    assert run_cli("kernel", *options, "--config", settings).returncode == 0
 
 
 def test_a_test_file_without_labels_is_refused_and_the_hint_works(tmp_path: Path) -> None:
@@ -366,9 +510,20 @@ CONTENT: dict[str, tuple[str, str | bytes, str]] = {
     "semicolons": ("r.csv", table(";"), "Add --delimiter ';'"),
     "tabs": ("r.csv", table("\t"), "Add --delimiter tab"),
     "commas": ("r.tsv", table(), "Add --delimiter ','"),
-    "windows": ("r.csv", table().replace("film", "café").encode("cp1252"), "the byte 0xe9. Add --encoding cp1252"),
+    "windows": (
+        "r.csv",
+        table().replace("film", "café").encode("cp1252"),
+        "the byte 0xe9. Add --encoding with the one it was written in. Its bytes fit cp1252",
+    ),
     "utf-16": ("r.csv", table().encode("utf-16"), "Add --encoding utf-16"),
     "utf-16 unmarked": ("r.csv", table().encode("utf-16-le"), "Add --encoding utf-16-le"),
+    "utf-32 unmarked": ("r.csv", table().encode("utf-32-be"), "Add --encoding utf-32-be"),
+    "packed": ("r.csv", gzip.compress(table().encode()), "is packed with gzip"),
+    "split twice": (
+        "r.json",
+        json.dumps({"columns": ["text", "text"], "data": [["a", "b"]]}),
+        "has the column 'text' twice",
+    ),
     "broken line": ("r.jsonl", lines() + '{"text": "a", \n', "line 41: not JSON"),
     "lists": ("r.jsonl", "[1, 2]\n[3, 4]\n", "line 1: a list. Expected an object"),
     "deep": ("r.jsonl", lines() + "[" * 100_000 + "\n", "line 41: not JSON (lists or objects are nested too deeply)"),
@@ -409,6 +564,10 @@ OPTIONS = {
     "same test rows": ("r.csv", ["--test-data", "r.csv"], "All 40 test rows have a text that stands among"),
     "same validation rows": ("r.csv", ["--validation-data", "r.csv"], "The validation rows have no text of the label"),
     "column": ("r.csv", ["--text", "body"], "has no column 'body'. Its columns are 'text', 'label'"),
+    "text2 as text": ("r.csv", ["--text2", "text"], "--text2 and --text both name the column 'text'"),
+    "text2 as label": ("r.csv", ["--text2", "label"], "--text2 and --label both name the column 'label'"),
+    "one label": ("r.csv", ["--labels", "negative"], "--labels names 'negative' only"),
+    "blank label": ("r.csv", ["--labels", " "], "--labels is empty"),
     "k": ("r.csv", ["--k", "11"], "Use --k 10 or less"),
 }
 REFUSED = {
@@ -437,6 +596,9 @@ PLACES = {
     "device.jsonl": "is a device",
     "folder.jsonl": "holds no train file",
     "nowhere.csv": "does not exist",
+    "dangling.csv": "is a link to nowhere.csv, which does not exist",
+    "loop.csv": "is a link that leads back to itself",
+    "a/loop": "is a link that leads back to itself",
     "a/b/c": "does not exist",
     "x" * 5000: "does not exist",
 }
@@ -447,6 +609,9 @@ def test_what_is_not_a_file_is_refused_without_waiting(place: str, llama_folder:
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "device.jsonl").symlink_to("/dev/zero")
     (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "a").mkdir()
+    for link, goal in (("dangling.csv", "nowhere.csv"), ("loop.csv", "loop.csv"), ("a/loop", "loop")):
+        (tmp_path / link).symlink_to(goal)
     result = run_cli("kernel", llama_folder, place, WORDS, "--plan", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert PLACES[place] in result.stderr

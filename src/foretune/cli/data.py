@@ -75,6 +75,10 @@ def problem(data: DataOptions, output: OutputOptions, splitter: Splitter = few_s
         named = named.prompted(output.prompt)
     read = _read(data, named)
     listed = None if data.labels is None else [label_name(item) for item in items("--labels", data.labels, "bad,good")]
+    if listed is not None and len(listed) < 2:
+        raise UsageError(
+            f"--labels names {listed[0]!r} only. Expected two or more labels, as in --labels bad,good; or leave it out."
+        )
     columns = {key: value for key in ("text", "text2", "label") if (value := getattr(data, key)) is not None}
     column = columns.get("label", "label" if named is None else named.label)
     for name, rows in read.parts.items():

@@ -22,6 +22,8 @@ from foretune.text.quoted import quoted
 from foretune.text.yaml_values import given, key_nodes, plain_values, yaml_root, yaml_text
 
 _NOT_REPEATED = {"plan", "debug", "quiet"}
+_BLANK = ("--delimiter",)
+"""Options that may be a blank or a tab."""
 _TRUTH = ("true", "false", "yes", "no", "on", "off")
 _SEVERAL = (
     "adam_rates", "batch_sizes", "blocks", "candidates", "formula", "k", "kernels", "labels", "layers", "learning_rates",
@@ -62,7 +64,7 @@ def _typed(where: str, value: object, name: str, parameter: Any) -> str:
         UsageError: the option takes one value, or not this kind.
     """
     if isinstance(value, str):
-        if not value.strip():
+        if not value or (not value.strip() and typed_name(name) not in _BLANK):
             raise UsageError(f"{where} is empty. Leave it out, or give it a value.")
         if getattr(parameter, "is_flag", False) and value.lower() not in _TRUTH:
             raise UsageError(f"{where} is {value!r}; expected true or false.")
@@ -154,7 +156,8 @@ class Command(TyperCommand):
         for before, word in zip(["", *args], args, strict=False):
             option, separator, value = word.partition("=")
             named = option if separator and option.startswith("--") else before if before.startswith("--") else ""
-            if not (value if separator and option.startswith("--") else word).strip():
+            given_value = value if separator and option.startswith("--") else word
+            if not given_value or (not given_value.strip() and named not in _BLANK):
                 what = f"{named} is empty" if named else "An argument is empty"
                 raise UsageError(f"{what}. Leave it out, or give it a value; an unset shell variable is empty, too.")
         return super().parse_args(ctx, args)

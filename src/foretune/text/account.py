@@ -53,7 +53,8 @@ def account_of(data: Data, labels: LabelColumn, unlisted: Sequence[str], empty: 
     }
     used = {"training": split.train, "validation": split.validation, "testing": split.test}
     blank = [f"{empty} row{'s have' if empty > 1 else ' has'} an empty text."] if empty else []
-    unused = [f"Not read: {', '.join(data.unused)}, in the same folder."] if data.unused else []
+    where = "below the folder of the data" if any("/" in name for name in data.unused) else "in the same folder"
+    unused = [f"Not read: {', '.join(data.unused)}, {where}."] if data.unused else []
     return Account(
         sources={name: rows.source for name, rows in data.parts.items()},
         rows={name: len(rows) for name, rows in data.parts.items()},

@@ -1,6 +1,8 @@
 """One cell of a row as a text, and one column of cells as labels: the same rule for every format and container.
 
-A label is a name. Numbers that are equal are one label (`0`, `0.0`), blanks around a name do not count. What marks a row
+A label is a name. Numbers that are equal are one label (`0`, `0.0`, `-0`), and so are names that look alike: blanks
+around a name, their number inside it, characters without width and compatible forms of letters (Unicode NFKC) do not
+count. A number with zeros in front (`007`) is a name. What marks a row
 without a label (nothing, blanks, NaN, `None`, -1 or -100 beside class numbers or names) makes no class: the row is left
 out and counted. Lists, mappings and bytes are neither texts nor labels.
 """
@@ -14,6 +16,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 
 from foretune.errors import DataError, nearest
 from foretune.naming import shown
@@ -21,7 +24,11 @@ from foretune.naming import shown
 _NOTHING = frozenset({"", "nan", "NaN", "NAN", "None", "null", "NULL", "NaT", "<NA>", "N/A", "#N/A"})
 _MARKS = frozenset({"-1", "-100"})
 """Numbers that mark rows without a label beside class numbers or names: of datasets, and of losses."""
-_ZEROS = re.compile(r"[+-]?\d+\.0+")
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_NO_WIDTH = re.compile("[\u00ad\u200b\u2060\ufeff]")
+_JOINERS = " \u200c\u200d\u200e\u200f"
+"""Without width too, but inside a name they may mean something."""
+_MOST_DIGITS = 30
 _PLAIN_NUMBER = re.compile(r"-?\d+")
 Where = Callable[[int], str]
 
@@ -54,15 +61,26 @@ def text_of(value: object, where: Where, place: int) -> str:
     """
     if _missing(value):
         raise DataError(f"{where(place)} has no value. Fill it in or drop the row.")
-    return _writable(str(_scalar(value, where, place, "text")), where, place)
+    return _writable(str(_scalar(value, where, place, "text")).removeprefix("\ufeff"), where, place)
 
 
 def label_name(value: object) -> str:
-    """What a label is called: without blanks around it, a whole number without decimals."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    name = unicodedata.normalize("NFC", str(value)).strip()
-    return name.partition(".")[0].removeprefix("+") if _ZEROS.fullmatch(name) else name
+    """What a label is called: one name for all that look alike, one for all numbers that are equal."""
+    name = _NO_WIDTH.sub("", unicodedata.normalize("NFKC", str(value)))
+    name = " ".join(name.split()).strip(_JOINERS)
+    number = name.replace("\u2212", "-", 1)
+    return _written_number(number) if _NUMBER.fullmatch(number) else name
+
+
+def _written_number(text: str) -> str:
+    """A number in the shortest way that is exact."""
+    value = Decimal(text)
+    if not value:
+        return "0"
+    with localcontext() as context:
+        context.prec = len(text) + 1
+        value = value.normalize()
+    return f"{value:f}" if abs(value.adjusted()) < _MOST_DIGITS else str(value)
 
 
 def label_column(values: Sequence[object], known: Iterable[str] | None, where: Where) -> LabelColumn:
@@ -199,7 +217,7 @@ def _refuse_mixed(spelt: Sequence[object], names: Sequence[str | None], where: W
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
 
 
 def _spellings(spelt: Sequence[object], names: Sequence[str | None]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from foretune.errors import DataError, UsageError, nearest
 from foretune.text.example import Rows
 from foretune.text.files.arrow import arrow_rows, parquet_rows, saved_rows
-from foretune.text.files.content import Reading
+from foretune.text.files.content import Reading, broken_link
 from foretune.text.files.records import json_line_rows, json_rows
 from foretune.text.files.tables import header_hint, table_rows
 
@@ -67,6 +67,9 @@ def read_rows(
     name = str(source)
     _refuse_no_name(source, name)
     path = Path(source)
+    broken = broken_link(path)
+    if broken is not None:
+        raise UsageError(broken)
     if _there(path):
         rows, notes = file_rows(path, reading or Reading())
     elif suffix_of(path) in SUFFIXES or path.is_absolute() or not _HUB_ID.fullmatch(name):

@@ -60,8 +60,8 @@ class Task:
         origin: where data, template and words come from.
 
     Raises:
-        UsageError: fewer than two labels, an unknown template field, a word for an unknown label, an unknown metric,
-            or a limit below 1.
+        UsageError: one column in two roles, fewer than two labels, an unknown template field, a word for an unknown label,
+            an unknown metric, or a limit below 1.
     """
 
     name: str
@@ -88,6 +88,13 @@ class Task:
             raise UsageError(
                 f"Task {self.name!r} has the labels {self.labels!r}; expected a list, such as ['no', 'yes']."
             )
+        roles = {"text": self.text, "text2": self.text2, "label": self.label}
+        for role, other in (("text2", "text"), ("text2", "label"), ("text", "label")):
+            if roles[role] is not None and roles[role] == roles[other]:
+                raise UsageError(
+                    f"--{role} and --{other} both name the column {roles[role]!r}. Each is a column of its own; name "
+                    "another one."
+                )
         object.__setattr__(self, "labels", tuple(label_name(label) for label in self.labels))
         object.__setattr__(self, "words", {label_name(label): word for label, word in self.words.items()})
         object.__setattr__(self, "words", {label: str(self.words.get(label, label)) for label in self._checked_words()})

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from foretune.errors import DataError
+from foretune.text.files.classes import LabelNames, Rows, class_names, named_classes
 from foretune.text.files.content import file_bytes
-
-Rows = list[dict[str, object]]
-LabelNames = Mapping[str, Sequence[str]]
-"""Column -> the names of its numbers."""
 
 
 def parquet_rows(path: Path, names: LabelNames | None = None) -> Rows:
@@ -90,33 +87,17 @@ def _refuse_repeated(path: Path, columns: Sequence[str]) -> None:
         raise DataError(f"{path} has the column {twice!r} twice. Rename one of them.")
 
 
-def named_classes(path: Path, rows: Rows, names: LabelNames) -> Rows:
-    """The rows with class names instead of their numbers, and None where a number is -1.
-
-    Raises:
-        DataError: a number has no name.
-    """
-    for column, known in names.items():
-        for number, row in enumerate(rows, 1):
-            value = row.get(column)
-            if not isinstance(value, int) or isinstance(value, bool):
-                continue
-            if value >= len(known):
-                raise DataError(f"{path}, row {number}: {column!r} is {value}, but there are {len(known)} names only.")
-            row[column] = known[value] if value >= 0 else None
-    return rows
-
-
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> LabelNames:
     """The names that `datasets` keeps in the metadata of a schema."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         return {
-            column: feature["names"]
+            column: names
             for column, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+            if (names := class_names(feature.get("names")))
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
+import re
 import stat
 import zlib
 from dataclasses import dataclass
@@ -16,9 +18,23 @@ ENCODING = "utf-8-sig"
 
 _MARKS = ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"),
           (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+_PACKED = {
+    b"\x1f\x8b": "is packed with gzip, and its name does not say so. Add .gz to its name, or unpack it first.",
+    b"PK\x03\x04": "is a zip archive or an Excel workbook. Unpack it first, or save the sheet as CSV UTF-8.",
+    b"PAR1": "is a Parquet file. Give it a name that ends in .parquet.",
+    b"ARROW1": "is an Arrow file. Give it a name that ends in .arrow.",
+}
+"""How files start that are not text -> what to say of them."""
+_ENCODINGS = {
+    "cp1252": "Western Europe", "cp1251": "Cyrillic", "shift_jis": "Japanese", "gb18030": "Chinese", "latin-1": "any bytes",
+}  # fmt: skip
 _POINTER = b"version https://git-lfs.github.com/spec"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
           stat.S_IFSOCK: "a socket"}  # fmt: skip
+
+
+_MARK = re.compile("^\ufeff+", re.M)
+"""The signature of UTF-8 at the start of a line: of the file, or of a file that was joined to it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.delimiter is not None:
-            character = {"tab": "\t", "\\t": "\t"}.get(self.delimiter, self.delimiter)
+            character = {"tab": "\t", "\\t": "\t"}.get(self.delimiter.lower(), self.delimiter)
             if len(character) != 1 or character in '"\r\n\0':
                 raise UsageError(f"--delimiter {self.delimiter!r}: expected one character, such as ';', or tab.")
             object.__setattr__(self, "delimiter", character)
@@ -74,10 +90,24 @@ def file_bytes(path: Path) -> bytes:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"Cannot unpack {path}: {error}. Expected a whole gzip file; fetch it again.") from error
     except OSError as error:
-        raise DataError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise DataError(broken_link(path) or f"Cannot read {path}: {error.strerror or error}.") from error
     if content.startswith(_POINTER):
         raise DataError(f"{path} is a pointer of Git LFS, not the data. Run `git lfs pull` in its folder.")
     return content
+
+
+def broken_link(path: Path) -> str | None:
+    """What to say of a link that leads nowhere; None of anything else."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return f"{path} is a link that leads back to itself. Expected a file; make the link again."
+        if error.errno == errno.ENOENT and path.is_symlink():
+            return (
+                f"{path} is a link to {path.readlink()}, which does not exist. Fetch the file, or make the link again."
+            )
+    return None
 
 
 def file_text(path: Path, reading: Reading) -> str:
@@ -87,15 +117,30 @@ def file_text(path: Path, reading: Reading) -> str:
         UsageError, DataError: see `file_bytes`; or the file has another encoding (the message names the likely one).
     """
     content = file_bytes(path)
+    packed = next((said for start, said in _PACKED.items() if content.startswith(start)), None)
+    if packed is not None:
+        raise DataError(f"{path} {packed}")
+    if reading.encoding is None:
+        _refuse_wide(path, content)
     try:
         text = content.decode(reading.encoding or _marked(path, content))
     except UnicodeError as error:
         raise DataError(_undecodable(path, content, reading.encoding, error)) from error
-    text = text.removeprefix("\ufeff")
-    if reading.encoding is None and text[:1000].count("\0") > len(text[:1000]) // 4:
-        order = "le" if text[1:2] == "\0" else "be"
-        raise DataError(f"{path} is not in UTF-8: every second byte is zero. Add --encoding utf-16-{order}.")
-    return text
+    return _MARK.sub("", text)
+
+
+def _refuse_wide(path: Path, content: bytes) -> None:
+    """See that characters are not of two or four bytes.
+
+    Raises:
+        DataError: many bytes are zero; the message names the encoding.
+    """
+    start = content[:1000]
+    zeros = start.count(0) / max(1, len(start))
+    if zeros > 1 / 4 and not any(content.startswith(mark) for mark, _ in _MARKS):
+        order = "le" if start[:1] != b"\0" else "be"
+        width, seen = (32, "three bytes of four are") if zeros > 0.6 else (16, "every second byte is")
+        raise DataError(f"{path} is not in UTF-8: {seen} zero. Add --encoding utf-{width}-{order}.")
 
 
 def _marked(path: Path, content: bytes) -> str:
@@ -115,8 +160,11 @@ def _undecodable(path: Path, content: bytes, encoding: str | None, error: Unicod
         return f"{path} is not in {encoding}{where}. Name another --encoding, or leave it out for UTF-8."
     if b"\0" in content[:1000]:
         return f"{path} is not text in UTF-8{where}. Expected a text file."
-    likely = next(name for name in ("cp1252", "latin-1") if _decodes(content, name))
-    return f"{path} is not in UTF-8{where}. Add --encoding {likely} if it comes from Windows or Excel, or save it as UTF-8."
+    fitting = ", ".join(f"{name} ({letters})" for name, letters in _ENCODINGS.items() if _decodes(content, name))
+    return (
+        f"{path} is not in UTF-8{where}. Add --encoding with the one it was written in. Its bytes fit {fitting}; only one "
+        "gives the right letters, so look at the texts. Or save it as UTF-8."
+    )
 
 
 def _decodes(content: bytes, encoding: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.errors import DataError, UsageError
+from foretune.text.files.classes import class_names
 
 SPLITS = {
     "train": ("train", "training"),
@@ -64,8 +65,10 @@ def folder_layout(folder: Path, suffixes: Iterable[str]) -> Layout:
     if found is None:
         raise _without_training(folder, suffixes)
     parts = {role: files for role in SPLITS if (files := _files(found, suffixes, role))}
-    used = {file for files in parts.values() for file in files}
-    unused = [file.name for file in _rows_files(found, suffixes) if file not in used]
+    used = {_resolved(file) for files in parts.values() for file in files}
+    others = [*_rows_files(found, suffixes), *_elsewhere(folder, suffixes)]
+    left = dict.fromkeys(file for file in others if _resolved(file) not in used)
+    unused = [file.name if file.parent == found else str(file.relative_to(folder)) for file in left]
     return Layout(parts, _readme_names(folder / "README.md"), unused)
 
 
@@ -73,6 +76,29 @@ def _rows_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return sorted(
         file for file in folder.iterdir() if file.name.lower().endswith(suffixes) and not file.name.startswith(".")
     )
+
+
+def _elsewhere(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """Files of rows in a folder and two levels below it whose name, or whose folder's, is that of a split."""
+    known = {name for names in SPLITS.values() for name in names}
+
+    def of_split(file: Path) -> bool:
+        stem = _stem(file.name, suffixes).lower()
+        shard = _SHARD.fullmatch(stem)
+        own = stem if shard is None else shard["stem"]
+        return own in known or (file.parent != folder and file.parent.name.lower() in known)
+
+    files = [file for level in ("*", "*/*", "*/*/*") for file in sorted(folder.glob(level))]
+    hidden = {file for file in files if any(part.startswith(".") for part in file.relative_to(folder).parts)}
+    return [file for file in files if file not in hidden and file.name.lower().endswith(suffixes) and of_split(file)]
+
+
+def _resolved(file: Path) -> Path:
+    """Where a file is; a link that leads to itself stays."""
+    try:
+        return file.resolve()
+    except (OSError, RuntimeError):
+        return file
 
 
 def _stem(name: str, suffixes: tuple[str, ...]) -> str:
@@ -163,17 +189,15 @@ def _readme_names(readme: Path) -> dict[str, list[str]]:
     if len(infos) != 1 or not isinstance(infos[0], dict):
         return {}
     found = {}
-    for feature in infos[0].get("features") or []:
+    features = infos[0].get("features")
+    for feature in features if isinstance(features, list) else []:
         names = _class_label(feature)
-        if names:
+        if names and isinstance(feature.get("name"), str):
             found[feature["name"]] = names
     return found
 
 
-def _class_label(feature: object) -> list[str]:
+def _class_label(feature: Any) -> list[str]:
     dtype = feature.get("dtype") if isinstance(feature, dict) else None
     label = dtype.get("class_label") if isinstance(dtype, dict) else None
-    names = label.get("names") if isinstance(label, dict) else None
-    if isinstance(names, dict):
-        return [str(names[key]) for key in sorted(names, key=int)]
-    return [str(name) for name in names] if isinstance(names, list) else []
+    return class_names(label.get("names")) if isinstance(label, dict) else []

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from foretune.errors import DataError
+from foretune.text.files.classes import class_names, named_classes
 from foretune.text.files.content import Reading, file_text
 
 Rows = list[dict[str, object]]
@@ -68,9 +71,15 @@ def _line_rows(path: Path, text: str) -> Rows:
 
 def _parsed(text: str, message: Callable[[Exception], str]) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object, parse_float=_exact)
     except (ValueError, RecursionError) as error:
         raise DataError(message(error)) from error
+
+
+def _exact(text: str) -> float | Decimal:
+    """A number with decimals or an exponent; those that a float would round to another whole number as they stand."""
+    value = float(text)
+    return Decimal(text) if 2**53 <= abs(value) < math.inf else value
 
 
 def _object(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
@@ -102,7 +111,12 @@ def _whole_rows(path: Path, text: str) -> Rows:
         raise _shapeless(path, f"a {_kind(value)}")
     if _split_orient(value):
         names = [str(name) for name in value["columns"]]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{path} has the column {twice!r} twice. Rename one of them.")
         return [dict(zip(names, row, strict=True)) for row in value["data"]]
+    if _viewer(value):
+        return _viewer_rows(path, value)
     lists = {name: part for name, part in value.items() if isinstance(part, list) and part and _all_objects(part)}
     if len(lists) == 1:
         return _objects(path, next(iter(lists.values())))
@@ -131,6 +145,38 @@ def _split_orient(value: Mapping[str, Any]) -> bool:
         and isinstance(data, list)
         and all(isinstance(row, list) and len(row) == len(names) for row in data)
     )
+
+
+def _viewer(value: Mapping[str, Any]) -> bool:
+    """Whether an object is what the dataset viewer of the Hugging Face hub answers."""
+    rows = value.get("rows")
+    return (
+        isinstance(rows, list)
+        and bool(rows)
+        and all(isinstance(r, dict) and isinstance(r.get("row"), dict) for r in rows)
+    )
+
+
+def _viewer_rows(path: Path, value: Mapping[str, Any]) -> Rows:
+    """The rows of an answer of the dataset viewer, class numbers as names.
+
+    Raises:
+        DataError: a cell is cut, or a class number has no name.
+    """
+    for number, item in enumerate(value["rows"], 1):
+        if item.get("truncated_cells"):
+            raise DataError(
+                f"{path}, row {number}: the dataset viewer has cut the cells {item['truncated_cells']}. Fetch the dataset "
+                "itself, as Parquet for example."
+            )
+    features = value.get("features")
+    names = {
+        feature["name"]: known
+        for feature in (features if isinstance(features, list) else [])
+        if isinstance(feature, dict) and isinstance(feature.get("name"), str) and isinstance(feature.get("type"), dict)
+        if (known := class_names(feature["type"].get("names")))
+    }
+    return named_classes(path, [item["row"] for item in value["rows"]], names)
 
 
 def _columns(path: Path, value: Mapping[str, Any], places: Sequence[list]) -> Rows:

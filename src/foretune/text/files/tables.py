@@ -5,7 +5,7 @@ LM-BFF): there `"` is a character of the text, and reading it as a quote lays ro
 where they are consistent: every field that starts with one ends with one, those inside are doubled, and quotes are needed
 (a field holds a quote, a tab or a line end) or stand around a whole column.
 
-A quoted field that spans lines which are rows by themselves is refused: it holds the labels of other rows.
+A quoted field that spans lines is refused where two of them look like rows: it holds the labels of other rows.
 """
 
 from __future__ import annotations
@@ -61,7 +61,14 @@ def table_rows(path: Path, reading: Reading, tabs: bool) -> tuple[Rows, list[str
                 f"{path}, line {first}: {count} not fit the header, which has {len(names)} "
                 f"({', '.join(map(repr, names))}). Check the quotes and the delimiter of that line."
             )
-    _refuse_merged(path, text, records, delimiter)
+    merged = _merged(text, records, delimiter)
+    if merged is not None:
+        first, last = merged
+        raise DataError(
+            f"{path}, lines {first} to {last}: a quote opens in line {first} and closes in line {last}, and lines of this "
+            'stretch look like rows. If quotes are characters of the texts, double them ("he said ""no"""), write a .tsv '
+            "file without quoting, or write JSON lines; if these lines are one text, write JSON lines."
+        )
     spaced = len(names) > 1 and all(name[:1] == " " for name in names[1:])
     stripped = [name.strip() for name in names]
     return [dict(zip(stripped, fields, strict=True)) for _, _, fields in records[1:]], [
@@ -125,8 +132,22 @@ def _failing_line(text: str, delimiter: str) -> int:
 def _tab_records(path: Path, text: str) -> tuple[list[Record], list[str]]:
     """The records of a text with tabs and quotes, with or without quoting, and what was done."""
     plain = _records(text, "\t", csv.QUOTE_NONE)
-    if len({len(fields) for _, _, fields in plain}) > 1:  # a field has tabs or line ends: only quotes can hold them
-        return _quoted_records(path, text, "\t"), []
+    width = len(plain[0][2])
+    ragged = next(((first, len(fields)) for first, _, fields in plain if len(fields) != width), None)
+    if ragged is not None:  # a field has tabs or line ends, which only quotes can hold, or a line is wrong
+        try:
+            records = _records(text, "\t", csv.QUOTE_MINIMAL)
+            reason = "" if _merged(text, records, "\t") is None else "they lay rows together"
+        except csv.Error as error:
+            records, reason = [], str(error)
+        if not reason:
+            return records, []
+        line, count = ragged
+        raise DataError(
+            f"{path}, line {line}: {count} field{'s' * (count != 1)} where the header has {width}, and quotes do not "
+            f"explain it: read as quotes, {reason} (line {_first_quote(plain)} has the first). Mend the line; or, if "
+            "quotes enclose texts with tabs or line ends, close each and double those inside; or write JSON lines."
+        )
     odd = _odd_quotes(plain)
     if odd is None:
         return _quoted_records(path, text, "\t"), []
@@ -167,34 +188,57 @@ def _names(path: Path, names: list[str], delimiter: str) -> list[str]:
     return names
 
 
-def _refuse_merged(path: Path, text: str, records: Sequence[Record], delimiter: str) -> None:
-    """See that no quoted field holds whole rows.
+def _merged(text: str, records: Sequence[Record], delimiter: str) -> tuple[int, int] | None:
+    """The first and the last line of the first quoted stretch that holds whole rows; None where there is none.
 
-    A record of several lines is refused where each of its lines has as many fields as the header, and in some column all
-    their values stand in other records too: those are labels of rows of their own.
-
-    Raises:
-        DataError: one does.
+    A record of several lines holds rows where two of its lines look like one: the values that other records have in some
+    column stand there, counted from the left or from the right. In a file with tabs, which texts rarely hold, the number
+    of fields is enough; with other delimiters it is where each short field is written as in the other records.
     """
     long = [record for record in records[1:] if record[1] > record[0]]
     if not long:
-        return
+        return None
     width, lines = len(records[0][2]), re.split(r"\r\n|\r|\n", text)
     known: list[set[str]] = [set() for _ in range(width)]
-    for first, last, fields in records[1:]:
-        if first == last:
-            for values, field in zip(known, fields, strict=True):
+    for _, _, fields in records[1:]:
+        for values, field in zip(known, fields, strict=False):
+            if field and "\n" not in field and "\r" not in field:
                 values.add(field)
     for first, last, _ in long:
         parts = [line.split(delimiter) for line in lines[first - 1 : last] if line]
-        if len(parts) < 2 or any(len(part) != width for part in parts):
-            continue
-        if any(all(part[place] and part[place] in known[place] for part in parts) for place in range(width)):
-            raise DataError(
-                f"{path}, lines {first} to {last}: a quote opens in line {first} and closes in line {last}, and each of "
-                'these lines is a row by itself. If quotes are characters of the texts, double them ("he said ""no"""), '
-                "write a .tsv file without quoting, or write JSON lines."
-            )
+        shaped = sum(_shaped(part, known, delimiter) for part in parts)
+        named = max(sum(_has_known(part, place, known) for part in parts) for place in range(width)) if width > 1 else 0
+        if max(shaped, named) > 1:
+            return first, last
+    return None
+
+
+def _has_known(part: Sequence[str], place: int, known: Sequence[set[str]]) -> bool:
+    """Whether a line has a value of other records in one column; a line with more fields from either end."""
+    width = len(known)
+    return len(part) >= width and (part[place] in known[place] or part[place - width] in known[place])
+
+
+def _shaped(part: Sequence[str], known: Sequence[set[str]], delimiter: str) -> bool:
+    """Whether a line has the fields of a row, whatever labels stand in it."""
+    width = len(known)
+    if len(part) != width or width < 2 or not all(part):
+        return False
+    if delimiter == "\t":
+        return True
+    short = [place for place in range(width) if known[place] and not any(" " in value for value in known[place])]
+    return len(short) > 1 and all(_alike(part[place], known[place]) for place in short)
+
+
+def _alike(value: str, known: set[str]) -> bool:
+    """Whether a value is written as those of a column: one word, a number where all are."""
+    digits = all(other.isdecimal() for other in known)
+    return value.isdecimal() == digits and " " not in value and len(value) <= max(map(len, known))
+
+
+def _first_quote(plain: Sequence[Record]) -> int:
+    """The first line with a quote."""
+    return next(first for first, _, fields in plain if any('"' in field for field in fields))
 
 
 def header_hint(rows: Sequence[Mapping[str, object]]) -> str:
