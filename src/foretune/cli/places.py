@@ -87,7 +87,8 @@ class Places:
                     f"--json {self.json} is among the results in {folder}, which have files of their own there. Choose a "
                     f"place beside that folder: --json {shlex.quote(f'{folder}-report.json')}"
                 )
-        found = [name for name in _MARKS if os.path.isfile(target.parent / name)]  # noqa: PTH113 - never an error
+        marks = [target.parent / name for name in _MARKS]
+        found = [mark.name for mark in marks if os.path.isfile(mark) and not is_written_json(mark)]  # noqa: PTH113
         if is_leftover_name(target.name) or _PAGE in found or (found and target.name.lower() in _OWN):
             raise UsageError(
                 f"--json {self.json} has the name of a file that foretune keeps there with results; it would be lost. "

@@ -255,8 +255,8 @@ def finished_run(folder: Path, recipe: Recipe, found: Prepared) -> Run:
     missing = _missing(folder, recipe, report)
     if missing:
         raise UsageError(
-            f"{missing[0]} is missing or incomplete, though {report_file(folder)} is there. `{_again(folder)}` trains again "
-            "what is missing."
+            f"{missing[0]} is missing or incomplete, though {report_file(folder)} is there. `{_again(folder)}` trains what "
+            "is missing."
         )
     return fine_tuned(found.outputs, found.problem.task, found.problem.split, method, grid[number or 0], run)
 
