@@ -71,7 +71,7 @@ def test_a_json_target_that_is_no_file_name_is_refused_and_nothing_is_touched(
 
 
 def test_json_goes_through_links_and_streams_and_over_files(tmp_path: Path) -> None:
-    (tmp_path / "there.json").write_text("before")
+    (tmp_path / "there.json").write_text('{"foretune": "0.1.0", "name": "before"}')
     (tmp_path / "there.json").chmod(0o600)
     (tmp_path / "link.json").symlink_to("there.json")
     for target in ("link.json", "new.json"):
@@ -100,6 +100,62 @@ def test_what_is_read_is_never_written_over(data_file: Path, tmp_path: Path) -> 
     task.write_text("name: mine\n")
     assert_refused(run_cli("tasks", task, "--json", task), 2, "is what is read here; it would be lost")
     assert (data_file.read_text(), task.read_text()) == (before, "name: mine\n")
+
+
+FOREIGN = {
+    "weights": "model.safetensors", "rows": "val.jsonl", "settings": "cfg.yaml", "other-json": "mine.json",
+    "kept-json": "kept.json", "link": "link.json", "below-a-link": "folder/cfg.yaml",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOREIGN.values(), ids=FOREIGN)
+def test_json_never_replaces_a_file_that_it_did_not_write(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(bytes(range(256)))
+    (tmp_path / "val.jsonl").write_text('{"text": "a", "label": "b"}\n{"text": "c", "label": "d"}\n')
+    (tmp_path / "cfg.yaml").write_text("model: no-such-model\ndata: movies\n")
+    (tmp_path / "mine.json").write_text('{"foretune": {"k": 3}}')
+    (tmp_path / "kept.json").write_text('{"foretune": "0.1.0", "checksum": "00"}')
+    (tmp_path / "link.json").symlink_to("mine.json")
+    (tmp_path / "folder").symlink_to(".")
+    before = snapshot(tmp_path)
+    for command in (("forecast", "--config", "cfg.yaml"), ("tune", "--config", "cfg.yaml", "--out", "run"), ("tasks",)):
+        assert_refused(run_cli(*command, "--json", name, cwd=tmp_path), 2, "did not write; it would be lost", "mv /")
+        assert snapshot(tmp_path) == before
+
+
+INSIDE = {
+    "record": ("kernel", "examples.json"), "settings": ("kernel", "run.yaml"), "itself": ("forecast", ""),
+    "forecast": ("forecast", "forecast.json"), "deeper": ("kernel", "sgd/kernel.json"), "result": ("tune", "result.json"),
+    "run": ("tune", "run"), "in-run": ("tune", "run/mine.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "name"), INSIDE.values(), ids=INSIDE)
+def test_json_never_takes_the_place_of_a_file_of_the_results_to_come(command: str, name: str, tmp_path: Path) -> None:
+    result = run_cli(command, "no-such-model", "movies", "--out", "out", "--json", Path("out", name), cwd=tmp_path)
+    assert_refused(result, 2, "--json", "Choose a ")
+    assert snapshot(tmp_path) == {}
+
+
+def test_json_stays_out_of_the_pages_and_cells_of_a_study_and_of_folders_that_are_read(tmp_path: Path) -> None:
+    study = ("validate", "no-such-model", "--tasks", "mr", "--out", "out")
+    for name in ("out/validate", "out/validate/mine.json", "out/no-such-model/mine.json", "out"):
+        assert_refused(run_cli(*study, "--json", name, cwd=tmp_path), 2, "Choose a ")
+    for command in ("solve", "behaviour"):
+        for name in ("out", "out/examples.json", "out/run/result.json"):
+            assert_refused(run_cli(command, "out", "--json", name, cwd=tmp_path), 2, "Choose a ")
+    assert snapshot(tmp_path) == {}
+
+
+def test_an_estimate_may_stand_in_the_folder_that_was_planned(
+    bert_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
+    command = ("kernel", bert_folder, data_file, "--k", 2, "--test", 4, "--out", tmp_path / "out")
+    for options in (("--plan",), ("--plan",), ()):  # the second replaces the first
+        result = run_cli(*command, *options, "--json", tmp_path / "out" / "plan.json")
+        assert result.returncode == 0, result.stderr
+        assert json.loads((tmp_path / "out" / "plan.json").read_text())["foretune"]
+    assert (tmp_path / "out" / "examples.json").is_file()
 
 
 OUT_TARGETS: dict[str, Callable[[Path], Path]] = {

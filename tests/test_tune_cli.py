@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 import foretune as ft
 from foretune.cli.behaving import _fitting
@@ -77,6 +80,57 @@ def test_a_finished_run_is_shown_without_training_and_another_refused(lora_run: 
     assert before == {file: file.stat().st_mtime_ns for file in lora_run.rglob("*") if file.is_file()}
     other = run_cli("tune", "--config", lora_run / "run.yaml", "--rank", 4, "--method", "lp-lora")
     assert_refused(other, 2, "holds another run: it differs in method, rank", "--config")
+
+
+def test_a_finished_run_answers_for_its_own_data_and_weights_only_and_lost_parts_are_trained_again(
+    bert_folder: Path, tmp_path: Path
+) -> None:
+    data, model, run = tmp_path / "a\nb c.jsonl", tmp_path / "model", tmp_path / "my run"
+    rows = [json.dumps(row) + "\n" for row in many_rows()]
+    data.write_text("".join(rows))
+    shutil.copytree(bert_folder, model)
+    command = ("tune", model, data, *SMALL, "--method", "lp", "--learning-rate", 0.1, "--out", run)
+    again = ("tune", "--config", run / "run.yaml", "--json", tmp_path / "run.json")
+    for words in (command, again, again):
+        result = run_cli(*words)
+        assert result.returncode == 0, result.stderr
+    assert "nothing was trained" in result.stdout
+    scores = json.loads((run / "result.json").read_text())["test"]
+
+    shutil.rmtree(run / "run")
+    hint = shlex.join(["foretune", "tune", "--config", str(run / "run.yaml"), "--out", str(run)])
+    assert_refused(run_cli("behaviour", run), 2, "is missing or incomplete", f"`{hint}` trains what is missing")
+    trained = run_cli(*shlex.split(hint)[1:])
+    assert trained.returncode == 0, trained.stderr
+    assert "nothing was trained" not in trained.stdout
+    assert json.loads((run / "result.json").read_text())["test"] == scores
+
+    data.write_text("".join(row.replace("film", "movie") for row in rows))
+    assert_refused(run_cli(*again), 2, "holds another run: it differs in")
+    data.write_text("".join(rows))
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 1.5 * tensor for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    assert_refused(run_cli(*again), 2, "holds another run: it differs in weights")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("k: two", "k is 'two'; expected a whole number"),
+        ("k: 0", "--k is 0; expected at least 1"),
+        ("learning_rate: [1, 2]", "expected a number"),
+        ("dropout: perhaps", "dropout is 'perhaps'; expected true or false"),
+        ("method: ft\nmethod: lp", "stands twice"),
+    ],
+)
+def test_a_wrong_value_in_the_settings_of_a_run_is_named(line: str, message: str, tmp_path: Path) -> None:
+    lines = {"model": "model: minilm", "data": "data: movies", "method": "method: ft"} | {
+        line.split(":", maxsplit=1)[0]: line
+    }
+    (tmp_path / "run.yaml").write_text("\n".join(lines.values()) + "\n")
+    with pytest.raises(UsageError, match=message) as error:
+        read_recipe(tmp_path)
+    assert str(tmp_path / "run.yaml") in str(error.value)
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from foretune.behaviour.measured import fixed_features
 from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
 from foretune.cli.console import console, progress_console
 from foretune.cli.options import FormulaOptions, ReportOptions
-from foretune.cli.prepare import Places, Prepared, prepared, versions
+from foretune.cli.places import Places
+from foretune.cli.prepare import Prepared, prepared, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.setup import made_formulas
 from foretune.cli.tuning import Recipe, finished_report, finished_run, read_recipe
@@ -87,9 +88,11 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     """
     out, errors = console(), progress_console(quiet=report.quiet)
     formula = _formula(measures)
+    places = Places(report.json, read=(measures.folder,))
+    places.check()
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
-    found = prepared(recipe.model, recipe.data, recipe.outputs, Places(report.json), errors, recipe.splitter)
+    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors, recipe.splitter)
     run = finished_run(measures.folder, recipe, found)
     pair = _pair(found, run, measures)
     with progress_bar(errors) as progress:

@@ -23,7 +23,8 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import Places, Prepared, prepared, read_inputs, record_of
+from foretune.cli.places import Places
+from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
@@ -207,4 +208,4 @@ def _planned(
     print_reading(out, found.problem.account, found.asked)
     print_estimate(out, needed)
     if report.json is not None:
-        write_json(report.json, {**asdict(needed), "about": found.said})
+        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": found.said})

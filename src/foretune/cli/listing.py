@@ -10,7 +10,8 @@ import torch
 import foretune
 from foretune.cli.console import console
 from foretune.cli.options import ReportOptions
-from foretune.cli.prepare import Places, versions
+from foretune.cli.places import Places
+from foretune.cli.prepare import versions
 from foretune.model.builtin import MODELS
 from foretune.report.json import write_json
 from foretune.report.layout import Column, table
@@ -26,10 +27,11 @@ def run_tasks(name: str | None, report: ReportOptions) -> None:
     if name is not None:
         task = load_task(name)
         if report.json is not None:
-            write_json(report.json, task_fields(task))
+            write_json(report.json, {"foretune": foretune.__version__, **task_fields(task)})
         return print_task(out, task)
     if report.json is not None:
-        write_json(report.json, {task: task_fields(TASKS[task]) for task in TASKS})
+        all_tasks = {task: task_fields(TASKS[task]) for task in TASKS}
+        write_json(report.json, {"foretune": foretune.__version__, **all_tasks})
     print_tasks(out, [TASKS[task] for task in TASKS])
     rows = [(model, built.package.about) for model, built in MODELS.items()]
     out.print(table(out, "Models", [Column("name", words=True), Column("what", words=True)], rows))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,25 +13,18 @@ from rich.console import Console
 
 from foretune.cli.data import Problem, Splitter, few_shot, problem
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
+from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.setup import made_outputs
-from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.finetune.data import split_identity
 from foretune.forecast.stages import Stages
 from foretune.model.fingerprint import outputs_identity
 from foretune.model.load import HALF, LanguageModel, load_model
 from foretune.model.outputs import Outputs
-from foretune.report.pages import page_folder
 from foretune.report.reading import Asked, asked
 from foretune.report.run_folder import Record
-from foretune.store.atomic import check_file, check_folder
 
-_PROTECTED = {
-    *("examples.json", "kernel.json", "run.json", "run.yaml", "cell.json", "result.json", "zarr.json"),
-    *("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "model.safetensors.index.json"),
-}
-_ROWS = ("train", "test", "dev", "valid")
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
 
 
@@ -70,7 +62,7 @@ def prepared(
     splitter: Splitter = few_shot,
 ) -> Prepared:
     """Check every place that will be written to, read the data, then load the model."""
-    places.check(inputs=[model.model, data.data, data.test_data, outputs.task])
+    places.check(read_by(model, data, outputs))
     stages = Stages()
     with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
         found = problem(data, outputs, splitter)
@@ -82,6 +74,11 @@ def prepared(
     with stages.stage("prompt or head"), busy(errors, "prompt or head"):
         made = made_outputs(outputs, data.seed, lm, found)
     return Prepared(found, made, stages)
+
+
+def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
+    """The files and folders that are read, where the options name such."""
+    return [model.model, data.data, data.test_data, data.validation_data, outputs.task]
 
 
 def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
@@ -106,101 +103,6 @@ def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
             stacklevel=2,
         )
     return lm
-
-
-def refuse_model_name(folder: Path, model: str) -> None:
-    """See that a new folder will not be taken for the model.
-
-    Raises:
-        UsageError: it would be.
-    """
-    if not folder.exists() and folder.absolute() == Path(model).absolute():
-        raise UsageError(
-            f"A new folder {folder} would be taken for the model {model!r}. Choose another name, runs/{folder.name} for "
-            "example."
-        )
-
-
-@dataclass(frozen=True)
-class Places:
-    """What a command will write to, looked at before the work.
-
-    Attributes:
-        json: the file of `--json`, if there is one.
-        folders: that are to hold results.
-    """
-
-    json: Path | None = None
-    folders: tuple[Path, ...] = ()
-
-    def check(self, inputs: Sequence[str | Path | None] = ()) -> None:
-        """See that the file is none that is read and none of a result folder's own.
-
-        Raises:
-            UsageError: it is, or it is a folder.
-            StorageError: it cannot be written.
-        """
-        if self.json is None:
-            return
-        check_file(self.json)
-        for name in inputs:
-            if name is not None and self.json.is_file() and _is_read(Path(name), self.json):
-                raise UsageError(
-                    f"--json {self.json} is what is read here; it would be lost. Choose another file name."
-                )
-        if self.json.name in _PROTECTED and self.json.is_file():
-            raise UsageError(
-                f"--json {self.json} has the name of a file that holds results, settings or a model, and it is there; it "
-                "would be lost. Choose another file name."
-            )
-
-    def make(self) -> None:
-        """Make the folders, and see that they can be written to.
-
-        Raises:
-            StorageError: nothing can be written there.
-        """
-        for folder in self.folders:
-            check_folder(folder)
-
-
-@dataclass(frozen=True)
-class StudyPlaces:
-    """Where a study goes.
-
-    Attributes:
-        page: folder of its page.
-        cells: folder of everything that is kept of the model.
-    """
-
-    page: Path
-    cells: Path
-
-
-def study_places(out: Path, name: str, command: str, model: str, json: Path | None) -> StudyPlaces:
-    """The folders of a study, looked at before the work.
-
-    Raises:
-        UsageError: one of them is something else, the model's own folder for example.
-        StorageError: one of them cannot be written.
-    """
-    found = StudyPlaces(page_folder(out, name, command), out / Path(model).absolute().name)
-    if found.cells in (out / name, found.page) or _is_read(Path(model), found.cells):
-        raise UsageError(
-            f"Results of {model!r} would go to {found.cells}, which is something else. Choose another --out."
-        )
-    places = Places(json, (found.cells,))
-    places.check([model])
-    places.make()
-    return found
-
-
-def _is_read(source: Path, file: Path) -> bool:
-    """Whether a file is the source, or one of the rows in a folder of data."""
-    try:
-        return source.samefile(file) or (source.samefile(file.parent) and file.name.startswith(_ROWS))
-    except OSError:
-        return False
 
 
 def read_inputs(found: Prepared, errors: Console) -> Inputs:

@@ -14,7 +14,8 @@ from foretune.cli.console import console, progress_console
 from foretune.cli.data import label_words
 from foretune.cli.data_folder import check_data_folder
 from foretune.cli.options import ReportOptions
-from foretune.cli.prepare import study_places, versions
+from foretune.cli.places import study_places
+from foretune.cli.prepare import versions
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.ranges import decimals, items, numbers
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions

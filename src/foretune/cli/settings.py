@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -181,6 +181,65 @@ def as_yaml(name: str, groups: tuple[Any, ...]) -> str:
     """A file for `--config`, with the command that repeats the run on top."""
     import yaml
 
-    values = repeatable(groups)
-    head = f"# foretune {name} {values.get('model')} {values.get('data')} --config run.yaml\n"
-    return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    head = f"# foretune {name} --config run.yaml\n"  # no name of a file: it may hold what ends a comment
+    return head + yaml.safe_dump(repeatable(groups), sort_keys=False, allow_unicode=True)
+
+
+def read_groups(file: Path, groups: Mapping[str, Any], fixed: Mapping[str, object]) -> dict[str, Any]:
+    """The groups of options that a run.yaml holds, held against the same rules as when they were typed.
+
+    Args:
+        file: run.yaml; other options in it are passed over.
+        groups: name -> group.
+        fixed: values that are not taken from the file.
+
+    Raises:
+        UsageError: a value is of another type or out of range; the message names file and option.
+    """
+    hints = {
+        field.name: get_type_hints(group, include_extras=True)[field.name]
+        for group in groups.values()
+        for field in dataclasses.fields(group)
+    }
+    values: dict[str, Any] = {
+        field.name: field.default for group in groups.values() for field in dataclasses.fields(group)
+    }
+    root = yaml_root(yaml_text(file, "settings file"), str(file))
+    for name, node in key_nodes(root, str(file)).items():
+        if name in hints and given(node):
+            values[name] = _converted(f"{file}: {name}", plain_values(node, str(file)), hints[name].__origin__)
+    values |= fixed
+    for name, value in values.items():
+        if value is dataclasses.MISSING:
+            raise UsageError(f"{file} has no value for {name!r}. Repeat the run in a new folder.")
+        try:
+            _check(name, hints[name], values)
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}") from error
+    return {
+        name: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+        for name, group in groups.items()
+    }
+
+
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "one value", Path: "the name of a file"}
+
+
+def _converted(where: str, value: object, hint: Any) -> object:
+    """A word of a YAML file as an option's type.
+
+    Raises:
+        UsageError: it is none of that type.
+    """
+    kind = next(each for each in _TYPES if each in (hint, *get_args(hint)))
+    try:
+        if not isinstance(value, str):
+            raise ValueError(value)
+        if kind is bool:
+            return {"true": True, "false": False}[value.lower()]
+        return kind(value)
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"{where} is {value!r}; expected {_TYPES[kind]}. Write what was asked for there, or repeat the run in a new "
+            "folder."
+        ) from error

@@ -19,7 +19,7 @@ from foretune.analysis.solvers import (
 )
 from foretune.cli.console import console, progress_console
 from foretune.cli.options import ReportOptions, SolverOptions
-from foretune.cli.prepare import Places
+from foretune.cli.places import Places
 from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import items, one_of
 from foretune.errors import KernelFolderError, UsageError
@@ -40,7 +40,7 @@ def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> Non
         KernelFolderError: the folder is none, or its parts do not belong together.
     """
     names = [one_of("--solver", name, ("auto", *SOLVERS)) for name in items("--solver", solver.solver, "auto,logistic")]
-    Places(report.json).check()
+    Places(report.json, read=(folder,)).check()
     record, version = read_record(folder)
     choose = Validation() if solver.choose == "validation" else _folds(record)
     labels = [label for label in record.kernels if not label.endswith(_REVERSED)]

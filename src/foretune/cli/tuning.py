@@ -7,6 +7,7 @@ result.json    of a finished run: settings, curves and scores
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -22,9 +23,10 @@ from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.console import console, progress_console
 from foretune.cli.data import Splitter, few_shot, full_data
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
-from foretune.cli.prepare import Places, Prepared, prepared, refuse_model_name, versions
+from foretune.cli.places import Places, refuse_model_name
+from foretune.cli.prepare import Prepared, prepared, read_by, versions
 from foretune.cli.progress import progress_bar
-from foretune.cli.settings import as_yaml, repeatable
+from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
@@ -37,8 +39,9 @@ from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.report.json import write_json
 from foretune.report.reading import Asked, print_reading
+from foretune.report.run_folder import strangers_in
 from foretune.report.runs import RunReport, print_run, read_report, report_file, run_report, write_report
-from foretune.store.atomic import names_in, write_text
+from foretune.store.atomic import write_text
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
 from foretune.text.account import Account
@@ -107,28 +110,36 @@ def run_tune(
     recipe = Recipe(model, data, outputs, method, training, run)
     out, errors = console(), progress_console(quiet=report.quiet)
     recipe.made()
-    Places(report.json).check()
+    places = Places(report.json, (run.out,))
+    places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
-    before = read_report(run.out)
+    before = _kept(recipe)
     if before is None:
         refuse_model_name(run.out, model.model)
         with held(run.out):
             _refuse_other(run.out, recipe)  # another process may have begun or finished, since
-            before = read_report(run.out) or _made(recipe, report, errors)
+            before = _kept(recipe) or _made(recipe, places, report, errors)
     else:
         sweep_tree(run.out)
+        found = prepared(model, data, outputs, places, errors, recipe.splitter)
+        finished_run(run.out, recipe, found)  # refuses other data and other weights
         out.print(f"{run.out} holds this run, finished: nothing was trained.")
     if report.json is not None:
-        write_json(report.json, before)
+        write_json(report.json, {"foretune": foretune.__version__, **vars(before)})
     if {"data", "asked"} <= set(before.about):
         print_reading(out, Account(**before.about["data"]), Asked(**before.about["asked"]))
     print_run(out, before, run.out)
 
 
-def _made(recipe: Recipe, report: ReportOptions, errors: Console) -> RunReport:
+def _kept(recipe: Recipe) -> RunReport | None:
+    """The report of a finished run; None where it is not finished, or a part of it is not there any more."""
+    report = read_report(recipe.run.out)
+    return None if report is None or _missing(recipe.run.out, recipe, report) else report
+
+
+def _made(recipe: Recipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
-    places = Places(report.json, (recipe.run.out,))
     found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors, recipe.splitter)
     file = recipe.run.out / _SETTINGS
     if not file.is_file():
@@ -194,7 +205,7 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
     Raises:
         UsageError: it holds something else.
     """
-    if not names_in(folder):
+    if not strangers_in(folder):
         return
     before = _settings(folder, "Choose an empty or new folder for --out.")
     now = repeatable(recipe.groups)
@@ -202,7 +213,7 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
     if differing:
         raise UsageError(
             f"{folder} holds another run: it differs in {', '.join(differing)}. Choose another --out, or repeat that run "
-            f"with --config {folder / _SETTINGS}."
+            f"with --config {shlex.quote(str(folder / _SETTINGS))}."
         )
 
 
@@ -210,17 +221,12 @@ def read_recipe(folder: Path) -> Recipe:
     """The options that made a run folder.
 
     Raises:
-        UsageError: the folder is no run folder of `foretune tune`.
+        UsageError: the folder is no run folder of `foretune tune`, or an option in it is of a wrong type or out of range.
     """
-    values = {**_settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`."), "out": folder}
-    hints = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
-    hints |= {"training": TrainingOptions, "run": TuneOptions}
-    return Recipe(
-        **{
-            name: group(**{field.name: values[field.name] for field in fields(group) if field.name in values})
-            for name, group in hints.items()
-        }
-    )
+    _settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`.")
+    groups = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
+    groups |= {"training": TrainingOptions, "run": TuneOptions}
+    return Recipe(**read_groups(folder / _SETTINGS, groups, {"out": folder}))
 
 
 def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
@@ -245,11 +251,31 @@ def finished_run(folder: Path, recipe: Recipe, found: Prepared) -> Run:
     report = finished_report(folder)
     method, grid = recipe.made()
     number = report.chosen_point
-    run = folder / "run" if number is None else folder / "run" / f"point-{number}"
-    last = run / "tuning" if isinstance(method, ProbedFirst) else run
-    if not (last / "result.json").is_file():
-        raise UsageError(f"{last} is missing or incomplete, though {report_file(folder)} is there. Repeat the run.")
+    run = _run_folder(folder, report)
+    missing = _missing(folder, recipe, report)
+    if missing:
+        raise UsageError(
+            f"{missing[0]} is missing or incomplete, though {report_file(folder)} is there. `{_again(folder)}` trains what "
+            "is missing."
+        )
     return fine_tuned(found.outputs, found.problem.task, found.problem.split, method, grid[number or 0], run)
+
+
+def _again(folder: Path) -> str:
+    """What repeats the run of a folder, or goes on with it."""
+    return shlex.join(["foretune", "tune", "--config", str(folder / _SETTINGS), "--out", str(folder)])
+
+
+def _run_folder(folder: Path, report: RunReport) -> Path:
+    """Where the run itself stands; of a grid, the best."""
+    return folder / "run" if report.chosen_point is None else folder / "run" / f"point-{report.chosen_point}"
+
+
+def _missing(folder: Path, recipe: Recipe, report: RunReport) -> list[Path]:
+    """The stages of a finished run that are not there any more, or not whole."""
+    run, (method, _) = _run_folder(folder, report), recipe.made()
+    stages = [run / "probing", run / "tuning"] if isinstance(method, ProbedFirst) else [run]
+    return [stage for stage in stages if not (stage / "result.json").is_file()]
 
 
 def finished_report(folder: Path) -> RunReport:
@@ -260,7 +286,5 @@ def finished_report(folder: Path) -> RunReport:
     """
     report = read_report(folder)
     if report is None:
-        raise UsageError(
-            f"The run in {folder} is not finished. Go on with `foretune tune --config {folder / _SETTINGS} --out {folder}`."
-        )
+        raise UsageError(f"The run in {folder} is not finished. Go on with `{_again(folder)}`.")
     return report

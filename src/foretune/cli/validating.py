@@ -13,7 +13,8 @@ import foretune
 from foretune.cli.console import console, progress_console
 from foretune.cli.data_folder import check_data_folder
 from foretune.cli.options import ModelOptions, ReportOptions
-from foretune.cli.prepare import loaded_model, study_places, versions
+from foretune.cli.places import study_places
+from foretune.cli.prepare import loaded_model, versions
 from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import decimals, items, numbers
 from foretune.cli.study_options import ValidateOptions

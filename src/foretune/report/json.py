@@ -33,6 +33,24 @@ def plain(value: object) -> object:
     return str(value)
 
 
+def is_written_json(path: Path) -> bool:
+    """Whether a file is one that `--json` wrote, and so may be replaced; an empty one is nothing yet.
+
+    Such a file is a JSON object that says of which version it is. What a result folder keeps has a checksum, too.
+    """
+    try:
+        with path.open("rb") as opened:
+            start = opened.read(1)
+            if not start:
+                return True
+            if start != b"{":
+                return False
+            found = json.loads(start + opened.read())
+    except (OSError, ValueError, RecursionError, MemoryError):
+        return False
+    return isinstance(found, dict) and isinstance(found.get("foretune"), str) and "checksum" not in found
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as JSON, whole or not at all.
 

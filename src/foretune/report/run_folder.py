@@ -10,6 +10,7 @@ first: it claims the folder for one model on one set of examples, and everything
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +22,7 @@ import numpy as np
 from foretune.errors import KernelFolderError, nearest
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import read_description
-from foretune.report.json import plain
+from foretune.report.json import is_written_json, plain
 from foretune.shapes import Float64, Int
 from foretune.store.atomic import names_in
 from foretune.store.kept import DamagedError, identity_difference, identity_hash, read_kept, write_kept
@@ -98,6 +99,15 @@ def _write_record(folder: Path, record: Record, version: str) -> None:
     write_kept(folder / _FILE, values, _UNCOVERED)
 
 
+def strangers_in(folder: Path) -> list[str]:
+    """The names in a folder, but for what `--json` wrote: an estimate of the work to come may stand there before it.
+
+    Raises:
+        StorageError: it is a file, or cannot be read.
+    """
+    return [name for name in names_in(folder) if not (name.endswith(".json") and is_written_json(folder / name))]
+
+
 def refuse_foreign(folder: Path) -> None:
     """See that a folder is empty or one of kernels, before the work.
 
@@ -105,8 +115,8 @@ def refuse_foreign(folder: Path) -> None:
         KernelFolderError: it holds something else.
         StorageError: it cannot be read.
     """
-    found = names_in(folder)
-    if found and _FILE not in found:
+    found = strangers_in(folder)
+    if found and not (folder / _FILE).exists():
         raise KernelFolderError(
             f"{folder} is not a folder of kernels: it holds {found[0]!r} but no {_FILE}. Choose an empty or new folder for "
             "--out."
@@ -142,7 +152,8 @@ def read_record(folder: Path) -> tuple[Record, str]:
     file = folder / _FILE
     if not file.exists():
         raise KernelFolderError(
-            f"{folder} is not a run folder: it has no {_FILE}. Make one with `foretune kernel MODEL DATA --out {folder}`."
+            f"{folder} is not a run folder: it has no {_FILE}. Make one with `foretune kernel MODEL DATA --out "
+            f"{shlex.quote(str(folder))}`."
         )
     try:
         values = read_kept(file, _UNCOVERED, FORMAT)

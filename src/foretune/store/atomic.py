@@ -157,8 +157,11 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path) -> Path | None:
     """See, before the work, that a file can be written at `path`.
+
+    Returns:
+        The regular file to replace or to make, behind all links; None where `path` is written through.
 
     Raises:
         UsageError: `path` is a folder.
@@ -169,6 +172,7 @@ def check_file(path: Path) -> None:
         if target is not None:
             with workspace(target.parent):
                 pass
+        return target
 
 
 def check_folder(path: Path) -> None:

@@ -1,0 +1,163 @@
+"""The places that a command writes to, looked at before the work: nothing is lost that foretune cannot make again there."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from foretune.errors import UsageError
+from foretune.report.json import is_written_json
+from foretune.report.pages import page_folder
+from foretune.store.atomic import check_file, check_folder
+from foretune.store.workspace import is_leftover_name
+
+_PAGE = "page.md"
+_MARKS = ("examples.json", "kernel.json", "run.json", "run/run.json", "cell.json", "zarr.json", _PAGE)
+"""By each of these files a folder is known as one of results."""
+_OWN = {*_MARKS, "run.yaml", "result.json", "forecast.json", "log.jsonl"}
+_ROWS = ("train", "test", "dev", "val")
+
+
+@dataclass(frozen=True)
+class Places:
+    """What a command will write to, looked at before the work.
+
+    Attributes:
+        json: the file of `--json`, if there is one.
+        folders: that are to hold results.
+        read: folders of results that are read.
+        closed: folders of results where nothing else may stand.
+    """
+
+    json: Path | None = None
+    folders: tuple[Path, ...] = ()
+    read: tuple[Path, ...] = ()
+    closed: tuple[Path, ...] = ()
+
+    def check(self, inputs: Sequence[str | Path | None] = ()) -> None:
+        """See that the file is a new one, or one that `--json` wrote before, and none of a result folder's own.
+
+        Links are followed first. Devices, pipes and open descriptors are written through, whatever they are.
+
+        Args:
+            inputs: files and folders that are read.
+
+        Raises:
+            UsageError: it is something else, or a folder.
+            StorageError: it cannot be written.
+        """
+        if self.json is None:
+            return
+        if os.path.isfile(self.json) or not os.path.exists(self.json):  # noqa: PTH110, PTH113 - never an error
+            self._refuse_inside(_resolved(self.json))
+        target = check_file(self.json)
+        if target is None:
+            return
+        for name in inputs:
+            if name is not None and _is_read(Path(name), target):
+                raise UsageError(
+                    f"--json {self.json} is what is read here; it would be lost. Choose another file name."
+                )
+        if target.exists() and not is_written_json(target):
+            raise UsageError(
+                f"--json {self.json} is a file that --json did not write; it would be lost. Choose another file name, or "
+                f"move that file: mv {shlex.quote(str(target))} {shlex.quote(f'{target}.old')}"
+            )
+
+    def _refuse_inside(self, target: Path) -> None:
+        """See that a place is free for a file beside results.
+
+        Raises:
+            UsageError: it is a result folder, inside of one, or has the name of a file of its own.
+        """
+        for folder in map(_resolved, (*self.folders, *self.read, *self.closed)):
+            if target == folder or target in folder.parents:
+                raise UsageError(
+                    f"--json {self.json} stands where the results go, which need a folder. Choose a file name: --json "
+                    f"{shlex.quote(f'{self.json}.json')}"
+                )
+            if folder not in target.parents:
+                continue
+            own = target.name.lower() in _OWN
+            if folder in map(_resolved, self.closed) or target.parent != folder or target.suffix != ".json" or own:
+                raise UsageError(
+                    f"--json {self.json} is among the results in {folder}, which have files of their own there. Choose a "
+                    f"place beside that folder: --json {shlex.quote(f'{folder}-report.json')}"
+                )
+        marks = [target.parent / name for name in _MARKS]
+        found = [mark.name for mark in marks if os.path.isfile(mark) and not is_written_json(mark)]  # noqa: PTH113
+        if is_leftover_name(target.name) or _PAGE in found or (found and target.name.lower() in _OWN):
+            raise UsageError(
+                f"--json {self.json} has the name of a file that foretune keeps there with results; it would be lost. "
+                "Choose another file name."
+            )
+
+    def make(self) -> None:
+        """Make the folders, and see that they can be written to.
+
+        Raises:
+            StorageError: nothing can be written there.
+        """
+        for folder in self.folders:
+            check_folder(folder)
+
+
+@dataclass(frozen=True)
+class StudyPlaces:
+    """Where a study goes.
+
+    Attributes:
+        page: folder of its page.
+        cells: folder of everything that is kept of the model.
+    """
+
+    page: Path
+    cells: Path
+
+
+def study_places(out: Path, name: str, command: str, model: str, json: Path | None) -> StudyPlaces:
+    """The folders of a study, looked at before the work.
+
+    Raises:
+        UsageError: one of them is something else, the model's own folder for example.
+        StorageError: one of them cannot be written.
+    """
+    found = StudyPlaces(page_folder(out, name, command), out / Path(model).absolute().name)
+    if found.cells in (out / name, found.page) or _is_read(Path(model), found.cells):
+        raise UsageError(
+            f"Results of {model!r} would go to {found.cells}, which is something else. Choose another --out."
+        )
+    places = Places(json, (found.cells,), closed=(found.cells, found.page))
+    places.check([model])
+    places.make()
+    return found
+
+
+def refuse_model_name(folder: Path, model: str) -> None:
+    """See that a new folder will not be taken for the model.
+
+    Raises:
+        UsageError: it would be.
+    """
+    if not folder.exists() and folder.absolute() == Path(model).absolute():
+        raise UsageError(
+            f"A new folder {folder} would be taken for the model {model!r}. Choose another name, runs/{folder.name} for "
+            "example."
+        )
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _is_read(source: Path, file: Path) -> bool:
+    """Whether a file is the source, or would be one of the rows in a folder of data."""
+    try:
+        return (file.exists() and source.samefile(file)) or (
+            source.samefile(file.parent) and file.name.lower().startswith(_ROWS)
+        )
+    except OSError:
+        return False
