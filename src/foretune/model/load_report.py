@@ -16,7 +16,7 @@ _MANY = 0.1
 
 _LEFT_OUT = (
     "cls", "lm_head", "classifier", "score", "predictions", "discriminator_predictions", "generator_predictions", "decoder",
-    "vision_tower", "visual", "head",
+    "vision_tower", "visual", "head", "entity_predictions",
 )  # fmt: skip
 """What stands beside the body that is read as an encoder."""
 
@@ -34,14 +34,20 @@ def check_report(name: str, module: Any, report: Mapping[str, Any], kind: str) -
         kind: what it was loaded as.
 
     Raises:
-        ModelError: weights are missing or have another shape, or belong to an adapter that was not merged; the message
-            names them.
+        ModelError: weights are missing or have another shape, or belong to an adapter that was not merged, or are packed
+            in a way that transformers does not know; the message names them.
     """
     shapes = {key: (tuple(given), tuple(wanted)) for key, given, wanted in report["mismatched_keys"]}
     absent = sorted({*report["missing_keys"], *shapes})
     used = _used(module, absent) if absent else []
     unexpected = sorted(report["unexpected_keys"])
     adapter = [key for key in unexpected if set(_ADAPTER) & set(key.split("."))]
+    method = getattr(module.config, "quantization_config", None)
+    if method and getattr(module, "hf_quantizer", None) is None:  # transformers reads the numbers as they are then
+        raise ModelError(
+            f"transformers does not know the quantization that config.json of {name} names: {method}. Take the model as "
+            "it was before: float32, float16 or bfloat16, and take quantization_config out of its config.json."
+        )
     if adapter:
         raise ModelError(
             f"{name} holds an adapter that was not merged into its weights ({_listed(adapter)}), so the model would be "

@@ -70,8 +70,12 @@ def _is_packed(key: str, kind: str) -> bool:
 
 
 def _says_how_packed(folder: Path) -> bool:
-    text = (folder / "config.json").read_text(encoding="utf-8", errors="replace")
-    return any(f'"{name}"' in text for name in ("quantization_config", "compression_config"))
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True  # what reads config.json says what is wrong with it
+    parts = [part for part in (found, *found.values()) if isinstance(part, dict)] if isinstance(found, dict) else []
+    return any(part.get(name) for part in parts for name in ("quantization_config", "compression_config"))
 
 
 def _adapter(name: str, folder: Path) -> ModelError:
