@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def with_code(folder: Path) -> None:
     config(model_type="evil", auto_map={"AutoConfig": "evil.C"})(folder)
 
 
+QUERY = "model.layers.0.self_attn.q_proj"
 LLAMA = {
     "no lm_head": (
         weights(lambda all_: {k: v for k, v in all_.items() if "lm_head" not in k}),
@@ -107,6 +109,18 @@ LLAMA = {
     "unknown type": (config(model_type="new_2031", architectures=["NewForCausalLM"]), r"model type `new_2031`"),
     "no json": (content(lambda _: b"{", "config.json"), r"not a valid JSON file"),
     "broken tokenizer": (content(lambda old: old[:50], "tokenizer.json"), r"Cannot load the model"),
+    "an adapter not merged": (
+        weights(lambda all_: {**all_, **{f"{QUERY}.lora_{part}.weight": torch.ones(2, 16) for part in "AB"}}),
+        r"an adapter that was not merged.*q_proj\.lora_A\.weight.*merge_and_unload",
+    ),
+    "integers": (
+        weights(lambda all_: {k: v.mul(99).to(torch.int8) if "q_proj" in k else v for k, v in all_.items()}),
+        r"3 weights as packed numbers .*q_proj.weight is I8.*no quantization_config",
+    ),
+    "eight bits": (
+        weights(lambda all_: {k: v.to(torch.float8_e4m3fn) if "down" in k else v for k, v in all_.items()}),
+        r"3 weights as packed numbers .*down_proj.weight is F8_E4M3",
+    ),
     "adapter": (adapter_alone, r"a peft adapter of a/b, not a model"),
     "adapter inside": (with_adapter, r"holds a model .* and an adapter"),
     "code": (with_code, r"Python code of its own.*--trust-remote-code"),
@@ -219,6 +233,56 @@ def test_tensors_without_a_place_are_noted(tmp_path: Path) -> None:
     config(num_hidden_layers=2)(tmp_path)
     with pytest.warns(UserWarning, match="9 tensors that LlamaForCausalLM has no place for: model.layers.2"):
         ft.load_model(tmp_path)
+
+
+LEFT_OVER = {
+    "a bias": ("llama", f"{QUERY}.bias", True),
+    "a scale": ("llama", f"{QUERY}.weight_scale", True),
+    "one tensor of a layer": ("llama", "model.layers.3.input_layernorm.weight", True),
+    "a bias of a body": ("bert-body", "embeddings.word_embeddings.bias", True),
+    "frequencies": ("llama", "model.layers.0.self_attn.rotary_emb.inv_freq", False),
+    "a mask": ("gpt2", "transformer.h.0.attn.bias", False),
+    "what a mask is filled with": ("gpt2", "transformer.h.0.attn.masked_bias", False),
+    "positions": ("bert", "bert.embeddings.position_ids", False),
+    "a pooler": ("bert", "bert.pooler.dense.weight", False),
+    "another head": ("bert", "cls.seq_relationship.weight", False),
+    "a body's head": ("bert-body", "cls.predictions.bias", False),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OVER)
+def test_what_the_body_would_compute_with_is_noted_at_any_share(name: str, tmp_path: Path) -> None:
+    family, key, noted = LEFT_OVER[name]
+    saved(family, tmp_path)
+    whole = key.endswith(("position_ids", ".attn.bias"))
+    weights(lambda all_: {**all_, key: torch.ones(4, dtype=torch.int64 if whole else torch.float32)})(tmp_path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ft.load_model(tmp_path)
+    notes = [str(each.message) for each in said if "has no place for" in str(each.message)]
+    assert bool(notes) == noted, notes
+    assert not noted or re.search(rf"holds 1 tensor that \w+ has no place for: {re.escape(key)}", notes[0])
+
+
+@pytest.mark.parametrize(
+    ("packing", "message"),
+    [
+        ({"quant_method": "unheard_of"}, "does not know the quantization.*unheard_of.*float32"),
+        ({"quant_method": "gptq", "bits": 4}, "Cannot load the model.*Install what is named"),
+        (None, "no quantization_config"),
+    ],
+)
+def test_packed_weights_are_left_to_transformers_or_refused(packing: object, message: str, tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    LLAMA["integers"][0](tmp_path)
+    config(quantization_config=packing)(tmp_path)
+    with pytest.raises(ft.ForetuneError, match=message):
+        ft.load_model(tmp_path)
+
+
+def test_a_model_without_masks_is_not_loaded_as_masked(whole_llama: Path) -> None:
+    with pytest.raises(ft.ForetuneError, match=r"type 'llama' fills in no masks.*Leave out --kind"):
+        ft.load_model(whole_llama, kind="masked")
 
 
 @pytest.mark.parametrize(

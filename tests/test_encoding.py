@@ -12,15 +12,25 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 import foretune as ft
+from foretune.model.batches import pretrained
 from foretune.model.encoding import Accepted, PlainEncoder, PromptEncoder
 from foretune.model.kinds import kind_of
 from foretune.model.outputs import body_of
 from foretune.text.template import template_pieces
 from tests.cases import TASK, tokenizer
 from tests.families import FAMILIES
-from tests.tokenizers_of_people import byte_level, pieces_with_space, python_bytes, word_pieces
+from tests.tokenizers_of_people import (
+    bases,
+    byte_level,
+    marks_with_words,
+    pieces_with_space,
+    python_bytes,
+    word_pieces,
+    words_without_marks,
+)
 
 TEXTS = [
     ft.Example("the film was good", "a dull story"),
@@ -198,6 +208,40 @@ def test_a_causal_prompt_ends_where_the_answer_begins(name: str) -> None:
         assert read.ids[-1] not in tokens.all_special_ids or name == "t5"
 
 
+def test_a_causal_prompt_ends_where_the_answer_begins_also_where_marks_have_no_tokens() -> None:
+    words = {"negative": "N", "positive": "Y"}
+    encode = PromptEncoder(bases(), asked("{text}={mask}", words), 64, masked=False)
+    assert bases().convert_ids_to_tokens(encode(ft.Example("ACGT")).ids) == ["<s>", *"ACGT="]
+    assert bases().convert_ids_to_tokens(encode.answer_ids()) == ["N", "Y"]
+    encode = PromptEncoder(words_without_marks(), asked("{text} It was {mask}"), 64, masked=False)
+    read = encode(ft.Example("The film, good."))
+    assert words_without_marks().convert_ids_to_tokens(read.ids) == ["<s>", "the", "film", "good", "it", "was"]
+    assert read.position == len(read.ids) - 1
+
+
+def test_a_tokenizer_that_reads_neither_words_nor_letters_answers_no_prompt() -> None:
+    words = {"negative": "\u2639", "positive": "\u263a"}
+    inner = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "\u5b57": 2, "\u8a9e": 3, "\u6587": 4}, []))
+    tokens = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64)
+    with pytest.raises(ft.ForetuneError, match=r"no tokens for any of '\.', 'a'.*--output head"):
+        PromptEncoder(tokens, asked("{text} {mask}", words), 64, masked=False)
+
+
+@pytest.mark.parametrize(("lead", "clear"), [("(", False), ("/", False), (":", True), (" (", True), (" Answer:", True)])
+def test_a_mark_that_touches_text_and_answer_is_tried_on_the_text(lead: str, clear: bool) -> None:
+    tokens = marks_with_words()
+    encode = PromptEncoder(tokens, asked("{text}" + lead + "{mask}"), 64, masked=False)
+    if not clear:
+        with pytest.raises(
+            ft.ForetuneError, match=r"not clear where the prompt ends.*Put words or a mark and one space"
+        ):
+            encode(ft.Example("the film"))
+        return
+    ids = encode(ft.Example("the film")).ids
+    for word, pieces in zip(GOOD_BAD.values(), encode._follows.pieces, strict=True):
+        assert [*ids, *pieces] == tokens(f"the film{lead}{word}")["input_ids"]
+
+
 def test_a_special_token_of_the_template_itself_stays() -> None:
     tokens = byte_level("<s> $A </s>")
     read = PromptEncoder(tokens, asked("{text}</s>{mask}"), 64, masked=False)(ft.Example("a film"))
@@ -340,3 +384,17 @@ def test_texts_of_unknown_tokens_are_counted() -> None:
     outputs = ft.HeadLogits(made("bert"))
     found = [outputs.encode(ft.Example(text)) for text in ("the film", "xyzzy plugh foo", "xyzzy film the")]
     assert [each.mostly_unknown for each in found] == [False, True, False]
+
+
+def test_texts_whose_characters_are_dropped_are_counted_and_said() -> None:
+    tokens = bases()
+    heads = ft.HeadLogits(made("bert", tokens), 2)
+    prompts = ft.AnswerLogits(made("llama", tokens), asked("{text}={mask}", {"negative": "N", "positive": "Y"}))
+    for outputs in (heads, prompts):
+        found = pretrained(outputs, ["\u65e5\u672c", "\u4e2d", "ACGT"])
+        assert found.dropped == 2
+        assert any("2 of 3 texts have no token of their own" in note for note in found.notes)
+        found = pretrained(outputs, ["A1", "A2", "A3"])
+        assert any("All 3 texts have the same tokens, though they differ" in note for note in found.notes)
+        assert pretrained(outputs, ["A", "AC"]).notes == ()
+        assert pretrained(outputs, ["A", "A"]).notes == ()

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXT = [
     "the film was good and the plot was bad", "a dull story", "it was terrible, not great", "Response: good", "Answer: bad",
@@ -42,6 +42,49 @@ def byte_level(single: str = "$A", *, space: bool = False) -> transformers.PreTr
     )
     inner.train_from_iterator(TEXT * 5, trainer)
     _closing(inner, single, f"{single} $B")
+    return _fast(inner)
+
+
+_MARK_AND_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@cache
+def marks_with_words() -> transformers.PreTrainedTokenizerFast:
+    """GPT-4's and Qwen's kind: bytes, a mark before a word is read with it, unless it follows another mark."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_MARK_AND_WORD), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator([*TEXT, "film(good) film(bad) and/good or/bad"] * 9, trainer)
+    return _fast(inner)
+
+
+@cache
+def bases() -> transformers.PreTrainedTokenizerFast:
+    """Of DNA models: a letter is a token, and every other character is dropped without a mark."""
+    inner = Tokenizer(models.BPE({token: number for number, token in enumerate([*SPECIAL, *"ACGTYN="])}, []))
+    _closing(inner, "<s> $A </s>", "<s> $A </s> $B </s>")
+    return _fast(inner)
+
+
+@cache
+def words_without_marks() -> transformers.PreTrainedTokenizerFast:
+    """Whole words in small letters; marks are taken out first."""
+    vocabulary = [*SPECIAL, *sorted({word.strip(",:#") for text in TEXT for word in text.lower().split()} - {""})]
+    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    inner.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(Regex("[^a-z ]"), "")])
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    _closing(inner, "<s> $A </s>", "<s> $A </s> $B </s>")
     return _fast(inner)
 
 

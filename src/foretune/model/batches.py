@@ -55,12 +55,16 @@ class Pretrained:
         features: what the output layer reads: pooled features of a head, the hidden state at an answer's place.
         cut: how many texts were cut to fit.
         unknown: how many texts are mostly tokens that the tokenizer does not know.
+        dropped: how many texts have no token of their own.
+        same: whether different texts all have the same tokens.
     """
 
     outputs: Float64[np.ndarray, "e c"]
     features: Float64[np.ndarray, "e i"]
     cut: int
     unknown: int
+    dropped: int = 0
+    same: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -72,6 +76,16 @@ class Pretrained:
             found.append(
                 f"{self.unknown} of {texts} texts are mostly tokens that the tokenizer does not know, so the model cannot "
                 "tell them apart. See that tokenizer, model and language of the texts belong together."
+            )
+        if self.dropped:
+            found.append(
+                f"{self.dropped} of {texts} texts have no token of their own: the tokenizer drops all of their characters, "
+                "so the model cannot tell them apart. See that tokenizer, model and language of the texts belong together."
+            )
+        elif self.same:
+            found.append(
+                f"All {texts} texts have the same tokens, though they differ: the tokenizer drops what tells them apart. "
+                "See that tokenizer, model and language of the texts belong together, and that no text is cut too short."
             )
         return tuple(found)
 
@@ -102,5 +116,12 @@ def pretrained(
             f0[place], features[place] = logits[row], hidden[row]
         finished += len(places)
         done(finished, len(encoded))
-    cut, unknown = sum(item.cut for item in encoded), sum(item.mostly_unknown for item in encoded)
-    return Pretrained(np.stack(f0), np.stack(features), cut, unknown)
+    texts = {(example.text, example.text2) for example in as_examples(rows)}
+    return Pretrained(
+        np.stack(f0),
+        np.stack(features),
+        cut=sum(item.cut for item in encoded),
+        unknown=sum(item.mostly_unknown for item in encoded),
+        dropped=sum(item.dropped for item in encoded),
+        same=len(texts) > 1 and len({item.ids for item in encoded}) == 1,
+    )

@@ -9,7 +9,7 @@ is too long is cut, the prompt never; and a causal prompt ends where the answer 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Batch = dict[str, Tensor]
-_SAMPLE = {"text": ".", "text2": "."}  # stands for the texts where the template alone is looked at
+_SAMPLES = (".", "a", "A", "0")
+"""The first with tokens stands for the texts where the template alone is looked at."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Encoded:
         cut: whether its text was cut.
         others: further inputs by name, such as `token_type_ids`: one number a token.
         unknown: how many of the tokens the tokenizer does not know.
+        dropped: whether no token is the text's: the tokenizer drops its characters.
     """
 
     ids: tuple[int, ...]
@@ -46,6 +48,7 @@ class Encoded:
     cut: bool
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unknown: int = 0
+    dropped: bool = False
 
     @property
     def numbers(self) -> list[object]:
@@ -142,7 +145,8 @@ class PlainEncoder:
             found = self.tokenizer(example.text, example.text2, truncation=True, max_length=self.limit)
         if not found["input_ids"]:
             raise DataError(f"The text {example.text!r} has no tokens. Drop the row or fill it in.")
-        return _encoded(self.tokenizer, found, self.accepted, cut=cut)
+        dropped = len(found["input_ids"]) <= self.tokenizer.num_special_tokens_to_add(example.text2 is not None)
+        return _encoded(self.tokenizer, found, self.accepted, cut=cut, dropped=dropped)
 
 
 class PromptEncoder:
@@ -179,14 +183,16 @@ class PromptEncoder:
         except UsageError as error:
             raise ModelError(str(error)) from error
         self.template = task.template if masked else task.causal_template or task.template
-        self._appended = 0 if masked else _appended(tokenizer)
         self._words = {label: task.words[label] for label in task.labels}
-        self._follows = Continuation(0, []) if masked else self._continuation(_SAMPLE)
-        alone = len(self._tokens({"text": "", "text2": ""})["input_ids"])
-        if alone >= limit:
+        samples = [*_SAMPLES, *self._words.values()]
+        self._appended = 0 if masked else _appended(tokenizer, samples)
+        sample = next((text for text in samples if token_count(tokenizer, text)), samples[0])
+        self._follows = Continuation(0, []) if masked else self._continuation({"text": sample, "text2": sample})
+        self._alone = len(self._tokens({"text": "", "text2": ""})["input_ids"])
+        if self._alone >= limit:
             raise UsageError(
-                f"The prompt {self.template!r} alone takes {alone} tokens, and the text needs one; inputs have at most "
-                f"{limit}. Use --max-length {alone + 1} or more, or a shorter template."
+                f"The prompt {self.template!r} alone takes {self._alone} tokens, and the text needs one; inputs have at "
+                f"most {limit}. Use --max-length {self._alone + 1} or more, or a shorter template."
             )
 
     def __call__(self, example: Example) -> Encoded:
@@ -211,9 +217,11 @@ class PromptEncoder:
             raise DataError(
                 f"The prompt {self.template!r} has no tokens for {example.text!r}. Drop the row or fill it in."
             )
-        if not self.masked and not self._lead.strip() and self._continuation(texts) != self._follows:
+        if not self.masked and self._touches and self._continuation(texts) != self._follows:
             raise self._shared(texts)
-        read = _encoded(self.tokenizer, found, self.accepted, cut=texts != whole)
+        short = len(found["input_ids"]) <= self._alone
+        dropped = short and not any(token_count(self.tokenizer, text) for text in whole.values())
+        read = _encoded(self.tokenizer, found, self.accepted, cut=texts != whole, dropped=dropped)
         if not self.masked:
             return read
         places = [place for place, token in enumerate(read.ids) if token == self.tokenizer.mask_token_id]
@@ -222,7 +230,7 @@ class PromptEncoder:
                 f"The prompt has {len(places)} mask tokens, expected one: the text must not contain "
                 f"{self.tokenizer.mask_token!r} itself. Drop this row: {example.text!r}."
             )
-        return Encoded(read.ids, places[0], read.cut, read.others, read.unknown)
+        return replace(read, position=places[0])
 
     def _tokens(self, texts: Mapping[str, str]) -> dict[str, list[int]]:
         prompt = self._prompt(texts)
@@ -246,6 +254,11 @@ class PromptEncoder:
         """The words of the template right before the answer."""
         before = self.pieces[: mask_place(self.pieces)]
         return before[-1].literal if before else ""
+
+    @property
+    def _touches(self) -> bool:
+        """Whether no blank stands between the text and the last word before the answer, so that the text decides."""
+        return len(self._lead.strip().split()) < 2 and not (self._lead.strip() and self._lead[0].isspace())
 
     def _continuation(self, texts: Mapping[str, str]) -> Continuation:
         found = continuation(self.tokenizer, self._prompt(texts), list(self._words.values()))
@@ -278,7 +291,9 @@ class PromptEncoder:
         return one_token_each(self.tokenizer, self._words, pieces, first_piece=first_piece)
 
 
-def _encoded(tokenizer: PreTrainedTokenizerBase, found: Mapping[str, Any], accepted: Accepted, *, cut: bool) -> Encoded:
+def _encoded(
+    tokenizer: PreTrainedTokenizerBase, found: Mapping[str, Any], accepted: Accepted, *, cut: bool, dropped: bool
+) -> Encoded:
     """What a tokenizer returned, as far as the model takes it; the output is read at the last token.
 
     Raises:
@@ -294,14 +309,30 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, found: Mapping[str, Any], accep
         )
     others = {name: tuple(found[name]) for name in accepted.names if name in found and len(found[name]) == len(ids)}
     unknown = ids.count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
-    return Encoded(ids, len(ids) - 1, cut, others, unknown)
+    return Encoded(ids, len(ids) - 1, cut, others, unknown, dropped)
 
 
-def _appended(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens a tokenizer puts behind every text: EOS, [SEP]."""
-    found: Any = tokenizer(_SAMPLE["text"])
-    if tokenizer.is_fast:
-        added = [bool(mark) for mark in found.encodings[0].special_tokens_mask]
-    else:
-        added = [token in tokenizer.all_special_ids and token != tokenizer.unk_token_id for token in found["input_ids"]]
-    return next((place for place, mark in enumerate(reversed(added)) if not mark), 0)
+def _appended(tokenizer: PreTrainedTokenizerBase, samples: Sequence[str]) -> int:
+    """How many tokens a tokenizer puts behind every text: EOS, [SEP].
+
+    Args:
+        tokenizer: the model's tokenizer.
+        samples: texts; the first that has tokens of its own is looked at.
+
+    Raises:
+        ModelError: none has.
+    """
+    for sample in samples:
+        found: Any = tokenizer(sample)
+        if tokenizer.is_fast:
+            added = [bool(mark) for mark in found.encodings[0].special_tokens_mask]
+        else:
+            special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+            added = [token in special for token in found["input_ids"]]
+        if not all(added):
+            return list(reversed(added)).index(False)
+    shown = ", ".join(map(repr, samples))
+    raise ModelError(
+        f"The tokenizer has no tokens for any of {shown}, so it is not clear where a prompt ends. Put the model's own "
+        "tokenizer files beside it, choose other words, or train a head: --output head."
+    )

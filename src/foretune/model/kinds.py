@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from foretune.errors import ModelError
+
 KINDS = ("causal", "masked", "encoder")
 
 _DISCRIMINATORS = ("ElectraForPreTraining", "FunnelForPreTraining")
@@ -64,11 +66,21 @@ def reads_left_to_right(config: Any) -> bool:
 
 
 def loading_class(config: Any, kind: str) -> tuple[Any, dict[str, Any]]:
-    """The class that loads a model as `kind`, and options for it; of an encoder-decoder such as T5, only the encoder."""
+    """The class that loads a model as `kind`, and options for it; of an encoder-decoder such as T5, only the encoder.
+
+    Raises:
+        ModelError: no masked model has such a configuration.
+    """
     import transformers
     from transformers.models.auto import modeling_auto as tables
 
     if kind == "masked":
+        remote = "AutoModelForMaskedLM" in (getattr(config, "auto_map", None) or {})
+        if not remote and type(config) not in tables.MODEL_FOR_MASKED_LM_MAPPING:
+            raise ModelError(
+                f"A model of type {config.model_type!r} fills in no masks, so it cannot be loaded as masked. Leave out "
+                "--kind (kind=None) to take it as it was trained, or use --kind encoder (kind='encoder')."
+            )
         return transformers.AutoModelForMaskedLM, {}
     if kind == "causal":
         remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})

@@ -16,9 +16,12 @@ _MANY = 0.1
 
 _LEFT_OUT = (
     "cls", "lm_head", "classifier", "score", "predictions", "discriminator_predictions", "generator_predictions", "decoder",
-    "vision_tower", "visual",
+    "vision_tower", "visual", "head", "entity_predictions",
 )  # fmt: skip
 """What stands beside the body that is read as an encoder."""
+
+_ADAPTER = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+"""Parts of the names that peft gives to the weights of an adapter."""
 
 
 def check_report(name: str, module: Any, report: Mapping[str, Any], kind: str) -> None:
@@ -31,21 +34,38 @@ def check_report(name: str, module: Any, report: Mapping[str, Any], kind: str) -
         kind: what it was loaded as.
 
     Raises:
-        ModelError: weights are missing or have another shape; the message names them.
+        ModelError: weights are missing or have another shape, or belong to an adapter that was not merged, or are packed
+            in a way that transformers does not know; the message names them.
     """
     shapes = {key: (tuple(given), tuple(wanted)) for key, given, wanted in report["mismatched_keys"]}
     absent = sorted({*report["missing_keys"], *shapes})
     used = _used(module, absent) if absent else []
     unexpected = sorted(report["unexpected_keys"])
+    adapter = [key for key in unexpected if set(_ADAPTER) & set(key.split("."))]
+    method = getattr(module.config, "quantization_config", None)
+    if method and getattr(module, "hf_quantizer", None) is None:  # transformers reads the numbers as they are then
+        raise ModelError(
+            f"transformers does not know the quantization that config.json of {name} names: {method}. Take the model as "
+            "it was before: float32, float16 or bfloat16, and take quantization_config out of its config.json."
+        )
+    if adapter:
+        raise ModelError(
+            f"{name} holds an adapter that was not merged into its weights ({_listed(adapter)}), so the model would be "
+            "read without it. Merge it once with peft: merge_and_unload(), then save_pretrained(NEW) with the tokenizer "
+            "beside it, and name the new folder."
+        )
     if used:
         raise ModelError(_message(name, module, used, shapes, unexpected, kind))
     state = module.state_dict()
     for key in absent:
         if key in state:
             state[key].zero_()  # drawn at random otherwise: another model at every load
-    if len(unexpected) > _MANY * len(state) and not _expected(unexpected, kind):
+    many = len(unexpected) > _MANY * len(state) and not _expected(unexpected, kind)
+    without_place = unexpected if many else _of_the_body(module, unexpected)
+    if without_place:
+        count = f"{len(without_place)} tensor{'s' if len(without_place) > 1 else ''}"
         warnings.warn(
-            f"{name} holds {len(unexpected)} tensors that {type(module).__name__} has no place for: {_listed(unexpected)}. "
+            f"{name} holds {count} that {type(module).__name__} has no place for: {_listed(without_place)}. "
             "They are not used; see that config.json belongs to these weights.",
             stacklevel=2,
         )
@@ -103,6 +123,28 @@ def _message(
 def _expected(unexpected: list[str], kind: str) -> bool:
     """Whether the tensors left over are an output layer that an encoder leaves out on purpose."""
     return kind == "encoder" and all(set(_LEFT_OUT) & set(key.split(".")[:2]) for key in unexpected)
+
+
+def _of_the_body(module: Any, unexpected: list[str]) -> list[str]:
+    """Those of the tensors left over that a model like this one computes with, such as the biases of its own layers.
+
+    They stand beside a parameter of a module that the model has, or in an entry beyond the last of a list of modules.
+    What a module without parameters of its own keeps (positions, masks, frequencies) is not among them.
+    """
+    from torch.nn import ModuleList
+
+    modules = dict(module.named_modules())
+    holders = {key for key, each in modules.items() if key and next(each.parameters(recurse=False), None) is not None}
+    lists = {key: len(each) for key, each in modules.items() if isinstance(each, ModuleList)}
+    prefix = f"{module.base_model_prefix}."
+
+    def computed_with(key: str) -> bool:
+        parts = key.split(".")
+        entries = [(".".join(parts[:place]), int(part)) for place, part in enumerate(parts) if part.isdecimal()]
+        beyond = any(number >= lists[owner] for owner, number in entries if owner in lists)
+        return beyond or ".".join(parts[:-1]) in holders
+
+    return [key for key in unexpected if any(map(computed_with, {key, prefix + key, key.removeprefix(prefix)}))]
 
 
 def _listed(keys: list[str]) -> str:

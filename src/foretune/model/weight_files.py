@@ -13,6 +13,11 @@ _LENGTH = struct.Struct("<Q")
 _GGUF = b"GGUF"
 _LARGEST_HEADER = 100_000_000  # as safetensors has it
 
+_WEIGHT = ".weight"
+_SMALL_FLOATS = ("F8_", "F4", "F6_")
+"""How safetensors names floating point numbers that stand for others by a scale."""
+_INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL")
+
 _MERGING = {"CAUSAL_LM": "AutoPeftModelForCausalLM", "SEQ_CLS": "AutoPeftModelForSequenceClassification"}
 """The class of peft that loads an adapter with its base model, by the task that the adapter was made for."""
 
@@ -21,8 +26,9 @@ def check_folder(name: str, folder: Path) -> None:
     """See that a folder holds a model in safetensors files, each of them whole.
 
     Raises:
-        ModelError: the folder is an adapter or holds no model, its weights are pickle files, or a file of weights is
-            missing, empty, cut short, or stands for one that was never downloaded.
+        ModelError: the folder is an adapter or holds no model, its weights are pickle files, a file of weights is
+            missing, empty, cut short, or stands for one that was never downloaded, or weights are packed numbers and
+            config.json does not say how.
     """
     if (folder / "adapter_config.json").exists():
         raise _adapter(name, folder)
@@ -45,8 +51,31 @@ def check_folder(name: str, folder: Path) -> None:
                 f"{name} lacks the file {missing}, which {_index(folder).name} names. Copy or download it again; a model "
                 "is whole only with all of its parts."
             )
-    for file in files:
-        check_safetensors(file)
+    kinds = {file.name: check_safetensors(file) for file in files}
+    whole = "model.safetensors"
+    read = [kinds[file] for file in ([whole] if whole in kinds else sorted(_indexed(folder) & set(kinds)))]
+    packed = {key: kind for found in read for key, kind in found.items() if _is_packed(key, kind)}
+    if packed and not _says_how_packed(folder):
+        key, kind = min(packed.items())
+        raise ModelError(
+            f"{name} has {len(packed)} weights as packed numbers ({key} is {kind}), but its config.json has no "
+            "quantization_config that says what they stand for. Put the right config.json beside the weights, or take "
+            "the model as it was before: float32, float16 or bfloat16."
+        )
+
+
+def _is_packed(key: str, kind: str) -> bool:
+    """Whether the numbers of a tensor stand for others; masks and positions are integers by themselves."""
+    return kind.startswith(_SMALL_FLOATS) or (kind in _INTEGERS and key.endswith(_WEIGHT))
+
+
+def _says_how_packed(folder: Path) -> bool:
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True  # what reads config.json says what is wrong with it
+    parts = [part for part in (found, *found.values()) if isinstance(part, dict)] if isinstance(found, dict) else []
+    return any(part.get(name) for part in parts for name in ("quantization_config", "compression_config"))
 
 
 def _adapter(name: str, folder: Path) -> ModelError:
@@ -95,8 +124,11 @@ def _indexed(folder: Path) -> set[str]:
         raise ModelError(f"{_index(folder)} cannot be read: {error}. Copy or download it again.") from error
 
 
-def check_safetensors(file: Path) -> None:
+def check_safetensors(file: Path) -> dict[str, str]:
     """See that a safetensors file is one, and as long as its header says.
+
+    Returns:
+        What the numbers of each tensor are, as safetensors names it: `F32`, `I8`.
 
     Raises:
         ModelError: it is not; the message says what the file is instead, where that can be seen.
@@ -112,7 +144,9 @@ def check_safetensors(file: Path) -> None:
             opened.seek(_LENGTH.size)
             plausible = length is not None and length <= min(size - _LENGTH.size, _LARGEST_HEADER)
             header = json.loads(opened.read(length)) if plausible else None
-        ends = [entry["data_offsets"][1] for key, entry in (header or {}).items() if key != "__metadata__"]
+        entries = {key: entry for key, entry in (header or {}).items() if key != "__metadata__"}
+        ends = [entry["data_offsets"][1] for entry in entries.values()]
+        kinds = {key: str(entry["dtype"]) for key, entry in entries.items()}
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -122,6 +156,7 @@ def check_safetensors(file: Path) -> None:
     expected = _LENGTH.size + length + max(ends, default=0)
     if size != expected:
         raise ModelError(f"{file} has {size} bytes, but its header says {expected}. Copy or download it again.")
+    return kinds
 
 
 def check_gguf(file: Path) -> None:
