@@ -49,7 +49,9 @@ def bypassed(module: nn.Module, weights: Sequence[str], run: Callable[[], object
     reached = watch.served - watch.faulty
     strangers = set(weights) - set(layers)  # named by a module that is not their layer
     return frozenset(
-        name for name in weights if name in strangers or name in watch.faulty or (_place(name) in alike and name not in reached)
+        name
+        for name in weights
+        if name in strangers or name in watch.faulty or (_place(name) in alike and name not in reached)
     )
 
 
@@ -82,9 +84,9 @@ class _Watch(TorchDispatchMode):
             self._inside.append(name)
 
         def leave(layer: nn.Module, args: tuple, output: object) -> None:
-            self._inside.pop()
             whole = len(args) == 1 and isinstance(args[0], Tensor) and isinstance(output, Tensor)
             (self.served if whole and _is_linear(layer, args[0], output) else self.faulty).add(name)
+            self._inside.pop()
 
         return [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
 
