@@ -311,6 +311,10 @@ def test_a_layer_that_no_adapter_serves_is_refused_by_name_and_noted(folders: An
         assert said.returncode == 2 and not said.stdout, said.stderr
         assert "No adapter serves the LoRA target 'dt_proj'" in said.stderr, said.stderr
         assert "--target-modules q_proj" in " ".join(said.stderr.split()), said.stderr
+    said = run_cli(
+        "kernel", folders("llama4"), data, "--formula", "lora", "--output", "head", "--out", tmp_path / "k", "--k", 2
+    )
+    assert said.returncode == 0 and "LoRA is without router" in said.stdout + said.stderr, said.stderr
     outputs = outputs_for(folders("llama4"), head=True)
     able = adaptable(outputs, outputs.kinds())
-    assert any("without router (1 weights)" in note for note in able.notes), able.notes
+    assert any("without router, model.layers.1.feed_forward.router.weight" in note for note in able.notes), able.notes

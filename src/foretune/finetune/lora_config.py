@@ -176,9 +176,7 @@ def adaptable(outputs: Outputs, kinds: Mapping[str, str]) -> Adaptable:
     """
     if any("lora_" in name for name in outputs.parameters()):
         return Adaptable((), (), ("LoRA is not among the candidates: the model has adapters already.",))
-    linear, around = ([name for name, kind in kinds.items() if kind == of] for of in ("linear", "bypassed"))
-    lasts = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in around})
-    told = (f"LoRA candidates are without {_some(lasts, 6)} ({len(around)} weights): {BYPASSED}.",) if lasts else ()
+    linear, told = [name for name, kind in kinds.items() if kind == "linear"], bypassed_notes(kinds)
     if not linear:
         none = "LoRA is not among the candidates: no weight of a linear layer that an adapter serves takes part."
         return Adaptable((), (), (none, *told))
@@ -190,6 +188,15 @@ def adaptable(outputs: Outputs, kinds: Mapping[str, str]) -> Adaptable:
     said = "; ".join(refused.values())
     note = f"LoRA candidates, all linear layers among them, are without {', '.join(refused)}: peft says: {said}."
     return Adaptable(classes, tuple(sorted(left)), (note, *told))
+
+
+def bypassed_notes(kinds: Mapping[str, str]) -> tuple[str, ...]:
+    """A note that names the linear layers that no adapter serves; none where there are none."""
+    around = [name for name, kind in kinds.items() if kind == "bypassed"]
+    if not around:
+        return ()
+    lasts = {name.removesuffix(".weight").rpartition(".")[2] for name in around}
+    return (f"LoRA is without {_some(lasts, 6)}, {around[0]} for example: {BYPASSED}.",)
 
 
 @dataclass(frozen=True)
