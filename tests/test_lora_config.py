@@ -306,7 +306,7 @@ def test_a_layer_that_no_adapter_serves_is_refused_by_name_and_noted(folders: An
     data = tmp_path / "data.csv"
     data.write_text("text,label\n" + "".join(f"a good film {n},{n % 2}\n" for n in range(8)))
     for command in (["kernel", "--formula", "lora"], ["tune", "--method", "lora"]):
-        options = [*command[1:], "--target-modules", "dt_proj,q_proj", "--output", "head"]
+        options = [*command[1:], "--target-modules", "dt_proj,q_proj", "--output", "head", "--k", 2]
         said = run_cli(command[0], folders("jamba"), data, *options, "--out", tmp_path / command[0])
         assert said.returncode == 2 and not said.stdout, said.stderr
         assert "No adapter serves the LoRA target 'dt_proj'" in said.stderr, said.stderr
