@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 from collections.abc import Iterable
 from functools import cache
@@ -24,7 +26,7 @@ from foretune.finetune.lora_config import adaptable, classes_for, lora_config, r
 from foretune.finetune.methods import LoRATuning
 from foretune.model.outputs import Outputs
 from foretune.report.advice import head_note, python_snippet
-from tests.cases import ROWS, TASK
+from tests.cases import ROWS, TASK, tokenizer
 from tests.conftest import run_cli
 from tests.families import FAMILIES, saved
 
@@ -246,3 +248,73 @@ def test_a_target_that_matches_nothing_is_refused_beside_one_that_does(folders: 
     for command in (("kernel", *common, "--formula", "lora"), ("tune", *common, "--method", "lora", "--steps", 1)):
         said = run_cli(*command, "--out", tmp_path / command[0])
         assert said.returncode == 2 and "'nope' matches no linear layer" in said.stderr, said.stderr
+
+
+SERVED = {
+    "jamba": {"dt_proj"},  # the weight is read outside of its layer
+    "mobilebert": {"cls.predictions.dense"},
+    "llama4": {"router"},  # the layer answers with two tensors
+    "llama": set(),
+    "gpt2": set(),
+    "falcon-7b": set(),  # its linear layers are of a class of its own
+    "qwen2-moe": set(),
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_the_kernel_of_every_adapted_block_is_that_of_the_gradient_of_a_real_adapter(folders: Any, name: str) -> None:
+    outputs = ft.AnswerLogits(
+        dataclasses.replace(ft.load_model(folders(name), dtype="float64"), tokenizer=tokenizer()), TASK
+    )
+    left_out = {block.removesuffix(".weight") for block in outputs.bypassed()}
+    ends = SERVED[name]
+    assert all(any(module.endswith(end) for end in ends) for module in left_out) and bool(left_out) == bool(ends)
+    formula = ft.LoRA(rank=3, alpha=5.0)
+    rows = [row["text"] for row in ROWS[:2]]
+    kernel = ft.kernels_of(ft.separate_job(outputs, rows, None, None), [formula])[formula.label]
+    assert kernel.names and not left_out & {block.removesuffix(".weight") for block in kernel.names}
+    model: Any = copy.deepcopy(outputs.lm.module)
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")
+    model.requires_grad_(False)
+    layers = {}
+    for block in kernel.names:  # peft's own layer in the place of each module: no choice of names in between
+        path = block.removesuffix(".weight")
+        parent = model.get_submodule(path.rpartition(".")[0])
+        base = model.get_submodule(path)
+        config = peft.LoraConfig(r=3, lora_alpha=5.0, fan_in_fan_out=type(base).__name__ == "Conv1D")
+        layers[block] = layer = peft.tuners.lora.Linear(
+            base, "default", config, r=3, lora_alpha=5, fan_in_fan_out=config.fan_in_fan_out
+        )
+        a = layer.lora_A["default"].weight
+        a.data = torch.from_numpy(formula.matrix(block, a.shape[1]))
+        layer.lora_B["default"].weight.data = torch.zeros_like(layer.lora_B["default"].weight, dtype=torch.float64)
+        setattr(parent, path.rpartition(".")[2], layer)
+    model.eval()
+    matrices = [layer.lora_B["default"].weight.requires_grad_(True) for layer in layers.values()]
+    for place, row in enumerate(rows):
+        batch = outputs.batch([row])
+        given = {key: value for key, value in batch.items() if key != "position"}
+        logits = model(**given).logits[0, batch["position"][0]][outputs.module.output_layer.ids]
+        difference = logits[1] - logits[0]
+        gradients = torch.autograd.grad(difference, matrices, allow_unused=True)
+        squares = [0.0 if gradient is None else float((gradient**2).sum()) for gradient in gradients]
+        np.testing.assert_allclose(kernel.array[:, place, 0, place, 0], squares, rtol=1e-6, atol=1e-12 * max(squares))
+
+
+def test_a_layer_that_no_adapter_serves_is_refused_by_name_and_noted(folders: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("text,label\n" + "".join(f"a good film {n},{n % 2}\n" for n in range(8)))
+    for command in (["kernel", "--formula", "lora"], ["tune", "--method", "lora"]):
+        options = [*command[1:], "--target-modules", "dt_proj,q_proj", "--output", "head", "--k", 2]
+        said = run_cli(command[0], folders("jamba"), data, *options, "--out", tmp_path / command[0])
+        assert said.returncode == 2 and not said.stdout, said.stderr
+        assert "No adapter serves the LoRA target 'dt_proj'" in said.stderr, said.stderr
+        assert "--target-modules q_proj" in " ".join(said.stderr.split()), said.stderr
+    said = run_cli(
+        "kernel", folders("llama4"), data, "--formula", "lora", "--output", "head", "--out", tmp_path / "k", "--k", 2
+    )
+    assert said.returncode == 0 and "LoRA is without router" in said.stdout + said.stderr, said.stderr
+    outputs = outputs_for(folders("llama4"), head=True)
+    able = adaptable(outputs, outputs.kinds())
+    assert any("without router, model.layers.1.feed_forward.router.weight" in note for note in able.notes), able.notes

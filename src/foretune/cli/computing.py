@@ -29,7 +29,7 @@ from foretune.cli.progress import busy, progress_bar
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
-from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
+from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.plan import estimate
@@ -37,6 +37,7 @@ from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
+from foretune.kernels.lora import LoRA
 from foretune.report.advice import head_note, python_snippet
 from foretune.report.json import write_json
 from foretune.report.reading import print_reading
@@ -136,6 +137,8 @@ def run_kernel(
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, out, found)
     inputs = read_inputs(found, errors)
+    if any(isinstance(each, LoRA) for each in formulas):
+        inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     if report.json is not None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.errors import UsageError
+from foretune.model.bypassed import BYPASSED
 from foretune.model.classes import CLASSIFIER, ModelClass, model_classes
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
@@ -175,17 +176,27 @@ def adaptable(outputs: Outputs, kinds: Mapping[str, str]) -> Adaptable:
     """
     if any("lora_" in name for name in outputs.parameters()):
         return Adaptable((), (), ("LoRA is not among the candidates: the model has adapters already.",))
-    linear = [name for name, kind in kinds.items() if kind == "linear"]
+    linear, told = [name for name, kind in kinds.items() if kind == "linear"], bypassed_notes(kinds)
     if not linear:
-        return Adaptable((), (), ("LoRA is not among the candidates: no weight of a linear layer takes part.",))
+        none = "LoRA is not among the candidates: no weight of a linear layer that an adapter serves takes part."
+        return Adaptable((), (), (none, *told))
     classes = classes_for(outputs)
     refused = refused_modules(classes, linear)
     if not refused:
-        return Adaptable(classes, "all-linear", ())
+        return Adaptable(classes, "all-linear", told)
     left = {name.removesuffix(".weight").rpartition(".")[2] for name in linear} - set(refused)
     said = "; ".join(refused.values())
     note = f"LoRA candidates, all linear layers among them, are without {', '.join(refused)}: peft says: {said}."
-    return Adaptable(classes, tuple(sorted(left)), (note,))
+    return Adaptable(classes, tuple(sorted(left)), (note, *told))
+
+
+def bypassed_notes(kinds: Mapping[str, str]) -> tuple[str, ...]:
+    """A note that names the linear layers that no adapter serves; none where there are none."""
+    around = [name for name, kind in kinds.items() if kind == "bypassed"]
+    if not around:
+        return ()
+    lasts = {name.removesuffix(".weight").rpartition(".")[2] for name in around}
+    return (f"LoRA is without {_some(lasts, 6)}, {around[0]} for example: {BYPASSED}.",)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def _table(recorder: Recorder, w: Tensor) -> Tensor | None:
 
 
 def _linear(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) -> Tensor | None:
-    x, w, b = args[0], _argument(args, kwargs, 1, "weight"), _argument(args, kwargs, 2, "bias")
+    x, w, b = (_argument(args, kwargs, place, name) for place, name in enumerate(("input", "weight", "bias")))
     return _linear_use(recorder, lambda: func(*args, **kwargs), (x, w, b), turned=False)
 
 

@@ -29,6 +29,7 @@ from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, side_of
 from foretune.kernels.tile import Tile, Workspace, by_precision, zero_kernel
+from foretune.model.bypassed import BYPASSED
 from foretune.shapes import Float, Float64
 
 Initialisation = Literal["kaiming", "gaussian"]
@@ -93,31 +94,39 @@ class LoRA(Formula):
         return 1.0 if self.init == "kaiming" else 1 / self.rank
 
     def blocks(self, kinds: Mapping[str, str]) -> list[str]:
-        """The weights of linear layers that `targets` names.
+        """The weights of linear layers that `targets` names, without those that an adapter cannot serve.
 
         Raises:
             UsageError: one of them names none; the message has the nearest.
         """
-        linear = [name for name, kind in kinds.items() if kind == "linear"]
-        modules = {name: name.removesuffix(".weight") for name in linear}
-        if self.targets == "all-linear":
-            found = {"all-linear": linear}
-        elif isinstance(self.targets, str):
-            found = {self.targets: [name for name in linear if re.fullmatch(self.targets, modules[name])]}
-        else:
-            found = {
-                target: [name for name in linear if f".{modules[name]}".endswith(f".{target}")]
-                for target in self.targets
-            }
+        linear, bypassed = ([name for name, kind in kinds.items() if kind == of] for of in ("linear", "bypassed"))
+        targets = (self.targets,) if isinstance(self.targets, str) else self.targets
+        found = {target: self._named(target, linear) for target in targets}
         missing = next((target for target, members in found.items() if not members), None)
         if missing is not None or not found:
-            suffixes = sorted({module.rpartition(".")[2] for module in modules.values()})
+            suffixes = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in linear})
+            if missing is not None and self._named(missing, bypassed):
+                left = [target for target in targets if found[target]] or suffixes
+                hint = f"Leave it out: --target-modules {','.join(left)}." if left else "Use another method: ft."
+                raise UsageError(
+                    f"No adapter serves the LoRA target {missing!r}: {BYPASSED}. Its kernel would be of a training that "
+                    f"cannot be. {hint}"
+                )
             raise UsageError(
                 f"The LoRA target {missing or '(none)'!r} matches no linear layer whose weight takes part. Linear layers "
                 f"here end in {', '.join(suffixes) or '(there is none)'}.{nearest(missing or '', suffixes)}"
             )
         chosen = {name for members in found.values() for name in members}
         return [name for name in linear if name in chosen]
+
+    def _named(self, target: str, weights: Sequence[str]) -> list[str]:
+        """The weights whose modules a target names."""
+        if target == self.targets == "all-linear":
+            return list(weights)
+        modules = {name: name.removesuffix(".weight") for name in weights}
+        if target == self.targets:
+            return [name for name, module in modules.items() if re.fullmatch(target, module)]
+        return [name for name, module in modules.items() if f".{module}".endswith(f".{target}")]
 
     @classmethod
     def together(

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from foretune.errors import ModelError, UsageError
-from foretune.model.encoding import Accepted, Batch, Encoded, padded
+from foretune.model.bypassed import bypassed
+from foretune.model.encoding import Accepted, Batch, Encoded, PlainEncoder, padded
 from foretune.model.load import LanguageModel
 from foretune.model.parameters import ParameterFilter, holds_outputs_in_columns, parameter_kind
 from foretune.model.sharing import shared_copy
@@ -28,6 +29,7 @@ from foretune.text.example import Example, as_examples
 
 _TAKEN = {"input_ids", "attention_mask", "labels"}
 """Inputs that every batch has, or that a Trainer adds."""
+_SAMPLE = "The film was good. The story of 2 sisters is slow, a dull plot!"
 
 
 class Encoder(Protocol):
@@ -58,6 +60,7 @@ class Outputs:
             raise UsageError(f"The difference form needs two outputs, this task has {n_outputs}. Use difference=False.")
         self.lm, self.module, self.encode = lm, module, encode
         self.alone: bool | None = None
+        self._bypassed: frozenset[str] | None = None
         self.lock = threading.RLock()
         self.difference = difference
         self.n_classes = n_outputs
@@ -80,10 +83,37 @@ class Outputs:
         return {_outer(name): tensor for name, tensor in self.module.named_parameters()}
 
     def kinds(self) -> dict[str, str]:
-        """What each trainable parameter is: `linear`, `embedding`, `output` (layer), `bias` or `other`.
+        """What each trainable parameter is: `linear`, `bypassed`, `embedding`, `output` (layer), `bias` or `other`.
 
-        A table that is also the weight of a layer is an embedding, whichever of the two its name comes from.
+        A table that is also the weight of a layer is an embedding, whichever of the two its name comes from. The weight
+        of a linear layer that an adapter cannot serve is `bypassed` (`model.bypassed`).
         """
+        around = self.bypassed()
+        return {name: "bypassed" if name in around else kind for name, kind in self._kinds().items()}
+
+    def bypassed(self) -> frozenset[str]:
+        """The weights of linear layers that an adapter cannot serve; the model runs once on a short text to tell.
+
+        None of a model that cannot compute such a text.
+        """
+        with self.lock:
+            if self._bypassed is None:
+                linear = [name for name, kind in self._kinds().items() if kind == "linear"]
+                inner = {_outer(name): name for name, _ in self.module.named_parameters()}
+                try:
+                    found = bypassed(self.module, [inner[name] for name in linear], self._tried) if linear else ()
+                except ModelError:
+                    found = ()
+                self._bypassed = frozenset(_outer(name) for name in found)
+            return self._bypassed
+
+    @torch.inference_mode(False)
+    def _tried(self) -> None:
+        """Run the module on a short text."""
+        plain = PlainEncoder(self.lm.tokenizer, self.encode.limit, self.encode.accepted)
+        self.forward(self.collate([plain(Example(_SAMPLE))]))
+
+    def _kinds(self) -> dict[str, str]:
         found: dict[int, set[str]] = defaultdict(set)
         for owner in self.module.modules():
             for attribute, tensor in owner.named_parameters(recurse=False):
@@ -98,7 +128,7 @@ class Outputs:
 
     def matrices(self) -> dict[str, bool]:
         """The weights of linear layers by name: whether they hold (inputs, outputs), as GPT-2's Conv1D does."""
-        kinds = self.kinds()
+        kinds = self._kinds()
         owners = {_outer(f"{path}.weight"): owner for path, owner in self.module.named_modules()}
         return {name: holds_outputs_in_columns(owners[name]) for name, kind in kinds.items() if kind == "linear"}
 

@@ -14,7 +14,7 @@ from torch import nn
 from foretune.errors import UsageError
 from foretune.naming import layer_number, layer_path
 
-KINDS = ("linear", "embedding", "output", "bias", "other")
+KINDS = ("linear", "bypassed", "embedding", "output", "bias", "other")
 
 
 def parameter_kind(owner: nn.Module, attribute: str, output_layer: nn.Module) -> str:
