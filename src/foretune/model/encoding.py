@@ -327,7 +327,8 @@ def _appended(tokenizer: PreTrainedTokenizerBase, samples: Sequence[str]) -> int
         if tokenizer.is_fast:
             added = [bool(mark) for mark in found.encodings[0].special_tokens_mask]
         else:
-            special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+            special: set[Any] = set(tokenizer.all_special_ids)
+            special.discard(tokenizer.unk_token_id)
             added = [token in special for token in found["input_ids"]]
         if not all(added):
             return list(reversed(added)).index(False)
