@@ -304,7 +304,7 @@ def test_the_kernel_of_every_adapted_block_is_that_of_the_gradient_of_a_real_ada
 
 def test_a_layer_that_no_adapter_serves_is_refused_by_name_and_noted(folders: Any, tmp_path: Path) -> None:
     data = tmp_path / "data.csv"
-    data.write_text("text,label\n" + "".join(f"a good film {n},{n % 2}\n" for n in range(8)))
+    data.write_text("text,label\n" + "".join(f"a good film {n},{n % 2}\n" for n in range(16)))
     for command in (["kernel", "--formula", "lora"], ["tune", "--method", "lora"]):
         options = [*command[1:], "--target-modules", "dt_proj,q_proj", "--output", "head", "--k", 2]
         said = run_cli(command[0], folders("jamba"), data, *options, "--out", tmp_path / command[0])

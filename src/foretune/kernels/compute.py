@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,13 @@ from foretune.kernels.sgd import SGD
 from foretune.kernels.tiles import memory_bytes
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64
-from foretune.text.example import Example
+from foretune.text.example import AnyRows, Example
 
 
 def block_kernels(
     outputs: Outputs,
-    rows: Sequence[Example | str | Mapping[str, object]],
-    columns: Sequence[Example | str | Mapping[str, object]] | None = None,
+    rows: AnyRows,
+    columns: AnyRows | None = None,
     formula: Formula | None = None,
     blocks: Pattern | None = None,
     memory: str | int = "2GiB",
@@ -112,7 +112,7 @@ def kernels_of(
 @torch.inference_mode(False)
 def projected_features(
     outputs: Outputs,
-    rows: Sequence[Example | str | Mapping[str, object]],
+    rows: AnyRows,
     projection: Projection,
     blocks: Pattern | None = None,
     memory: str | int = "2GiB",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from foretune.errors import UsageError
@@ -14,7 +14,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.tiles import Footprint, Plan, planned
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
-from foretune.text.example import Example, as_examples
+from foretune.text.example import AnyRows, Example, as_examples
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -68,8 +68,8 @@ class Job:
 
 def separate_job(
     outputs: Outputs,
-    rows: Sequence[Example | str | Mapping[str, object]],
-    columns: Sequence[Example | str | Mapping[str, object]] | None,
+    rows: AnyRows,
+    columns: AnyRows | None,
     blocks: Pattern | None,
 ) -> Job:
     """Rows against columns, or against themselves.
@@ -97,7 +97,7 @@ def joint_job(
     return Job(source, len(given), range(len(given) + len(others)), overlap=True)
 
 
-def _examples(rows: Sequence[Example | str | Mapping[str, object]], what: str) -> list[Example]:
+def _examples(rows: AnyRows, what: str) -> list[Example]:
     found = as_examples(rows)
     if not found:
         raise UsageError(f"No examples in {what}; expected at least one.")

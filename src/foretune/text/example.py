@@ -71,7 +71,11 @@ def mapping_of(row: object, number: int) -> Mapping[str, object]:
     return row
 
 
-def as_examples(rows: Any) -> list[Example]:
+AnyRows = Any
+"""Rows in any container: a list of examples, texts or mappings, a data frame, a table, a data set or a slice of one."""
+
+
+def as_examples(rows: AnyRows) -> list[Example]:
     """The rows of any container (see `foretune.text.containers`) as examples.
 
     Raises:
