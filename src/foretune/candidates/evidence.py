@@ -73,6 +73,7 @@ class Pool:
     effort: Effort
     grid: tuple[Training, ...] = ()
     _known: dict[object, Evidence] = field(default_factory=dict, init=False, repr=False)
+    _largest: dict[int | None, float] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def sized(
@@ -143,11 +144,13 @@ class Pool:
         return self.kernels[kernel_label(rank)].array[places].sum(0)
 
     def largest_of_all(self, rank: int | None) -> float:
-        """lambda_max of the training kernel of all blocks of a method together, with the head."""
-        kernel = self.kernels[kernel_label(rank)].total()
-        if rank is not None and self.head:
-            kernel = kernel + self.kernels[kernel_label(None)].select(list(self.head)).total()
-        return train_spectrum(kernel).largest
+        """lambda_max of the training kernel of all blocks of a method together, with the head; computed once a method."""
+        if rank not in self._largest:
+            kernel = self.kernels[kernel_label(rank)].total()
+            if rank is not None and self.head:
+                kernel = kernel + self.kernels[kernel_label(None)].select(list(self.head)).total()
+            self._largest[rank] = train_spectrum(kernel).largest
+        return self._largest[rank]
 
 
 @dataclass(frozen=True, eq=False)
