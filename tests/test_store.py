@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import importlib.util
 import json
 import os
@@ -26,7 +27,7 @@ from foretune.store.kept import DamagedError, read_array, read_kept, write_array
 from foretune.store.lock import held
 from foretune.store.packages import Package, cache_folder, fetched, sha256_of
 from foretune.store.tensors import read_tensors, write_tensors
-from foretune.store.workspace import contents, remove_folder, sweep, temporary_folder, workspace
+from foretune.store.workspace import LOCK_FILE, contents, remove_folder, sweep, temporary_folder, workspace
 
 
 @pytest.fixture
@@ -287,6 +288,21 @@ def test_a_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
     with held(folder):
         assert contents(folder) == []
     assert names(folder) == []
+
+
+def test_a_holder_that_has_not_signed_yet_is_waited_for(tmp_path: Path) -> None:
+    with (tmp_path / LOCK_FILE).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        def sign() -> None:
+            file.write(json.dumps({"pid": 12345, "host": "there", "since": "2026-01-01"}))
+            file.flush()
+
+        late = threading.Timer(0.2, sign)
+        late.start()
+        with pytest.raises(ft.ForetuneError, match="in use by process 12345 on there"), held(tmp_path):
+            pass
+        late.join()
 
 
 VALUES = {"a": [1.5, 1e-300], "b": {"c": "d"}, "hash": "x"}

@@ -17,6 +17,8 @@ from foretune.store.atomic import storage_error
 from foretune.store.workspace import LOCK_FILE, is_at, locked
 
 _PAUSE = 0.05
+_TO_SIGN = 1.0
+"""Seconds that a holder may take between locking its file and writing its name there."""
 
 
 @contextmanager
@@ -76,8 +78,13 @@ def _this_process() -> dict[str, object]:
 
 
 def _holder(file: Path) -> str:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return f"process {found['pid']} on {found['host']} since {found['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+    """Who wrote its name into a lock file; a holder that has not written it yet is given the time to do so."""
+    end = time.monotonic() + _TO_SIGN
+    while True:
+        try:
+            signed = json.loads(file.read_text(encoding="utf-8"))
+            return f"process {signed['pid']} on {signed['host']} since {signed['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            if time.monotonic() >= end:
+                return "another process"
+            time.sleep(_PAUSE)
