@@ -27,7 +27,7 @@ from foretune.store.json import write_json
 from foretune.text.builtin import load_task
 from foretune.validate.page import validation_page
 from foretune.validate.rankings import LOSS, SCORE, ceilings, rankings
-from foretune.validate.runs import Validation, measured
+from foretune.validate.runs import ValidationStudy, measured_candidates
 
 _PAGE = "validate"
 _OUTPUTS = {"head": "probed head", "prompt": "prompt"}
@@ -52,7 +52,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     lm = loaded_model(model, errors)
     globs = None if options.candidates is None else tuple(items("--candidates", options.candidates, "layer*"))
     with progress_bar(errors) as progress:
-        study = Validation(
+        study = ValidationStudy(
             lm=lm,
             tasks=tasks,
             sample=sample,
@@ -68,7 +68,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             memory=options.memory,
             progress=progress,
         )
-        cells = measured(study)
+        cells = measured_candidates(study)
     page = validation_page(cells, study)
     write_page(places.page, page, command)
     if report.json is not None:

@@ -1,4 +1,4 @@
-"""One printed table or figure of a paper as a recipe, and the study that cooks it."""
+"""One printed table or figure of a paper as a recipe, and the study that runs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Cell, made_cell
-from foretune.experiment.setting import FewShot, Sample, Setting
+from foretune.experiment.setting import FewShot, Full, Sample, Setting
 from foretune.model.load import LanguageModel
 from foretune.page import Page
 from foretune.progress import Progress
@@ -61,8 +61,15 @@ class Study:
     first_piece: bool = False
     progress: Progress | None = None
 
-    def cell(self, task: str, sample: Sample | int, seed: int, output: str = "prompt", **how: Any) -> Cell:
-        """The cell of a task; a number as sample is k of `FewShot`, `how` are other fields of `Setting`.
+    def cell(self, task: str, sample: Sample | int | None, seed: int, output: str = "prompt", **how: Any) -> Cell:
+        """The cell of a task.
+
+        Args:
+            task: its name.
+            sample: of training examples; a number is k of `FewShot`, None the whole training set.
+            seed: of the sample, and of a random head.
+            output: see `Setting`.
+            how: other fields of `Setting`.
 
         Raises:
             UsageError, DataError, ModelError: see `made_cell`.
@@ -70,9 +77,9 @@ class Study:
         setting = self.setting(task, sample, seed, output, **how)
         return made_cell(setting, self.lm, self.data, self.root, self.memory, self.progress)
 
-    def setting(self, task: str, sample: Sample | int, seed: int, output: str = "prompt", **how: Any) -> Setting:
+    def setting(self, task: str, sample: Sample | int | None, seed: int, output: str = "prompt", **how: Any) -> Setting:
         """What a cell is made from."""
-        chosen = FewShot(sample) if isinstance(sample, int) else sample
+        chosen = FewShot(sample) if isinstance(sample, int) else sample or Full()
         pieces = how.pop("first_piece", False) or self.first_piece
         return Setting(task, chosen, seed, self.test, output, words=self.words, first_piece=pieces, **how)
 

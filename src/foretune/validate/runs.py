@@ -5,6 +5,7 @@ Each seed has training and validation examples of its own.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,7 +21,7 @@ from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.evidence import Evidence, Pool
 from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
-from foretune.errors import UsageError
+from foretune.errors import UsageError, nearest
 from foretune.experiment.experiment import Cell, made_cell
 from foretune.experiment.outcome import Outcome
 from foretune.experiment.setting import Sample, Setting
@@ -30,11 +31,13 @@ from foretune.model.load import LanguageModel
 from foretune.progress import Progress
 from foretune.shapes import Float64
 from foretune.store.kept import identity_hash
-from foretune.validate.chosen import chosen_labels, common_labels
+
+FEWEST = 4
+"""Candidates that a ranking needs."""
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationStudy:
     """What is asked for.
 
     Attributes:
@@ -132,6 +135,29 @@ def candidates_of(cell: Cell, rank: int | None) -> list[Candidate]:
     return [item for item in every if item.rank == rank and item.kind != PROBING]
 
 
+def common_labels(found: Sequence[Sequence[Candidate]]) -> list[str]:
+    """The labels that every cell has, in the order of the first: the greedy search can end early on some samples."""
+    return [item.label for item in found[0] if all(any(item.label == other.label for other in of) for of in found)]
+
+
+def chosen_labels(labels: Sequence[str], globs: Sequence[str] | None) -> list[str]:
+    """The labels that match one of some globs, all without any.
+
+    Raises:
+        UsageError: a glob matches none, or fewer than four are left.
+    """
+    for glob in globs or ():
+        if not fnmatch.filter(labels, glob):
+            raise UsageError(f"No candidate matches {glob!r}; there are {', '.join(labels)}.{nearest(glob, labels)}")
+    wanted = {label for glob in globs or ("*",) for label in fnmatch.filter(labels, glob)}
+    if len(wanted) < FEWEST:
+        raise UsageError(
+            f"{len(wanted)} candidates ({', '.join(sorted(wanted))}) are too few for a ranking; expected at least {FEWEST} "
+            f"of {', '.join(labels)}."
+        )
+    return [label for label in labels if label in wanted]
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What is seen of a cell's candidates before training, or after a warm-up: kept, or from a pool made when needed.
@@ -180,7 +206,7 @@ class _Seen:
         return {"warm_up": repr(warm_up_training(self.warm_up))} if self.warm_up else {}
 
 
-def measured(study: Validation) -> list[Measured]:
+def measured_candidates(study: ValidationStudy) -> list[Measured]:
     """Everything, seed by seed and task by task.
 
     Raises:
@@ -198,7 +224,7 @@ def measured(study: Validation) -> list[Measured]:
     ]
 
 
-def _measured(study: Validation, cell: Cell, chosen: Sequence[Candidate]) -> Measured:
+def _measured(study: ValidationStudy, cell: Cell, chosen: Sequence[Candidate]) -> Measured:
     # before the runs, which take far longer: a model that cannot be warmed up is refused at once
     seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
     outcomes = []

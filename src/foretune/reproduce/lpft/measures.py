@@ -88,19 +88,25 @@ class Measures:
     scaled: Bins | None = None
 
 
+ByMethod = Mapping[str, Sequence[Measures]]
+"""Method as the poster names it -> one measurement for each seed."""
+
+
 def method_grid(budget: Budget, method: Method) -> list[Training]:
     """The grid of a method with AdamW; rates that a cut names are not those of a head alone, which keeps its own."""
     chosen = replace(budget, learning_rates={}) if isinstance(method, LinearProbing) else budget
     return chosen.grid(method, "adamw")
 
 
-def head_cell(study: Study, task: str, k: int, seed: int) -> Cell:
+def head_cell(study: Study, task: str, k: int | None, seed: int) -> Cell:
     """The cell of a task, with a classifier that starts at random."""
     return study.cell(task, _sample(study, task, k), seed, OUTPUT)
 
 
-def _sample(study: Study, name: str, k: int) -> Sample:
-    """K examples per label; the whole task where a label is too rare for them."""
+def _sample(study: Study, name: str, k: int | None) -> Sample:
+    """k examples per label; the whole task without k, or where a label is too rare for them."""
+    if k is None:
+        return Full()
     task = load_task(name)
     rows = load_data(task if study.data is None else study.data / task.name, task).train
     counts = Counter(example.label for example in set(task.examples(rows)))
@@ -130,10 +136,8 @@ def run_measures(cell: Cell, method: Method, grid: Sequence[Training]) -> Measur
     return _read(cell.value(f"lpft-{method.label}-{identity_hash(key)[:12]}", key, computed))
 
 
-def method_measures(
-    cells: Sequence[Cell], budget: Budget, names: Sequence[str] = tuple(METHODS)
-) -> dict[str, list[Measures]]:
-    """What is measured of some of `METHODS`: one measurement a cell, for each method."""
+def method_measures(cells: Sequence[Cell], budget: Budget, names: Sequence[str] = tuple(METHODS)) -> ByMethod:
+    """What is measured of some of `METHODS`."""
     grids = {name: method_grid(budget, METHODS[name]) for name in names}
     return {name: [run_measures(cell, METHODS[name], grid) for cell in cells] for name, grid in grids.items()}
 
@@ -141,6 +145,12 @@ def method_measures(
 def finished(measures: Sequence[Measures]) -> list[Measures]:
     """Those whose run did not fail."""
     return [one for one in measures if one.failure is None]
+
+
+def finished_mean(measures: Sequence[Measures], name: str) -> float:
+    """The mean of a measure over the seeds whose runs did not fail; not a number where all did."""
+    values = [getattr(one, name) for one in finished(measures)]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _measured(cell: Cell, run: Run | None) -> Measures:
