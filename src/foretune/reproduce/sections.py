@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Figure, Page, Table
 from foretune.reproduce.recipe import Recipe, Study
 
@@ -106,11 +106,11 @@ class SectionedRecipe(Recipe, Generic[Found]):
         """
 
     @abstractmethod
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Cell:
+    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
         """The cell of one seed."""
 
     @abstractmethod
-    def measure(self, study: Study, cells: Sequence[Cell]) -> Found:
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Found:
         """What is measured of the cells of one group, seed by seed."""
 
     def sections(self, study: Study, groups: Sequence[Group[Found]]) -> list[Section]:

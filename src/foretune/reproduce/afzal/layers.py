@@ -16,7 +16,7 @@ import numpy as np
 from foretune.analysis.bounds import Bracket, CandidateBounds, candidate_bounds
 from foretune.analysis.solvers import targets
 from foretune.candidates.pool import pool_of
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
 from foretune.page import Curve, Figure, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
@@ -62,7 +62,7 @@ class LayerChoice(PlacementsPage[Layers]):
     source: ClassVar[str] = f"{SOURCE} eqs. 7 and 8, and Figure 3 of the longer paper"
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr", "subj"), ks=(32,), seeds=(13, 21), test=1000)
 
-    def measure(self, study: Study, cells: Sequence[Cell]) -> Layers:
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Layers:
         """Every added layer on every seed."""
         training = single_training(study.budget)
         return [added_layers(cell, training) for cell in cells]
@@ -91,7 +91,7 @@ class LayerChoice(PlacementsPage[Layers]):
         )
 
 
-def added_layers(cell: Cell, training: Training) -> list[AddedLayer]:
+def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
     """Every other layer's keys beside those of layer 0."""
     pool, by_layer = pool_of(cell, RANK), projections(cell.outputs, "W_k")
     names = list(by_layer)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.behaviour.smoothness import ball_constants
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Curve, Figure, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.recipe import Defaults, Study
@@ -38,7 +38,7 @@ class Lipschitz(AfzalPage[Constants]):
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr",), ks=(16,), seeds=(13,), test=64)
     output: ClassVar[str] = "probed head"
 
-    def measure(self, study: Study, cells: Sequence[Cell]) -> Constants:
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Constants:
         """Radius and both constants."""
         return np.array([constants(cell) for cell in cells])
 
@@ -57,7 +57,7 @@ class Lipschitz(AfzalPage[Constants]):
         )
 
 
-def constants(cell: Cell) -> list[list[float]]:
+def constants(cell: Experiment) -> list[list[float]]:
     """Radius, L_avg and L_upper at each of `RADII`; kept."""
     key = {"examples": EXAMPLES, "draws": DRAWS, "radii": list(RADII)}
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.reproduce.afzal.runs import single_training
 from foretune.reproduce.recipe import Study
 from foretune.reproduce.sections import Group, SectionedRecipe
@@ -29,7 +29,7 @@ class AfzalPage(SectionedRecipe[Found]):
     authors: ClassVar[str] = "Rahimi Afzal et al."
     output: ClassVar[str] = "random head"
 
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Cell:
+    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
         """The cell of one seed.
 
         Raises:

@@ -16,7 +16,7 @@ from foretune.analysis.rank_statistics import BootstrapEstimate, median_correlat
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.pool import pool_of
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
 from foretune.page import Curve, Figure, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
@@ -68,7 +68,7 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
     source: ClassVar[str] = f"{SOURCE} Figure 2 of the longer paper, and the poster's two figures"
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr", "subj"), ks=(64,), seeds=(13, 21), test=1000)
 
-    def measure(self, study: Study, cells: Sequence[Cell]) -> Points:
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Points:
         """Every placement on every seed."""
         training = single_training(study.budget)
         return [_points(cell, training) for cell in cells]
@@ -101,7 +101,7 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
         )
 
 
-def placements(cell: Cell, pool: Pool) -> list[Candidate]:
+def placements(cell: Experiment, pool: Pool) -> list[Candidate]:
     """Keys, and queries with values: of the first, middle and last layer, of each of them, and of all layers."""
     found: dict[frozenset[str], Candidate] = {}
     for what in KINDS:
@@ -117,7 +117,7 @@ def placements(cell: Cell, pool: Pool) -> list[Candidate]:
     return list(found.values())
 
 
-def _points(cell: Cell, training: Training) -> list[PlacementPoint]:
+def _points(cell: Experiment, training: Training) -> list[PlacementPoint]:
     pool = pool_of(cell, RANK)
     sigma = SIGMA * pool.largest_of_all(RANK)
     found = []

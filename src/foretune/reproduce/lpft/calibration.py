@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.analysis.calibration import BINS
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Curve, Figure, Table, mean_and_spread
 from foretune.reproduce.lpft.measures import SOURCE, Bins, ByMethod, Measures, method_measures
 from foretune.reproduce.lpft.page import HeadPage
@@ -29,7 +29,7 @@ class Calibrations(HeadPage[ByMethod]):
     title: ClassVar[str] = "calibration errors without and with temperature scaling (TS)"
     source: ClassVar[str] = f"{SOURCE}, table of ECE and MCE"
 
-    def measure(self, study: Study, cells: Sequence[Cell]) -> ByMethod:
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> ByMethod:
         """What is measured of the four methods."""
         return method_measures(cells, study.budget, ROWS)
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Table
 from foretune.reproduce.lpft.measures import (
     MEASURED,
@@ -42,7 +42,7 @@ class Features(HeadPage[ByMethod]):
     title: ClassVar[str] = "changes of features and classifier norms: FT, LoRA, and both after linear probing"
     source: ClassVar[str] = f"{SOURCE}, table of features (F) and classifier norms (C)"
 
-    def measure(self, study: Study, cells: Sequence[Cell]) -> ByMethod:
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> ByMethod:
         """What is measured of the pretrained model and of every method."""
         return {
             PRETRAINED: [pretrained_measures(cell) for cell in cells],

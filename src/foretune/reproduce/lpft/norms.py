@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Curve, Figure, Table
 from foretune.reproduce.lpft.kernels import EXAMPLES, Spectra, pretrained_spectra, probed_spectra
 from foretune.reproduce.lpft.measures import (
@@ -54,7 +54,7 @@ class Norms(HeadPage[Growth]):
     title: ClassVar[str] = "classifier norms, feature changes, and the two parts of the kernel"
     source: ClassVar[str] = f"{SOURCE}, figures of classifier norms"
 
-    def measure(self, study: Study, cells: Sequence[Cell]) -> Growth:
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Growth:
         """The runs of all methods, and the kernels before and after linear probing."""
         runs = method_measures(cells, study.budget)
         probed = [cell for cell, run in zip(cells, runs["LP"], strict=True) if run.failure is None]

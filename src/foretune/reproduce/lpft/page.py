@@ -8,7 +8,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Table
 from foretune.reproduce.lpft.measures import AUTHORS, head_cell
 from foretune.reproduce.printed import printed_figures
@@ -24,7 +24,7 @@ class HeadPage(SectionedRecipe[Found]):
     authors: ClassVar[str] = AUTHORS
     defaults: ClassVar[Defaults] = Defaults("minilm", ("rte", "cb"), ks=(64,))
 
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Cell:
+    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
         """The cell of one seed.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import LoRATuning
 from foretune.page import Curve, Figure, Table
 from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, pretrained_spectra
@@ -28,7 +28,7 @@ class SingularValuesOfKernels(HeadPage[Spectra]):
     title: ClassVar[str] = "singular values of the kernels of FT and LoRA, pretrained"
     source: ClassVar[str] = f"{SOURCE}, figure of singular values"
 
-    def measure(self, study: Study, cells: Sequence[Cell]) -> Spectra:
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Spectra:
         """The mean singular values of the pretrained kernels."""
         return mean_spectra([pretrained_spectra(cell) for cell in cells])
 
