@@ -22,10 +22,9 @@ from foretune.analysis.kernel_behaviour import (
 from foretune.behaviour import head
 from foretune.behaviour.change import parameter_change
 from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measured import fixed_features as kernel_distance
-from foretune.behaviour.measured import measured_behaviour
+from foretune.behaviour.measured import change_of_kernel, measured_behaviour
 from foretune.behaviour.smoothness import ball_constants, segment_constants
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from tests.cases import FALLBACKS, FAMILIES, ROWS, TASK, language_model, outputs_of
 from tests.conftest import family
 from tests.oracles import jacobian_kernel, jacobians
@@ -216,7 +215,9 @@ def test_verdicts_are_those_of_the_papers_table(task) -> None:
         for score, kernel in ((sgd, k_sgd), (adam, k_sign))
     ]
     fixed = FixedFeatures(distance, distance, {}, 1, 0)
-    found = KernelBehaviour(tuple(analogs), LinearizationTest(pretrained / 100, linear / 100, tuned / 100), fixed)
+    found = KernelBehaviour(
+        tuple(analogs), LinearizationTest(pretrained / 100, linear / 100, tuned / 100), fixed
+    )
     assert (found.solved(0.05), found.linear, found.features_fixed) == answers
     assert found.verdict == ("yes" if answers == ("yes", True, True) else "no")
     assert found.summary["linearization"]["threshold"] == 0.5  # type: ignore[index]
@@ -258,7 +259,7 @@ def test_the_two_parts_sum_to_the_kernel_and_scale_with_the_classifier(differenc
             "total": np.linalg.norm(kernel.total()),
         }
     )
-    hidden = pretrained(heads(0.0, difference, 1.0, n)[0], ROWS[:3]).features
+    hidden = outputs_and_features(heads(0.0, difference, 1.0, n)[0], ROWS[:3]).features
     inner = np.einsum("ij,ab->iajb", hidden @ hidden.T + 1, 2 * np.eye(1) if difference else np.eye(n))
     assert np.allclose(split.pretrain_effective, inner)
 
@@ -285,13 +286,13 @@ def test_the_two_parts_with_adapters() -> None:
 
 def test_feature_change_of_models_and_row_norms() -> None:
     before, after = heads(0.3)
-    found = head.feature_change(before, after, ROWS, Y)
+    found = head.change_of_features(before, after, ROWS, Y)
     assert found.difference > 0
     assert found.cosine < 1
-    assert head.feature_change(before, before, ROWS, Y).difference == 0
-    assert head.row_norms(before) == pytest.approx(before.parameters()["head.weight"].norm(dim=1).numpy())
+    assert head.change_of_features(before, before, ROWS, Y).difference == 0
+    assert head.head_row_norms(before) == pytest.approx(before.parameters()["head.weight"].norm(dim=1).numpy())
     with pytest.raises(ft.ForetuneError, match="HeadLogits"):
-        head.row_norms(outputs_of(language_model(family("bert-masked"))))
+        head.head_row_norms(outputs_of(language_model(family("bert-masked"))))
 
 
 @pytest.mark.parametrize("difference", [False, True])
@@ -303,7 +304,7 @@ def test_slopes_along_row_norms_are_those_of_autograd(difference) -> None:
     both = torch.cat([torch.zeros_like(logits), logits], 1) if difference else logits
     loss = torch.nn.functional.cross_entropy(both, torch.tensor(Y), reduction="sum")
     (gradient,) = torch.autograd.grad(loss, norms)
-    found = head.norm_slopes(outputs, ROWS, Y)
+    found = head.head_norm_slopes(outputs, ROWS, Y)
     assert found == pytest.approx(gradient[:, 0].numpy(), rel=1e-9)
     assert np.array_equal(np.sign(found), np.sign(gradient[:, 0].numpy()))
 
@@ -323,4 +324,4 @@ def test_the_verdict_of_a_run_rests_on_its_kernels() -> None:
         measured_behaviour(before, after, ROWS, Y[:2])
     kernel = ft.block_kernels(before, ROWS[:2])
     with pytest.raises(ft.ForetuneError, match="same order"):
-        kernel_distance(kernel, kernel.select("head.*"))
+        change_of_kernel(kernel, kernel.select("head.*"))

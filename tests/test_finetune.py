@@ -11,10 +11,9 @@ import torch
 import transformers
 
 import foretune as ft
-from foretune.analysis.solvers.problem import targets
+from foretune.analysis.losses import CrossEntropy, Loss, SquaredLoss, targets
 from foretune.errors import UsageError
 from foretune.finetune.history import Evaluation, best_of_history
-from foretune.finetune.losses import CrossEntropy, Loss, SquaredLoss
 from foretune.finetune.methods import (
     METHODS,
     FullTuning,
@@ -25,7 +24,7 @@ from foretune.finetune.methods import (
     ProbedFirst,
     method_named,
 )
-from foretune.finetune.optimisers import SGDOptimiser, SignDescent, SignGDOptimiser
+from foretune.finetune.optimisers import SGDOptimiser, SignGDOptimiser, SignOptimizer
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
@@ -251,7 +250,7 @@ def test_the_selective_pull_acts_only_where_the_objective_grows_away_from_the_st
 def test_sign_descent_moves_every_entry_by_the_learning_rate() -> None:
     parameter = torch.nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([3.0, -1e-9, 0.0])
-    SignDescent([parameter], 0.5).step()
+    SignOptimizer([parameter], 0.5).step()
     assert parameter.tolist() == [-0.5, 0.5, 0.0]
     run = run_of(outputs_of(language_model(BERT)), LinearProbing(), Training(SignGDOptimiser(0.01), steps=1))
     change = run.history[-1].distance

@@ -36,7 +36,7 @@ from foretune.reproduce.lpft.page import three_digits
 from foretune.reproduce.lpft.recipes import LPFT_RECIPES
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
-from foretune.reproduce.sections import Group
+from foretune.reproduce.sections import TaskGroup
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
 from tests.conftest import family, interruptible, many_rows, run_cli
@@ -195,7 +195,7 @@ def test_a_task_with_a_rare_label_is_used_whole(study: Study) -> None:
 def test_findings_say_what_the_numbers_say() -> None:
     found = {name: [Measures(difference=change, norm=norm)] for name, change, norm in
              (("FT", 9.8, 1.0), ("LP-FT", 3.1, 7.5), ("LoRA", 1.0, 1.0), ("LP-LoRA", 2.0, 7.0))}  # fmt: skip
-    assert smaller_changes(Group("rte", 2, (13,), found)) == [
+    assert smaller_changes(TaskGroup("rte", 2, (13,), found)) == [
         "LP-FT changes features less than FT on rte: Diff 3.1 against 9.8 (one seed: no interval), with classifier norms "
         "7.5 against 1.",
         "LP-LoRA changes features more than LoRA on rte: Diff 2 against 1 (one seed: no interval), with classifier norms "
@@ -205,7 +205,7 @@ def test_findings_say_what_the_numbers_say() -> None:
     assert finished_mean(two, "difference") == 1.5
     assert three_digits(finished_mean(two[1:2], "difference")) == "-"
     failed = {**found, "FT": [Measures(failure="the loss became infinite")]}
-    assert len(smaller_changes(Group("rte", 2, (13,), failed))) == 1
+    assert len(smaller_changes(TaskGroup("rte", 2, (13,), failed))) == 1
 
 
 def test_pooled_bins_weigh_every_example_alike() -> None:

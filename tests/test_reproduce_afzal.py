@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from foretune.analysis.losses import targets
 from foretune.analysis.rank_statistics import BootstrapEstimate
-from foretune.analysis.solvers import targets
 from foretune.behaviour.smoothness import ball_constants
 from foretune.candidates.pool import pool_of
 from foretune.errors import UsageError

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.solvers.problem import targets
+from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int

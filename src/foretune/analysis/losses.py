@@ -4,23 +4,41 @@ r"""Losses as functions of the outputs, and their derivatives chi = dl/df (Malla
     cross-entropy    l = log sum_a exp f_a - f_y      chi = softmax(f) - onehot(y)
     difference form  l = log(1 + exp(-y f))           chi = -y / (1 + exp(y f)),     y = +-1
 
-Targets are one-hot, or +-1 for one difference output (`solvers.targets`). Any axes may come before (examples, outputs);
-values are in nats, or in squared units of the outputs.
+Targets are one-hot, or +-1 for one difference output f = f_1 - f_0, which stands for the two outputs (0, f). Any axes may
+come before (examples, outputs); values are in nats, or in squared units of the outputs. `mean` is the same loss for
+training: of tensors, with a gradient.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from foretune.shapes import Float64
+from foretune.shapes import Float, Float64, Int
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
+def targets(y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]:
+    """Regression targets: +-1 for one difference output, one-hot otherwise."""
+    return (2.0 * y - 1.0)[:, None] if outputs == 1 else np.eye(outputs)[y]
+
+
+@dataclass(frozen=True)
 class Loss(ABC):
-    """A loss of one example's outputs."""
+    """A loss of one example's outputs.
+
+    Attributes:
+        name: as a run is asked for it.
+    """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def values(self, f: Float64[np.ndarray, "*runs n c"], targets: Float64[np.ndarray, "n c"]) -> np.ndarray:
@@ -30,12 +48,18 @@ class Loss(ABC):
     def derivative(
         self, f: Float64[np.ndarray, "*runs n c"], targets: Float64[np.ndarray, "n c"]
     ) -> Float64[np.ndarray, "*runs n c"]:
-        """Chi of each example, written over `f`: a simulation has no other use for it."""
+        """chi of each example, written over `f`: a simulation has no other use for it."""
+
+    @abstractmethod
+    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+        """The mean loss of the examples, whose classes are `y`."""
 
 
 @dataclass(frozen=True)
 class SquaredLoss(Loss):
     """Half the squared distance to the targets."""
+
+    name: ClassVar[str] = "squared"
 
     def values(self, f: Float64[np.ndarray, "*runs n c"], targets: Float64[np.ndarray, "n c"]) -> np.ndarray:
         """The loss of each example, (*runs, n)."""
@@ -48,10 +72,19 @@ class SquaredLoss(Loss):
         f -= targets
         return f
 
+    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+        """The mean loss of the examples, whose classes are `y`, in squared logits."""
+        import torch
+
+        wanted = torch.from_numpy(targets(y.cpu().numpy(), logits.shape[1])).to(logits)
+        return (logits - wanted).square().sum(1).mean() / 2
+
 
 @dataclass(frozen=True)
 class CrossEntropy(Loss):
     """Cross-entropy of the softmax; for one difference output, the logistic loss."""
+
+    name: ClassVar[str] = "cross-entropy"
 
     def values(self, f: Float64[np.ndarray, "*runs n c"], targets: Float64[np.ndarray, "n c"]) -> np.ndarray:
         """The loss of each example in nats, (*runs, n)."""
@@ -73,3 +106,13 @@ class CrossEntropy(Loss):
         f /= f.sum(-1, keepdims=True)
         f -= targets
         return f
+
+    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+        """The mean loss of the examples, whose classes are `y`, in nats; Malladi et al. 2023, section 2."""
+        import torch
+
+        full = torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+        return torch.nn.functional.cross_entropy(full, y)
+
+
+LOSSES: Mapping[str, type[Loss]] = {choice.name: choice for choice in (CrossEntropy, SquaredLoss)}

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy, Loss
-from foretune.analysis.solvers import targets
+from foretune.analysis.losses import CrossEntropy, Loss, targets
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foretune.analysis.kernel_behaviour import AnalogTest, FixedFeatures, KernelBehaviour, Thresholds
-from foretune.analysis.kernel_behaviour import fixed_features as distance_between
+from foretune.analysis.kernel_behaviour import AnalogTest, FixedFeatures, KernelBehaviour, Thresholds, fixed_features
 from foretune.behaviour.linearization import linearization
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel, Pattern
@@ -20,7 +19,7 @@ from foretune.shapes import Int
 from foretune.text.example import as_examples
 
 
-def fixed_features(before: BlockKernel, after: BlockKernel) -> FixedFeatures:
+def change_of_kernel(before: BlockKernel, after: BlockKernel) -> FixedFeatures:
     """The distance between the kernels of a model before and after fine-tuning (Definition 2.2, Table 6).
 
     Args:
@@ -35,7 +34,7 @@ def fixed_features(before: BlockKernel, after: BlockKernel) -> FixedFeatures:
             f"The kernels have {len(before.names)} and {len(after.names)} blocks{f', {odd} in one only' if odd else ''}; "
             "expected the same blocks in the same order. Choose them with blocks=."
         )
-    return distance_between(before.names, before.array, after.array)
+    return fixed_features(before.names, before.array, after.array)
 
 
 def measured_behaviour(
@@ -72,4 +71,4 @@ def measured_behaviour(
     kernels = [
         block_kernels(outputs, rows, formula=formula, blocks=blocks, progress=progress) for outputs in (before, after)
     ]
-    return KernelBehaviour(tuple(analogs), test, fixed_features(*kernels), Thresholds())
+    return KernelBehaviour(tuple(analogs), test, change_of_kernel(*kernels), Thresholds())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from foretune.analysis.dynamics import CrossEntropy, FunctionSpace
-from foretune.analysis.solvers import targets
+from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
 from foretune.shapes import Float64

@@ -13,8 +13,9 @@ import numpy as np
 
 from foretune.analysis.dynamics.learning_rates import GRID
 from foretune.analysis.label_regression import STRENGTHS
+from foretune.analysis.losses import targets
 from foretune.analysis.scores import predicted_classes
-from foretune.analysis.solvers import named_solver, targets
+from foretune.analysis.solvers import named_solver
 from foretune.analysis.solvers.estimator import class_probabilities
 from foretune.analysis.transferability import (
     kernel_target_alignment,

@@ -20,9 +20,9 @@ from foretune.analysis.losses import CrossEntropy, SquaredLoss
 from foretune.analysis.output_derivative import output_derivative
 from foretune.analysis.scores import predicted_classes, scored
 from foretune.behaviour.analog import analog_formula, analog_solution, analog_solver, orientations
-from foretune.behaviour.head import feature_change, row_norms
+from foretune.behaviour.head import change_of_features, head_row_norms
 from foretune.behaviour.linearization import Linearization, linearization
-from foretune.behaviour.measured import fixed_features
+from foretune.behaviour.measured import change_of_kernel
 from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
 from foretune.cli.console import console, progress_console
 from foretune.cli.options import FormulaOptions, ReportOptions
@@ -41,7 +41,7 @@ from foretune.kernels.compute import block_kernels, kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import joint_job
 from foretune.kernels.tiles import memory_bytes
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
 from foretune.pages.behaviour import Analog, Behaviour, HeadMeasures, behaviour_fields, print_behaviour
@@ -177,7 +177,7 @@ def _measured(
     test = pair.test
     with stages.stage("linearization"):
         linear = linearization(pair.before, pair.after, test.rows)
-        start = pretrained(pair.before, [*pair.train.rows, *pair.validation.rows]).outputs
+        start = outputs_and_features(pair.before, [*pair.train.rows, *pair.validation.rows]).outputs
     with stages.stage("kernel analog"):
         f0 = np.concatenate([start, linear.pretrained])
         analog = _analog(pair, run, f0, measures.memory, progress)
@@ -187,7 +187,7 @@ def _measured(
         rows = test.rows[: measures.segment_examples]
         lipschitz = _lipschitz(pair, linear, rows, measures.segment_points)
     with stages.stage("features and calibration"):
-        tuned = pretrained(pair.after, pair.validation.rows).outputs
+        tuned = outputs_and_features(pair.after, pair.validation.rows).outputs
         calibration = temperature_scaling(linear.tuned, test.y, tuned, pair.validation.y)
         head = _head(pair) if isinstance(pair.before, HeadLogits) else None
     gained = linear.test(test.y, LINEARIZED_BY)
@@ -240,7 +240,7 @@ def _fixed(pair: Pair, formula: Formula, memory: str, progress: Progress) -> tup
         )
         for outputs in (pair.before, pair.after)
     )
-    fixed = fixed_features(before, after)
+    fixed = change_of_kernel(before, after)
     whole = np.linalg.norm(before.total())
     shares = {name: float(np.linalg.norm(part) / whole) for name, part in zip(before.names, before.array, strict=True)}
     return fixed, shares
@@ -251,8 +251,8 @@ def _lipschitz(pair: Pair, linear: Linearization, rows: list[Example], points: i
 
 
 def _head(pair: Pair) -> HeadMeasures:
-    before, after = (tuple(row_norms(outputs).tolist()) for outputs in (pair.before, pair.after))
-    return HeadMeasures(feature_change(pair.before, pair.after, pair.test.rows, pair.test.y), (before, after))
+    before, after = (tuple(head_row_norms(outputs).tolist()) for outputs in (pair.before, pair.after))
+    return HeadMeasures(change_of_features(pair.before, pair.after, pair.test.rows, pair.test.y), (before, after))
 
 
 def _fewer(pair: Pair, trained_on: int) -> tuple[str, ...]:

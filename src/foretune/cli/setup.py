@@ -132,7 +132,7 @@ def made_training(options: TrainingOptions, method: Method) -> Training:
     Raises:
         UsageError: an unknown optimiser or loss, or a number out of range.
     """
-    from foretune.finetune.losses import LOSSES
+    from foretune.analysis.losses import LOSSES
     from foretune.finetune.optimisers import OPTIMISERS
     from foretune.finetune.search import paper_grid
     from foretune.finetune.training import Proximal, Training

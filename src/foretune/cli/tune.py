@@ -34,7 +34,7 @@ from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import Search, best_of, paper_grid
 from foretune.finetune.training import Training
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.pages.reading import Asked, print_reading
 from foretune.pages.runs import RunReport, print_run, read_report, report_file, run_report, write_report
@@ -157,7 +157,7 @@ def _zero_shot(found: Experiment) -> Score | None:
     task, test = found.task, found.split.test
     if not test:
         return None
-    before = pretrained(found.outputs, test)
+    before = outputs_and_features(found.outputs, test)
     for note in before.notes:
         warnings.warn(note, stacklevel=2)
     return scored(np.array(task.targets(test)), predicted_classes(before.outputs), task.metric)

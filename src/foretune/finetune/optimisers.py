@@ -101,7 +101,7 @@ class SignGDOptimiser(Optimiser):
 
     def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The torch optimiser of these parameters."""
-        return SignDescent(parameters, self.learning_rate)
+        return SignOptimizer(parameters, self.learning_rate)
 
 
 OPTIMISERS: Mapping[str, type[Optimiser]] = {
@@ -109,7 +109,7 @@ OPTIMISERS: Mapping[str, type[Optimiser]] = {
 }
 
 
-class SignDescent(torch.optim.Optimizer):
+class SignOptimizer(torch.optim.Optimizer):
     """The torch optimiser of `SignGDOptimiser`."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from foretune.analysis.losses import CrossEntropy, Loss
 from foretune.errors import UsageError
 from foretune.finetune.history import Choice
-from foretune.finetune.losses import CrossEntropy, Loss
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
 
 Schedule = Literal["constant", "linear", "cosine"]

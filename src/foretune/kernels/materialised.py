@@ -22,7 +22,7 @@ from foretune.shapes import Float, Int
 
 
 @dataclass(frozen=True)
-class Part:
+class MaterialisedPart:
     """The factor of one block in one batch.
 
     Attributes:
@@ -36,13 +36,13 @@ class Part:
     scale: Float[Tensor, "k"] | None = None
 
 
-Side = Sequence[Part]
+Side = Sequence[MaterialisedPart]
 """The factors of one block, batch by batch."""
 
 
 def side_of(name: str, tile: Tile) -> Side:
     """The factors of the block `name` in a tile."""
-    return [Part(batch.outputs.numel(), batch.factors.get(name)) for batch in tile]
+    return [MaterialisedPart(batch.outputs.numel(), batch.factors.get(name)) for batch in tile]
 
 
 def materialised_kernel(

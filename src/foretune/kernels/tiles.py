@@ -138,7 +138,7 @@ def planned(
     )
 
 
-def shown(size: int | float) -> str:
+def memory_text(size: int | float) -> str:
     """A number of bytes in MiB, rounded up, or in GiB from 10 GiB on."""
     return f"{math.ceil(size / 2**20 + 1)} MiB" if size < 10 * 2**30 else f"{math.ceil(size / 2**30)} GiB"
 

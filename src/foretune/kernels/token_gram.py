@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foretune.kernels import tile as tiles_of
 from foretune.kernels.materialised import mirror
-from foretune.kernels.packed import Layout, Packed, Packer
+from foretune.kernels.packed import Packed, PackedLayout, Packer
 from foretune.kernels.tile import Tile, Workspace, zero_kernel
 from foretune.shapes import Float, Float64
 
@@ -107,7 +107,7 @@ class _Shared:
         return gram
 
 
-def _pieces(first: Packed, columns: Layout, *, same: bool) -> Iterator[_Piece]:
+def _pieces(first: Packed, columns: PackedLayout, *, same: bool) -> Iterator[_Piece]:
     """Pieces whose products fill a chunk; of a symmetric kernel each has a share of the examples at most."""
     layout = first.layout
     ends, n = layout.ends, len(layout.ends) - 1

@@ -47,7 +47,7 @@ def _batches(outputs: Outputs, encoded: Sequence[Encoded], size: int) -> Iterato
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class OutputsAndFeatures:
     """What a model says of some examples as it stands.
 
     Attributes:
@@ -90,9 +90,9 @@ class Pretrained:
         return tuple(found)
 
 
-def pretrained(
+def outputs_and_features(
     outputs: Outputs, rows: Rows, batch: int = 8, done: Callable[[int, int], None] = lambda *_: None
-) -> Pretrained:
+) -> OutputsAndFeatures:
     """The model's outputs and features.
 
     Args:
@@ -117,7 +117,7 @@ def pretrained(
         finished += len(places)
         done(finished, len(encoded))
     texts = {(example.text, example.text2) for example in as_examples(rows)}
-    return Pretrained(
+    return OutputsAndFeatures(
         np.stack(f0),
         np.stack(features),
         cut=sum(item.cut for item in encoded),

@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Group(Generic[Found]):
+class TaskGroup(Generic[Found]):
     """All seeds of one task at one k.
 
     Attributes:
@@ -86,7 +86,7 @@ class SectionedRecipe(Recipe, Generic[Found]):
         places = [(task, k) for task in study.tasks for k in study.ks or (None,)]
         cells = [[self.cell(study, task, k, seed) for seed in study.seeds] for task, k in places]
         groups = [
-            Group(task, k, study.seeds, self.measure(study, of_group))
+            TaskGroup(task, k, study.seeds, self.measure(study, of_group))
             for (task, k), of_group in zip(places, cells, strict=True)
         ]
         sections = self.sections(study, groups)
@@ -113,16 +113,16 @@ class SectionedRecipe(Recipe, Generic[Found]):
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Found:
         """What is measured of the cells of one group, seed by seed."""
 
-    def sections(self, study: Study, groups: Sequence[Group[Found]]) -> list[Section]:
+    def sections(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> list[Section]:
         """One section for each group."""
         return [self.section(study, group) for group in groups]
 
-    def section(self, study: Study, group: Group[Found]) -> Section:
+    def section(self, study: Study, group: TaskGroup[Found]) -> Section:
         """The tables, figures and findings of a group."""
         raise NotImplementedError
 
     @abstractmethod
-    def notes(self, study: Study, groups: Sequence[Group[Found]]) -> tuple[str, ...]:
+    def notes(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> tuple[str, ...]:
         """What stands on top: the source, the settings, and what differs from the paper."""
 
     def printed(self, study: Study) -> Sequence[Table]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foretune.analysis.dynamics.curves import Curves, Recorder
+from foretune.analysis.dynamics.curves import CurveRecorder, Curves
 from foretune.analysis.dynamics.descent import Descent, GradientDescent
 from foretune.analysis.dynamics.space import FunctionSpace
 from foretune.analysis.losses import SquaredLoss
@@ -48,7 +48,7 @@ def closed_form_curves(space: FunctionSpace, descent: Descent, steps: Sequence[i
     n, lr = space.n, descent.learning_rate
     shares = eigen.vectors.T @ (space.targets - space.f0)[:n].reshape(-1)
     decay = lr * (descent.proximal + np.clip(eigen.values, 0, None) / n)
-    record = Recorder(space, np.array([lr]))
+    record = CurveRecorder(space, np.array([lr]))
     with np.errstate(over="ignore", invalid="ignore"):  # divergence is found in the losses
         for step in steps:
             a = (eigen.vectors @ (lr / n * shares * _geometric_sum(decay, step))).reshape(1, n, -1)

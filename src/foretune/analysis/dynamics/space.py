@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy, Loss
-from foretune.analysis.solvers.problem import targets
+from foretune.analysis.losses import CrossEntropy, Loss, targets
 from foretune.errors import UsageError
 from foretune.shapes import Float, Float64, Int
 

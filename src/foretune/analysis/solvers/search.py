@@ -22,7 +22,7 @@ from foretune.shapes import Float64, Int
 
 
 @dataclass(frozen=True)
-class Data:
+class JointData:
     """Kernels, pretrained outputs and labels of one split.
 
     Attributes:
@@ -67,7 +67,7 @@ def joint_data(
     validation: int,
     metric: str = "accuracy",
     reversed: Float64[np.ndarray, "n c e c"] | None = None,
-) -> Data:
+) -> JointData:
     """The data of a joint kernel: training examples against training, validation and test examples, in this order.
 
     Args:
@@ -89,7 +89,7 @@ def joint_data(
         )
     new = joint[:, :, n:].transpose(2, 3, 0, 1)  # phi_t of new, phi_s of training examples
     back = None if reversed is None else reversed[:, :, n:].transpose(2, 3, 0, 1)
-    return Data(
+    return JointData(
         train=joint[:, :, :n],
         evaluation=new if back is None else back,
         f0_train=f0[:n],
@@ -109,7 +109,7 @@ Outputs = list[Float64[np.ndarray, "_ c"]]
 class Validation:
     """The validation examples of the split choose."""
 
-    def outputs(self, solver: KernelSolver, data: Data, points: Sequence[Point], evaluation: Outputs) -> Outputs:
+    def outputs(self, solver: KernelSolver, data: JointData, points: Sequence[Point], evaluation: Outputs) -> Outputs:
         """Outputs of the examples that choose, for every grid point, from those of all evaluation examples."""
         if not 0 < data.validation <= len(data.y_evaluation):
             raise UsageError(
@@ -118,7 +118,7 @@ class Validation:
             )
         return [f[: data.validation] for f in evaluation]
 
-    def labels(self, data: Data) -> Int[np.ndarray, "v"]:
+    def labels(self, data: JointData) -> Int[np.ndarray, "v"]:
         """Class numbers of the examples that choose."""
         return data.y_evaluation[: data.validation]
 
@@ -135,7 +135,7 @@ class CrossValidation:
     folds: int = 5
     seed: int = 0
 
-    def outputs(self, solver: KernelSolver, data: Data, points: Sequence[Point], evaluation: Outputs) -> Outputs:
+    def outputs(self, solver: KernelSolver, data: JointData, points: Sequence[Point], evaluation: Outputs) -> Outputs:
         """Outputs of every training example from the fit that left it out, for every grid point."""
         y, c = data.y_train, data.f0_train.shape[1]
         fewest = int(np.unique(y, return_counts=True)[1].min())
@@ -153,7 +153,7 @@ class CrossValidation:
                 f[left] = fit.outputs(cross, data.f0_train[left], back)
         return held_out
 
-    def labels(self, data: Data) -> Int[np.ndarray, "n"]:
+    def labels(self, data: JointData) -> Int[np.ndarray, "n"]:
         """Class numbers of the examples that choose."""
         return data.y_train
 
@@ -201,7 +201,7 @@ class Solution:
 
 
 def solved(
-    solver: KernelSolver, data: Data, grid: Grid | None = None, choose: Validation | CrossValidation | None = None
+    solver: KernelSolver, data: JointData, grid: Grid | None = None, choose: Validation | CrossValidation | None = None
 ) -> Solution:
     """Fit a solver at every grid point, and choose.
 

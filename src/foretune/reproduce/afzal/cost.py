@@ -29,7 +29,7 @@ from foretune.page import Table
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Group, Section
+from foretune.reproduce.sections import Section, TaskGroup
 
 EXAMPLES, REPEATS = 32, 3
 EPOCHS, BATCH, RATE = 10, 16, 2e-4
@@ -92,11 +92,11 @@ class CostOfKernels(AfzalPage[Timings]):
         training = _training(study.budget)
         return [_times(cell, training) for cell in cells]
 
-    def sections(self, study: Study, groups: Sequence[Group[Timings]]) -> list[Section]:
+    def sections(self, study: Study, groups: Sequence[TaskGroup[Timings]]) -> list[Section]:
         """One table with all tasks."""
         return [Section((_table(groups),), (), tuple(_finding(group.task, group.found) for group in groups))]
 
-    def remarks(self, study: Study, groups: Sequence[Group[Timings]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Timings]]) -> tuple[str, ...]:
         """The machine, both computations, and how long the run was."""
         training = _training(study.budget)
         times = [one for group in groups for one in group.found]
@@ -185,7 +185,7 @@ def _cut(times: Sequence[Times]) -> bool:
     return any(one.steps != one.planned for one in times)
 
 
-def _table(groups: Sequence[Group[Timings]]) -> Table:
+def _table(groups: Sequence[TaskGroup[Timings]]) -> Table:
     header = ["Task", "training examples", "steps", "fine-tuning (s)", "kernel (s)", "kernel / fine-tuning (%)"]
     cut = any(_cut(group.found) for group in groups)
     rows = []

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.analysis.bounds import Bracket, CandidateBounds, candidate_bounds
-from foretune.analysis.solvers import targets
+from foretune.analysis.losses import targets
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
@@ -22,7 +22,7 @@ from foretune.page import Curve, Figure, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
 from foretune.reproduce.afzal.runs import RANK, SIGMA, placement, projections, single_training, trained_placement
 from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Group, Section, by_item, table_of
+from foretune.reproduce.sections import Section, TaskGroup, by_item, table_of
 
 
 @dataclass(frozen=True)
@@ -67,13 +67,13 @@ class LayerChoice(PlacementsPage[Layers]):
         training = single_training(study.budget)
         return [added_layers(cell, training) for cell in cells]
 
-    def section(self, study: Study, group: Group[Layers]) -> Section:
+    def section(self, study: Study, group: TaskGroup[Layers]) -> Section:
         """A table and a figure."""
         caption = f"{group.where}: theta is W_k of layer 0; means over {len(group.seeds)} seed(s)"
         table = table_of(COLUMNS, by_item(group.found), caption)
         return Section((table,), (_figure(group),), tuple(_findings(group.found, group.where)))
 
-    def remarks(self, study: Study, groups: Sequence[Group[Layers]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Layers]]) -> tuple[str, ...]:
         """The kernels, both risks, and what differs from the paper."""
         training = single_training(study.budget)
         return (
@@ -143,7 +143,7 @@ COLUMNS: Mapping[str, Callable[[Sequence[AddedLayer]], str]] = {
 """Of the table: heading -> the text for one layer on all seeds."""
 
 
-def _figure(group: Group[Layers]) -> Figure:
+def _figure(group: TaskGroup[Layers]) -> Figure:
     numbers = np.array([layer.number for layer in group.found[0]], dtype=float)
     drawn = {
         "log risk ratio (ridge)": "ridge",

@@ -17,7 +17,7 @@ from foretune.experiment.experiment import Experiment
 from foretune.page import Curve, Figure, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Group, Section, table_of
+from foretune.reproduce.sections import Section, TaskGroup, table_of
 from foretune.shapes import Float64
 
 EXAMPLES, DRAWS = 4, 4
@@ -42,12 +42,12 @@ class Lipschitz(AfzalPage[Constants]):
         """Radius and both constants."""
         return np.array([constants(cell) for cell in cells])
 
-    def section(self, study: Study, group: Group[Constants]) -> Section:
+    def section(self, study: Study, group: TaskGroup[Constants]) -> Section:
         """A table and a figure."""
         table = table_of(COLUMNS, list(zip(RADII, group.found.swapaxes(0, 1), strict=True)), group.caption)
         return Section((table,), (_figure(group),), (_finding(group),))
 
-    def remarks(self, study: Study, groups: Sequence[Group[Constants]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Constants]]) -> tuple[str, ...]:
         """Around which model, and along which directions."""
         return (
             f"Model {study.lm.name} with a head that starts from linear probing; {EXAMPLES} test examples, {DRAWS} random "
@@ -80,7 +80,7 @@ COLUMNS: Mapping[str, Callable[[tuple[float, np.ndarray]], str]] = {
 """Of the table: heading -> the text at one radius, from its share of ||theta_0|| and (seeds, 3) constants."""
 
 
-def _figure(group: Group[Constants]) -> Figure:
+def _figure(group: TaskGroup[Constants]) -> Figure:
     middle = group.found.mean(0)
     curves = tuple(Curve(title, middle[:, place], middle[:, 0]) for place, title in ((1, "L_avg"), (2, "L_upper")))
     title = f"Local Lipschitz constants of the tangent features, {group.name}"
@@ -88,7 +88,7 @@ def _figure(group: Group[Constants]) -> Figure:
     return Figure(f"lipschitz-{group.name}", title, "radius", unit, curves, logarithmic=True)
 
 
-def _finding(group: Group[Constants]) -> str:
+def _finding(group: TaskGroup[Constants]) -> str:
     middle = group.found.mean(0)
     return (
         f"{group.where}: from a radius of {middle[0, 0]:.3g} to {middle[-1, 0]:.3g} L_avg goes from {middle[0, 1]:.3g} to "

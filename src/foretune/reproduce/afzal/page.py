@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 from foretune.experiment.experiment import Experiment
 from foretune.reproduce.afzal.runs import single_training
 from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Group, SectionedRecipe
+from foretune.reproduce.sections import SectionedRecipe, TaskGroup
 
 Found = TypeVar("Found")
 
@@ -37,12 +37,12 @@ class AfzalPage(SectionedRecipe[Found]):
         """
         return study.cell(task, k, seed, self.output)
 
-    def notes(self, study: Study, groups: Sequence[Group[Found]]) -> tuple[str, ...]:
+    def notes(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> tuple[str, ...]:
         """The source, and the recipe's own remarks."""
         return (f"Source: {self.source}.", *self.remarks(study, groups))
 
     @abstractmethod
-    def remarks(self, study: Study, groups: Sequence[Group[Found]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> tuple[str, ...]:
         """Settings, how the numbers are made, and what differs from the paper."""
 
 

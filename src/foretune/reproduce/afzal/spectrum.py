@@ -31,7 +31,7 @@ from foretune.reproduce.afzal.runs import (
     trained_placement,
 )
 from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Group, Section, by_item, table_of
+from foretune.reproduce.sections import Section, TaskGroup, by_item, table_of
 
 KINDS = ("W_k", "W_q, W_v")
 PRINTED = {"rate": 1, "score": -1}
@@ -73,7 +73,7 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
         training = single_training(study.budget)
         return [_points(cell, training) for cell in cells]
 
-    def section(self, study: Study, group: Group[Points]) -> Section:
+    def section(self, study: Study, group: TaskGroup[Points]) -> Section:
         """A table, and both scatter plots."""
         kinds = ("rate", "score")
         return Section(
@@ -82,7 +82,7 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
             tuple(correlation_finding(group.where, of, correlation(group.found, of)) for of in kinds),
         )
 
-    def remarks(self, study: Study, groups: Sequence[Group[Points]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Points]]) -> tuple[str, ...]:
         """The runs, the kernel, the rate, and what differs from the paper."""
         training = single_training(study.budget)
         length = f"{EPOCHS} epochs" if training.steps is None else f"{training.steps} steps in place of {EPOCHS} epochs"
@@ -176,7 +176,7 @@ COLUMNS: Mapping[str, Callable[[Sequence[PlacementPoint]], str]] = {
 """Of the table: heading -> the text for one placement on all seeds."""
 
 
-def _figure(group: Group[Points], of: str) -> Figure:
+def _figure(group: TaskGroup[Points], of: str) -> Figure:
     curves = [
         Curve(
             f"seed {seed}",

@@ -14,7 +14,7 @@ from foretune.reproduce.lpft.measures import SOURCE, Bins, ByMethod, Measures, m
 from foretune.reproduce.lpft.page import HeadPage
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Group, Section
+from foretune.reproduce.sections import Section, TaskGroup
 from foretune.shapes import Float64
 
 ERRORS = ("ECE", "MCE")
@@ -33,13 +33,13 @@ class Calibrations(HeadPage[ByMethod]):
         """What is measured of the four methods."""
         return method_measures(cells, study.budget, ROWS)
 
-    def section(self, study: Study, group: Group[ByMethod]) -> Section:
+    def section(self, study: Study, group: TaskGroup[ByMethod]) -> Section:
         """One table and a reliability diagram of each method."""
         caption = f"{group.where}: mean (sd) over {len(study.seeds)} seed(s)"
         figures = tuple(figure for name in ROWS if (figure := _diagram(group, name)) is not None)
         return Section((_table(group.found, caption),), figures, tuple(_findings(group.found, group.where)))
 
-    def remarks(self, study: Study, groups: Sequence[Group[ByMethod]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[ByMethod]]) -> tuple[str, ...]:
         """How the errors are made, and how many runs have no temperature."""
         limits = sum(one.separated for group in groups for measures in group.found.values() for one in measures)
         method = (
@@ -72,7 +72,7 @@ def _table(found: ByMethod, caption: str) -> Table:
     return Table(_HEADER, tuple(rows), caption)
 
 
-def _diagram(group: Group[ByMethod], name: str) -> Figure | None:
+def _diagram(group: TaskGroup[ByMethod], name: str) -> Figure | None:
     """The reliability diagram of a method, without and with scaling; None where all runs failed."""
     done = [one for one in group.found[name] if one.without is not None and one.scaled is not None]
     if not done:

@@ -21,7 +21,7 @@ from foretune.reproduce.lpft.measures import (
 )
 from foretune.reproduce.lpft.page import HeadPage, one_seed_note, poster_table, three_digits
 from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Group, Section
+from foretune.reproduce.sections import Section, TaskGroup
 
 PRETRAINED = "Pre-trained"
 COLUMNS: dict[str, str] = {
@@ -49,18 +49,18 @@ class Features(HeadPage[ByMethod]):
             **method_measures(cells, study.budget),
         }
 
-    def sections(self, study: Study, groups: Sequence[Group[ByMethod]]) -> list[Section]:
+    def sections(self, study: Study, groups: Sequence[TaskGroup[ByMethod]]) -> list[Section]:
         """One table for each k, with all tasks side by side as on the poster."""
         return [self._at(study, k, [group for group in groups if group.k == k]) for k in study.ks]
 
-    def _at(self, study: Study, k: int, groups: Sequence[Group[ByMethod]]) -> Section:
+    def _at(self, study: Study, k: int, groups: Sequence[TaskGroup[ByMethod]]) -> Section:
         shots = f", k = {k}" if len(study.ks) > 1 else ""
         table = _table(groups, f"Mean over {len(study.seeds)} seed(s){shots}")
         return Section(
             (table,), (), tuple(f"{line[:-1]}{shots}." for group in groups for line in smaller_changes(group))
         )
 
-    def remarks(self, study: Study, groups: Sequence[Group[ByMethod]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[ByMethod]]) -> tuple[str, ...]:
         """On which examples, and what the poster leaves open."""
         measured = (
             f"Features are those of at most {MEASURED} test examples; FDR has a ridge of 1e-6 tr(S_W) / i, because the "
@@ -74,7 +74,7 @@ class Features(HeadPage[ByMethod]):
         return poster_table("features", study.tasks, tuple(COLUMNS))
 
 
-def _table(groups: Sequence[Group[ByMethod]], caption: str) -> Table:
+def _table(groups: Sequence[TaskGroup[ByMethod]], caption: str) -> Table:
     rows = []
     for name in (PRETRAINED, *METHODS):
         row = [name]
@@ -102,7 +102,7 @@ def _difference(probed: Sequence[Measures], plain: Sequence[Measures]) -> str:
     return f" (difference {np.mean(pairs):+.3g}, 95% interval {low:.3g} to {high:.3g} over {len(pairs)} seeds{verdict})"
 
 
-def smaller_changes(group: Group[ByMethod]) -> list[str]:
+def smaller_changes(group: TaskGroup[ByMethod]) -> list[str]:
     """Whether probing first made the features move less."""
     lines = []
     for probed, plain in _PAIRS:

@@ -14,7 +14,7 @@ import numpy as np
 
 from foretune.analysis.calibration import Calibration, temperature_scaling
 from foretune.analysis.classifier import norm_of_rows
-from foretune.behaviour.head import feature_change, row_norms
+from foretune.behaviour.head import change_of_features, head_row_norms
 from foretune.errors import NonFiniteError
 from foretune.experiment.budget import Budget
 from foretune.experiment.data import usual_sample
@@ -23,7 +23,7 @@ from foretune.experiment.setting import RANDOM_HEAD
 from foretune.finetune.methods import FullTuning, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.reproduce.recipe import Study
 from foretune.store.kept import identity_hash
 
@@ -145,7 +145,7 @@ def finished_mean(measures: Sequence[Measures], name: str) -> float:
 def _measured(cell: Experiment, run: Run | None) -> Measures:
     after = cell.outputs if run is None else run.outputs
     rows, y = cell.split.test[:MEASURED], cell.labels("test")[:MEASURED]
-    change, rows_of_head = feature_change(cell.outputs, after, rows, y), row_norms(after)
+    change, rows_of_head = change_of_features(cell.outputs, after, rows, y), head_row_norms(after)
     found = Measures(
         similarity=change.similarity[1],
         fisher=change.fisher[1],
@@ -155,7 +155,7 @@ def _measured(cell: Experiment, run: Run | None) -> Measures:
     )
     if run is None:
         return found
-    logits = pretrained(after, cell.split.validation).outputs
+    logits = outputs_and_features(after, cell.split.validation).outputs
     honest = temperature_scaling(run.test_logits.astype(float), cell.labels("test"), logits, cell.labels("validation"))
     steps, norms, probing = _along(run)
     return replace(

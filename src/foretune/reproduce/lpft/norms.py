@@ -25,7 +25,7 @@ from foretune.reproduce.lpft.measures import (
 )
 from foretune.reproduce.lpft.page import HeadPage, one_seed_note, three_digits
 from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Group, Section
+from foretune.reproduce.sections import Section, TaskGroup
 
 _HEADER = ("Kernel", "||P|| before", "||F|| before", "F's share", "||P|| after LP", "||F|| after LP", "F's share after")
 
@@ -65,7 +65,7 @@ class Norms(HeadPage[Growth]):
             start=finished_mean([pretrained_measures(cell) for cell in probed], "norm"),
         )
 
-    def section(self, study: Study, group: Group[Growth]) -> Section:
+    def section(self, study: Study, group: TaskGroup[Growth]) -> Section:
         """Two figures and a table."""
         found, where = group.found, group.where
         caption = f"{where}: Frobenius norms on at most {EXAMPLES} training examples"
@@ -79,7 +79,7 @@ class Norms(HeadPage[Growth]):
             ),
         )
 
-    def remarks(self, study: Study, groups: Sequence[Group[Growth]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Growth]]) -> tuple[str, ...]:
         """What the curves and points are."""
         return (
             *one_seed_note(study),
@@ -105,7 +105,7 @@ def _table(before: Sequence[Spectra], after: Sequence[Spectra], caption: str) ->
     return Table(_HEADER, tuple(rows), caption)
 
 
-def _along(runs: ByMethod, group: Group[Growth]) -> Figure:
+def _along(runs: ByMethod, group: TaskGroup[Growth]) -> Figure:
     curves = []
     for name, measures in runs.items():
         done = finished(measures)
@@ -124,7 +124,7 @@ def _along(runs: ByMethod, group: Group[Growth]) -> Figure:
     )
 
 
-def _against(runs: ByMethod, group: Group[Growth]) -> Figure:
+def _against(runs: ByMethod, group: TaskGroup[Growth]) -> Figure:
     curves = []
     for name, measures in runs.items():
         done = finished(measures)

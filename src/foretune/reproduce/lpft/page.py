@@ -13,7 +13,7 @@ from foretune.page import Table
 from foretune.reproduce.lpft.measures import AUTHORS, head_cell
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Group, SectionedRecipe
+from foretune.reproduce.sections import SectionedRecipe, TaskGroup
 
 Found = TypeVar("Found")
 
@@ -32,7 +32,7 @@ class HeadPage(SectionedRecipe[Found]):
         """
         return head_cell(study, task, k, seed)
 
-    def notes(self, study: Study, groups: Sequence[Group[Found]]) -> tuple[str, ...]:
+    def notes(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> tuple[str, ...]:
         """Settings, what differs from the poster, and the recipe's own remarks."""
         return (
             f"Source: {self.source}.",
@@ -49,7 +49,7 @@ class HeadPage(SectionedRecipe[Found]):
         )
 
     @abstractmethod
-    def remarks(self, study: Study, groups: Sequence[Group[Found]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> tuple[str, ...]:
         """How the numbers of this page are made."""
 
 

@@ -14,7 +14,7 @@ from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spect
 from foretune.reproduce.lpft.measures import SOURCE
 from foretune.reproduce.lpft.page import HeadPage, three_digits
 from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Group, Section
+from foretune.reproduce.sections import Section, TaskGroup
 
 _FIRST = 10
 _CURVES = (("FT", "P + F"), ("FT", "F"), ("LoRA", "P + F"), ("LoRA", "F"))
@@ -32,13 +32,13 @@ class SingularValuesOfKernels(HeadPage[Spectra]):
         """The mean singular values of the pretrained kernels."""
         return mean_spectra([pretrained_spectra(cell) for cell in cells])
 
-    def section(self, study: Study, group: Group[Spectra]) -> Section:
+    def section(self, study: Study, group: TaskGroup[Spectra]) -> Section:
         """A table and a figure."""
         count = len(group.found["FT", "F"].values)
         table = _table(group.found, f"{group.where}: {count} singular values")
         return Section((table,), (_figure(group),), (_finding(group),))
 
-    def remarks(self, study: Study, groups: Sequence[Group[Spectra]]) -> tuple[str, ...]:
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Spectra]]) -> tuple[str, ...]:
         """What the kernels are made of."""
         formula = LoRATuning().formula
         return (
@@ -60,7 +60,7 @@ def _table(found: Spectra, caption: str) -> Table:
     return Table(_HEADER, tuple(rows), caption)
 
 
-def _figure(group: Group[Spectra]) -> Figure:
+def _figure(group: TaskGroup[Spectra]) -> Figure:
     curves = tuple(Curve(f"{kernel}: {part}", group.found[kernel, part].values) for kernel, part in _CURVES)
     return Figure(
         f"singular-values-{group.name}",
@@ -72,7 +72,7 @@ def _figure(group: Group[Spectra]) -> Figure:
     )
 
 
-def _finding(group: Group[Spectra]) -> str:
+def _finding(group: TaskGroup[Spectra]) -> str:
     tuned, adapted = (group.found[kernel, "F"] for kernel in ("FT", "LoRA"))
     apart = float(np.abs(tuned.cumulative - adapted.cumulative).max())
     ratio = tuned.frobenius / adapted.frobenius if adapted.frobenius else float("nan")

@@ -22,7 +22,14 @@ from foretune.reproduce.malladi.measures import (
     pretrained_derivative,
     published,
 )
-from foretune.reproduce.malladi.scores import Asked, Layout, Scores, difference_notes, own_model, words_in_pieces
+from foretune.reproduce.malladi.scores import (
+    PrintedLayout,
+    Scores,
+    WayToAsk,
+    difference_notes,
+    own_model,
+    words_in_pieces,
+)
 from foretune.reproduce.malladi.table import ACCURACY, PERCENT, SOLVERS, TRAINING, MethodTable, PrintedTable
 from foretune.reproduce.malladi.verdict import Verdicts
 from foretune.reproduce.recipe import Defaults, Recipe, Study
@@ -45,7 +52,7 @@ class Table4(MethodTable):
     title = "fine-tuning and kernels by optimiser"
     source = "Malladi et al. 2023, Table 4"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
-    layout = Layout(4)
+    layout = PrintedLayout(4)
     methods = (SGD_FT, K_SGD, ADAM_FT, K_SIGNGD, K_A_SIGNGD)
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
@@ -63,7 +70,7 @@ class Table5(PrintedTable):
     title = "mean output derivative |chi| of the pretrained model"
     source = "Malladi et al. 2023, Table 5"
     defaults = Defaults(STAND_IN, ("sst2", "mr", "cr", "mpqa", "subj", "qnli", "rte", "mrpc", "qqp"), test=CAP)
-    layout = Layout(5, 1.0, 2, "Model", by_metric=False)
+    layout = PrintedLayout(5, 1.0, 2, "Model", by_metric=False)
     rows = ("chi",)
     models = ("RoBERTa-large",)
     remarks = (
@@ -106,7 +113,7 @@ class Table6(PrintedTable):
     title = "relative distance of K(SGD) before and after Adam-FT"
     source = "Malladi et al. 2023, Table 6"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
-    layout = Layout(6, 1.0, 2, "Measure", by_metric=False)
+    layout = PrintedLayout(6, 1.0, 2, "Measure", by_metric=False)
     rows = ("Distance", "Frobenius")
     remarks = (
         f"The kernels of the first {MEASURED} test examples at most; Distance is the mean of |K_after - K_before| / "
@@ -142,9 +149,9 @@ class Table7(MethodTable):
     title = "prompt-based and standard fine-tuning"
     source = "Malladi et al. 2023, Table 7 (Figure 1)"
     defaults = Defaults(STAND_IN, SIX, (16, 64, 512), test=CAP)
-    layout = Layout(7)
+    layout = PrintedLayout(7)
     methods = (ADAM_FT, SGD_FT, K_SGD)
-    asked = (Asked("Prompt"), Asked("Standard", "probed head", pooling="cls"))
+    asked = (WayToAsk("Prompt"), WayToAsk("Standard", "probed head", pooling="cls"))
     remarks = (
         PERCENT,
         SOLVERS,
@@ -165,7 +172,7 @@ class Table8(PrintedTable):
     title = "pretrained, linearized and fine-tuned model"
     source = "Malladi et al. 2023, Table 8 (Figure 2)"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
-    layout = Layout(8, corner="Model", by_metric=False)
+    layout = PrintedLayout(8, corner="Model", by_metric=False)
     rows = ("0-shot", "Lin.", "FT")
     remarks = (
         ACCURACY,
@@ -190,9 +197,9 @@ class Table9(MethodTable):
     title = "robustness to the choice of prompt"
     source = "Malladi et al. 2023, Table 9"
     defaults = Defaults(STAND_IN, SIX, (16,), test=CAP)
-    layout = Layout(9)
+    layout = PrintedLayout(9)
     methods = (ADAM_FT, SGD_FT, K_SGD)
-    asked = (Asked("Manual"), Asked("Search", prompt="search", first_piece=True), Asked("Null", prompt="null"))
+    asked = (WayToAsk("Manual"), WayToAsk("Search", prompt="search", first_piece=True), WayToAsk("Null", prompt="null"))
     remarks = (PERCENT, SOLVERS, TRAINING, "A dash: the task has no such prompt.")
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
@@ -207,7 +214,7 @@ class Table11(MethodTable):
     title = "SGD and its kernel with and without LoRA"
     source = "Malladi et al. 2023, Table 11"
     defaults = Defaults(STAND_IN, SIX, test=CAP)
-    layout = Layout(11)
+    layout = PrintedLayout(11)
     methods = (SGD_FT, SGD_LORA_FT, K_SGD, K_LORA)
     remarks = (
         PERCENT,
@@ -228,7 +235,7 @@ class Table11(MethodTable):
         )
 
 
-def _by_prompt(scores: Scores, asked: tuple[Asked, ...]) -> tuple[str, ...]:
+def _by_prompt(scores: Scores, asked: tuple[WayToAsk, ...]) -> tuple[str, ...]:
     return tuple(
         sentence for each in asked for sentence in reached(scores, each.row(K_SGD.name), each.row(SGD_FT.name))
     )

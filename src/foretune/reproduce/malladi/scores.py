@@ -22,7 +22,7 @@ MODEL = "RoBERTa-base"
 
 
 @dataclass(frozen=True)
-class Asked:
+class WayToAsk:
     """How a cell asks the model.
 
     Attributes:
@@ -75,7 +75,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PrintedLayout:
     """How numbers are written, and where the paper prints its own.
 
     Attributes:
@@ -116,12 +116,12 @@ class Layout:
         return f"{mean:.{self.digits}f}" + ("" if spread is None else f" ({spread:.{self.digits}f})")
 
 
-def measured(
+def measured_scores(
     study: Study,
     k: int,
     rows: Sequence[str],
     measure: Callable[[Experiment], Mapping[str, float]],
-    asked: Sequence[Asked] = (Asked(),),
+    asked: Sequence[WayToAsk] = (WayToAsk(),),
 ) -> Scores:
     """The numbers of all tasks and seeds at one k.
 
@@ -142,7 +142,7 @@ def measured(
     return Scores(values, k)
 
 
-def words_in_pieces(study: Study, asked: Sequence[Asked] = (Asked(),)) -> tuple[str, ...]:
+def words_in_pieces(study: Study, asked: Sequence[WayToAsk] = (WayToAsk(),)) -> tuple[str, ...]:
     """See that every task has its data, its prompts and their words, before hours of training.
 
     Returns:

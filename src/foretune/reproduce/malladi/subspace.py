@@ -23,7 +23,7 @@ from foretune.kernels.projection import IntrinsicDimension
 from foretune.kernels.sgd import SGD
 from foretune.page import Curve, Figure, mean_and_spread
 from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Group, Section, SectionedRecipe, by_item, table_of
+from foretune.reproduce.sections import Section, SectionedRecipe, TaskGroup, by_item, table_of
 
 DIMENSIONS = (16, 64, 256, 1024)
 RANKS = (1, 4, 16, 64)
@@ -73,12 +73,12 @@ class Subspace(SectionedRecipe[Projected]):
         """Every size of both kinds; the seed of a cell draws the projections too."""
         return [projected_kernels(cell, cell.setting.seed) for cell in cells]
 
-    def section(self, study: Study, group: Group[Projected]) -> Section:
+    def section(self, study: Study, group: TaskGroup[Projected]) -> Section:
         """A table and a figure."""
         table = table_of(COLUMNS, by_item(group.found), group.caption)
         return Section((table,), (_figure(group),), tuple(_finding(group, kind) for kind in KINDS))
 
-    def notes(self, study: Study, groups: Sequence[Group[Projected]]) -> tuple[str, ...]:
+    def notes(self, study: Study, groups: Sequence[TaskGroup[Projected]]) -> tuple[str, ...]:
         """The kernels that are compared, and which theorem bounds what."""
         return (
             f"Source: {self.source}.",
@@ -153,7 +153,7 @@ COLUMNS: Mapping[str, Callable[[Sequence[ProjectedKernel]], str]] = {
 """Of the table: heading -> the text for one kernel on all seeds."""
 
 
-def _figure(group: Group[Projected]) -> Figure:
+def _figure(group: TaskGroup[Projected]) -> Figure:
     curves = []
     for kind in KINDS:
         chosen = [[item for item in seed if item.kind == kind] for seed in group.found]
@@ -165,7 +165,7 @@ def _figure(group: Group[Projected]) -> Figure:
     )
 
 
-def _finding(group: Group[Projected], kind: str) -> str:
+def _finding(group: TaskGroup[Projected], kind: str) -> str:
     within = [item for seed in group.found for item in seed if item.kind == kind and np.isfinite(item.bound)]
     held = ""
     if within:

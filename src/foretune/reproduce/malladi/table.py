@@ -10,13 +10,13 @@ from typing import ClassVar
 from foretune.experiment.experiment import Experiment
 from foretune.kernels.signs import THRESHOLD
 from foretune.page import Page, Table
-from foretune.reproduce.malladi.measures import Analog, Tuned, method_scores, published
+from foretune.reproduce.malladi.measures import KernelMethod, TunedMethod, method_scores, published
 from foretune.reproduce.malladi.scores import (
-    Asked,
-    Layout,
+    PrintedLayout,
     Scores,
+    WayToAsk,
     difference_notes,
-    measured,
+    measured_scores,
     own_model,
     words_in_pieces,
 )
@@ -48,9 +48,9 @@ class PrintedTable(Recipe):
         models: the paper's, besides RoBERTa-base.
     """
 
-    layout: ClassVar[Layout]
+    layout: ClassVar[PrintedLayout]
     rows: ClassVar[tuple[str, ...]]
-    asked: ClassVar[tuple[Asked, ...]] = (Asked(),)
+    asked: ClassVar[tuple[WayToAsk, ...]] = (WayToAsk(),)
     remarks: ClassVar[tuple[str, ...]] = (PERCENT,)
     models: ClassVar[tuple[str, ...]] = ()
 
@@ -63,7 +63,8 @@ class PrintedTable(Recipe):
         pieces = words_in_pieces(study, self.asked)
         study = replace(study, budget=published(study.budget))
         found = [
-            measured(study, k, self.rows, lambda cell: self.measure(cell, study), self.asked) for k in self.ks(study)
+            measured_scores(study, k, self.rows, lambda cell: self.measure(cell, study), self.asked)
+            for k in self.ks(study)
         ]
         findings = tuple(sentence for scores in found for sentence in self.findings(scores))
         return Page(
@@ -98,7 +99,7 @@ class MethodTable(PrintedTable):
         methods: the rows.
     """
 
-    methods: ClassVar[tuple[Tuned | Analog, ...]]
+    methods: ClassVar[tuple[TunedMethod | KernelMethod, ...]]
     remarks: ClassVar[tuple[str, ...]] = (PERCENT, SOLVERS, TRAINING)
 
     def __init_subclass__(cls) -> None:

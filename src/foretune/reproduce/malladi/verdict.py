@@ -30,7 +30,7 @@ from foretune.reproduce.malladi.measures import (
     AdamTuned,
     method_scores,
 )
-from foretune.reproduce.malladi.scores import PAPER, Scores, measured, title
+from foretune.reproduce.malladi.scores import PAPER, Scores, measured_scores, title
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Study
 from foretune.text.builtin import load_task
@@ -59,14 +59,14 @@ class Verdicts:
     def measured(cls, study: Study) -> Verdicts:
         """The verdicts of a study."""
         settings = [
-            measured(
+            measured_scores(
                 study, k, [method.name for method in METHODS], lambda cell: method_scores(cell, study.budget, METHODS)
             )
             for k in study.ks
         ]
         largest = max(study.ks)
-        properties = measured(study, largest, (*MODELS, *DISTANCES), lambda cell: _properties(cell, study))
-        return cls({task: verdict(task, settings, properties) for task in study.tasks}, largest)
+        properties = measured_scores(study, largest, (*MODELS, *DISTANCES), lambda cell: _properties(cell, study))
+        return cls({task: task_verdict(task, settings, properties) for task in study.tasks}, largest)
 
     @property
     def note(self) -> str:
@@ -149,7 +149,7 @@ def _number(value: float, form: str) -> str:
     return f"{value:{form}}" if math.isfinite(value) else "-"
 
 
-def verdict(task: str, settings: list[Scores], properties: Scores) -> KernelBehaviour:
+def task_verdict(task: str, settings: list[Scores], properties: Scores) -> KernelBehaviour:
     """The verdict on one task from means over seeds.
 
     Args:
