@@ -22,7 +22,7 @@ from foretune.analysis.kernel_behaviour import (
 from foretune.behaviour import head
 from foretune.behaviour.change import parameter_change
 from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measured import change_of_kernel, measured_behaviour
+from foretune.behaviour.measure import change_of_kernel
 from foretune.behaviour.smoothness import ball_constants, segment_constants
 from foretune.model.batches import outputs_and_features
 from tests.cases import FALLBACKS, FAMILIES, ROWS, TASK, language_model, outputs_of
@@ -215,9 +215,7 @@ def test_verdicts_are_those_of_the_papers_table(task) -> None:
         for score, kernel in ((sgd, k_sgd), (adam, k_sign))
     ]
     fixed = FixedFeatures(distance, distance, {}, 1, 0)
-    found = KernelBehaviour(
-        tuple(analogs), LinearizationTest(pretrained / 100, linear / 100, tuned / 100), fixed
-    )
+    found = KernelBehaviour(tuple(analogs), LinearizationTest(pretrained / 100, linear / 100, tuned / 100), fixed)
     assert (found.solved(0.05), found.linear, found.features_fixed) == answers
     assert found.verdict == ("yes" if answers == ("yes", True, True) else "no")
     assert found.summary["linearization"]["threshold"] == 0.5  # type: ignore[index]
@@ -311,17 +309,18 @@ def test_slopes_along_row_norms_are_those_of_autograd(difference) -> None:
 
 def test_the_verdict_of_a_run_rests_on_its_kernels() -> None:
     before, after = heads(0.05, difference=True, n=2)
-    analog = AnalogTest(0.8, 0.82, "sgd, k=3")
-    found = measured_behaviour(before, after, ROWS, Y, [analog])
+    kernels = [ft.block_kernels(outputs, ROWS) for outputs in (before, after)]
+    fixed = change_of_kernel(*kernels)
     old, new = (sum(jacobian_kernel(outputs, ROWS).values()) for outputs in (before, after))
-    assert found.fixed.distance == pytest.approx(float(np.mean(np.abs(new - old) / np.abs(old))), rel=1e-6)
+    assert fixed.distance == pytest.approx(float(np.mean(np.abs(new - old) / np.abs(old))), rel=1e-6)
+    assert set(fixed.blocks) == set(before.parameters())
+    analogs = (AnalogTest(0.8, 0.82, "sgd, k=3"),)
+    found = KernelBehaviour(analogs, linearization(before, after, ROWS).test(Y, "accuracy"), fixed)
     assert found.summary["solved"]["answer"] == "yes"  # type: ignore[index]
-    assert set(found.fixed.blocks) == set(before.parameters())
-    same = measured_behaviour(before, before, ROWS, Y)
-    assert same.fixed.distance == 0
+    unmoved = change_of_kernel(kernels[0], kernels[0])
+    assert unmoved.distance == 0
+    same = KernelBehaviour(analogs, linearization(before, before, ROWS).test(Y, "accuracy"), unmoved)
     assert same.verdict == "cannot say"  # nothing was gained
-    with pytest.raises(ft.ForetuneError, match="2 labels"):
-        measured_behaviour(before, after, ROWS, Y[:2])
     kernel = ft.block_kernels(before, ROWS[:2])
     with pytest.raises(ft.ForetuneError, match="same order"):
         change_of_kernel(kernel, kernel.select("head.*"))

@@ -17,6 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from foretune.behaviour.head import head_norm_slopes
 from foretune.cli.options import ReportOptions
 from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
@@ -37,6 +38,7 @@ from foretune.reproduce.lpft.recipes import LPFT_RECIPES
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.sections import TaskGroup
+from foretune.text.example import Example
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
 from tests.conftest import family, interruptible, many_rows, run_cli
@@ -83,6 +85,11 @@ def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def feature_measures(study: Study) -> ByMethod:
     return Features().measure(study, [head_cell(study, "rte", 2, 13)])
+
+
+def _train_rows(study: Study) -> tuple[list[Example], np.ndarray]:
+    cell = study.cell("rte", 2, 13, "random head")
+    return cell.split.train, cell.labels("train")
 
 
 def texts(figure: Figure) -> list[str]:
@@ -165,6 +172,10 @@ def test_every_lpft_page_comes_from_the_same_runs(study: Study, monkeypatch: pyt
     assert [len(curve.y) for curve in spectra.figures[0].curves] == [4] * 4  # k = 2 of two classes, one output
     assert spectra.tables[0].rows[0][2:] == spectra.tables[0].rows[3][2:]  # one P for both
     along, against = norms.figures
+    _, slopes = norms.tables
+    assert [row[0] for row in slopes.rows] == ["not_entailment", "entailment"]
+    derivative = head_norm_slopes(study.cell("rte", 2, 13, "random head").outputs, *_train_rows(study))
+    assert [float(row[2]) for row in slopes.rows] == pytest.approx(derivative / 4, rel=5e-3)
     assert [curve.name for curve in along.curves] == list(METHODS)
     assert [curve.name for curve in against.curves] == ["FT", "LoRA", "LP-FT", "LP-LoRA"]
     assert all(len(curve.y) == 1 for curve in against.curves)

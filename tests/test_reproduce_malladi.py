@@ -89,6 +89,11 @@ def test_a_table_has_the_papers_rows_and_is_read_again_without_computing(
     assert tuple(row[0] for row in table.rows) == ROWS[name]
     assert table.header[1:] == ("MR",)
     assert all(math.isfinite(float(row[1])) for row in table.rows)
+    drawn = {curve.name for figure in page.figures for curve in figure.curves}
+    assert drawn <= {row[0] for row in table.rows} and bool(drawn) == (name in ("malladi-7", "malladi-8"))
+    for figure in page.figures:
+        assert figure.ticks == ("MR",)
+        assert all(f"{curve.y[0]:.1f}" == dict(table.rows)[curve.name] for curve in figure.curves)
     refuse_work(monkeypatch)
     assert RECIPES[name].page(study) == page
 

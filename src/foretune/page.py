@@ -44,7 +44,8 @@ class Figure:
         curves: what is drawn.
         logarithmic: the vertical axis.
         diagonal: a line y = x, for a reliability diagram.
-        points: markers in the place of lines, for a scatter plot.
+        points: markers instead of lines, for a scatter plot.
+        ticks: names of the places 1, 2, ... on the horizontal axis; empty for numbers.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Figure:
     logarithmic: bool = False
     diagonal: bool = False
     points: bool = False
+    ticks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

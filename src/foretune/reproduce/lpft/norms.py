@@ -16,6 +16,7 @@ from foretune.experiment.experiment import Experiment
 from foretune.page import Curve, Figure, Table
 from foretune.reproduce.lpft.kernels import EXAMPLES, Spectra, pretrained_spectra, probed_spectra
 from foretune.reproduce.lpft.measures import (
+    MEASURED,
     SOURCE,
     ByMethod,
     finished,
@@ -24,6 +25,13 @@ from foretune.reproduce.lpft.measures import (
     pretrained_measures,
 )
 from foretune.reproduce.lpft.page import HeadPage, one_seed_note, three_digits
+from foretune.reproduce.lpft.slopes import (
+    RowSlopes,
+    pretrained_slopes,
+    probed_slopes,
+    slopes_finding,
+    slopes_table,
+)
 from foretune.reproduce.recipe import Study
 from foretune.reproduce.sections import Section, TaskGroup
 
@@ -39,12 +47,18 @@ class Growth:
         before: kernels with the random classifier, of the seeds whose linear probing did not fail.
         after: kernels after linear probing, of the same seeds.
         start: mean Norm(C) of the random classifier, of the same seeds.
+        labels: of the classes.
+        slopes_before: derivatives by the norms of the random classifier's rows, of the same seeds.
+        slopes_after: the derivatives after linear probing.
     """
 
     runs: ByMethod
     before: Sequence[Spectra]
     after: Sequence[Spectra]
     start: float
+    labels: Sequence[str]
+    slopes_before: Sequence[RowSlopes]
+    slopes_after: Sequence[RowSlopes]
 
 
 class Norms(HeadPage[Growth]):
@@ -63,19 +77,29 @@ class Norms(HeadPage[Growth]):
             before=[pretrained_spectra(cell) for cell in probed],
             after=[probed_spectra(cell, study.budget) for cell in probed],
             start=finished_mean([pretrained_measures(cell) for cell in probed], "norm"),
+            labels=cells[0].task.labels,
+            slopes_before=[pretrained_slopes(cell) for cell in probed],
+            slopes_after=[probed_slopes(cell, study.budget) for cell in probed],
         )
 
     def section(self, study: Study, group: TaskGroup[Growth]) -> Section:
-        """Two figures and a table."""
+        """Two figures and two tables."""
         found, where = group.found, group.where
+        on = f"on at most {MEASURED} training examples"
+        slopes = f"{where}: rows of the classifier and dL/d||v|| (nats per unit of norm) {on}"
+        known = bool(found.slopes_before)
         caption = f"{where}: Frobenius norms on at most {EXAMPLES} training examples"
         return Section(
-            (_table(found.before, found.after, caption),),
+            (
+                _table(found.before, found.after, caption),
+                *([slopes_table(found.labels, found.slopes_before, found.slopes_after, slopes)] if known else []),
+            ),
             (_along(found.runs, group), _against(found.runs, group)),
             (
                 *_growth_findings(found.runs, where),
                 *_kernel_findings(found, where),
                 *_change_findings(found.runs, where),
+                *([slopes_finding(found.slopes_before, where)] if known else []),
             ),
         )
 
@@ -85,6 +109,8 @@ class Norms(HeadPage[Growth]):
             *one_seed_note(study),
             "A classifier's norm is its Frobenius norm, Norm(C). Curves are means over seeds; LP-FT and LP-LoRA show both "
             "stages, the second from the best checkpoint of the first. Points are single runs, on the test examples.",
+            "dL/d||v|| is the derivative of the mean cross-entropy by the norm of a class's row, its direction kept: where "
+            "it is negative, gradient descent makes the row longer.",
         )
 
 

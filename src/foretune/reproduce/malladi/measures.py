@@ -18,7 +18,7 @@ from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers import named_solver
 from foretune.behaviour.analog import analog_solution, analog_solver, orientations
 from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measured import change_of_kernel
+from foretune.behaviour.measure import change_of_kernel
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import FullTuning, LoRAAndHead, Method

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foretune.experiment.experiment import Experiment
-from foretune.page import Page, Table
+from foretune.page import Figure, Page, Table
 from foretune.reproduce.malladi.findings import apart, moved_little, nearest_to_solved, reached, recovered
 from foretune.reproduce.malladi.measures import (
     ADAM_FT,
@@ -28,6 +28,7 @@ from foretune.reproduce.malladi.scores import (
     WayToAsk,
     difference_notes,
     own_model,
+    score_figure,
     words_in_pieces,
 )
 from foretune.reproduce.malladi.table import ACCURACY, PERCENT, SOLVERS, TRAINING, MethodTable, PrintedTable
@@ -160,6 +161,13 @@ class Table7(MethodTable):
         "[CLS] (of a causal model the last token's).",
     )
 
+    def figures(self, scores: Scores) -> tuple[Figure, ...]:
+        """Figure 1: SGD-FT and its kernel, with a prompt and without; medians over seeds."""
+        rows = [each.row(method.name) for each in self.asked for method in (SGD_FT, K_SGD)]
+        medians = {row: [scores.median(row, task) for task in scores.tasks] for row in rows}
+        heading = f"SGD-FT and K(SGD) with a prompt and without, k = {scores.k}: medians over seeds"
+        return (score_figure(f"prompts-k{scores.k}", heading, medians, scores.tasks),)
+
     def findings(self, scores: Scores) -> tuple[str, ...]:
         """The kernel's gap with a prompt and without."""
         return _by_prompt(scores, self.asked)
@@ -184,6 +192,12 @@ class Table8(PrintedTable):
         """The three scores."""
         found = AdamTuned(cell, study.budget).linearization()
         return dict(zip(self.rows, (found.pretrained, found.linear, found.tuned), strict=True))
+
+    def figures(self, scores: Scores) -> tuple[Figure, ...]:
+        """Figure 2: the three models beside each other; medians over seeds."""
+        medians = {row: [scores.median(row, task) for task in scores.tasks] for row in self.rows}
+        heading = f"Pretrained, linearized and fine-tuned model, k = {scores.k}: medians over seeds"
+        return (score_figure(f"linearization-k{scores.k}", heading, medians, scores.tasks),)
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
         """Where the linearized model recovers the gain."""
@@ -260,7 +274,7 @@ class Table1(Recipe):
         verdicts = Verdicts.measured(study)
         notes = (*difference_notes(study, self.defaults, self.source), verdicts.note, SOLVERS, TRAINING, *pieces)
         tables = (verdicts.marks(beside=own_model(study)), verdicts.numbers())
-        return Page(f"{self.source}: {self.title}", notes, tables, findings=verdicts.findings)
+        return Page(f"{self.source}: {self.title}", notes, tables, (verdicts.figure(),), verdicts.findings)
 
 
 MALLADI_RECIPES: tuple[Recipe, ...] = (

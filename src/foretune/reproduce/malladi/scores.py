@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from foretune.experiment.experiment import Experiment, load_experiment
-from foretune.page import Table, mean_and_spread
+from foretune.page import Curve, Figure, Table, mean_and_spread
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.text.builtin import load_task
@@ -72,6 +72,25 @@ class Scores:
         """The mean over the seeds that did not fail; not a number where there is none."""
         finite = [value for value in self.values[row][task] if np.isfinite(value)]
         return float(np.mean(finite)) if finite else float("nan")
+
+    def median(self, row: str, task: str) -> float:
+        """The median over the seeds that did not fail; not a number where there is none."""
+        finite = [value for value in self.values[row][task] if np.isfinite(value)]
+        return float(np.median(finite)) if finite else float("nan")
+
+
+def score_figure(name: str, heading: str, rows: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> Figure:
+    """Scores of some rows beside each other, task by task.
+
+    Args:
+        name: of the file.
+        heading: above the picture.
+        rows: name -> a score between 0 and 1 for each task; one that is not a number has no point.
+        tasks: in order.
+    """
+    curves = tuple(Curve(row, 100 * np.array(values, dtype=float)) for row, values in rows.items())
+    ticks = tuple(map(measured_title, tasks))
+    return Figure(name, heading, "task", "test score (%)", curves, points=True, ticks=ticks)
 
 
 @dataclass(frozen=True)

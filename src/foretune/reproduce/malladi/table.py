@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from foretune.experiment.experiment import Experiment
 from foretune.kernels.signs import THRESHOLD
-from foretune.page import Page, Table
+from foretune.page import Figure, Page, Table
 from foretune.reproduce.malladi.measures import KernelMethod, TunedMethod, method_scores, published
 from foretune.reproduce.malladi.scores import (
     PrintedLayout,
@@ -67,9 +67,9 @@ class PrintedTable(Recipe):
             for k in self.ks(study)
         ]
         findings = tuple(sentence for scores in found for sentence in self.findings(scores))
-        return Page(
-            f"{self.source}: {self.title}", (*self.notes(study), *pieces), self.tables(study, found), findings=findings
-        )
+        figures = tuple(figure for scores in found for figure in self.figures(scores))
+        notes = (*self.notes(study), *pieces)
+        return Page(f"{self.source}: {self.title}", notes, self.tables(study, found), figures, findings)
 
     def notes(self, study: Study) -> tuple[str, ...]:
         """What stands on top."""
@@ -82,6 +82,10 @@ class PrintedTable(Recipe):
     def tables(self, study: Study, found: list[Scores]) -> tuple[Table, ...]:
         """The tables, drawn."""
         return tuple(self.layout.drawn(scores, f"k = {scores.k}", beside=own_model(study)) for scores in found)
+
+    def figures(self, scores: Scores) -> tuple[Figure, ...]:
+        """What the paper draws of the numbers at one k."""
+        return ()
 
     @abstractmethod
     def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:

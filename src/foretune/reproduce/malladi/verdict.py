@@ -20,7 +20,7 @@ from foretune.analysis.kernel_behaviour import (
     Thresholds,
 )
 from foretune.experiment.experiment import Experiment
-from foretune.page import Table
+from foretune.page import Figure, Table
 from foretune.reproduce.malladi.measures import (
     ADAM_FT,
     K_A_SIGNGD,
@@ -30,7 +30,7 @@ from foretune.reproduce.malladi.measures import (
     AdamTuned,
     method_scores,
 )
-from foretune.reproduce.malladi.scores import PAPER, Scores, measured_scores, title
+from foretune.reproduce.malladi.scores import PAPER, Scores, measured_scores, score_figure, title
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Study
 from foretune.text.builtin import load_task
@@ -109,6 +109,14 @@ class Verdicts:
             ("distance of kernels", *(_number(each.fixed.distance, ".2f") for each in found)),
         ]
         return Table(("Number", *map(title, self.behaviours)), tuple(rows), "What the marks come from")
+
+    def figure(self) -> Figure:
+        """The Linearization test as in Figure 2: the pretrained, linearized and tuned model; means over seeds."""
+        tests = [found.linearization for found in self.behaviours.values()]
+        rows = {name: [getattr(test, of) for test in tests]
+                for name, of in zip(MODELS, ("pretrained", "linear", "tuned"), strict=True)}  # fmt: skip
+        heading = f"Pretrained, linearized and fine-tuned model, k = {self.k}: accuracies, means over seeds"
+        return score_figure(f"linearization-k{self.k}", heading, rows, list(self.behaviours))
 
     @property
     def findings(self) -> tuple[str, ...]:
