@@ -88,12 +88,6 @@ class KernelSplit:
         return float(np.linalg.norm(self.pretrain_effective)), float(np.linalg.norm(self.ft_effective))
 
     @property
-    def ft_share(self) -> float:
-        """||F|| / (||P|| + ||F||): how much of the kernel moves features; not a number for a zero kernel."""
-        p, f = self.norms
-        return f / (p + f) if p + f else float("nan")
-
-    @property
     def spectra(self) -> dict[str, SingularValues]:
         """The singular values of P, F and P + F."""
         return {
