@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from foretune.errors import UsageError
+from foretune.text.builtin import load_data, load_task
+from foretune.text.rows import require_columns
 
 
 def check_data_folder(data: Path | None, tasks: tuple[str, ...]) -> None:
-    """See that a folder has a folder for each task.
+    """See that a folder has a folder for each task, with rows that can be used.
 
     Raises:
         UsageError: it has not.
+        DataError: rows are damaged, or have no label of the task.
     """
     if data is None:
         return
@@ -26,3 +29,8 @@ def check_data_folder(data: Path | None, tasks: tuple[str, ...]) -> None:
             f"--data {data} has no folder {missing[0]!r}; its folders are {found}. Choose among them with --tasks, or add "
             f"{data / missing[0]} with train.jsonl and test.jsonl."
         )
+    for name in tasks:
+        task = load_task(name)
+        for rows in load_data(data / name, task).parts.values():
+            require_columns(rows, [column for column in (task.text, task.text2, task.label) if column is not None])
+            task.check_labels(task.examples(rows))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.candidate import ALPHA, RANKS, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.console import console, progress_console
 from foretune.cli.options import (
@@ -26,7 +29,7 @@ from foretune.cli.options import (
 from foretune.cli.places import Places
 from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
 from foretune.cli.progress import busy, progress_bar
-from foretune.cli.settings import as_yaml, repeatable
+from foretune.cli.settings import as_yaml, is_written_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
@@ -36,16 +39,22 @@ from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.plan import estimate
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
+from foretune.kernels.folder import refuse_foreign_kernel
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
 from foretune.pages.advice import head_note, python_snippet
 from foretune.pages.reading import print_reading
 from foretune.pages.terminal import print_estimate, print_forecast, print_kernels
-from foretune.store.atomic import check_file, write_text
-from foretune.store.json import write_json
+from foretune.store.atomic import check_file, moving, write_text
+from foretune.store.json import is_written_json, write_json
 
-_FILES = ("run.yaml", "forecast.json")
+_SETTINGS, _FORECAST = "run.yaml", "forecast.json"
+_FILES: dict[str, Callable[[Path], bool]] = {
+    _SETTINGS: lambda file: is_written_yaml(file, ("forecast", "kernel")),
+    _FORECAST: is_written_json,
+}
+"""What is written into --out besides kernels -> whether a file is one that was."""
 
 
 def run_forecast(
@@ -64,7 +73,8 @@ def run_forecast(
     """
     out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    places = _places(run, report, map(kernel_label, (None, *RANKS)))
+    found = prepared(model, data, outputs, places, errors)
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -101,7 +111,7 @@ def run_forecast(
         "stages": found.stages.finished,
     }
     if run.out is not None:
-        write_json(run.out / _FILES[1], whole)
+        write_json(run.out / _FORECAST, whole)
     if report.json is not None:
         write_json(report.json, whole)
     rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
@@ -132,7 +142,8 @@ def run_kernel(
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    places = _places(run, report, [each.label for each in formulas])
+    found = prepared(model, data, outputs, places, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, out, found)
@@ -159,18 +170,26 @@ def _warmed(found: Prepared, steps: int, errors: Console) -> Prepared:
         return replace(found, outputs=warmed_outputs(found.outputs, task, split, steps, progress=report).outputs)
 
 
-def _places(run: RunOptions, report: ReportOptions) -> Places:
-    """What will be written to.
+def _places(run: RunOptions, report: ReportOptions, labels: Iterable[str]) -> Places:
+    """What will be written to, kernels of these labels among it.
 
     Raises:
         KernelFolderError: --out holds something else.
-        UsageError, StorageError: a folder of an earlier run where a file is needed.
+        UsageError, StorageError: something that foretune did not write stands where a file of its own will be.
     """
     if run.out is None:
         return Places(report.json)
     refuse_foreign(run.out)
-    for name in _FILES if run.out.is_dir() else ():
-        check_file(run.out / name)
+    for label in labels:
+        refuse_foreign_kernel(run.out / label)
+    for name, ours in _FILES.items() if run.out.is_dir() else ():
+        file = run.out / name
+        check_file(file)
+        if os.path.lexists(file) and not ours(file):
+            raise UsageError(
+                f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
+                f"{moving(file)}"
+            )
     return Places(report.json, (run.out,))
 
 
@@ -197,7 +216,7 @@ def _computed(
         claim.enter_context(claimed(out, record, foretune.__version__))
 
         def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / _FILES[0], yaml)
+            write_text(out / _SETTINGS, yaml)
             claim.close()
 
         kernels = kernels_of(job, formulas, run.memory, out, report, started)

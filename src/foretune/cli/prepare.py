@@ -6,12 +6,12 @@ import importlib.metadata
 import platform
 import warnings
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from foretune.cli.data import Problem, Splitter, few_shot, problem
+from foretune.cli.data import Problem, Splitter, few_shot
+from foretune.cli.early import read_by, read_problem
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.progress import busy, progress_bar
@@ -63,9 +63,7 @@ def prepared(
 ) -> Prepared:
     """Check every place that will be written to, read the data, then load the model."""
     places.check(read_by(model, data, outputs))
-    stages = Stages()
-    with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
-        found = problem(data, outputs, splitter)
+    found, stages = read_problem(data, outputs, splitter, errors)
     for folder in places.folders:
         refuse_model_name(folder, model.model)
     places.make()
@@ -74,11 +72,6 @@ def prepared(
     with stages.stage("prompt or head"), busy(errors, "prompt or head"):
         made = made_outputs(outputs, data.seed, lm, found)
     return Prepared(found, made, stages)
-
-
-def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
-    """The files and folders that are read, where the options name such."""
-    return [model.model, data.data, data.test_data, data.validation_data, outputs.task]
 
 
 def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:

@@ -44,7 +44,7 @@ from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
 from foretune.progress import Progress
 from foretune.shapes import Int
-from foretune.store.atomic import names_in
+from foretune.store.atomic import moving, names_in
 from foretune.store.kept import DamagedError, identity_hash, read_kept, write_kept
 from foretune.store.lock import held
 from foretune.store.tensors import read_tensors, write_tensors
@@ -275,7 +275,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _delete(folder: Path) -> str:
-    return f"Move or delete the folder {folder} and repeat the command that made it."
+    return f"Move that folder and repeat the command that made it: {moving(folder)}"
 
 
 def _run_name(method: Method, grid: Sequence[Training]) -> str:

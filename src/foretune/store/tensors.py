@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foretune.store.atomic import replacing
+from foretune.store.atomic import check_own_file, replacing
 from foretune.store.kept import DamagedError, whole
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: str) ->
     from safetensors.torch import save_file
 
     about = {"format": "pt", **metadata, _KEY: fingerprint(tensors)}
+    check_own_file(file)
     with replacing(file) as temporary:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata=about)
 
