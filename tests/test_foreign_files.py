@@ -80,7 +80,9 @@ def written(here: Path) -> list[Path]:
 
 def first_of_each_kind(paths: list[Path]) -> list[Path]:
     """One path of each shape: chunks of an array and points of a grid differ by number only."""
-    shapes = {tuple("".join("#" if c.isdigit() else c for c in part) for part in path.parts): path for path in paths[::-1]}
+    shapes = {
+        tuple("".join("#" if c.isdigit() else c for c in part) for part in path.parts): path for path in paths[::-1]
+    }
     return sorted(shapes.values())
 
 

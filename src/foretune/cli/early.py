@@ -56,9 +56,7 @@ def read_problem(
     return _READ.found.pop((data, outputs, splitter), None) or _problem(data, outputs, splitter, errors)
 
 
-def _problem(
-    data: DataOptions, outputs: OutputOptions, splitter: Splitter, errors: Console
-) -> tuple[Problem, Stages]:
+def _problem(data: DataOptions, outputs: OutputOptions, splitter: Splitter, errors: Console) -> tuple[Problem, Stages]:
     stages = Stages()
     with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
         return problem(data, outputs, splitter), stages

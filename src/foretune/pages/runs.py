@@ -122,7 +122,9 @@ def read_report(folder: Path) -> RunReport | None:
     file = folder / _FILE
     if not file.exists():
         return None
-    remedy = f"Move this file and repeat the command that made it, which reads the run in {folder / 'run'}: {moving(file)}"
+    remedy = (
+        f"Move this file and repeat the command that made it, which reads the run in {folder / 'run'}: {moving(file)}"
+    )
     try:
         values = read_kept(file)
     except DamagedError as error:

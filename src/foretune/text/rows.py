@@ -201,9 +201,15 @@ def _refuse_other_options(path: Path, kind: str, reading: Reading) -> None:
 
 
 def _there(path: Path) -> bool:
-    """Whether something stands at a path, also what is not a regular file."""
+    """Whether something stands at a path, also what is not a regular file.
+
+    Raises:
+        DataError: nobody may look.
+    """
     try:
         return path.exists()
+    except PermissionError as error:
+        raise DataError(f"Cannot look at {path}: a folder above it may not be entered ({error.strerror}).") from error
     except OSError:  # a name that is too long, for example
         return False
 

@@ -60,8 +60,8 @@ def table_rows(path: Path, reading: Reading, tabs: bool) -> tuple[Rows, list[str
     for first, _, fields in records[1:]:
         if [field.removeprefix("\ufeff") for field in fields] == records[0][2]:
             raise DataError(
-                f"{path}, line {first} repeats the header, as in files that were joined with their first lines. Delete that "
-                "line."
+                f"{path}, line {first} repeats the header, as in files that were joined with their first lines. Delete "
+                "that line."
             )
         if len(fields) != len(names):
             count = "1 field does" if len(fields) == 1 else f"{len(fields)} fields do"
@@ -81,7 +81,7 @@ def table_rows(path: Path, reading: Reading, tabs: bool) -> tuple[Rows, list[str
     stripped = [name.strip() for name in names]
     return [dict(zip(stripped, fields, strict=True)) for _, _, fields in records[1:]], [
         *notes,
-        *_several_lines(records),
+        *(_several_lines(records) if delimiter != "\t" else []),
         *(["Blanks around the names of columns were dropped."] if spaced or stripped != names else []),
     ]
 
