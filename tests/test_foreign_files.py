@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from foretune.errors import ForetuneError
+from foretune.experiment.record import refuse_foreign
+from foretune.finetune.folder import RunFolder
+from foretune.kernels.folder import refuse_foreign_kernel
+from foretune.pages.folder import refuse_other
+from foretune.pages.runs import read_report
+from foretune.store.kept import write_kept
 from tests.conftest import assert_refused, run_cli
 from tests.test_targets import snapshot
 
@@ -130,3 +139,77 @@ def test_what_takes_the_place_of_a_finished_result_stays(
         lost += [str(place)] if any(after.get(key) != before[key] for key in before) else []
         shutil.rmtree(new)
     assert lost == []
+
+
+ODD = "it's a run"
+"""The name of a folder that no shell takes as it is."""
+
+
+def kept(folder: Path, name: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text("mine")
+
+
+MOVED: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
+    "kernel": (lambda folder: kept(folder, "notes.txt"), refuse_foreign_kernel),
+    "damaged kernel": (lambda folder: kept(folder, "kernel.json"), refuse_foreign_kernel),
+    "run": (lambda folder: kept(folder, "notes.txt"), lambda folder: RunFolder(folder, {})),
+    "damaged run": (lambda folder: kept(folder, "run.json"), lambda folder: RunFolder(folder, {})),
+    "record": (lambda folder: kept(folder, "examples.json"), refuse_foreign),
+    "page": (lambda folder: kept(folder, "table.csv"), refuse_other),
+    "damaged page": (lambda folder: kept(folder, "page.md"), refuse_other),
+    "report": (lambda folder: kept(folder, "result.json"), read_report),
+    "link": (lambda file: file.symlink_to("mine.txt"), lambda file: write_kept(file, {"a": 1})),
+    "folder": (lambda file: file.mkdir(), lambda file: write_kept(file, {"a": 1})),
+}
+
+
+@pytest.mark.parametrize("before", [0, 1, 2], ids=["first", "second", "third"])
+@pytest.mark.parametrize("case", MOVED)
+def test_the_hint_to_move_something_works_as_typed_and_loses_nothing(case: str, before: int, tmp_path: Path) -> None:
+    plant, act = MOVED[case]
+    place = tmp_path / ODD / "its place"
+    place.parent.mkdir()
+    for _ in range(before + 1):
+        plant(place)
+        with pytest.raises(ForetuneError) as raised:
+            act(place)
+        hint = str(raised.value).partition("mv -- ")
+        subprocess.run(["/bin/sh", "-c", hint[1] + hint[2]], check=True)
+    act(place)
+    assert sum(
+        path.name.startswith("its place.old") or ".json.old" in path.name for path in (tmp_path / ODD).rglob("*")
+    ) == (before + 1)
+
+
+def test_the_hints_of_commands_work_where_names_have_blanks_and_quotes(tmp_path: Path) -> None:
+    folder = tmp_path / ODD
+    folder.mkdir()
+    (folder / "my file.json").write_text("mine")
+    command = ("tasks", "sst2", "--json", folder / "my file.json")
+    refused = run_cli(*command)
+    assert_refused(refused, 2, "mv -- ")
+    subprocess.run(["/bin/sh", "-c", "mv -- " + refused.stderr.partition("mv -- ")[2]], check=True)
+    assert run_cli(*command).returncode == 0
+    assert (folder / "my file.json.old").read_text() == "mine"
+
+
+def test_nothing_is_written_into_a_folder_that_is_read(tmp_path: Path, data_file: Path) -> None:
+    """One rule for fresh names too: in a model's or a data set's folder they may become a part of it."""
+    folder = tmp_path / ODD
+    folder.mkdir()
+    (folder / "train.jsonl").write_bytes(data_file.read_bytes())
+    before = snapshot(folder)
+    for command in (
+        ("forecast", folder, data_file),
+        ("forecast", "no-such-model", folder),
+        ("tune", folder, data_file),
+    ):
+        for place in ("new.json", "deeper/new.json", "train.json"):
+            refused = run_cli(*command, "--out", tmp_path / "out", "--json", folder / place)
+            assert_refused(refused, 2, "--json", "Nothing is written into such a folder", "--json '")
+        refused = run_cli(*command, "--out", folder / "runs" / "a")
+        assert_refused(refused, 2, "Nothing is written into such a folder. Choose a place outside of it, --out")
+        hint = shlex.split(refused.stderr.partition("outside of it, ")[2].removesuffix(" for example.\n"))
+        assert "is read here" not in run_cli(*command, *hint).stderr
+    assert snapshot(folder) == before

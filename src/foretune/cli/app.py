@@ -48,7 +48,7 @@ def forecast(
     """
     from foretune.cli.early import read_early
 
-    read_early(model, data, outputs, report)
+    read_early(model, data, outputs, report, run.out)
     from foretune.cli.forecast import run_forecast
 
     run_forecast(model, data, outputs, blocks, wanted, run, report)
@@ -69,7 +69,7 @@ def kernel(
     """
     from foretune.cli.early import read_early
 
-    read_early(model, data, outputs, report)
+    read_early(model, data, outputs, report, run.out)
     from foretune.cli.forecast import run_kernel
 
     run_kernel(model, data, outputs, blocks, formula, run, report)
@@ -100,7 +100,7 @@ def tune(
     """
     from foretune.cli.early import read_early
 
-    read_early(model, data, outputs, report, full=run.full_data)
+    read_early(model, data, outputs, report, run.out, full=run.full_data)
     from foretune.cli.tune import run_tune
 
     run_tune(model, data, outputs, method, training, run, report)

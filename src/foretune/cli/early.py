@@ -33,14 +33,20 @@ _READ = _Read()
 
 
 def read_early(
-    model: ModelOptions, data: DataOptions, outputs: OutputOptions, report: ReportOptions, *, full: bool = False
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    report: ReportOptions,
+    out: Path | None,
+    *,
+    full: bool = False,
 ) -> None:
-    """Look at the file of `--json`, then read the data; `read_problem` hands it over.
+    """Look at the places to write to, as far as that is quick, then read the data; `read_problem` hands it over.
 
     Raises:
         UsageError, DataError, StorageError: a wrong place, wrong options, or rows that cannot be used.
     """
-    Places(report.json).check(read_by(model, data, outputs))
+    Places(report.json, () if out is None else (out,)).check(read_by(model, data, outputs))
     splitter = full_data if full else few_shot
     _READ.found[data, outputs, splitter] = _problem(data, outputs, splitter, progress_console(quiet=report.quiet))
 

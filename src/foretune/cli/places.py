@@ -55,6 +55,7 @@ class Places:
             return
         if os.path.isfile(self.json) or not os.path.exists(self.json):  # noqa: PTH110, PTH113 - never an error
             self._refuse_inside(_resolved(self.json))
+            _refuse_inside_inputs(self.json, f"--json {self.json}", inputs, "--json")
         target = check_file(self.json)
         if target is None:
             return
@@ -63,7 +64,6 @@ class Places:
                 raise UsageError(
                     f"--json {self.json} is what is read here; it would be lost. Choose another file name."
                 )
-        _refuse_inside_inputs(target, f"--json {self.json}", inputs, "--json")
         if target.exists() and not is_written_json(target):
             raise UsageError(
                 f"--json {self.json} is a file that --json did not write; it would be lost. Choose another file name, or "

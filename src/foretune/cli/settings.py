@@ -192,6 +192,8 @@ def is_written_yaml(file: Path, names: tuple[str, ...]) -> bool:
     """
     import yaml
 
+    if not file.is_file():
+        return False
     try:
         head, _, rest = file.read_text(encoding="utf-8").partition("\n")
         values = yaml.safe_load(rest)

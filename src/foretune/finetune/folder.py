@@ -36,6 +36,7 @@ from foretune.store.kept import (
     identity_hash,
     read_array,
     read_kept,
+    refuse_streams,
     whole,
     write_array,
     write_kept,
@@ -196,6 +197,7 @@ class RunFolder:
         """
         if not self._log.exists():
             return []
+        refuse_streams(self._log)
         text = whole(self._log, lambda: self._log.read_text(encoding="utf-8"))
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         if up_to is None:

@@ -30,6 +30,7 @@ from foretune.store.kept import (
     identity_hash,
     read_array,
     read_kept,
+    refuse_streams,
     whole,
     write_array,
     write_kept,
@@ -221,6 +222,9 @@ def _stored_array(path: Path, shape: Sequence[int]) -> np.ndarray:
 
     stored = path / "kernel.zarr"
     try:
+        for file in stored.rglob("*"):
+            if not file.is_dir():
+                refuse_streams(file)
         found = whole(stored, lambda: zarr.open_array(stored, mode="r"))
         if (found.shape, str(found.dtype)) != (tuple(shape), "float64"):
             raise DamagedError(stored, f"it is {found.dtype} of shape {found.shape}, expected float64 {tuple(shape)}")

@@ -103,7 +103,7 @@ def read_kept(file: Path, uncovered: Sequence[str] = (), format: int | None = No
     Raises:
         DamagedError: it cannot be read, or its values are not those that were written.
     """
-    _refuse_streams(file)
+    refuse_streams(file)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -146,7 +146,7 @@ def read_array(file: Path, of: str) -> np.ndarray:
     Raises:
         DamagedError: it cannot be read, or is not what was written there.
     """
-    _refuse_streams(file)
+    refuse_streams(file)
     try:
         written = file.read_bytes()
     except OSError as error:
@@ -157,7 +157,7 @@ def read_array(file: Path, of: str) -> np.ndarray:
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
-def _refuse_streams(file: Path) -> None:
+def refuse_streams(file: Path) -> None:
     """See that reading a file comes to an end.
 
     Raises:

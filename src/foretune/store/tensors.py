@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foretune.store.atomic import check_own_file, replacing
-from foretune.store.kept import DamagedError, whole
+from foretune.store.kept import DamagedError, refuse_streams, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Raises:
         DamagedError: the file cannot be read, or is not what was written there.
     """
+    refuse_streams(file)
     tensors, expected = whole(file, lambda: _read(file))
     if fingerprint(tensors) != expected:
         raise DamagedError(file, "its checksum does not fit its values")
