@@ -100,7 +100,7 @@ def tune(
     """
     from foretune.cli.early import read_early
 
-    read_early(model, data, outputs, report, run.out, full=run.full_data)
+    read_early(model, data, outputs, report, run.out)
     from foretune.cli.tune import run_tune
 
     run_tune(model, data, outputs, method, training, run, report)

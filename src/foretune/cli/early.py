@@ -8,64 +8,67 @@ from pathlib import Path
 from rich.console import Console
 
 from foretune.cli.console import progress_console
-from foretune.cli.data import Problem, Splitter, few_shot, full_data, problem
-from foretune.cli.data_folder import check_data_folder
+from foretune.cli.data import asked_setting, check_data_folder
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places
 from foretune.cli.progress import busy
 from foretune.cli.ranges import items
+from foretune.experiment.data import Drawn, drawn
+from foretune.experiment.setting import Setting
 from foretune.progress import Stages
 from foretune.text.builtin import load_task
 
 
-@dataclass
-class _Read:
-    """What was read early, until the command that needs it takes it.
+@dataclass(frozen=True)
+class Read:
+    """Rows that were read before the model.
 
     Attributes:
-        found: of which options -> the task with its data, and how long that took.
+        setting: what was asked for.
+        found: the task and its examples.
+        stages: what reading them took.
     """
 
-    found: dict[tuple[DataOptions, OutputOptions, Splitter], tuple[Problem, Stages]] = field(default_factory=dict)
+    setting: Setting
+    found: Drawn
+    stages: Stages
 
 
-_READ = _Read()
+@dataclass(frozen=True)
+class _Waiting:
+    """What was read early, until the command that needs it takes it."""
+
+    found: dict[tuple[DataOptions, OutputOptions], Read] = field(default_factory=dict)
+
+
+_WAITING = _Waiting()
 
 
 def read_early(
-    model: ModelOptions,
-    data: DataOptions,
-    outputs: OutputOptions,
-    report: ReportOptions,
-    out: Path | None,
-    *,
-    full: bool = False,
+    model: ModelOptions, data: DataOptions, outputs: OutputOptions, report: ReportOptions, out: Path | None
 ) -> None:
-    """Look at the places to write to, as far as that is quick, then read the data; `read_problem` hands it over.
+    """Look at the places to write to, as far as that is quick, then read the data; `read_data` hands it over.
 
     Raises:
         UsageError, DataError, StorageError: a wrong place, wrong options, or rows that cannot be used.
     """
     Places(report.json, () if out is None else (out,)).check(read_by(model, data, outputs))
-    splitter = full_data if full else few_shot
-    _READ.found[data, outputs, splitter] = _problem(data, outputs, splitter, progress_console(quiet=report.quiet))
+    _WAITING.found[data, outputs] = _read(data, outputs, progress_console(quiet=report.quiet))
 
 
-def read_problem(
-    data: DataOptions, outputs: OutputOptions, splitter: Splitter, errors: Console
-) -> tuple[Problem, Stages]:
-    """The task with its data, and the stage that it took: as it was read early, or read now.
+def read_data(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:
+    """The task with its examples: as they were read early, or read now.
 
     Raises:
         UsageError, DataError, StorageError: see `read_early`.
     """
-    return _READ.found.pop((data, outputs, splitter), None) or _problem(data, outputs, splitter, errors)
+    return _WAITING.found.pop((data, outputs), None) or _read(data, outputs, errors)
 
 
-def _problem(data: DataOptions, outputs: OutputOptions, splitter: Splitter, errors: Console) -> tuple[Problem, Stages]:
-    stages = Stages()
+def _read(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:
+    setting, stages = asked_setting(data, outputs), Stages()
     with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
-        return problem(data, outputs, splitter), stages
+        return Read(setting, drawn(setting), stages)
 
 
 def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
