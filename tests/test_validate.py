@@ -44,8 +44,7 @@ from foretune.validate.runs import (
 )
 from foretune.validate.stopped import stopped_runs
 from tests.cases import ROWS, language_model
-from tests.conftest import family, run_cli
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, family, run_cli
 from tests.validations import FOUR, small_validation
 
 GRID = tuple(
