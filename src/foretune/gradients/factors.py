@@ -74,7 +74,7 @@ class Products:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowFactor:
     """`dW[n, c, ids[n, t]] += values[n, c, t]`: only a few rows of the parameter have a gradient."""
 
     ids: Int[Tensor, "n t"]
@@ -91,9 +91,9 @@ class Rows:
         return self.values.shape[-1]
 
     @staticmethod
-    def end_to_end(uses: Sequence[Rows]) -> Rows:
+    def end_to_end(uses: Sequence[RowFactor]) -> RowFactor:
         """Several uses as one, along tokens."""
-        return Rows(torch.cat([use.ids for use in uses], dim=1), torch.cat([use.values for use in uses], dim=2))
+        return RowFactor(torch.cat([use.ids for use in uses], dim=1), torch.cat([use.values for use in uses], dim=2))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Dense:
         return Dense(torch.stack([use.values for use in uses]).sum(0), torch.stack([use.scale for use in uses]).sum(0))
 
 
-Factor = Products | Rows | Dense
+Factor = Products | RowFactor | Dense
 
 
 def joins(uses: Sequence[Factor]) -> bool:
