@@ -29,7 +29,7 @@ from foretune.text.builtin import load_task
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecipeSettings:
     """What is measured: the options, with the recipe's own settings for those left out."""
 
     model: str
@@ -79,7 +79,7 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     out.print(f"\nWritten: {places.page}", soft_wrap=True)
 
 
-def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
+def _asked(recipe: Recipe, options: ReproduceOptions) -> RecipeSettings:
     """The options, with the recipe's defaults for those left out.
 
     Raises:
@@ -93,7 +93,7 @@ def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
     seeds = usual.seeds if options.seeds is None else numbers("--seeds", options.seeds, "13,21")
     test = usual.test if options.test is None else options.test
     known = tuple(load_task(task).name for task in tasks)
-    return Asked(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
+    return RecipeSettings(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
 
 
 def _words(text: str | None, tasks: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -126,7 +126,7 @@ def _budget(cut: BudgetOptions) -> Budget:
     return Budget(cut.steps, cut.evaluate_every, sizes, rates)
 
 
-def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str:
+def _command(options: ReproduceOptions, cut: BudgetOptions, asked: RecipeSettings) -> str:
     """What makes the page again, with every setting that was not given written out."""
     chosen: dict[str, object] = {
         "model": asked.model,

@@ -51,7 +51,7 @@ _NO_MATTER = {"json", "out"}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RunRecipe:
     """The options that determine a run."""
 
     model: ModelOptions
@@ -102,7 +102,7 @@ def run_tune(
             f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
             "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
         )
-    recipe = Recipe(model, data, outputs, method, training, run)
+    recipe = RunRecipe(model, data, outputs, method, training, run)
     out, errors = console(), progress_console(quiet=report.quiet)
     recipe.made()
     places = Places(report.json, (run.out,))
@@ -127,13 +127,13 @@ def run_tune(
     print_run(out, before, run.out)
 
 
-def _kept(recipe: Recipe) -> RunReport | None:
+def _kept(recipe: RunRecipe) -> RunReport | None:
     """The report of a finished run; None where it is not finished, or a part of it is not there any more."""
     report = read_report(recipe.run.out)
     return None if report is None or _missing(recipe.run.out, recipe, report) else report
 
 
-def _made(recipe: Recipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
+def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
     found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors)
@@ -147,7 +147,7 @@ def _made(recipe: Recipe, places: Places, report: ReportOptions, errors: Console
     return made
 
 
-def _trained(found: Experiment, method: Method, grid: list[Training], recipe: Recipe) -> tuple[Run, Search | None]:
+def _trained(found: Experiment, method: Method, grid: list[Training], recipe: RunRecipe) -> tuple[Run, Search | None]:
     task, split, folder, progress = found.task, found.split, recipe.run.out / "run", found.work.progress
     if recipe.run.grid is None:
         return fine_tuned(found.outputs, task, split, method, grid[0], folder, progress), None
@@ -166,7 +166,7 @@ def _zero_shot(found: Experiment) -> Score | None:
     return scored(np.array(task.targets(test)), predicted_classes(before.outputs), task.metric)
 
 
-def _about(found: Experiment, recipe: Recipe, method: Method) -> dict[str, Any]:
+def _about(found: Experiment, recipe: RunRecipe, method: Method) -> dict[str, Any]:
     """What the report says of the run besides its results."""
     task, split = found.task, found.split
     notes = []
@@ -193,7 +193,7 @@ def _about(found: Experiment, recipe: Recipe, method: Method) -> dict[str, Any]:
     }
 
 
-def _refuse_other(folder: Path, recipe: Recipe) -> None:
+def _refuse_other(folder: Path, recipe: RunRecipe) -> None:
     """See that a folder is free, or that it holds the same run.
 
     Raises:
@@ -211,7 +211,7 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def read_recipe(folder: Path) -> Recipe:
+def read_recipe(folder: Path) -> RunRecipe:
     """The options that made a run folder.
 
     Raises:
@@ -220,7 +220,7 @@ def read_recipe(folder: Path) -> Recipe:
     _settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`.")
     groups = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
     groups |= {"training": TrainingOptions, "run": TuneOptions}
-    return Recipe(**read_groups(folder / _SETTINGS, groups, {"out": folder}))
+    return RunRecipe(**read_groups(folder / _SETTINGS, groups, {"out": folder}))
 
 
 def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
@@ -236,7 +236,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
     return values
 
 
-def finished_run(folder: Path, recipe: Recipe, found: Experiment) -> Run:
+def finished_run(folder: Path, recipe: RunRecipe, found: Experiment) -> Run:
     """The run of a folder, read without training; of a grid, the best.
 
     Raises:
@@ -265,7 +265,7 @@ def _run_folder(folder: Path, report: RunReport) -> Path:
     return folder / "run" if report.chosen_point is None else folder / "run" / f"point-{report.chosen_point}"
 
 
-def _missing(folder: Path, recipe: Recipe, report: RunReport) -> list[Path]:
+def _missing(folder: Path, recipe: RunRecipe, report: RunReport) -> list[Path]:
     """The stages of a finished run that are not there any more, or not whole."""
     run, (method, _) = _run_folder(folder, report), recipe.made()
     stages = [run / "probing", run / "tuning"] if isinstance(method, ProbedFirst) else [run]

@@ -39,7 +39,7 @@ class Stored:
     shape: tuple[int, ...]
 
 
-def check_folder(name: str, folder: Path) -> None:
+def check_weights_folder(name: str, folder: Path) -> None:
     """See that a folder holds a model in safetensors files, each of them whole.
 
     Raises:
