@@ -239,7 +239,7 @@ def test_cost_times_both_together_and_once(study: Study, monkeypatch: pytest.Mon
     ours = page.tables[0]
     assert [row[0] for row in ours.rows] == ["mr", "rte"]
     assert ours.header[-1] == "10 epochs, extrapolated (s)"
-    assert any("cut to 3 steps in the place of 10 epochs" in note for note in page.notes)
+    assert any("cut to 3 steps instead of 10 epochs" in note for note in page.notes)
     assert all("(extrapolated)" in finding for finding in page.findings)
     monkeypatch.setattr(afzal, "_timed", lambda *_: pytest.fail("timed again"))
     assert COST.page(timed).tables == page.tables

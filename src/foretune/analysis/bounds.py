@@ -120,7 +120,7 @@ def candidate_bounds(
         c: bound on kappa(K + sigma I); kappa itself without one.
 
     Raises:
-        UsageError: shapes differ, a matrix is no kernel, sigma is not positive, c is below kappa, or y has only zeros.
+        UsageError: shapes differ, a matrix is not a kernel, sigma is not positive, c is below kappa, or y has only zeros.
     """
     if kernel.shape != candidate.shape or y.shape != kernel.shape[:1] or not y.any():
         raise UsageError(

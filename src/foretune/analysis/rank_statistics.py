@@ -56,11 +56,12 @@ class Ceiling:
     def reason(self) -> str | None:
         """Why the candidates cannot be ranked; None where they can, or nobody knows."""
         if self.candidates == 0 and not self.seeds > 0:
-            return "all candidates reach the same"
+            return "all of them reach the same"
         if self.correlation < LOWEST_CEILING:
-            return f"ceiling {self.correlation:.2f} below {LOWEST_CEILING:g}"
+            seen = f"seed-to-seed rank correlation {self.correlation:.2f}, below {LOWEST_CEILING:g}"
+            return f"they differ mostly by noise ({seen})"
         if self.candidates < self.seeds:
-            return "candidates differ less from each other than from themselves over seeds"
+            return "they differ less from each other than each does from seed to seed"
         return None
 
 

@@ -29,7 +29,7 @@ class Proximal:
     The selective rule pulls only while `<grad R~(theta_t), theta_t - theta0> >= 0`, and leaves the risk alone while it
     drives the parameters outwards harder than the pull would hold them. The bound survives: where the rule lets go,
     `||grad R|| > lambda ||theta - theta0||`, so that R falls by more than `lambda/2 ||theta - theta0||^2` grows. With
-    `grad R` in the place of `grad R~` it would not: a risk that falls all the way out would never be pulled at.
+    `grad R` instead of `grad R~` it would not: a risk that falls all the way out would never be pulled at.
 
     Attributes:
         strength: lambda.

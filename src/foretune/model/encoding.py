@@ -275,7 +275,7 @@ class PromptEncoder:
         )
 
     def answer_ids(self, *, first_piece: bool = False) -> list[int]:
-        """The token that each label's word is in the place of the answer, in label order.
+        """The token of each label's word where the answer stands, in label order.
 
         See `foretune.model.label_words`.
 

@@ -23,7 +23,7 @@ class Defaults:
     """What a recipe uses when nothing else is asked for.
 
     Attributes:
-        model: the built-in model that stands in the place of the paper's.
+        model: the built-in model that is used instead of the paper's.
         tasks, ks, seeds: as in the paper.
         test: most test examples (LM-BFF's cap, Gao et al. 2021).
     """

@@ -55,7 +55,7 @@ class Piece:
     marks: tuple[str, ...] = ()
 
     def filled(self, texts: Mapping[str, str]) -> str:
-        """The piece with `texts` in the place of its field."""
+        """The piece with `texts` instead of its field."""
         if self.field is None:
             return self.literal
         text = texts[self.field]
@@ -109,7 +109,7 @@ def _check(template: str, pieces: Sequence[Piece]) -> None:
         for mark in piece.marks:
             if mark not in MARKS or piece.field == "mask":
                 raise UsageError(
-                    f"Template {template!r}: {mark!r} is no mark of {{{piece.field}}}. Expected {{text|MARK}} with "
+                    f"Template {template!r}: {mark!r} is not a mark of {{{piece.field}}}. Expected {{text|MARK}} with "
                     f"{' or '.join(MARKS)}.{nearest(mark, MARKS)}"
                 )
 

@@ -87,7 +87,7 @@ def _notes(study: ValidationStudy) -> tuple[str, ...]:
         "Noise ceiling: rank correlation of the real results with themselves, seed against seed. A forecast without noise "
         "would reach about its square root; one that reads a seed's own examples may find what is particular to them. Its "
         "regret is that of choosing by another seed's real results.",
-        f"{EXHAUSTIVE}: every candidate is fine-tuned, and the lowest validation loss trusted.",
+        f"{EXHAUSTIVE}: fine-tune every candidate and keep the one with the lowest validation loss.",
         "LogME, LEEP and NCE score a model for a task, not the parameters that are trained: they apply where models are "
         "compared. Here they are the same for all candidates, so they have no rank correlation and the regret of a random "
         "choice. LEEP and NCE take the outputs before training for the source classifier, on validation examples.",
@@ -242,7 +242,7 @@ def _findings(cells: Sequence[Measured], ranked: Mapping[str, Sequence[Ranking]]
 
 
 def _rankable(task: str, measure: Measure, limit: Ceiling) -> str:
-    return f"{task}: candidates cannot be ranked by {measure.name}, by anyone: {limit.reason}."
+    return f"{task}: no score can rank the candidates by {measure.name}: {limit.reason}."
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from foretune.candidates.scores import SCORES, warmed_name
 from foretune.shapes import Float64
 from foretune.validate.runs import Measured
 
-EXHAUSTIVE = "real runs of all, by validation loss"
+EXHAUSTIVE = "exhaustive search, by validation loss"
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,6 @@ def _verdict(values: Mapping[tuple[int, str], float], *, largest: bool) -> Verdi
 
 
 def _difference(apart: BootstrapEstimate, digits: int) -> str:
-    """A difference with its interval, and what to make of one that holds zero."""
-    doubt = ", which drawing the candidates again may turn round" if apart.low <= 0 else ""
+    """A difference with its interval, and that it is not significant where the interval holds zero."""
+    doubt = "; not significant" if apart.low <= 0 else ""
     return f"{apart.value:.{digits}f} (95%: {apart.low:.{digits}f} to {apart.high:.{digits}f}{doubt})"

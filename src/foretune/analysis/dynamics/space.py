@@ -27,7 +27,7 @@ class FunctionSpace:
         metric: `accuracy`, `f1` or `matthews`.
 
     Raises:
-        UsageError: a shape does not fit, a number is not finite, or a label is no class number.
+        UsageError: a shape does not fit, a number is not finite, or a label is not a class number.
     """
 
     kernel: Float[np.ndarray, "r c n d"] = field(repr=False)

@@ -49,7 +49,7 @@ class JointData:
         """What a solver is fitted to.
 
         Raises:
-            UsageError: a shape does not fit, a number is not finite, or a label is no class number.
+            UsageError: a shape does not fit, a number is not finite, or a label is not a class number.
         """
         k = self.f0_train.size
         posed_problem = posed(self.train.reshape(k, k), self.y_train, self.f0_train)

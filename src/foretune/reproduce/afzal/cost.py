@@ -102,7 +102,7 @@ class CostOfKernels(AfzalPage[Timings]):
         times = [one for group in groups for one in group.found]
         machine = "; ".join(sorted({f"{one.threads} thread(s) on {one.device}" for one in times}))
         steps = (
-            f"The run is cut to {training.steps} steps in the place of {EPOCHS} epochs; {EPOCHS} epochs are extrapolated "
+            f"The run is cut to {training.steps} steps instead of {EPOCHS} epochs; {EPOCHS} epochs are extrapolated "
             "from its time per step, in a column that says so."
             if training.steps is not None
             else f"The run makes {EPOCHS} epochs."

@@ -36,7 +36,7 @@ from foretune.reproduce.malladi.verdict import Verdicts
 from foretune.reproduce.recipe import Defaults, Recipe, Study
 
 STAND_IN = "smollm2"
-"""The built-in model with words to answer with, in the place of RoBERTa-base."""
+"""The built-in model that answers with words, instead of RoBERTa-base."""
 
 SIX = ("sst2", "mr", "cr", "qnli", "rte", "qqp")
 FOURTEEN = ("sst2", "sst5", "mr", "cr", "mpqa", "subj", "trec", "ag_news", "mnli", "snli", "qnli", "rte", "mrpc", "qqp")
