@@ -35,7 +35,7 @@ class Reliability:
     Attributes:
         edges: of the bins, from 0 to 1; a confidence on an edge belongs to the bin below, as in the published code.
         confidence, accuracy: means; not a number in an empty bin.
-        count: examples.
+        count: number of examples in each bin.
     """
 
     edges: Float64[np.ndarray, "bins_plus_1"]
@@ -65,7 +65,7 @@ class Temperature:
     """A temperature fitted on validation data.
 
     Attributes:
-        value: T.
+        value: the temperature T.
         loss_before, loss_after: mean cross-entropy on the validation data at T = 1 and at T, in nats.
         at_limit: T is where the search ends, because every validation example is right already (T to 0) or the outputs
             say nothing about the labels (T to infinity); take it with care.

@@ -38,7 +38,7 @@ def norm_slopes(
     bias: Float64[np.ndarray, "k"],
     y: Int[np.ndarray, "n"],
 ) -> Float64[np.ndarray, "k"]:
-    """DL / d||v_k|| of the summed cross-entropy, for each class.
+    """dL / d||v_k|| of the summed cross-entropy, for each class.
 
     Args:
         features: phi(x), one row an example.

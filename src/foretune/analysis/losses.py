@@ -35,7 +35,7 @@ class Loss(ABC):
     """A loss of one example's outputs.
 
     Attributes:
-        name: as a run is asked for it.
+        name: the loss as `--loss` names it.
     """
 
     name: ClassVar[str]

@@ -24,7 +24,7 @@ class SingularValues:
     """A distribution of singular values, ready to plot.
 
     Attributes:
-        values: descending.
+        values: singular values, descending.
     """
 
     values: Float64[np.ndarray, "k"]

@@ -22,7 +22,7 @@ class Spectrum:
 
     Attributes:
         values: float64, ascending, shape (k,).
-        vectors: columns, shape (k, k).
+        vectors: eigenvectors as columns, (k, k).
     """
 
     values: Float64[np.ndarray, "k"]
@@ -99,7 +99,7 @@ class StableLearningRate:
     Attributes:
         squared: for the mean of half the squared distances, 2 / (lambda_max / n + proximal).
         cross_entropy: for the mean cross-entropy.
-        assumption: in words.
+        assumption: what the numbers rest on, in words.
     """
 
     squared: float

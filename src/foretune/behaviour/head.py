@@ -95,7 +95,7 @@ def head_row_norms(outputs: Outputs) -> Float64[np.ndarray, "k"]:
 
 
 def head_norm_slopes(outputs: Outputs, rows: Rows, y: Int[np.ndarray, "n"], batch: int = 8) -> Float64[np.ndarray, "k"]:
-    """DL / d||v_k|| of the summed cross-entropy; negative where training makes the row longer.
+    """dL / d||v_k|| of the summed cross-entropy; negative where training makes the row longer.
 
     Args and errors as in `analysis.classifier.norm_slopes`; the outputs are `HeadLogits`.
     """

@@ -75,7 +75,7 @@ class KernelAnalog:
     """The kernel method that stands for the run, on its own training examples.
 
     Attributes:
-        kernel, solver: their names.
+        kernel, solver: names of the kernel and of its solver.
         score: on the measured test examples.
         tuned: of the fine-tuned model there.
         solution: hyperparameters and predictions.
@@ -93,7 +93,7 @@ class HeadMeasures:
     """What only a classification head has (Tomihari and Sato 2024).
 
     Attributes:
-        features: their change.
+        features: how the features changed.
         row_norms: (before, after), one number a class.
     """
 
@@ -109,13 +109,13 @@ class Behaviour:
         about: model, task, method, formula, and how many examples were used.
         verdict: linearization, fixed features and kernel analog with their thresholds.
         shares: block -> norm of its kernel before training over that of the whole kernel.
-        analog: the kernel method.
+        analog: the kernel method that stands for the run.
         chi: output derivative on the training examples before training.
         linearization: outputs of the three models on the test examples.
         lipschitz: constants along the way of training; None for a run that did not move.
         calibration: of the fine-tuned model on the test examples.
         head: None where label words answer.
-        notes: for readers.
+        notes: sentences that a reader must know before the numbers.
     """
 
     about: Mapping[str, Any]
@@ -145,7 +145,7 @@ class TunedPair:
     Attributes:
         before, after: the function; before the last stage of a run that began with linear probing.
         trained: the parameters that training moved.
-        train, validation, test: examples.
+        train, validation, test: the examples that are measured.
         metric: `accuracy`, `f1` or `matthews`.
     """
 

@@ -38,8 +38,8 @@ class Criterion:
         key: its name in `SCORES`.
         measure: what it says of a candidate.
         larger: whether larger is better.
-        name: in sentences.
-        short: as the head of a column.
+        name: the score in sentences.
+        short: the score as the heading of a column.
         field: of `CandidateScore` that holds it, where one does.
     """
 

@@ -46,12 +46,12 @@ class Outcome:
     Attributes:
         failure: why every point failed, or None; all else is then not a number, or empty.
         test_score, test_loss: of the best checkpoint; the loss in nats.
-        validation_score, validation_loss: there.
+        validation_score, validation_loss: score and loss on validation examples at that step.
         start_validation_loss: before training.
         learning_rate, batch_size: of the best point.
         step, steps: of the checkpoint, and of the run.
         trained: number of trained parameters.
-        seconds: of the run.
+        seconds: duration of the run.
         validation_losses: at every evaluation of the run, the first before training.
         evaluated: the steps of these evaluations.
         points: every run of the grid that did not fail.

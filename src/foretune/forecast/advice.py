@@ -33,7 +33,7 @@ class Advice:
         adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
         probing: linear probing, the head alone; None without a head.
         beats_probing: whether some compared candidate beats it beyond the spread; None where there is nothing to compare.
-        reason: one sentence.
+        reason: why this is advised, in one sentence.
         ties: titles of the compared candidates that the resamples cannot tell from the best.
         regime: what may take the real run out of the linear regime, or make the forecast worthless.
     """

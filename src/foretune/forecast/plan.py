@@ -22,8 +22,8 @@ class Estimate:
     """What a computation would need.
 
     Attributes:
-        train, evaluation: examples.
-        blocks, outputs: of the kernel.
+        train, evaluation: number of training and of other examples.
+        blocks, outputs: number of the kernel's blocks and outputs.
         longest: tokens of the longest example.
         batch, rows, columns: examples per forward pass and per tile.
         passes: examples through the model.

@@ -61,7 +61,7 @@ class Products:
 
     @cached_property
     def live_tokens(self) -> int:
-        """How many do."""
+        """Number of tokens that have a derivative."""
         return int(self.alive.sum())
 
     @staticmethod

@@ -24,7 +24,7 @@ class Defaults:
 
     Attributes:
         model: the built-in model that is used instead of the paper's.
-        tasks, ks, seeds: as in the paper.
+        tasks, ks, seeds: tasks, examples per label, and seeds of the paper.
         test: most test examples (LM-BFF's cap, Gao et al. 2021).
     """
 
@@ -43,7 +43,7 @@ class Study:
         lm: the model.
         tasks, ks, seeds, test: see `Defaults`.
         data: a folder with one folder a task; the tasks' own sources without.
-        root: where cells are kept.
+        root: folder that keeps the experiments.
         budget: how runs are trained.
         memory: budget of kernels above the model's own memory.
         words: (label, word) pairs that answer instead of a task's own words, in tasks that have the label.
@@ -121,9 +121,9 @@ class Recipe(ABC):
 
     Attributes:
         name: as the command line knows it, `malladi-4`.
-        title: what it shows.
+        title: what the table or figure shows.
         source: paper, and number of the table.
-        defaults: what the paper used.
+        defaults: settings of the paper.
     """
 
     name: ClassVar[str]

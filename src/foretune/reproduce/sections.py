@@ -25,7 +25,7 @@ class TaskGroup(Generic[Found]):
     """All seeds of one task at one k.
 
     Attributes:
-        task: its name.
+        task: name of the task.
         k: examples per label; None for a recipe on whole training sets.
         seeds: one for each cell.
         found: what was measured of the cells.
@@ -57,8 +57,8 @@ class Section:
     """A part of a page.
 
     Attributes:
-        tables: its tables.
-        figures: its figures.
+        tables: tables of the section.
+        figures: figures of the section.
         findings: sentences made from its numbers.
     """
 
@@ -71,7 +71,7 @@ class SectionedRecipe(Recipe, Generic[Found]):
     """A table or figure that is measured task by task and k by k.
 
     Attributes:
-        authors: in front of the title.
+        authors: the paper's authors, in front of the page's title.
     """
 
     authors: ClassVar[str]

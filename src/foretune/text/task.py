@@ -259,7 +259,7 @@ class Task:
         test_rows: Any = None,
         validation_rows: Any = None,
     ) -> Split:
-        """K examples per label for training, k others for validation, and test examples.
+        """k examples per label for training, k others for validation, and test examples.
 
         The order is that of a hash of the seed and the row, so a seed gives the same split on every machine, whatever
         the order of the rows. Repeated texts are left out and counted, so that no text stands on both sides; rows

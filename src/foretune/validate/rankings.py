@@ -20,8 +20,8 @@ class Measure:
     """One result by which candidates are ranked.
 
     Attributes:
-        name: in tables.
-        unit: of a regret.
+        name: the result's name in tables.
+        unit: unit of a regret.
         scale: from the result to the unit.
         of: the results of a cell, larger is better.
     """
@@ -41,10 +41,10 @@ class Ranking:
     """One score against one measure.
 
     Attributes:
-        score, measure: which.
+        score, measure: names of the score and of the result.
         median, low, high: rank correlation over tasks and seeds, with its interval over candidates; NaN where the score
             is the same for all of them.
-        by_task: task -> mean over seeds.
+        by_task: task -> rank correlation, mean over seeds.
         regret: mean over tasks and seeds, in the measure's unit.
     """
 

@@ -87,11 +87,11 @@ class Measured:
     """The candidates on one task and seed, all in the same order.
 
     Attributes:
-        task, seed: which.
+        task, seed: name of the task, and the seed.
         metric: `accuracy`, `f1` or `matthews`.
         start_loss, start_score: on test examples before training: of linear probing, where a head starts from it.
-        names: of the candidates.
-        outcomes: of real fine-tuning.
+        names: labels of the candidates.
+        outcomes: what real fine-tuning of each candidate reached.
         scores: name of a score, or of a score after a warm-up (`warmed_name`) -> its values.
         predicted: the simulated runs of the grid, from the kernel before training.
         reach: the largest rate of Adam that a forecast would name, of every candidate (`candidates.adam.reach`).
@@ -167,7 +167,7 @@ class _Seen:
 
     Attributes:
         cell: model and data; it keeps the values.
-        chosen: the candidates.
+        chosen: the candidates that are run.
         grid: settings of the runs.
         warm_up: steps; 0 for the model before training.
     """

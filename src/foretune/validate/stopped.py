@@ -30,7 +30,7 @@ class Stopped:
     """All candidates, run for a share of their steps.
 
     Attributes:
-        share: of the steps.
+        share: the share of the steps that is run.
         by_loss, by_score: how the lowest validation loss so far ranks them by test loss and test score at the end.
         seconds: of all these runs; mean over tasks and seeds.
     """

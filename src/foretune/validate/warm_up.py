@@ -29,7 +29,7 @@ class Best:
     Attributes:
         steps: of the warm-up; 0 for the plain kernel.
         score: its name before any warm-up.
-        value: of the criterion.
+        value: the criterion's value.
     """
 
     steps: int
@@ -53,8 +53,8 @@ class Verdict:
 
     Attributes:
         winner, other: the best of both; the plain kernel wins a tie.
-        steps: of the better warm-up.
-        scores: that were taken after it.
+        steps: number of steps of the better warm-up.
+        scores: how many scores were taken after the warm-up.
         better, worse: how many of them are so than on the plain kernel.
     """
 

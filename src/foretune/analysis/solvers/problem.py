@@ -23,7 +23,7 @@ class Problem:
         matrix: training kernel.
         y: place of each example's label in `classes`.
         classes: the labels, ascending.
-        outputs: c.
+        outputs: number of outputs c.
         f0: pretrained outputs, if there are any.
     """
 

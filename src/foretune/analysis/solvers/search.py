@@ -29,7 +29,7 @@ class JointData:
         train: training kernel, (n, c, n, c).
         evaluation: kernel of validation, then test examples against training examples, (v + m, c, n, c).
         f0_train, f0_evaluation: pretrained outputs, (n, c) and (v + m, c).
-        y_train, y_evaluation: class numbers.
+        y_train, y_evaluation: class numbers of training and evaluation examples.
         validation: v, how many of the evaluation examples come first and choose.
         metric: `accuracy`, `f1` or `matthews`.
         reversed: of an asymmetric kernel, `evaluation` with the roles of its rows and columns exchanged.
@@ -183,11 +183,11 @@ class Solution:
 
     Attributes:
         chosen: the grid point with the best score on the examples that choose.
-        grid: all points.
+        grid: all points that were tried.
         predictions: class numbers of the test examples.
-        probabilities: of their classes.
+        probabilities: class probabilities of the test examples.
         condition_number: of the matrix that is solved at the chosen point.
-        rank: of K.
+        rank: rank of the training kernel K.
         residual: what is left of the optimality condition at the chosen point.
     """
 

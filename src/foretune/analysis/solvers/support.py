@@ -28,7 +28,7 @@ class _SupportVectors(KernelSolver):
 
     Attributes:
         machine_: scikit-learn's fitted machine.
-        intercept_: its intercept.
+        intercept_: intercept of the machine.
     """
 
     C: float

@@ -44,12 +44,12 @@ class Times:
     """What was timed on one sample.
 
     Attributes:
-        train: training examples.
+        train: number of training examples.
         steps, planned: steps that were made, and steps of all epochs.
         tuning: seconds of fine-tuning, with an evaluation on an example per label before and after it.
         kernel: seconds of the kernel, the median of three after a warm-up.
-        threads: of torch.
-        device: where both were computed.
+        threads: number of torch's threads.
+        device: device on which both were computed.
     """
 
     train: int

@@ -30,7 +30,7 @@ class AddedLayer:
     """What adding a layer does.
 
     Attributes:
-        number: of the layer.
+        number: number of the added layer.
         bounds: of the ridge objective, with its exact ratio.
         trained: log of the ratio of training losses of real runs.
     """

@@ -43,10 +43,10 @@ class PlacementPoint:
     """One placement on one sample.
 
     Attributes:
-        name: of the placement.
+        name: name of the placement.
         largest, smallest: eigenvalues of its training kernel.
-        kappa: kappa(K + sigma I).
-        run: what training it came to.
+        kappa: condition number kappa(K + sigma I).
+        run: the real run of the placement.
     """
 
     name: str

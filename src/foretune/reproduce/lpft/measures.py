@@ -62,8 +62,8 @@ class Measures:
         failure: why every point of the grid failed, or None; all else is then not a number, or empty.
         similarity, fisher, difference: CS(F), FDR(F) and Diff(F) of `analysis.features`.
         norm: Frobenius norm of the classifier, Norm(C).
-        row_norm: mean norm of its rows.
-        score: on the test examples.
+        row_norm: mean norm of the classifier's rows.
+        score: score on the test examples.
         steps, norms: Norm(C) along training; both stages of a run that began with linear probing.
         probing: steps of the first stage.
         temperature: fitted on the validation examples.

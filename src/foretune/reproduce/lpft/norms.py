@@ -43,11 +43,11 @@ class Growth:
     """What is measured for one task at one k.
 
     Attributes:
-        runs: of every method.
+        runs: measures of the runs of every method.
         before: kernels with the random classifier, of the seeds whose linear probing did not fail.
         after: kernels after linear probing, of the same seeds.
         start: mean Norm(C) of the random classifier, of the same seeds.
-        labels: of the classes.
+        labels: names of the classes.
         slopes_before: derivatives by the norms of the random classifier's rows, of the same seeds.
         slopes_after: the derivatives after linear probing.
     """

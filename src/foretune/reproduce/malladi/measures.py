@@ -47,7 +47,7 @@ class TunedMethod:
     """Fine-tuning as a row of a table.
 
     Attributes:
-        name: as the paper writes it.
+        name: the row's name in the paper.
         method: what is trained.
         optimiser: `sgd` or `adamw`.
     """
@@ -66,8 +66,8 @@ class KernelMethod:
     """A kernel method as a row of a table.
 
     Attributes:
-        name: as the paper writes it.
-        formula: of its kernel.
+        name: the row's name in the paper.
+        formula: formula of the method's kernel.
     """
 
     name: str
@@ -198,8 +198,8 @@ class AdamTuned:
     """The best Adam-FT run of a cell beside the pretrained model.
 
     Attributes:
-        cell: where it is.
-        budget: how it is trained.
+        cell: the experiment that was run.
+        budget: how the run is trained.
     """
 
     cell: Experiment

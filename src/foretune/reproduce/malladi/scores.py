@@ -98,9 +98,9 @@ class PrintedLayout:
     """How numbers are written, and where the paper prints its own.
 
     Attributes:
-        table: number of the table.
+        table: number of the table in the paper.
         scale, digits: see `mean_and_spread`.
-        corner: head of the first column.
+        corner: heading of the first column.
         by_metric: scores are in the metric of each task, which a heading names where it is not accuracy.
     """
 

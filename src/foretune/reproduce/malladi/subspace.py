@@ -36,7 +36,7 @@ class ProjectedKernel:
 
     Attributes:
         kind: `IntrinsicDimension`, or `LoRA`.
-        size: k, or r.
+        size: number of dimensions k, or rank r.
         largest: max |K' - K| over max |K|.
         relative: ||K' - K|| / ||K|| in Frobenius norm.
         bound: of `largest`, with probability 0.95; infinite where the theorem says nothing, or needs other premises.

@@ -42,7 +42,7 @@ class PrintedTable(Recipe):
 
     Attributes:
         layout: how numbers are written.
-        rows: what is measured.
+        rows: names of what is measured.
         asked: ways to ask the model.
         remarks: on top of the page, besides what differs from the paper.
         models: the paper's, besides RoBERTa-base.
@@ -100,7 +100,7 @@ class MethodTable(PrintedTable):
     """A table whose rows are fine-tuning and kernel methods.
 
     Attributes:
-        methods: the rows.
+        methods: the methods, one for each row.
     """
 
     methods: ClassVar[tuple[TunedMethod | KernelMethod, ...]]

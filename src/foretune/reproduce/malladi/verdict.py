@@ -48,7 +48,7 @@ class Verdicts:
     """The verdict on every task.
 
     Attributes:
-        behaviours: by task.
+        behaviours: task -> verdict.
         k: examples per label at which the properties are read.
     """
 
@@ -161,7 +161,7 @@ def task_verdict(task: str, settings: list[Scores], properties: Scores) -> Kerne
     """The verdict on one task from means over seeds.
 
     Args:
-        task: which.
+        task: name of the task.
         settings: kernels and fine-tuning, one for each k.
         properties: scores of the three models, and distances.
     """
