@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.architecture import FLOORS, picture
+
 SOURCE = Path(__file__).parent.parent / "src" / "foretune"
 LAYERS = [
     "errors",
@@ -85,6 +87,13 @@ def test_the_questions_do_not_import_each_other() -> None:
         # the tables of a paper's verdict are measured by the library of `behaviour`
         allowed = {own} | ({"behaviour"} if own == "reproduce" else set())
         assert own not in questions or asked <= allowed, file
+
+
+def test_the_picture_shows_the_rooms_as_they_are() -> None:
+    shown = [name for floor in reversed(FLOORS) for rooms, _ in floor for name in rooms.split(", ")]
+    rooms = {file.relative_to(SOURCE).parts[0] for file in MODULES}
+    assert rooms <= set(shown)
+    assert picture() == (SOURCE.parent.parent / "docs" / "architecture.svg").read_text()
 
 
 def test_modules_stay_short() -> None:
