@@ -10,9 +10,10 @@ from rich.console import Console
 
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.candidate import ALPHA, RANKS, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.console import console, progress_console
+from foretune.cli.kernel_places import FORECAST, SETTINGS, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -23,7 +24,6 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.places import Places
 from foretune.cli.prepare import prepared, question_of, record_of, reported, said
 from foretune.cli.progress import busy
 from foretune.cli.settings import as_yaml, repeatable
@@ -31,7 +31,7 @@ from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.inputs import Inputs
-from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
+from foretune.experiment.record import Record, add_kernels, claimed
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
@@ -44,10 +44,8 @@ from foretune.kernels.lora import LoRA
 from foretune.pages.advice import head_note, python_snippet
 from foretune.pages.reading import print_reading
 from foretune.pages.terminal import print_estimate, print_forecast, print_kernels
-from foretune.store.atomic import check_file, write_text
+from foretune.store.atomic import write_text
 from foretune.store.json import write_json
-
-_FILES = ("run.yaml", "forecast.json")
 
 
 def run_forecast(
@@ -66,7 +64,8 @@ def run_forecast(
     """
     out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
+    found = prepared(model, data, outputs, places, errors)
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -104,7 +103,7 @@ def run_forecast(
         "stages": found.work.stages.finished,
     }
     if run.out is not None:
-        write_json(run.out / _FILES[1], whole)
+        write_json(run.out / FORECAST, whole)
     if report.json is not None:
         write_json(report.json, whole)
     rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
@@ -135,7 +134,8 @@ def run_kernel(
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    places = kernel_places(run.out, report.json, [each.label for each in formulas])
+    found = prepared(model, data, outputs, places, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, out, found)
@@ -166,21 +166,6 @@ def _inputs(found: Experiment, errors: Console) -> Inputs:
         return found.inputs
 
 
-def _places(run: RunOptions, report: ReportOptions) -> Places:
-    """What will be written to.
-
-    Raises:
-        KernelFolderError: --out holds something else.
-        UsageError, StorageError: a folder of an earlier run where a file is needed.
-    """
-    if run.out is None:
-        return Places(report.json)
-    refuse_foreign(run.out)
-    for name in _FILES if run.out.is_dir() else ():
-        check_file(run.out / name)
-    return Places(report.json, (run.out,))
-
-
 def _adapters(result: Forecast, found: Experiment, able: Adaptable) -> AdapterConfig | None:
     """The LoraConfig of the best candidate with adapters; none where nothing should be trained."""
     adapter = result.advice.adapter
@@ -205,7 +190,7 @@ def _computed(
         claim.enter_context(claimed(out, record, foretune.__version__))
 
         def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / _FILES[0], yaml)
+            write_text(out / SETTINGS, yaml)
             claim.close()
 
         kernels = kernels_of(job, formulas, run.memory, out, report, started)

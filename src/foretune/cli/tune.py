@@ -21,15 +21,17 @@ from rich.console import Console
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.console import console, progress_console
+from foretune.cli.early import read_by
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import prepared, read_by, reported, said, versions
+from foretune.cli.prepare import prepared, reported, said, versions
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.record import strangers_in
+from foretune.finetune.folder import refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import Search, best_of, paper_grid
@@ -106,6 +108,7 @@ def run_tune(
     places = Places(report.json, (run.out,))
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
+    refuse_foreign_run(run.out / "run")
     before = _kept(recipe)
     if before is None:
         refuse_model_name(run.out, model.model)
