@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import assert_refused, many_rows, run_cli, run_code
+from tests.validations import FOUR
 
 KILLED = """
 import os, signal, sys
@@ -92,7 +93,7 @@ STUDIES = {
     "reproduce": ("reproduce", "lpft-norms", "--tasks", "mr", "--k", 2, "--seeds", 13, "--test", 8, "--steps", 2,
                   "--evaluate-every", 1, "--batch-sizes", 4, "--adam-rates", 1e-3),
     "validate": ("validate", "--tasks", "mr", "--k", 2, "--seeds", 13, "--test", 8, "--rank", 2, "--learning-rates", 1e-3,
-                 "--batch-size", 4, "--epochs", 1, "--evaluate-every", 1, "--candidates", "all linear,attention.self.query"),
+                 "--batch-size", 4, "--epochs", 1, "--evaluate-every", 1, "--candidates", FOUR),
 }  # fmt: skip
 QUICK = {"reproduce": 9, "validate": 12}
 """One write in the middle of each."""
@@ -136,7 +137,7 @@ def assert_goes_on(command: str, when: str, moment: int, model: Path, data: Path
     assert not [file for file in out.rglob(".*") if file.name.startswith(".foretune-")], moment
 
 
-@pytest.mark.parametrize("command", STUDIES)
+@pytest.mark.parametrize("command", ["reproduce", pytest.param("validate", marks=pytest.mark.sweep)])
 def test_a_study_killed_in_the_middle_gives_the_page_of_an_unbroken_one(
     command: str, bert_folder: Path, mr_data: Path, tmp_path: Path, whole_page
 ) -> None:
