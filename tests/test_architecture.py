@@ -6,7 +6,6 @@ import ast
 from pathlib import Path
 
 import pytest
-
 from benchmarks.architecture import FLOORS, picture
 
 SOURCE = Path(__file__).parent.parent / "src" / "foretune"

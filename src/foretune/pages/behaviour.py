@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from foretune.analysis.kernel_behaviour import LINEARIZED_BY
-from foretune.behaviour.measure import Behaviour
+from foretune.behaviour.measure import Behaviour, HeadMeasures
 from foretune.naming import visible
 from foretune.pages.layout import Column, note, strong, table
 
