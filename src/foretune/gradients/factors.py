@@ -3,7 +3,7 @@ r"""Gradient factors: an exact, compact form of a parameter's per-example gradie
 For example `n` and output `c` the gradient of parameter block `W` is one of
 
     Products   dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]              a linear layer over tokens t
-    Rows       dW[n, c, ids[n, t]] += values[n, c, t]                   an embedding table, or a few rows of a matrix
+    RowFactor  dW[n, c, ids[n, t]] += values[n, c, t]                   an embedding table, or a few rows of a matrix
     Dense      dW[n, c] = values[n, c]                                  a bias, a norm weight, anything materialised
 
 Equations: the linear-layer form is the structured derivative of Novak et al., "Fast Finite Width Neural Tangent

@@ -3,11 +3,11 @@ r"""The operations that a parameter can go into, and the gradient factor of each
     F.linear(x, W, b)                Products(x, g), Dense(sum_t g)
     x @ W, torch.einsum              Products(x, g)                   Falcon's layers
     torch.addmm(b, x, W)             Products(x, g)                   GPT-2's Conv1D
-    F.linear(x, W[rows], b[rows])    Rows(rows, sum_t g x)            label words of an output matrix
+    F.linear(x, W[rows], b[rows])    RowFactor(rows, sum_t g x)       label words of an output matrix
     F.linear(x, W[e]), x @ W[e]      Products(x, g, group=e)          expert e of a 3-D expert weight
-    F.embedding(ids, W)              Rows(ids, g)
+    F.embedding(ids, W)              RowFactor(ids, g)
     F.layer_norm, F.rms_norm         Dense(sum_t g * normalised x), Dense(sum_t g)
-    F.layer_norm(W), F.dropout(W)    Rows(all rows, g)                a table as data: DeBERTa's relative positions
+    F.layer_norm(W), F.dropout(W)    RowFactor(all rows, g)           a table as data: DeBERTa's relative positions
     w * u + b                        Dense(sum_t g * u), Dense(sum_t g)   norms written out; (1 + w) * u too
 
 A rule runs the call and returns its result, or None when it does not cover the arguments.

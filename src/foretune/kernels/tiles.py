@@ -135,7 +135,8 @@ def planned(
     needed = max(2 * arrays, arrays + pair / _ALLOCATOR)
     raise UsageError(
         f"The memory budget of {memory_text(budget)} is too small: {memory_text(needed)} are needed, "
-        f"{memory_text(arrays)} of them for the kernels themselves (half of the budget at most) and the rest for two examples of {longest} tokens. Use --memory "
+        f"{memory_text(arrays)} of them for the kernels themselves (half of the budget at most) and the rest for two "
+        f"examples of {longest} tokens. Use --memory "
         f"{memory_text(needed).replace(' ', '')}, fewer examples, --blocks, or a smaller --max-length."
     )
 
@@ -155,8 +156,8 @@ def refuse_too_large(arrays: int, budget: int) -> None:
         raise UsageError(
             f"The kernels take {memory_text(arrays)}, too many for this machine's {memory_text(here)} of memory (half of "
             "it at most). They grow with the number of parameter blocks, and with the squares of the numbers of labels and "
-            "of examples. Choose fewer labels (--labels a,b), fewer examples (--k, --test), fewer blocks (--layers 10,11 or "
-            "--blocks) or one kernel (--formula sgd of `foretune kernel`)."
+            "of examples. Choose fewer labels (--labels a,b), fewer examples (--k, --test), fewer blocks (--layers 10,11 "
+            "or --blocks) or one kernel (--formula sgd of `foretune kernel`)."
         )
 
 
