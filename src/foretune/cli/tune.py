@@ -34,7 +34,7 @@ from foretune.experiment.record import strangers_in
 from foretune.finetune.folder import refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.run import Run, fine_tuned
-from foretune.finetune.search import Search, best_of, paper_grid
+from foretune.finetune.search import GridResult, best_of, paper_grid
 from foretune.finetune.training import Training
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
@@ -147,7 +147,9 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Cons
     return made
 
 
-def _trained(found: Experiment, method: Method, grid: list[Training], recipe: RunRecipe) -> tuple[Run, Search | None]:
+def _trained(
+    found: Experiment, method: Method, grid: list[Training], recipe: RunRecipe
+) -> tuple[Run, GridResult | None]:
     task, split, folder, progress = found.task, found.split, recipe.run.out / "run", found.work.progress
     if recipe.run.grid is None:
         return fine_tuned(found.outputs, task, split, method, grid[0], folder, progress), None

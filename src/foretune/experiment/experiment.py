@@ -32,7 +32,7 @@ from foretune.experiment.setting import Setting
 from foretune.finetune.data import split_identity
 from foretune.finetune.methods import Method
 from foretune.finetune.run import Run
-from foretune.finetune.search import Search, best_of
+from foretune.finetune.search import GridResult, best_of
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
 from foretune.kernels.block_kernel import BlockKernel, Pattern
@@ -195,7 +195,7 @@ class Experiment:
         key = identity_hash({"training": repr(warm_up_training(steps))})
         return self._below("warm-up", f"{steps}-{key[:12]}")
 
-    def _search(self, method: Method, grid: Sequence[Training]) -> Search:
+    def _search(self, method: Method, grid: Sequence[Training]) -> GridResult:
         folder = self._below("runs", _run_name(method, grid))
         return best_of(self.outputs, self.task, self.split, method, grid, folder, self.work.progress)
 

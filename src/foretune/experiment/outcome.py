@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from foretune.analysis.calibration import cross_entropy
-from foretune.finetune.search import Search
+from foretune.finetune.search import GridResult
 from foretune.shapes import Int
 
 FORMAT = 2
@@ -74,7 +74,7 @@ class Outcome:
     points: tuple[PointCurve, ...] = ()
 
 
-def outcome_of(search: Search, y: Int[np.ndarray, "m"]) -> Outcome:
+def outcome_of(search: GridResult, y: Int[np.ndarray, "m"]) -> Outcome:
     """What a finished grid reached.
 
     Args:

@@ -49,7 +49,7 @@ class _Target:
 
 
 @torch.inference_mode(False)
-def computed(
+def run_job(
     job: Job,
     formulas: Sequence[Formula],
     memory: str | int,

@@ -14,7 +14,7 @@ from rich.text import Text
 from foretune.analysis.scores import Score
 from foretune.finetune.history import Choice, Evaluation, best_of_history
 from foretune.finetune.run import Run
-from foretune.finetune.search import Search
+from foretune.finetune.search import GridResult
 from foretune.pages.layout import Column, note, strong, table
 from foretune.store.atomic import moving
 from foretune.store.json import plain
@@ -76,7 +76,7 @@ class RunReport:
     chosen_point: int | None = None
 
 
-def run_report(run: Run, search: Search | None, zero_shot: Score | None, about: Mapping[str, Any]) -> RunReport:
+def run_report(run: Run, search: GridResult | None, zero_shot: Score | None, about: Mapping[str, Any]) -> RunReport:
     """The report of a run, or of the best run of a grid."""
     stages = [run] if run.probing is None else [run.probing, run]
     return RunReport(
