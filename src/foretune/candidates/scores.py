@@ -51,7 +51,7 @@ class Criterion:
     field: str | None = None
 
     def oriented(self, seen: Evidence) -> float:
-        """Its value with the sign that makes larger better."""
+        """The score's value, signed so that larger is better."""
         value = float(self.measure(seen))
         return value if self.larger else -value
 

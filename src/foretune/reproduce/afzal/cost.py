@@ -88,7 +88,7 @@ class CostOfKernels(AfzalPage[Timings]):
         return study.cell(task, _SAMPLE, seed, self.output)
 
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Timings:
-        """Both times of every seed."""
+        """Seconds of kernel and fine-tuning on every seed."""
         training = _training(study.budget)
         return [_times(cell, training) for cell in cells]
 

@@ -134,7 +134,7 @@ class Table6(PrintedTable):
         return (replace(drawn[0], rows=rows, caption=""),)
 
     def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
-        """Both distances."""
+        """The relative and the Frobenius distance of the kernels."""
         found = AdamTuned(cell, study.budget).fixed_features()
         return {"Distance": found.distance, "Frobenius": found.frobenius}
 
