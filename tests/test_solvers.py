@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import SVC, SVR
 
 import foretune as ft
+from foretune.analysis.losses import targets
 from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers import (
     SOLVERS,
@@ -31,7 +32,6 @@ from foretune.analysis.solvers import (
     named_solver,
     sample_major,
     solved,
-    targets,
 )
 from foretune.analysis.solvers.logistic import loss_and_derivative
 
