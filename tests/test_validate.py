@@ -147,7 +147,7 @@ def test_ceiling_is_the_agreement_of_seeds_and_says_what_cannot_be_ranked() -> N
     opposite = np.stack([same[0], same[0, ::-1]])
     assert ceiling(opposite).correlation == -1 and "below 0.3" in str(ceiling(opposite).reason)
     noisy = np.array([[0.0, 0.1, 0.2, 10.0], [5.0, 5.1, 5.2, 5.3]])
-    assert "over seeds" in str(ceiling(noisy).reason)
+    assert "from seed to seed" in str(ceiling(noisy).reason)
     assert "the same" in str(ceiling(np.ones((2, 4))).reason)
     alone = ceiling(same[:1])
     assert np.isnan(alone.correlation) and alone.reason is None
