@@ -18,9 +18,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "foretune"
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 EVERYWHERE = {"--help", "--debug", "--config", "--version"}
 RUNNERS = {
-    "forecast": "cli.computing", "kernel": "cli.computing", "solve": "cli.solving", "tune": "cli.tuning",
-    "behaviour": "cli.behaving", "reproduce": "cli.reproducing", "validate": "cli.validating", "tasks": "cli.listing",
-}  # fmt: skip
+    name: f"cli.{name}"
+    for name in ("forecast", "kernel", "solve", "tune", "behaviour", "reproduce", "validate", "tasks")
+}
 OTHERS = {
     "--find-links", "--no-deps", "--dest", "--only-binary", "--no-binary", "--index-url", "--upgrade", "--user",
     "--target", "--no-index", "--no-cache-dir", "--require-hashes", "--install", "--hash", "--python",

@@ -64,7 +64,7 @@ def kernel(
 
     Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
     """
-    from foretune.cli.forecast import run_kernel
+    from foretune.cli.kernel import run_kernel
 
     run_kernel(model, data, outputs, blocks, formula, run, report)
 
