@@ -144,7 +144,7 @@ CONFIG = {
     "a text for a flag": ("plan: maybe", "expected true or false"),
     "nothing": ("pooling: ''", "pooling is empty"),
     "a number out of range": ("seed: -1", "--seed is -1"),
-    "two spellings": ("max-length: 5\nmax_length: 6", "stands there twice"),
+    "two spellings": ("max-length: 5\nmax_length: 6", "is given twice"),
     "a comma in an item": ("labels: ['a,b', c]", "no row of"),
     "an unknown option": ("pooing: mean", "Did you mean 'pooling'"),
 }

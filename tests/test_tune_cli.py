@@ -234,10 +234,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
 @pytest.mark.parametrize(
     ("method", "training", "grid", "message"),
     [
-        ({"method": "lroa"}, {}, None, "Unknown method 'lroa'.*Did you mean 'lora'"),
-        ({"method": "bitfit", "layers": "1"}, {}, None, "--layers chooses layers for ft and lora"),
-        ({}, {"optimiser": "adam"}, None, "--optimiser 'adam'.*Did you mean 'adamw'"),
-        ({}, {"loss": "square"}, None, "Did you mean 'squared'"),
         ({}, {"learning_rate": -1.0}, None, "learning rate is -1.0; expected a positive number"),
         ({}, {"proximal": -0.1}, None, "proximal strength is -0.1"),
         ({}, {"epochs": 1.0, "steps": 2}, None, "Both steps .2. and epochs .1.0."),
@@ -247,6 +243,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
 def test_wrong_options_say_what_to_type_before_anything_is_loaded(method, training, grid, message) -> None:
     with pytest.raises(UsageError, match=message):
         _recipe(method, training, grid).made()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--method lroa", "Did you mean 'lora'"),
+        ("--method bitfit --layers 1", "--layers is used only with --method ft, lora, lp-ft, lp-lora or linearized"),
+        ("--optimiser adam", "Did you mean 'adamw'"),
+        ("--loss square", "Did you mean 'squared'"),
+        ("--method lora --rank 1,8", "This command takes one value"),
+    ],
+)
+def test_wrong_words_are_refused_with_the_right_ones(typed: str, message: str, tmp_path: Path) -> None:
+    assert_refused(run_cli("tune", "m", "d", "--out", tmp_path / "x", *typed.split()), 2, message)
 
 
 def test_without_a_learning_rate_the_middle_of_the_papers_grid_is_used() -> None:

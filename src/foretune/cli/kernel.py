@@ -70,8 +70,8 @@ def run_kernel(
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     if report.json is not None:
-        described = {label: described(kernel) for label, kernel in kernels.items()}
-        costs = {"kernel": described, "stages": found.stages.finished}
+        about = {label: described(kernel) for label, kernel in kernels.items()}
+        costs = {"kernel": about, "stages": found.stages.finished}
         write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
     print_reading(out, found.problem.account, found.asked)
     print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
