@@ -21,10 +21,11 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
-from foretune.cli.progress import busy, progress_bar
+from foretune.cli.prepare import inputs_of, prepared, question_of, record_of, reported
+from foretune.cli.progress import busy
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
@@ -60,14 +61,14 @@ def run_forecast(
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
         return planned(job, formulas, run, report, out, found)
-    inputs = read_inputs(found, errors)
+    inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
-    with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
+    with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
-        found.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
+        found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
     with busy(errors, "ask peft for the adapters"):
         config = _adapters(result, found, able)
@@ -85,7 +86,7 @@ def run_forecast(
         else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
         "beside_lora_config": note,
         "cost": costs,
-        "stages": found.stages.finished,
+        "stages": found.work.stages.finished,
     }
     if run.out is not None:
         write_json(run.out / FILES[1], whole)
@@ -95,21 +96,18 @@ def run_forecast(
     snippet = None
     if config is not None and rate is not None and advised:
         snippet = python_snippet(config, f"AdamW: {rate.words}.", note)
-    print_reading(out, found.problem.account, found.asked)
-    print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
+    print_reading(out, found.account, question_of(found))
+    print_forecast(out, result, found.work.stages.finished, inputs.metric, snippet, costs)
     return None
 
 
-def _warmed(found: Prepared, steps: int, errors: Console) -> Prepared:
+def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
     """The same with the outputs of the model after some steps of training."""
-    from foretune.finetune.warm_up import warmed_outputs
-
-    task, split = found.problem.task, found.problem.split
-    with found.stages.stage(WARM_UP), progress_bar(errors) as report:
-        return replace(found, outputs=warmed_outputs(found.outputs, task, split, steps, progress=report).outputs)
+    with reported(found, WARM_UP, errors):
+        return found.warmed(steps)
 
 
-def _adapters(result: Forecast, found: Prepared, able: Adaptable) -> AdapterConfig | None:
+def _adapters(result: Forecast, found: Experiment, able: Adaptable) -> AdapterConfig | None:
     """The LoraConfig of the best candidate with adapters; none where nothing should be trained."""
     adapter = result.advice.adapter
     if adapter is None or adapter.rank is None or result.verdict == "no":

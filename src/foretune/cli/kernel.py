@@ -20,11 +20,11 @@ from foretune.cli.options import (
     RunOptions,
 )
 from foretune.cli.places import Places
-from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
-from foretune.cli.progress import progress_bar
+from foretune.cli.prepare import inputs_of, prepared, question_of, record_of, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
+from foretune.experiment.experiment import Experiment
 from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
 from foretune.finetune.lora_config import bypassed_notes
 from foretune.forecast.plan import estimate
@@ -64,17 +64,17 @@ def run_kernel(
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return planned(job, formulas, run, report, out, found)
-    inputs = read_inputs(found, errors)
+    inputs = inputs_of(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     if report.json is not None:
         about = {label: described(kernel) for label, kernel in kernels.items()}
-        costs = {"kernel": about, "stages": found.stages.finished}
+        costs = {"kernel": about, "stages": found.work.stages.finished}
         write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
-    print_reading(out, found.problem.account, found.asked)
-    print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
+    print_reading(out, found.account, question_of(found))
+    print_kernels(out, kernels, run.out, found.work.stages.finished, inputs.warnings)
     return None
 
 
@@ -99,10 +99,11 @@ def described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared, errors: Console
+    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Experiment, errors: Console
 ) -> tuple[dict[str, BlockKernel], Record]:
     """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    with found.stages.stage("kernel"), progress_bar(errors) as report, ExitStack() as claim:
+    with reported(found, "kernel", errors), ExitStack() as claim:
+        report = found.work.progress
         out = run.out
         if out is None:
             return kernels_of(job, formulas, run.memory, progress=report), record
@@ -117,11 +118,11 @@ def computed(
 
 
 def planned(
-    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Prepared
+    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Experiment
 ) -> None:
     """Print what the kernels would need, and what the model is asked; on request, write it as JSON."""
     needed = estimate(job, formulas, run.memory)
-    print_reading(out, found.problem.account, found.asked)
+    print_reading(out, found.account, question_of(found))
     print_estimate(out, needed)
     if report.json is not None:
-        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": found.said})
+        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": said(found)})

@@ -96,8 +96,23 @@ class DataOptions:
     ] = None
     test_data: Annotated[str | None, option(Panel.DATA, "File with the test rows.  [default: the rest of DATA]")] = None
     k: Annotated[
-        int, option(Panel.DATA, "Training examples per label; validation gets as many again.", "--k"), AT_LEAST_1
-    ] = 16
+        int | None,
+        option(Panel.DATA, "Training examples per label; validation gets as many again.  [default: 16]", "--k"),
+        AT_LEAST_1,
+    ] = None
+    n: Annotated[
+        int | None,
+        option(Panel.DATA, "Training examples in all, instead of --k; validation gets as many again.", "--n"),
+        AT_LEAST_1,
+    ] = None
+    full_data: Annotated[
+        bool,
+        option(
+            Panel.DATA,
+            "Train on all rows except those for validation: k per label, at most a tenth of them.",
+            "--full-data",
+        ),
+    ] = False
     test: Annotated[int, option(Panel.DATA, "Largest number of test examples."), AT_LEAST_1] = 64
     seed: Annotated[int, option(Panel.DATA, "Seed for choosing the examples, and for a random head."), SEED] = 13
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import foretune
 from foretune.cli.console import console, progress_console
-from foretune.cli.data import label_words
-from foretune.cli.data_folder import check_data_folder
+from foretune.cli.data import check_data_folder, label_words
 from foretune.cli.options import ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import versions

@@ -127,7 +127,12 @@ class ValidateOptions:
         None
     )
     full_data: Annotated[
-        bool, option(Panel.DATA, "Train on all rows except some for validation, instead of --n.", "--full-data")
+        bool,
+        option(
+            Panel.DATA,
+            "Train on all rows except those for validation: 32 or --k per label, at most a tenth of them.",
+            "--full-data",
+        ),
     ] = False
     seeds: Annotated[
         str,

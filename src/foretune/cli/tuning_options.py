@@ -124,14 +124,6 @@ class TuneOptions:
             "paper: train all points of the grid of Malladi et al. 2023, Table 3, and keep the best by validation.",
         ),
     ] = None
-    full_data: Annotated[
-        bool,
-        option(
-            Panel.RUN,
-            "Train on all rows that are left after validation (k per label, at most a tenth) and test.",
-            "--full-data",
-        ),
-    ] = False
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from dataclasses import fields
 
 import foretune
 from foretune.cli.console import console, progress_console
-from foretune.cli.data_folder import check_data_folder
+from foretune.cli.data import check_data_folder, chosen_sample
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import loaded_model, versions
 from foretune.cli.progress import progress_bar
-from foretune.cli.ranges import decimals, items, numbers
+from foretune.cli.ranges import listed
 from foretune.cli.study_options import ValidateOptions
-from foretune.errors import UsageError
-from foretune.experiment.setting import FewShot, Full, Sample, Sampled
+from foretune.experiment.sample import Full, Sampled
+from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.pages.folder import print_page, write_page
@@ -30,8 +30,8 @@ from foretune.validate.rankings import LOSS, SCORE, ceilings, rankings
 from foretune.validate.runs import Validation, measured
 
 _PAGE = "validate"
-_OUTPUTS = {"head": "probed head", "prompt": "prompt"}
-_DEFAULT_N = 128
+_OUTPUTS = {"head": PROBED_HEAD, "prompt": PROMPT}
+SAMPLE = Sampled(128)
 
 
 def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> None:
@@ -40,17 +40,17 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     Raises:
         UsageError: wrong names or numbers, before anything is loaded; too few candidates.
     """
-    tasks = tuple(load_task(task).name for task in items("--tasks", options.tasks, "mr,trec"))
-    seeds = numbers("--seeds", options.seeds, "13,21")
-    sample, grid = training_sample(options), runs_grid(options)
+    tasks = tuple(load_task(task).name for task in listed(options, "tasks"))
+    seeds = listed(options, "seeds")
+    sample, grid = chosen_sample(options, SAMPLE, Full()), runs_grid(options)
     output = _OUTPUTS[options.output]
-    warm_up = () if options.warm_up is None else numbers("--warm-up", options.warm_up, "2,8")
+    warm_up = listed(options, "warm_up")
     check_data_folder(options.data, tasks)
     command = _command(model, options)
     places = study_places(options.out, _PAGE, command, model.model, report.json)
     out, errors = console(), progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
-    globs = None if options.candidates is None else tuple(items("--candidates", options.candidates, "layer*"))
+    globs = listed(options, "candidates") or None
     with progress_bar(errors) as progress:
         study = Validation(
             lm=lm,
@@ -80,24 +80,9 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     out.print(f"\nWritten: {places.page}", soft_wrap=True)
 
 
-def training_sample(options: ValidateOptions) -> Sample:
-    """How many training examples.
-
-    Raises:
-        UsageError: more than one of --n, --k and --full-data.
-    """
-    given = [name for name in ("n", "k") if getattr(options, name) is not None]
-    given += ["full-data"] if options.full_data else []
-    if len(given) > 1:
-        raise UsageError(f"--{' and --'.join(given)} contradict each other; expected one of --n, --k and --full-data.")
-    if options.full_data:
-        return Full()
-    return Sampled(options.n or _DEFAULT_N) if options.k is None else FewShot(options.k)
-
-
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
     """The settings of every run: one a learning rate."""
-    rates = decimals("--learning-rates", options.learning_rates, "5e-4,2e-3")
+    rates = listed(options, "learning_rates")
     # a whole number of epochs as an int: runs are named by their settings as they are written in code
     epochs = int(options.epochs) if options.epochs == int(options.epochs) else options.epochs
     return tuple(
