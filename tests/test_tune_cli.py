@@ -335,3 +335,36 @@ def test_a_full_split_with_test_rows_of_its_own_leaves_out_overlaps() -> None:
 def test_a_full_split_that_leaves_nothing_to_train_on_is_refused() -> None:
     with pytest.raises(DataError, match="Use a smaller --test"):
         full_split(_examples(8), ["a", "b"], k=2, seed=13, test=8)
+
+
+def test_a_plan_counts_runs_and_steps_and_writes_nothing(bert_folder: Path, folder: Path, tmp_path: Path) -> None:
+    command = (
+        "tune",
+        bert_folder,
+        folder / "data.jsonl",
+        *SMALL,
+        "--head",
+        "random",
+        "--out",
+        tmp_path / "run",
+        "--plan",
+    )
+    plan = tmp_path / "plan.json"
+    result = run_cli(*command, "--json", plan)
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "run").exists()
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["evaluations"], found["finished"]) == (1, 8, 3, 0)
+    assert found["seconds"] > 0
+    several = run_cli(*command, "--grid", "paper", "--method", "lp-ft", "--json", plan)
+    assert several.returncode == 0, several.stderr
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["evaluations"]) == (9, 2 * 9 * 8, 2 * 9 * 3)  # two stages each
+
+
+def test_a_plan_of_a_finished_run_has_nothing_to_train(lora_run: Path, folder: Path) -> None:
+    plan = folder / "plan.json"
+    result = run_cli("tune", "--config", lora_run / "run.yaml", "--plan", "--json", plan)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["finished"], found["seconds"]) == (0, 0, 1, 0.0)

@@ -202,23 +202,8 @@ class ForecastOptions:
 
 
 @dataclass(frozen=True)
-class FormulaOptions(
-    options_of(
-        Adapter,
-        Panel.FORMULA,
-        "LoRA: ",
-        alpha=Field(Number("16"), _LORA),
-        targets=Field(
-            Items("q_proj,v_proj"),
-            _LORA,
-            name="target_modules",
-            text="all-linear, or endings of module names, such as q_proj,v_proj.",
-        ),
-        init=Field(_LORA),
-        rslora=Field(_LORA),
-    )
-):
-    """Which kernels."""
+class _Formula:
+    """Which kernels, which comes first in the help, and the settings that no dataclass has in this form."""
 
     formula: Annotated[
         str,
@@ -247,6 +232,28 @@ class FormulaOptions(
         Numbers("1,8,64", 1, MOST_RANK),
         _LORA,
     ] = "8"
+
+
+@dataclass(frozen=True)
+class FormulaOptions(
+    options_of(
+        Adapter,
+        Panel.FORMULA,
+        "LoRA: ",
+        alpha=Field(Number("16"), _LORA),
+        targets=Field(
+            Items("q_proj,v_proj"),
+            _LORA,
+            name="target_modules",
+            text="all-linear, or endings of module names, such as q_proj,v_proj.",
+        ),
+        init=Field(_LORA),
+        rslora=Field(_LORA),
+    ),
+    _Formula,
+):
+    """Which kernels."""
+
     projection: Annotated[
         Literal["intrinsic", "rademacher", "kronecker"],
         option(Panel.FORMULA, "Projection: entries of the random matrix, intrinsic (normal), rademacher or kronecker."),

@@ -104,8 +104,6 @@ def _mistyped(error: TyperException) -> str:
         return ""  # the help is on the screen
     name = getattr(error, "option_name", None) if type(error).__name__ == "NoSuchOption" else None
     message = error.format_message() if name is None else _no_option(name, error, context)
-    if "," in message and "is not a valid" in message:
-        message = f"{message.rstrip('.')}. This command takes one value: repeat it for each"
     command = "foretune" if context is None else context.command_path
     return f"{message.rstrip('.')}. See `{command} --help`."
 

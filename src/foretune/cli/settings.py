@@ -119,6 +119,7 @@ def command(name: str, groups: Mapping[str, Any], text: str) -> Callable[..., No
 
     def typed(**values: Any) -> None:
         values.pop("config")
+        values = {option: _number(typed_name(option), value, hints[option]) for option, value in values.items()}
         for option, hint in hints.items():
             _check(option, hint, values, known[option].default)
         module = importlib.import_module(f"foretune.cli.{name}")
@@ -158,6 +159,29 @@ def _choices(hint: Any) -> tuple[str, ...]:
     return get_args(kinds[0]) if kinds else ()
 
 
+def _number_kind(hint: Any) -> type[int] | type[float] | None:
+    """Int or float, where an option is a number."""
+    return next((kind for kind in (int, float) if kind in (hint.__origin__, *get_args(hint.__origin__))), None)
+
+
+def _number(option: str, value: object, hint: Any) -> object:
+    """The number that a text is; another value as it is.
+
+    Raises:
+        UsageError: it is no number.
+    """
+    kind = _number_kind(hint)
+    if kind is None or not isinstance(value, str):
+        return value
+    try:
+        if not value.isascii() or "_" in value:
+            raise ValueError(value)
+        return kind(value)
+    except ValueError as error:
+        one = " This command takes one value: repeat it for each." if "," in value else ""
+        raise UsageError(f"{option} is {value!r}; expected {_TYPES[kind]}.{one}") from error
+
+
 def _rule(hint: Any, kind: type[Rule]) -> bool:
     return any(isinstance(rule, kind) for rule in hint.__metadata__)
 
@@ -176,8 +200,15 @@ def _check(name: str, hint: Any, values: Mapping[str, object], default: object) 
 
 
 def _shown(hint: Any) -> Any:
-    """What typer is told of an option: the words of a choice are shown and completed, and checked by our own rule."""
-    info, words = copy.copy(hint.__metadata__[0]), _choices(hint)
+    """What typer is told of an option.
+
+    Numbers and choices are text to it, read and checked here with messages of our own; it completes the words of a choice.
+    """
+    info, words, kind = copy.copy(hint.__metadata__[0]), _choices(hint), _number_kind(hint)
+    text = Annotated[str | None if type(None) in get_args(hint.__origin__) else str, info]
+    if kind is not None:
+        info.metavar = f"<{kind.__name__}>"
+        return text
     if not words:
         return Annotated[hint.__origin__, info]
     if not all(re.search(rf"\b{word}\b", info.help) for word in words):
@@ -185,7 +216,7 @@ def _shown(hint: Any) -> Any:
         info.help = info.help.replace(".", f": {', '.join(before)} or {last}.", 1)
     info.metavar = "<choice>"
     info.autocompletion = lambda incomplete: [word for word in words if word.startswith(incomplete)]
-    return Annotated[str | None if type(None) in get_args(hint.__origin__) else str, info]
+    return text
 
 
 class Command(TyperCommand):

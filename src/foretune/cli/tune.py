@@ -23,7 +23,8 @@ from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.console import console, progress_console
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import prepared, read_by, reported, said, versions
+from foretune.cli.prepare import prepared, question_of, read_by, reported, said, versions
+from foretune.cli.progress import busy
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
@@ -31,11 +32,13 @@ from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.record import strangers_in
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
+from foretune.finetune.plan import training_plan
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import Search, best_of, paper_grid
 from foretune.finetune.training import Training
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
+from foretune.pages.layout import Column, table
 from foretune.pages.reading import Asked, print_reading
 from foretune.pages.runs import RunReport, print_run, read_report, report_file, run_report, write_report
 from foretune.store.atomic import write_text
@@ -106,6 +109,8 @@ def run_tune(
     places = Places(report.json, (run.out,))
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
+    if run.plan:
+        return _planned(recipe, report, out, errors)
     before = _kept(recipe)
     if before is None:
         refuse_model_name(run.out, model.model)
@@ -122,6 +127,33 @@ def run_tune(
     if {"data", "asked"} <= set(before.about):
         print_reading(out, Account(**before.about["data"]), Asked(**before.about["asked"]))
     print_run(out, before, run.out)
+    return None
+
+
+def _planned(recipe: Recipe, report: ReportOptions, out: Console, errors: Console) -> None:
+    """Print what the runs would need that are not finished in the folder; on request, write it as JSON."""
+    method, grid = recipe.made()
+    found = prepared(recipe.model, recipe.data, recipe.outputs, Places(report.json), errors)
+    root = recipe.run.out / "run"
+    folders = [root] if recipe.run.grid is None else [root / f"point-{number}" for number in range(len(grid))]
+    left = [training for training, folder in zip(grid, folders, strict=True) if _unfinished(folder, method)]
+    with busy(errors, "time one batch"):
+        needed = training_plan(found.outputs, found.task, found.split, method, left)
+    print_reading(out, found.account, question_of(found))
+    rows = (
+        ("runs to train", f"{needed.runs:,}"),
+        ("runs to read, finished in the folder", f"{len(grid) - len(left):,}"),
+        ("training steps, of all runs", f"{needed.steps:,}"),
+        ("evaluations, of all runs", f"{needed.evaluations:,}"),
+        ("parameters trained", f"{needed.trained:,}"),
+        ("time", f"about {needed.seconds:,.0f} s"),
+        ("folder", str(recipe.run.out)),
+    )
+    title = "Plan: the model was loaded and one batch was timed; nothing was trained or written"
+    out.print(table(out, title, [Column("what", words=True), Column("how much")], rows))
+    if report.json is not None:
+        plan = {**asdict(needed), "finished": len(grid) - len(left), "folder": recipe.run.out, "about": said(found)}
+        write_json(report.json, {"foretune": foretune.__version__, **plan})
 
 
 def _kept(recipe: Recipe) -> RunReport | None:
@@ -264,7 +296,11 @@ def _run_folder(folder: Path, report: RunReport) -> Path:
 
 def _missing(folder: Path, recipe: Recipe, report: RunReport) -> list[Path]:
     """The stages of a finished run that are not there any more, or not whole."""
-    run, (method, _) = _run_folder(folder, report), recipe.made()
+    return _unfinished(_run_folder(folder, report), recipe.made()[0])
+
+
+def _unfinished(run: Path, method: Method) -> list[Path]:
+    """The folders of the stages of a run that have no results."""
     stages = [run / "probing", run / "tuning"] if isinstance(method, ProbedFirst) else [run]
     return [stage for stage in stages if not (stage / "result.json").is_file()]
 

@@ -124,6 +124,14 @@ class TuneOptions:
             "paper: train all points of the grid of Malladi et al. 2023, Table 3, and keep the best by validation.",
         ),
     ] = None
+    plan: Annotated[
+        bool,
+        option(
+            Panel.RUN,
+            "Print runs, steps, time and what is already finished in --out, then stop; one batch is timed.",
+            "--plan",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
