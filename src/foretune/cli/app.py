@@ -6,7 +6,7 @@ mistakes in what was typed need no library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -37,10 +37,26 @@ class Entry:
     Attributes:
         help: what it does, with an example.
         groups: argument of its function -> group of options.
+        early: what is looked at, given the groups, before the function is imported with torch.
     """
 
     help: str
     groups: Mapping[str, Any]
+    early: Callable[[Mapping[str, Any]], None] | None = None
+
+
+def _read(groups: Mapping[str, Any]) -> None:
+    """Read the data."""
+    from foretune.cli.early import read_early
+
+    read_early(groups["model"], groups["data"], groups["outputs"], groups["report"], groups["run"].out)
+
+
+def _check_tasks(groups: Mapping[str, Any]) -> None:
+    """Look at the data folder of a study."""
+    from foretune.cli.early import check_tasks_early
+
+    check_tasks_early(groups["options"].data, groups["options"].tasks)
 
 
 _ASKED = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions}
@@ -52,6 +68,7 @@ COMMANDS: Mapping[str, Entry] = {
         Example: foretune forecast smollm2 movies --k 16 --test 64
         """,
         {**_ASKED, "blocks": BlockOptions, "wanted": ForecastOptions, "run": RunOptions, "report": ReportOptions},
+        _read,
     ),
     "kernel": Entry(
         """Compute the kernels of all parameter blocks on a few examples of DATA, and write them to the folder --out.
@@ -59,6 +76,7 @@ COMMANDS: Mapping[str, Entry] = {
         Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
         """,
         {**_ASKED, "blocks": BlockOptions, "formula": FormulaOptions, "run": RunOptions, "report": ReportOptions},
+        _read,
     ),
     "solve": Entry(
         """Solve the kernels in a folder made by `foretune kernel`, and score the predictions on its test examples.
@@ -79,6 +97,7 @@ COMMANDS: Mapping[str, Entry] = {
             "run": TuneOptions,
             "report": ReportOptions,
         },
+        _read,
     ),
     "behaviour": Entry(
         """Measure whether a run made by `foretune tune` behaved as its kernel predicts.
@@ -95,6 +114,7 @@ COMMANDS: Mapping[str, Entry] = {
         Example: foretune reproduce lpft-features --model minilm --tasks mr --k 16 --seeds 13,21 --steps 200
         """,
         {"options": ReproduceOptions, "cut": BudgetOptions, "report": ReportOptions},
+        _check_tasks,
     ),
     "validate": Entry(
         """Fine-tune MODEL for many candidates, tasks and seeds, and measure how well the forecast ranks the results.
@@ -104,6 +124,7 @@ COMMANDS: Mapping[str, Entry] = {
         Example: foretune validate minilm --tasks mr,subj,trec --n 128 --seeds 13,21
         """,
         {"model": ModelOptions, "options": ValidateOptions, "report": ReportOptions},
+        _check_tasks,
     ),
     "tasks": Entry(
         """List the built-in tasks and models, or show one task with its prompts, label words, limits and sources.
@@ -125,9 +146,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 for name, entry in COMMANDS.items():
-    app.command(name, cls=Command)(command(name, entry.groups, entry.help))
+    app.command(name, cls=Command)(command(name, entry.groups, entry.help, entry.early))
 for spelling, name in SPELLINGS.items():
-    app.command(spelling, cls=Command, hidden=True)(command(name, COMMANDS[name].groups, COMMANDS[name].help))
+    entry = COMMANDS[name]
+    app.command(spelling, cls=Command, hidden=True)(command(name, entry.groups, entry.help, entry.early))
 
 
 def _version(wanted: bool) -> None:

@@ -8,10 +8,11 @@ from rich.console import Console
 
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.candidate import ALPHA, RANKS, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.console import console, progress_console
-from foretune.cli.kernel import FILES, computed, described, places_of, planned
+from foretune.cli.kernel import computed, described, planned
+from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -52,7 +53,8 @@ def run_forecast(
     """
     out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(model, data, outputs, places_of(run, report), errors)
+    places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
+    found = prepared(model, data, outputs, places, errors)
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -89,7 +91,7 @@ def run_forecast(
         "stages": found.work.stages.finished,
     }
     if run.out is not None:
-        write_json(run.out / FILES[1], whole)
+        write_json(run.out / FORECAST, whole)
     if report.json is not None:
         write_json(report.json, whole)
     rate, advised = result.adapter_adamw, result.advice.beats_probing is not False

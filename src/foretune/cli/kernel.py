@@ -10,6 +10,7 @@ from rich.console import Console
 
 import foretune
 from foretune.cli.console import console, progress_console
+from foretune.cli.kernel_places import SETTINGS, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -19,13 +20,12 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.places import Places
 from foretune.cli.prepare import inputs_of, prepared, question_of, record_of, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
+from foretune.experiment.record import Record, add_kernels, claimed
 from foretune.finetune.lora_config import bypassed_notes
 from foretune.forecast.plan import estimate
 from foretune.kernels.block_kernel import BlockKernel
@@ -35,10 +35,8 @@ from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
 from foretune.pages.reading import print_reading
 from foretune.pages.terminal import print_estimate, print_kernels
-from foretune.store.atomic import check_file, write_text
+from foretune.store.atomic import write_text
 from foretune.store.json import write_json
-
-FILES = ("run.yaml", "forecast.json")
 
 
 def run_kernel(
@@ -60,7 +58,8 @@ def run_kernel(
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(model, data, outputs, places_of(run, report), errors)
+    places = kernel_places(run.out, report.json, [each.label for each in formulas])
+    found = prepared(model, data, outputs, places, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return planned(job, formulas, run, report, out, found)
@@ -76,21 +75,6 @@ def run_kernel(
     print_reading(out, found.account, question_of(found))
     print_kernels(out, kernels, run.out, found.work.stages.finished, inputs.warnings)
     return None
-
-
-def places_of(run: RunOptions, report: ReportOptions) -> Places:
-    """What will be written to.
-
-    Raises:
-        KernelFolderError: --out holds something else.
-        UsageError, StorageError: a folder of an earlier run where a file is needed.
-    """
-    if run.out is None:
-        return Places(report.json)
-    refuse_foreign(run.out)
-    for name in FILES if run.out.is_dir() else ():
-        check_file(run.out / name)
-    return Places(report.json, (run.out,))
 
 
 def described(kernel: BlockKernel) -> dict[str, Any]:
@@ -110,7 +94,7 @@ def computed(
         claim.enter_context(claimed(out, record, foretune.__version__))
 
         def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / FILES[0], yaml)
+            write_text(out / SETTINGS, yaml)
             claim.close()
 
         kernels = kernels_of(job, formulas, run.memory, out, report, started)

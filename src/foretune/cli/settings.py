@@ -104,7 +104,9 @@ Config = Annotated[
 ]
 
 
-def command(name: str, groups: Mapping[str, Any], text: str) -> Callable[..., None]:
+def command(
+    name: str, groups: Mapping[str, Any], text: str, early: Callable[[Mapping[str, Any]], None] | None = None
+) -> Callable[..., None]:
     """A typer command whose parameters are the fields of some groups of options.
 
     It calls `run_NAME` of the module `foretune.cli.NAME`, which is imported when the options are known to be good.
@@ -113,6 +115,7 @@ def command(name: str, groups: Mapping[str, Any], text: str) -> Callable[..., No
         name: the command.
         groups: argument of the function -> the class of a group.
         text: the help.
+        early: called with the groups before that module is imported.
     """
     known = {field.name: field for group in groups.values() for field in dataclasses.fields(group)}
     hints = _hints(groups)
@@ -122,13 +125,14 @@ def command(name: str, groups: Mapping[str, Any], text: str) -> Callable[..., No
         values = {option: _number(typed_name(option), value, hints[option]) for option, value in values.items()}
         for option, hint in hints.items():
             _check(option, hint, values, known[option].default)
+        filled = {
+            argument: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+            for argument, group in groups.items()
+        }
+        if early is not None:
+            early(filled)
         module = importlib.import_module(f"foretune.cli.{name}")
-        getattr(module, f"run_{name}")(
-            **{
-                argument: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
-                for argument, group in groups.items()
-            }
-        )
+        getattr(module, f"run_{name}")(**filled)
 
     parameters = [
         inspect.Parameter(
@@ -267,6 +271,25 @@ def as_yaml(name: str, groups: tuple[Any, ...]) -> str:
 
     head = f"# foretune {name} --config run.yaml\n"  # no name of a file: it may hold what ends a comment
     return head + yaml.safe_dump(repeatable(groups), sort_keys=False, allow_unicode=True)
+
+
+def is_written_yaml(file: Path, names: tuple[str, ...]) -> bool:
+    """Whether a file is one that `as_yaml` wrote for one of some commands, and so may be replaced.
+
+    What a user has changed in it since counts where it changes more than values: comments would be lost.
+    """
+    import yaml
+
+    if not file.is_file():
+        return False
+    try:
+        head, _, rest = file.read_text(encoding="utf-8").partition("\n")
+        values = yaml.safe_load(rest)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return False
+    if head not in {f"# foretune {name} --config run.yaml" for name in names}:
+        return False
+    return rest == yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def read_groups(file: Path, groups: Mapping[str, Any], fixed: Mapping[str, object]) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from rich.console import Console
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.console import console, progress_console
+from foretune.cli.early import read_by
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import prepared, question_of, read_by, reported, said, versions
+from foretune.cli.prepare import prepared, question_of, reported, said, versions
 from foretune.cli.progress import busy
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
@@ -31,6 +32,7 @@ from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOpti
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.record import strangers_in
+from foretune.finetune.folder import refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.plan import training_plan
 from foretune.finetune.run import Run, fine_tuned
@@ -109,6 +111,7 @@ def run_tune(
     places = Places(report.json, (run.out,))
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
+    refuse_foreign_run(run.out / "run")
     if run.plan:
         return _planned(recipe, report, out, errors)
     before = _kept(recipe)
