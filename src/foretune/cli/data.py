@@ -108,7 +108,7 @@ def label_words(text: str) -> dict[str, str]:
         if not label or not word:
             raise UsageError(
                 f"--words {item.strip()!r}: expected LABEL=WORD, as in negative=terrible,positive=great. A label with a "
-                "comma or an equals sign stands in double quotes: --words '\"a, b\"=WORD'."
+                "comma or an equals sign is put in double quotes: --words '\"a, b\"=WORD'."
             )
         if label in words:
             raise UsageError(f"--words gives the label {label!r} two words, {words[label]!r} and {word!r}. Keep one.")

@@ -21,7 +21,7 @@ _FILLS = "fills"
 
 
 class Panel:
-    """Under which title of `--help` an option stands."""
+    """The titles under which `--help` shows options."""
 
     MODEL, DATA, OUTPUT, BLOCKS = "Model", "Data", "Outputs", "Parameters"
     FORMULA, SOLVER, RUN = "Kernel", "Solvers", "Run"

@@ -54,7 +54,9 @@ INSTEAD: Mapping[str, str] = {
 """Their options that mean something else, and what is typed here."""
 _BATCH, _ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
 _FLAGS = {"bf16", "use_rslora", *(name for name, (off, _) in OFF.items() if off == "false")}
-_TRUTH: dict[str, str] = dict.fromkeys(("true", "yes", "on", "1"), "true") | dict.fromkeys(("false", "no", "off", "0"), "false")
+_TRUTH: dict[str, str] = dict.fromkeys(("true", "yes", "on", "1"), "true") | dict.fromkeys(
+    ("false", "no", "off", "0"), "false"
+)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the value of an option may be, and how a list is read. A rule stands in the option's `Annotated` type.
+"""What the value of an option may be, and how a list is read. A rule is part of the option's `Annotated` type.
 
 All rules of a command are checked before anything is read or imported, for what was typed and for what came from a
 `--config` file. A list (`Words`, `Items`, `Numbers`, `Decimals`) stays as it was typed until `listed` reads it by its rule.
@@ -239,7 +239,7 @@ def typed(name: str) -> str:
 
 
 def listed(options: object, name: str) -> tuple[Any, ...]:
-    """The values of a list, read by the rule that stands beside the option; none where it was not given.
+    """The values of a list, read by the rule beside the option; none where it was not given.
 
     Args:
         options: a group of options.
@@ -266,10 +266,10 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def items(option: str, text: str, example: str) -> list[str]:
-    """The items of a comma-separated option; one with a comma stands in double quotes.
+    """The items of a comma-separated option; one with a comma is put in double quotes.
 
     Raises:
-        UsageError: there is none, one is empty, one stands there twice, or a quote does not close.
+        UsageError: there is none, one is empty, one is there twice, or a quote does not close.
     """
     found = [unquoted(item) for item in pieces(text, ",")]
     if not all(found):

@@ -172,7 +172,7 @@ def _number(option: str, value: object, hint: Any) -> object:
     """The number that a text is; another value as it is.
 
     Raises:
-        UsageError: it is no number.
+        UsageError: it is not a number.
     """
     kind = _number_kind(hint)
     if kind is None or not isinstance(value, str):
@@ -331,7 +331,7 @@ def _converted(where: str, value: object, hint: Any) -> object:
     """A word of a YAML file as an option's type.
 
     Raises:
-        UsageError: it is none of that type.
+        UsageError: it is not of that type.
     """
     kind = next((each for each in _TYPES if each in (hint, *get_args(hint))), str)  # a Literal holds words
     try:

@@ -124,7 +124,7 @@ def run_tune(
         sweep_tree(run.out)
         found = prepared(model, data, outputs, places, errors)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
-        out.print(f"{run.out} holds this run, finished: nothing was trained.")
+        out.print(f"{run.out} already contains this run; nothing was trained.")
     if report.json is not None:
         write_json(report.json, {"foretune": foretune.__version__, **vars(before)})
     if {"data", "asked"} <= set(before.about):
@@ -247,7 +247,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The options that made a run folder.
 
     Raises:
-        UsageError: the folder is no run folder of `foretune tune`, or an option in it is of a wrong type or out of range.
+        UsageError: the folder is not one of `foretune tune`, or an option in it is of a wrong type or out of range.
     """
     _settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`.")
     groups = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
@@ -264,7 +264,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
         raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
     if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
         what = f"it has no {_SETTINGS}" if values is None else f"its {_SETTINGS} is not of `foretune tune`"
-        raise UsageError(f"{folder} is no folder of a fine-tuning run: {what}. {remedy}")
+        raise UsageError(f"{folder} is not a folder of a fine-tuning run: {what}. {remedy}")
     return values
 
 
@@ -293,7 +293,7 @@ def _again(folder: Path) -> str:
 
 
 def _run_folder(folder: Path, report: RunReport) -> Path:
-    """Where the run itself stands; of a grid, the best."""
+    """The folder of the run itself; of a grid, of the best run."""
     return folder / "run" if report.chosen_point is None else folder / "run" / f"point-{report.chosen_point}"
 
 
