@@ -136,7 +136,7 @@ class OutputOptions:
         str | None, option(Panel.OUTPUT, "Use this prompt of the task: manual, null or search.  [default: manual]")
     ] = None
     template: Annotated[str | None, option(Panel.OUTPUT, "Prompt, such as '{text} It was {mask} .'")] = None
-    words: Annotated[str | None, option(Panel.OUTPUT, "Label words, such as negative=terrible,positive=great.")] = None
+    words: Annotated[str | None, option(Panel.OUTPUT, "Label words, such as bad=terrible,good=great.")] = None
     first_piece: Annotated[
         bool,
         option(Panel.OUTPUT, "If a label word has several tokens, use the first of them.", "--first-piece"),

@@ -220,7 +220,8 @@ class UsedWith(Rule):
             *before, last = self.values
             needed = f"{', '.join(before)} or {last}" if before else last
             raise UsageError(
-                f"{option} is used only with {other} {needed}, and not with {other} {present}. Leave {option} out."
+                f"{option} is used only with {other} {needed}, and not with {other} {present}. Leave {option} out, or use "
+                f"{other} {self.values[0]}."
             )
 
 
