@@ -52,6 +52,14 @@ def _read(groups: Mapping[str, Any]) -> None:
     read_early(groups["model"], groups["data"], groups["outputs"], groups["report"], groups["run"].out)
 
 
+def _read_to_train(groups: Mapping[str, Any]) -> None:
+    """Look at the type of the weights, and read the data."""
+    from foretune.cli.early import refuse_half_weights
+
+    refuse_half_weights(groups["model"])
+    _read(groups)
+
+
 def _check_tasks(groups: Mapping[str, Any]) -> None:
     """Look at the data folder of a study."""
     from foretune.cli.early import check_tasks_early
@@ -97,7 +105,7 @@ COMMANDS: Mapping[str, Entry] = {
             "run": TuneOptions,
             "report": ReportOptions,
         },
-        _read,
+        _read_to_train,
     ),
     "behaviour": Entry(
         """Measure whether a run made by `foretune tune` behaved as its kernel predicts.

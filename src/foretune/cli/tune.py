@@ -21,7 +21,7 @@ from rich.console import Console
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.console import console, progress_console
-from foretune.cli.early import read_by
+from foretune.cli.early import read_by, refuse_half_weights
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.prepare import prepared, question_of, reported, said, versions
@@ -100,11 +100,7 @@ def run_tune(
     Raises:
         UsageError: options that do not fit, or a folder that holds another run.
     """
-    if model.dtype in ("bfloat16", "float16"):
-        raise UsageError(
-            f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
-            "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
-        )
+    refuse_half_weights(model)
     recipe = Recipe(model, data, outputs, method, training, run)
     out, errors = console(), progress_console(quiet=report.quiet)
     recipe.made()
