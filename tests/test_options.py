@@ -137,6 +137,7 @@ def parsed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             seen.update(vars(group))
 
     monkeypatch.setattr("foretune.cli.tune.run_tune", run)
+    monkeypatch.setattr("foretune.cli.early.read_early", lambda *_: None)
     app(["tune", "m", "d", "--out", "x", "--method", "lora", *words], standalone_mode=False)
     return seen | {"json": None}
 

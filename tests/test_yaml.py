@@ -55,7 +55,7 @@ def test_numbers_as_labels_are_those_of_the_rows(tmp_path: Path) -> None:
 SETTINGS = {
     "flag": ("k: true\n", "--k"),
     "sexagesimal": ("k: 1:30\n", "--k"),
-    "list": ("k: [1, 2]\n", "--k"),
+    "list": ("k: [1, 2]\n", "k is ['1', '2']; expected one value"),
     "one value": ("dtype: [float32]\n", "dtype is ['float32']; expected one value"),
     "mapping": ("labels: {a: b}\n", "labels is {'a': 'b'}; expected one value or a list such as [a, b]"),
     "words as list": ("words: [a, b]\n", "expected `label: word` lines"),
