@@ -63,6 +63,7 @@ def run_forecast(
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
         return planned(job, formulas, run, report, out, found)
+    job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))

@@ -63,6 +63,7 @@ def run_kernel(
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return planned(job, formulas, run, report, out, found)
+    job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
