@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 import foretune as ft
-from foretune.forecast.stages import peak_memory
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.tiles import Plan, memory_bytes
+from foretune.progress import peak_memory
 
 BUDGETS = {"minilm": ("400MiB", "800MiB", "2GiB"), "smollm2": ("2GiB", "4GiB")}
 

@@ -19,11 +19,11 @@ from torch import Tensor
 import foretune as ft
 from benchmarks.case import Case, Measured
 from foretune.forecast.plan import product_rate
-from foretune.forecast.stages import peak_memory
 from foretune.gradients.factors import Products
 from foretune.gradients.source import GradientSource
 from foretune.kernels.sgd import contraction_flops
 from foretune.model.outputs import Outputs
+from foretune.progress import peak_memory
 from foretune.text.example import Example
 
 

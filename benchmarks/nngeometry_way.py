@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.case import Case, Measured
-from foretune.forecast.stages import peak_memory
+from foretune.progress import peak_memory
 
 
 class _TokenLinear(grads.JacobianFactory):

@@ -12,6 +12,8 @@ LAYERS = [
     "errors",
     "shapes",
     "naming",
+    "page",
+    "progress",
     "store",
     "text",
     "model",
@@ -23,8 +25,9 @@ LAYERS = [
     "candidates",
     "behaviour",
     "forecast",
-    "study",
-    "report",
+    "validate",
+    "reproduce",
+    "pages",
     "cli",
 ]
 MODULES = sorted(file for file in SOURCE.rglob("*.py") if file.parent != SOURCE)

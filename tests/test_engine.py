@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import foretune as ft
-from foretune.forecast.stages import peak_memory
 from foretune.gradients.source import GradientSource
 from foretune.kernels import sgd, tile
 from foretune.kernels.job import Job
 from foretune.kernels.tiles import Footprint, Plan, memory_bytes, planned
+from foretune.progress import peak_memory
 from tests.cases import FAMILIES, ROWS, TASK, language_model, outputs_of, tokenizer
 from tests.conftest import family
 from tests.oracles import jacobian_kernel

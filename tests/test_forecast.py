@@ -32,8 +32,8 @@ from foretune.forecast.advice import advice
 from foretune.forecast.cost import cost
 from foretune.forecast.forecast import forecast
 from foretune.forecast.labels import label_warnings
-from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
+from foretune.progress import Stage
 from tests.cases import ROWS, TASK, language_model, outputs_of
 from tests.conftest import family
 

@@ -30,7 +30,7 @@ from foretune.candidates.evidence import Pool
 from foretune.candidates.greedy import greedy_path
 from foretune.candidates.scored import RATES_ARE_FOR
 from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
-from foretune.cli.computing import run_forecast
+from foretune.cli.forecast import run_forecast
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -41,17 +41,17 @@ from foretune.cli.options import (
     RunOptions,
 )
 from foretune.errors import UsageError
+from foretune.experiment.heads import probed_head
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.finetune.methods import FullTuning, LoRATuning
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.forecast.advice import advice
 from foretune.forecast.cost import cost
 from foretune.forecast.forecast import Forecast, forecast
-from foretune.forecast.heads import probed_head
-from foretune.forecast.stages import Stage
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
-from foretune.report.terminal import print_forecast
+from foretune.pages.terminal import print_forecast
+from foretune.progress import Stage
 from tests.cases import ROWS, TASK, language_model, outputs_of
 from tests.conftest import family, many_rows
 

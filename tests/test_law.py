@@ -15,7 +15,7 @@ import torch
 
 import foretune as ft
 from foretune.errors import KernelLawError, ModelError, NonFiniteError
-from foretune.forecast.heads import probed_head
+from foretune.experiment.heads import probed_head
 from foretune.gradients import rules
 from foretune.gradients.factors import Products
 from foretune.gradients.plain import visit_gradients

@@ -19,26 +19,26 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import foretune as ft
-import foretune.study.malladi_measures as measures
 from foretune.analysis.classifier import norm_of_rows, row_norms
 from foretune.analysis.scores import score, scored
 from foretune.analysis.solvers import joint_data
 from foretune.behaviour.analog import analog_formula, analog_solver, orientations
 from foretune.cli.elsewhere import elsewhere
 from foretune.errors import UsageError
+from foretune.experiment.budget import Budget
+from foretune.experiment.experiment import Cell
 from foretune.finetune.methods import LoRAAndHead
 from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
 from foretune.model.builtin import MODELS
 from foretune.model.load import LanguageModel
-from foretune.study.budget import Budget
-from foretune.study.cell import Cell
-from foretune.study.lpft_features import smaller_changes
-from foretune.study.lpft_measures import Measures
-from foretune.study.malladi import MALLADI_RECIPES
-from foretune.study.malladi_scores import measured_title, title, words_in_pieces
-from foretune.study.printed import printed_figures
-from foretune.study.recipe import Recipe, Study
-from foretune.study.recipes import RECIPES as EVERY
+from foretune.reproduce.lpft.features import smaller_changes
+from foretune.reproduce.lpft.measures import Measures
+from foretune.reproduce.malladi import measures
+from foretune.reproduce.malladi.recipes import MALLADI_RECIPES
+from foretune.reproduce.malladi.scores import measured_title, title, words_in_pieces
+from foretune.reproduce.printed import printed_figures
+from foretune.reproduce.recipe import Recipe, Study
+from foretune.reproduce.recipes import RECIPES as EVERY
 from tests.cases import TASK, language_model, outputs_of
 from tests.conftest import family, many_rows, run_cli
 from tests.oracles import jacobian_kernel

@@ -18,23 +18,23 @@ import torch
 from rich.console import Console
 
 from foretune.cli.options import ReportOptions
-from foretune.cli.reproducing import run_reproduce
+from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError
+from foretune.experiment.budget import Budget
+from foretune.experiment.setting import Full
 from foretune.finetune import search
-from foretune.report.figures import svg
-from foretune.report.pages import csv_text, markdown, print_page, write_page
-from foretune.study.afzal import cost as afzal
-from foretune.study.afzal.recipes import AFZAL_RECIPES
-from foretune.study.budget import Budget
-from foretune.study.lpft import LPFT_RECIPES
-from foretune.study.lpft_calibration import _pooled
-from foretune.study.lpft_features import mean, measured_rows, shown, smaller_changes
-from foretune.study.lpft_measures import METHODS, Bins, Measures, head_cell, method_grid
-from foretune.study.page import Curve, Figure, Page, Table
-from foretune.study.printed import printed_figures
-from foretune.study.recipe import Recipe, Study
-from foretune.study.setting import Full
+from foretune.page import Curve, Figure, Page, Table
+from foretune.pages.folder import csv_text, markdown, print_page, write_page
+from foretune.pages.svg import svg
+from foretune.reproduce.afzal import cost as afzal
+from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
+from foretune.reproduce.lpft.calibration import _pooled
+from foretune.reproduce.lpft.features import mean, measured_rows, shown, smaller_changes
+from foretune.reproduce.lpft.measures import METHODS, Bins, Measures, head_cell, method_grid
+from foretune.reproduce.lpft.recipes import LPFT_RECIPES
+from foretune.reproduce.printed import printed_figures
+from foretune.reproduce.recipe import Recipe, Study
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
 from tests.conftest import family, interruptible, many_rows, run_cli

@@ -11,10 +11,12 @@ import torch
 
 from foretune.analysis.solvers import targets
 from foretune.behaviour.smoothness import ball_constants
+from foretune.candidates.pool import pool_of
 from foretune.errors import UsageError
-from foretune.study.afzal.layers import LayerChoice, added_layers
-from foretune.study.afzal.lipschitz import RADII, Lipschitz, constants
-from foretune.study.afzal.runs import (
+from foretune.experiment.budget import Budget
+from foretune.reproduce.afzal.layers import LayerChoice, added_layers
+from foretune.reproduce.afzal.lipschitz import RADII, Lipschitz, constants
+from foretune.reproduce.afzal.runs import (
     RANK,
     SIGMA,
     TrainedPlacement,
@@ -23,18 +25,16 @@ from foretune.study.afzal.runs import (
     single_training,
     trained_placement,
 )
-from foretune.study.afzal.spectrum import (
+from foretune.reproduce.afzal.spectrum import (
     Point,
     SpectrumAgainstTraining,
     correlation,
     correlation_finding,
     placements,
 )
-from foretune.study.budget import Budget
-from foretune.study.malladi_subspace import DIMENSIONS, RANKS, ProjectedKernel, Subspace, projected_kernels, slope
-from foretune.study.pool import pool_of
-from foretune.study.recipe import Study
-from foretune.study.validation.ranking import Interval
+from foretune.reproduce.malladi.subspace import DIMENSIONS, RANKS, ProjectedKernel, Subspace, projected_kernels, slope
+from foretune.reproduce.recipe import Study
+from foretune.validate.ranking import Interval
 from tests.cases import language_model
 from tests.conftest import family
 

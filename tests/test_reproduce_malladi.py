@@ -12,22 +12,22 @@ import pytest
 import torch
 
 import foretune as ft
-import foretune.study.malladi_measures as measures
 from foretune.errors import DataError, ModelError, UsageError
+from foretune.experiment.budget import Budget
+from foretune.experiment.experiment import Cell
+from foretune.experiment.outcome import Outcome
 from foretune.finetune import search
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
-from foretune.study.budget import Budget
-from foretune.study.cell import Cell
-from foretune.study.malladi import MALLADI_RECIPES
-from foretune.study.malladi_findings import apart, moved_little, reached, recovered
-from foretune.study.malladi_measures import K_SGD, SGD_FT, analog_scores, zero_shot
-from foretune.study.malladi_scores import Layout, Scores, difference_notes
-from foretune.study.malladi_verdict import Verdicts, verdict
-from foretune.study.outcome import Outcome
-from foretune.study.page import Page
-from foretune.study.printed import printed_figures
-from foretune.study.recipe import Recipe, Study
+from foretune.page import Page
+from foretune.reproduce.malladi import measures
+from foretune.reproduce.malladi.findings import apart, moved_little, reached, recovered
+from foretune.reproduce.malladi.measures import K_SGD, SGD_FT, analog_scores, zero_shot
+from foretune.reproduce.malladi.recipes import MALLADI_RECIPES
+from foretune.reproduce.malladi.scores import Layout, Scores, difference_notes
+from foretune.reproduce.malladi.verdict import Verdicts, verdict
+from foretune.reproduce.printed import printed_figures
+from foretune.reproduce.recipe import Recipe, Study
 from tests.cases import language_model
 from tests.conftest import family, many_rows
 

@@ -21,8 +21,8 @@ from foretune.cli import progress
 from foretune.cli.console import PlainConsole
 from foretune.cli.progress import busy, progress_bar
 from foretune.naming import one_line, visible
-from foretune.report.layout import Column, table
-from foretune.report.terminal import _short
+from foretune.pages.layout import Column, table
+from foretune.pages.terminal import _short
 from tests.command_line import ENVIRONMENT
 from tests.conftest import WORDS, assert_refused, interruptible, run_cli, run_code
 
@@ -228,7 +228,7 @@ RAISED = {
 def test_an_error_of_a_library_is_one_message_with_its_meaning(case: str) -> None:
     raised, said = RAISED[case]
     code = (
-        f"import sys, foretune.cli.listing as l\ndef env():\n    raise {raised}\nl.run_env = env\n"
+        f"import sys, foretune.cli.tasks as l\ndef env():\n    raise {raised}\nl.run_env = env\n"
         "sys.argv = ['foretune', 'env']\nfrom foretune.cli.main import main\nmain()"
     )
     result = run_code(code)

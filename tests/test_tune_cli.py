@@ -17,9 +17,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import foretune as ft
-from foretune.cli.behaving import _fitting
+from foretune.cli.behaviour import _fitting
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
-from foretune.cli.tuning import Recipe, read_recipe, run_tune
+from foretune.cli.tune import Recipe, read_recipe, run_tune
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import DataError, UsageError
 from foretune.text.split import full_split

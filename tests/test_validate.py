@@ -20,23 +20,23 @@ from foretune.analysis.transferability import (
 )
 from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.candidates.candidate import PROBING, Candidate, formulas_for, named_candidates, parameter_sizes
+from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import SCORES
 from foretune.cli.study_options import ValidateOptions
-from foretune.cli.validating import runs_grid, training_sample
+from foretune.cli.validate import runs_grid, training_sample
 from foretune.errors import UsageError
+from foretune.experiment.setting import Sampled
 from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.head import HeadLogits
-from foretune.study.pool import pool_of
-from foretune.study.setting import Sampled
-from foretune.study.validation.chosen import chosen_labels, common_labels
-from foretune.study.validation.curves import curve_distance
-from foretune.study.validation.measurement import Measured, Validation, candidates_of, measured
-from foretune.study.validation.measures import LOSS, SCORE, SWEEP, rankings, sweep
-from foretune.study.validation.page import validation_page
-from foretune.study.validation.ranking import ceiling, median_correlation, rank_correlation, regret
-from foretune.study.validation.stopped import stopped_runs
+from foretune.validate.chosen import chosen_labels, common_labels
+from foretune.validate.curves import curve_distance
+from foretune.validate.page import validation_page
+from foretune.validate.ranking import ceiling, median_correlation, rank_correlation, regret
+from foretune.validate.rankings import LOSS, SCORE, SWEEP, rankings, sweep
+from foretune.validate.runs import Measured, Validation, candidates_of, measured
+from foretune.validate.stopped import stopped_runs
 from tests.cases import ROWS, language_model
 from tests.conftest import family, run_cli
 from tests.test_cli import assert_refused
@@ -267,7 +267,7 @@ def test_the_second_call_trains_nothing_and_one_seed_has_no_ceiling(
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
-    for name in ("foretune.study.cell.best_of", "foretune.study.cell.kernels_of"):
+    for name in ("foretune.experiment.experiment.best_of", "foretune.experiment.experiment.kernels_of"):
         monkeypatch.setattr(name, refused)
     again = measured(study)
     assert [cell.scores for cell in again] == [cell.scores for cell in cells]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pytest
 
 from foretune.candidates.adam import PredictedRun
-from foretune.study.outcome import Outcome, PointCurve
-from foretune.study.validation.measurement import Measured
-from foretune.study.validation.rates import losses_by_rate_table, lost, rate_table
+from foretune.experiment.outcome import Outcome, PointCurve
+from foretune.validate.rates import losses_by_rate_table, lost, rate_table
+from foretune.validate.runs import Measured
 
 
 def outcome(lowest: Mapping[float, float]) -> Outcome:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from foretune.candidates.scores import SCORES
-from foretune.study.outcome import Outcome, PointCurve
-from foretune.study.validation.measurement import Measured
-from foretune.study.validation.measures import LOSS, rankings
-from foretune.study.validation.stopped import lowest_so_far, stopped_findings, stopped_runs, stopped_table
+from foretune.experiment.outcome import Outcome, PointCurve
+from foretune.validate.rankings import LOSS, rankings
+from foretune.validate.runs import Measured
+from foretune.validate.stopped import lowest_so_far, stopped_findings, stopped_runs, stopped_table
 
 
 def curve(*losses: float) -> PointCurve:

@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 import torch
 
+from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, SCORES, warmed_name
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.study_options import ValidateOptions
-from foretune.cli.validating import run_validate
+from foretune.cli.validate import run_validate
 from foretune.errors import UsageError
+from foretune.experiment.outcome import Outcome
 from foretune.finetune.data import data_hash
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
-from foretune.study.outcome import Outcome
-from foretune.study.pool import pool_of
-from foretune.study.validation.after_warm_up import loss_errors, warm_up_findings, warm_up_table
-from foretune.study.validation.measurement import Measured, Validation, candidates_of, measured
-from foretune.study.validation.measures import LOSS, rankings
-from foretune.study.validation.page import validation_page
-from foretune.study.validation.ranking import correlation_difference, mean_over_candidates
+from foretune.validate.page import validation_page
+from foretune.validate.ranking import correlation_difference, mean_over_candidates
+from foretune.validate.rankings import LOSS, rankings
+from foretune.validate.runs import Measured, Validation, candidates_of, measured
+from foretune.validate.warm_up import loss_errors, warm_up_findings, warm_up_table
 from tests.validations import FOUR, small_validation
 
 STEPS = 3
@@ -118,7 +118,7 @@ def test_the_second_call_neither_warms_up_nor_computes(
         raise AssertionError("computed again")
 
     for name in ("best_of", "kernels_of", "warmed_outputs"):
-        monkeypatch.setattr(f"foretune.study.cell.{name}", refused)
+        monkeypatch.setattr(f"foretune.experiment.experiment.{name}", refused)
     assert measured(replace(study, warm_up=(STEPS,))) == warmed
 
 
@@ -128,7 +128,7 @@ def test_a_model_in_half_precision_is_refused_before_any_run(
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("a run was begun")
 
-    monkeypatch.setattr("foretune.study.cell.best_of", refused)
+    monkeypatch.setattr("foretune.experiment.experiment.best_of", refused)
     half = replace(study, lm=load_model(str(bert_folder), dtype="bfloat16"), root=tmp_path, warm_up=(STEPS,))
     with pytest.raises(UsageError, match="--dtype float32"):
         measured(half)

@@ -22,10 +22,10 @@ from foretune.forecast.cost import FORECAST_STAGES, cost
 from foretune.forecast.forecast import Forecast
 from foretune.forecast.forecast import forecast as forecast_of
 from foretune.forecast.prediction import prediction
-from foretune.forecast.stages import Stage
 from foretune.forecast.verdict import claim, verdict
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.report.terminal import print_forecast
+from foretune.pages.terminal import print_forecast
+from foretune.progress import Stage
 from tests.test_forecast import NAMES, QUICK, SIZE, WEIGHTS, synthetic
 
 FAST = replace(QUICK, steps=20, compared=2, resamples=4)

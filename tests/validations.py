@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from foretune.experiment.setting import FewShot
 from foretune.finetune.training import Training
 from foretune.model.load import load_model
-from foretune.study.setting import FewShot
-from foretune.study.validation.measurement import Validation
+from foretune.validate.runs import Validation
 
 FOUR = "layer*,all linear,attention.self.query"
 

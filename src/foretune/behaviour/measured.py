@@ -13,9 +13,9 @@ from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.compute import block_kernels
 from foretune.kernels.formula import Formula
-from foretune.kernels.job import Progress
 from foretune.model.batches import Rows
 from foretune.model.outputs import Outputs
+from foretune.progress import Progress
 from foretune.shapes import Int
 from foretune.text.example import as_examples
 

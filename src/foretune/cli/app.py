@@ -46,7 +46,7 @@ def forecast(
 
     Example: foretune forecast smollm2 movies --k 16 --test 64
     """
-    from foretune.cli.computing import run_forecast
+    from foretune.cli.forecast import run_forecast
 
     run_forecast(model, data, outputs, blocks, wanted, run, report)
 
@@ -64,7 +64,7 @@ def kernel(
 
     Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
     """
-    from foretune.cli.computing import run_kernel
+    from foretune.cli.forecast import run_kernel
 
     run_kernel(model, data, outputs, blocks, formula, run, report)
 
@@ -74,7 +74,7 @@ def solve(folder: SolveFolder, solver: SolverOptions, report: ReportOptions) -> 
 
     Example: foretune solve runs/movies --solver auto,logistic
     """
-    from foretune.cli.solving import run_solve
+    from foretune.cli.solve import run_solve
 
     run_solve(folder.folder, solver, report)
 
@@ -92,7 +92,7 @@ def tune(
 
     Example: foretune tune smollm2 movies --method lora --rank 8 --out runs/lora
     """
-    from foretune.cli.tuning import run_tune
+    from foretune.cli.tune import run_tune
 
     run_tune(model, data, outputs, method, training, run, report)
 
@@ -102,7 +102,7 @@ def behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
 
     Example: foretune behaviour runs/lora --json behaviour.json
     """
-    from foretune.cli.behaving import run_behaviour
+    from foretune.cli.behaviour import run_behaviour
 
     run_behaviour(measures, report)
 
@@ -112,7 +112,7 @@ def reproduce(study: ReproduceOptions, budget: BudgetOptions, report: ReportOpti
 
     Example: foretune reproduce lpft-features --model minilm --tasks mr --k 16 --seeds 13,21 --steps 200
     """
-    from foretune.cli.reproducing import run_reproduce
+    from foretune.cli.reproduce import run_reproduce
 
     run_reproduce(study, budget, report)
 
@@ -122,7 +122,7 @@ def validate(model: ModelOptions, study: ValidateOptions, report: ReportOptions)
 
     Example: foretune validate minilm --tasks mr,subj,trec --n 128 --seeds 13,21
     """
-    from foretune.cli.validating import run_validate
+    from foretune.cli.validate import run_validate
 
     run_validate(model, study, report)
 
@@ -132,7 +132,7 @@ def tasks(name: TaskName, report: ReportOptions) -> None:
 
     Example: foretune tasks rte
     """
-    from foretune.cli.listing import run_tasks
+    from foretune.cli.tasks import run_tasks
 
     run_tasks(name.name, report)
 
@@ -145,7 +145,7 @@ app.command("behavior", cls=Command, hidden=True)(command(behaviour))
 @app.command()
 def env() -> None:
     """Show versions, devices and the cache folder."""
-    from foretune.cli.listing import run_env
+    from foretune.cli.tasks import run_env
 
     run_env()
 

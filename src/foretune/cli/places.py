@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretune.errors import UsageError
-from foretune.report.json import is_written_json
-from foretune.report.pages import page_folder
+from foretune.pages.folder import page_folder
 from foretune.store.atomic import check_file, check_folder
+from foretune.store.json import is_written_json
 from foretune.store.workspace import is_leftover_name
 
 _PAGE = "page.md"

@@ -17,13 +17,13 @@ from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.progress import busy, progress_bar
 from foretune.cli.setup import made_outputs
 from foretune.experiment.inputs import Inputs, forecast_inputs
+from foretune.experiment.record import Record
 from foretune.finetune.data import split_identity
-from foretune.forecast.stages import Stages
 from foretune.model.fingerprint import outputs_identity
 from foretune.model.load import HALF, LanguageModel, load_model
 from foretune.model.outputs import Outputs
-from foretune.report.reading import Asked, asked
-from foretune.report.run_folder import Record
+from foretune.pages.reading import Asked, asked
+from foretune.progress import Stages
 
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
 

@@ -22,7 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from foretune.kernels.job import Progress as Report
+from foretune.progress import Progress as Report
 
 _EVERY = 60.0
 """Seconds between two lines of one stage."""

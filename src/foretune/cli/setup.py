@@ -27,7 +27,7 @@ def made_outputs(options: OutputOptions, seed: int, lm: LanguageModel, found: Pr
     Raises:
         ModelError, DataError, UsageError: the model and the task do not fit.
     """
-    from foretune.forecast.heads import probed_head
+    from foretune.experiment.heads import probed_head
     from foretune.model.answer import AnswerLogits
     from foretune.model.head import HeadLogits
 

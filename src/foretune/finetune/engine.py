@@ -20,7 +20,7 @@ from foretune.finetune.history import Evaluation
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import Watch
-from foretune.kernels.job import Progress
+from foretune.progress import Progress
 from foretune.shapes import Float
 from foretune.store.workspace import temporary_folder
 

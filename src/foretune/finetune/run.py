@@ -25,9 +25,9 @@ from foretune.finetune.methods import Linearized, LinearProbing, Method, ProbedF
 from foretune.finetune.quiet import undisturbed
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import LinearTuned, Tuned
-from foretune.kernels.job import Progress
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
+from foretune.progress import Progress
 from foretune.shapes import Float, Int
 from foretune.store.atomic import library_writes
 from foretune.text.task import Split, Task

@@ -15,8 +15,8 @@ from foretune.finetune.methods import Linearized, LinearProbing, LoRATuning, Met
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser, SGDOptimiser, SignGDOptimiser
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.training import Training
-from foretune.kernels.job import Progress
 from foretune.model.outputs import Outputs
+from foretune.progress import Progress
 from foretune.text.task import Split, Task
 
 

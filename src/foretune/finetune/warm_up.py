@@ -26,8 +26,8 @@ from foretune.finetune.methods import FullTuning
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
 from foretune.finetune.run import fine_tuned
 from foretune.finetune.training import Training
-from foretune.kernels.job import Progress
 from foretune.model.outputs import Outputs
+from foretune.progress import Progress
 from foretune.text.split import Split
 from foretune.text.task import Task
 

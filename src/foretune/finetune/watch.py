@@ -16,7 +16,7 @@ from foretune.finetune.folder import RunFolder
 from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
-from foretune.kernels.job import Progress
+from foretune.progress import Progress
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from foretune.analysis.dynamics.learning_rates import GRID
 from foretune.errors import UsageError
-from foretune.forecast.stages import Stage
+from foretune.progress import Stage
 
 _TRAINING_OVER_FORWARD = 3.0
 """A forward and a backward pass over a forward pass alone: the backward pass is two products for each of one."""

@@ -13,12 +13,13 @@ from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.engine import computed
 from foretune.kernels.formula import Formula
-from foretune.kernels.job import Job, Progress, joint_job, separate_job
+from foretune.kernels.job import Job, joint_job, separate_job
 from foretune.kernels.law import check_law
 from foretune.kernels.projection import Projection
 from foretune.kernels.sgd import SGD
 from foretune.kernels.tiles import memory_bytes
 from foretune.model.outputs import Outputs
+from foretune.progress import Progress
 from foretune.shapes import Float64
 from foretune.text.example import AnyRows, Example
 

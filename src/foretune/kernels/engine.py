@@ -19,10 +19,11 @@ import torch
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import KernelFolder
 from foretune.kernels.formula import Formula, contracted, overflow
-from foretune.kernels.job import Job, Progress, described
+from foretune.kernels.job import Job, described
 from foretune.kernels.law import check_law
 from foretune.kernels.tile import Tile
 from foretune.kernels.tiles import Plan, memory_bytes
+from foretune.progress import Progress
 
 
 @dataclass

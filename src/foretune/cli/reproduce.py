@@ -1,0 +1,148 @@
+"""`reproduce`: a printed table or figure of a paper, measured here.
+
+OUT/MODEL/      cells (foretune.experiment.experiment): kernels, runs and values of this model, shared by all tables
+OUT/TABLE/      the page: page.md, a .csv for each table, an .svg for each figure
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+import foretune
+from foretune.cli.console import console, progress_console
+from foretune.cli.data import label_words
+from foretune.cli.data_folder import check_data_folder
+from foretune.cli.options import ReportOptions
+from foretune.cli.places import study_places
+from foretune.cli.prepare import versions
+from foretune.cli.progress import busy, progress_bar
+from foretune.cli.ranges import decimals, items, numbers
+from foretune.cli.study_options import BudgetOptions, ReproduceOptions
+from foretune.errors import UsageError, nearest
+from foretune.experiment.budget import Budget
+from foretune.model.load import load_model
+from foretune.pages.folder import print_page, write_page
+from foretune.reproduce.recipe import Recipe, Study
+from foretune.reproduce.recipes import recipe_named
+from foretune.store.json import write_json
+from foretune.text.builtin import load_task
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is measured: the options, with the recipe's own settings for those left out."""
+
+    model: str
+    tasks: tuple[str, ...]
+    ks: tuple[int, ...]
+    seeds: tuple[int, ...]
+    test: int
+    words: tuple[tuple[str, str], ...]
+
+
+def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportOptions) -> None:
+    """Measure a table and write its page, to the terminal too and, on request, to JSON.
+
+    Raises:
+        UsageError: an unknown table or task, or numbers out of range; before anything is loaded.
+    """
+    recipe = recipe_named(options.table)
+    asked, budget = _asked(recipe, options), _budget(cut)
+    check_data_folder(options.data, asked.tasks)
+    command = _command(options, cut, asked)
+    places = study_places(options.out, recipe.name, command, asked.model, report.json)
+    out, errors = console(), progress_console(quiet=report.quiet)
+    with busy(errors, "load the model (the first time it is downloaded and converted)"):
+        lm = load_model(asked.model, device=options.device)
+    with progress_bar(errors) as progress:
+        page = recipe.page(
+            Study(
+                lm=lm,
+                tasks=asked.tasks,
+                ks=asked.ks,
+                seeds=asked.seeds,
+                test=asked.test,
+                root=places.cells,
+                data=options.data,
+                budget=budget,
+                memory=options.memory,
+                words=asked.words,
+                first_piece=options.first_piece,
+                progress=progress,
+            )
+        )
+    write_page(places.page, page, command)
+    if report.json is not None:
+        about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
+        write_json(report.json, {**about, "page": page})
+    print_page(out, page)
+    out.print(f"\nWritten: {places.page}", soft_wrap=True)
+
+
+def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
+    """The options, with the recipe's defaults for those left out.
+
+    Raises:
+        UsageError: an unknown task, or a number out of range.
+    """
+    usual = recipe.defaults
+    tasks = usual.tasks if options.tasks is None else tuple(items("--tasks", options.tasks, "mr,sst2"))
+    if options.k is not None and not usual.ks:
+        raise UsageError(f"{recipe.name} uses whole training sets and so has no k. Leave --k out.")
+    ks = usual.ks if options.k is None else numbers("--k", options.k, "16,64")
+    seeds = usual.seeds if options.seeds is None else numbers("--seeds", options.seeds, "13,21")
+    test = usual.test if options.test is None else options.test
+    known = tuple(load_task(task).name for task in tasks)
+    return Asked(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
+
+
+def _words(text: str | None, tasks: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Label words that were asked for.
+
+    Raises:
+        UsageError: a label that none of the tasks has.
+    """
+    words = {} if text is None else label_words(text)
+    labels = list(dict.fromkeys(label for task in tasks for label in load_task(task).labels))
+    for label in words:
+        if label not in labels:
+            raise UsageError(
+                f"--words names the label {label!r}, which none of the tasks has. Their labels are {', '.join(labels)}."
+                f"{nearest(label, labels)}"
+            )
+    return tuple(words.items())
+
+
+def _budget(cut: BudgetOptions) -> Budget:
+    rates = {
+        optimiser: decimals(option, text, "1e-3,1e-2")
+        for optimiser, option, text in (
+            ("sgd", "--sgd-rates", cut.sgd_rates),
+            ("adamw", "--adam-rates", cut.adam_rates),
+        )
+        if text is not None
+    }
+    sizes = None if cut.batch_sizes is None else numbers("--batch-sizes", cut.batch_sizes, "4,8")
+    return Budget(cut.steps, cut.evaluate_every, sizes, rates)
+
+
+def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str:
+    """What makes the page again, with every setting that was not given written out."""
+    chosen: dict[str, object] = {
+        "model": asked.model,
+        "device": options.device if options.device != ReproduceOptions.device else None,
+        "tasks": ",".join(asked.tasks),
+        "k": ",".join(map(str, asked.ks)) or None,
+        "seeds": ",".join(map(str, asked.seeds)),
+        "test": asked.test,
+        "words": options.words,
+        "data": options.data,
+        "out": options.out if options.out != ReproduceOptions.out else None,
+        **vars(cut),
+    }
+    given = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in chosen.items() if value is not None
+    ]
+    given += ["--first-piece"] if options.first_piece else []
+    return " ".join(["foretune reproduce", options.table, *given])

@@ -1,0 +1,117 @@
+"""`solve`: kernel solvers on the kernels of a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+import foretune
+from foretune.analysis.scores import predicted_classes, scored
+from foretune.analysis.solvers import (
+    SOLVERS,
+    AsymmetricKernel,
+    CrossValidation,
+    Validation,
+    joint_data,
+    named_solver,
+    solved,
+)
+from foretune.cli.console import console, progress_console
+from foretune.cli.options import ReportOptions, SolverOptions
+from foretune.cli.places import Places
+from foretune.cli.progress import progress_bar
+from foretune.cli.ranges import items, one_of
+from foretune.errors import KernelFolderError, UsageError
+from foretune.experiment.record import Record, read_kernel, read_record
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.pages.solutions import Solved, print_solutions
+from foretune.store.json import write_json
+
+_REVERSED = "-reversed"
+_FOLDS = 5
+
+
+def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> None:
+    """Scores of all solvers on all kernels, to the terminal and, on request, to JSON.
+
+    Raises:
+        UsageError: an unknown solver, or one that does not fit a kernel.
+        KernelFolderError: the folder is none, or its parts do not belong together.
+    """
+    names = [one_of("--solver", name, ("auto", *SOLVERS)) for name in items("--solver", solver.solver, "auto,logistic")]
+    Places(report.json, read=(folder,)).check()
+    record, version = read_record(folder)
+    choose = Validation() if solver.choose == "validation" else _folds(record)
+    labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
+    if solver.kernels is not None:
+        labels = items("--kernels", solver.kernels, "sgd,signgd")
+    if not labels:
+        raise KernelFolderError(f"{folder} has no finished kernel. Repeat the command that made it.")
+    work = [(label, name) for label in labels for name in _solvers(label, names)]
+    found: list[Solved] = []
+    with progress_bar(progress_console(quiet=report.quiet)) as progress:
+        for done, (label, name) in enumerate(work):
+            data = _data(folder, record, label, solver.select)
+            solution = solved(named_solver(name), data, choose=choose)
+            score = scored(data.y_evaluation[data.validation :], solution.predictions, data.metric)
+            found.append(Solved(label, name, score, solution))
+            progress("solve", done + 1, len(work))
+    start = _zero_shot(record)
+    if report.json is not None:
+        whole = {"foretune": foretune.__version__, "made_by": version, "folder": str(folder), "task": record.task}
+        whole |= {"sizes": record.sizes, "choose": solver.choose, "blocks": solver.select, "zero_shot": start}
+        write_json(report.json, {**whole, "solutions": found})
+    note = (
+        ""
+        if version == foretune.__version__
+        else f"{folder} was made by foretune {version}, this is {foretune.__version__}."
+    )
+    print_solutions(console(), record, start, found, note)
+
+
+def _folds(record: Record) -> CrossValidation:
+    """Five folds of the training examples, fewer where a label has fewer examples."""
+    fewest = int(np.bincount(record.y[: record.sizes["train"]]).min())
+    if fewest < 2:
+        raise UsageError("--choose cv needs two training examples of every label. Use --choose validation.")
+    return CrossValidation(min(_FOLDS, fewest))
+
+
+def _asymmetric(label: str) -> bool:
+    return label.startswith("asymmetric")
+
+
+def _solvers(label: str, names: list[str]) -> list[str]:
+    """The solvers of those named that fit one kernel: `auto` is ridge, for an asymmetric kernel the asymmetric solver.
+
+    Raises:
+        UsageError: none of them fits.
+    """
+    asymmetric = _asymmetric(label)
+    chosen = [("asymmetric" if asymmetric else "ridge") if name == "auto" else name for name in names]
+    fitting = [name for name in dict.fromkeys(chosen) if not asymmetric or isinstance(SOLVERS[name], AsymmetricKernel)]
+    if not fitting:
+        raise UsageError(
+            f"The kernel {label!r} is not symmetric, which {', '.join(chosen)} assumes. Use --solver asymmetric for it, "
+            "--solver auto, or choose --kernels."
+        )
+    return fitting
+
+
+def _data(folder: Path, record: Record, label: str, select: str | None):  # noqa: ANN202 - Data
+    """Kernels, outputs and labels for the solvers."""
+    kernel = _total(read_kernel(folder, record, label), select)
+    reversed_label = f"{label}{_REVERSED}"
+    back = _total(read_kernel(folder, record, reversed_label), select) if _asymmetric(label) else None
+    return joint_data(kernel, record.f0, record.y, record.sizes["validation"], record.task["metric"], back)
+
+
+def _total(kernel: BlockKernel, select: str | None) -> np.ndarray:
+    return (kernel if select is None else kernel.select(items("--select", select, "*.query.*"))).total()
+
+
+def _zero_shot(record: Record):  # noqa: ANN202 - Score
+    """The score of the pretrained outputs on the test examples."""
+    first = record.sizes["train"] + record.sizes["validation"]
+    return scored(record.y[first:], predicted_classes(record.f0[first:]), record.task["metric"])

@@ -1,0 +1,290 @@
+"""`tune`: fine-tuning into a folder, and such folders read again.
+
+run.yaml       the options that repeat the run
+run/           the run itself (foretune.finetune.folder); of a grid, one folder a point
+result.json    of a finished run: settings, curves and scores
+"""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+
+import foretune
+from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.cli.console import console, progress_console
+from foretune.cli.data import Splitter, few_shot, full_data
+from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
+from foretune.cli.places import Places, refuse_model_name
+from foretune.cli.prepare import Prepared, prepared, read_by, versions
+from foretune.cli.progress import progress_bar
+from foretune.cli.settings import as_yaml, read_groups, repeatable
+from foretune.cli.setup import made_method, made_training
+from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
+from foretune.errors import UsageError
+from foretune.experiment.record import strangers_in
+from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
+from foretune.finetune.run import Run, fine_tuned
+from foretune.finetune.search import Search, best_of, paper_grid
+from foretune.finetune.training import Training
+from foretune.model.batches import pretrained
+from foretune.model.head import HeadLogits
+from foretune.pages.reading import Asked, print_reading
+from foretune.pages.runs import RunReport, print_run, read_report, report_file, run_report, write_report
+from foretune.progress import Progress
+from foretune.store.atomic import write_text
+from foretune.store.json import write_json
+from foretune.store.lock import held
+from foretune.store.workspace import sweep_tree
+from foretune.text.account import Account
+
+_SETTINGS = "run.yaml"
+_NO_MATTER = {"json", "out"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The options that determine a run."""
+
+    model: ModelOptions
+    data: DataOptions
+    outputs: OutputOptions
+    method: MethodOptions
+    training: TrainingOptions
+    run: TuneOptions
+
+    @property
+    def groups(self) -> tuple[Any, ...]:
+        """Its groups of options."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def splitter(self) -> Splitter:
+        """How the rows are split."""
+        return full_data if self.run.full_data else few_shot
+
+    def made(self) -> tuple[Method, list[Training]]:
+        """The method and its settings: one, or the points of a grid.
+
+        Raises:
+            UsageError: options that are unknown, out of range, or contradict each other.
+        """
+        method = made_method(self.method)
+        training = made_training(self.training, method)
+        if self.run.grid is None:
+            return method, [training]
+        for name in ("learning_rate", "batch_size"):
+            if getattr(self.training, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"--grid {self.run.grid} chooses the {name.replace('_', ' ')}; leave {option} out.")
+        return method, paper_grid(method, training.optimiser, training)
+
+
+def run_tune(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    method: MethodOptions,
+    training: TrainingOptions,
+    run: TuneOptions,
+    report: ReportOptions,
+) -> None:
+    """One run or a grid of runs, to a folder, the terminal and, on request, to JSON.
+
+    Raises:
+        UsageError: options that do not fit, or a folder that holds another run.
+    """
+    if model.dtype in ("bfloat16", "float16"):
+        raise UsageError(
+            f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
+            "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
+        )
+    recipe = Recipe(model, data, outputs, method, training, run)
+    out, errors = console(), progress_console(quiet=report.quiet)
+    recipe.made()
+    places = Places(report.json, (run.out,))
+    places.check(read_by(model, data, outputs))
+    _refuse_other(run.out, recipe)
+    before = _kept(recipe)
+    if before is None:
+        refuse_model_name(run.out, model.model)
+        with held(run.out):
+            _refuse_other(run.out, recipe)  # another process may have begun or finished, since
+            before = _kept(recipe) or _made(recipe, places, report, errors)
+    else:
+        sweep_tree(run.out)
+        found = prepared(model, data, outputs, places, errors, recipe.splitter)
+        finished_run(run.out, recipe, found)  # refuses other data and other weights
+        out.print(f"{run.out} holds this run, finished: nothing was trained.")
+    if report.json is not None:
+        write_json(report.json, {"foretune": foretune.__version__, **vars(before)})
+    if {"data", "asked"} <= set(before.about):
+        print_reading(out, Account(**before.about["data"]), Asked(**before.about["asked"]))
+    print_run(out, before, run.out)
+
+
+def _kept(recipe: Recipe) -> RunReport | None:
+    """The report of a finished run; None where it is not finished, or a part of it is not there any more."""
+    report = read_report(recipe.run.out)
+    return None if report is None or _missing(recipe.run.out, recipe, report) else report
+
+
+def _made(recipe: Recipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
+    """Train, and write settings and report."""
+    chosen, grid = recipe.made()
+    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors, recipe.splitter)
+    file = recipe.run.out / _SETTINGS
+    if not file.is_file():
+        write_text(file, as_yaml("tune", (*recipe.groups, report)))
+    with found.stages.stage("fine-tuning"), progress_bar(errors) as progress:
+        ended, search = _trained(found, chosen, grid, recipe, progress)
+    made = run_report(ended, search, _zero_shot(found), _about(found, recipe, chosen))
+    write_report(recipe.run.out, made)
+    return made
+
+
+def _trained(
+    found: Prepared, method: Method, grid: list[Training], recipe: Recipe, progress: Progress
+) -> tuple[Run, Search | None]:
+    task, split, folder = found.problem.task, found.problem.split, recipe.run.out / "run"
+    if recipe.run.grid is None:
+        return fine_tuned(found.outputs, task, split, method, grid[0], folder, progress), None
+    search = best_of(found.outputs, task, split, method, grid, folder, progress)
+    return search.best, search
+
+
+def _zero_shot(found: Prepared) -> Score | None:
+    """The test score before training."""
+    task, test = found.problem.task, found.problem.split.test
+    if not test:
+        return None
+    before = pretrained(found.outputs, test)
+    for note in before.notes:
+        warnings.warn(note, stacklevel=2)
+    return scored(np.array(task.targets(test)), predicted_classes(before.outputs), task.metric)
+
+
+def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:
+    """What the report says of the run besides its results."""
+    task, split = found.problem.task, found.problem.split
+    notes = []
+    probing = isinstance(method, ProbedFirst | LinearProbing)
+    if probing and isinstance(found.outputs, HeadLogits) and recipe.outputs.head == "probe":
+        notes.append(
+            "The head started from the solution of linear probing, so that training the head alone changes little. "
+            "--head random starts without it."
+        )
+    return {
+        "foretune": foretune.__version__,
+        "model": recipe.model.model,
+        "task": task.name,
+        "metric": task.metric,
+        "method": method.label,
+        "outputs": found.outputs.description,
+        "sizes": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
+        "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+        **found.said,
+        "notes": notes,
+        "settings": repeatable(recipe.groups),
+        "versions": versions(),
+        "stages": found.stages.finished,
+    }
+
+
+def _refuse_other(folder: Path, recipe: Recipe) -> None:
+    """See that a folder is free, or that it holds the same run.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    if not strangers_in(folder):
+        return
+    before = _settings(folder, "Choose an empty or new folder for --out.")
+    now = repeatable(recipe.groups)
+    differing = sorted(name for name in {*before, *now} - _NO_MATTER if before.get(name) != now.get(name))
+    if differing:
+        raise UsageError(
+            f"{folder} holds another run: it differs in {', '.join(differing)}. Choose another --out, or repeat that run "
+            f"with --config {shlex.quote(str(folder / _SETTINGS))}."
+        )
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The options that made a run folder.
+
+    Raises:
+        UsageError: the folder is no run folder of `foretune tune`, or an option in it is of a wrong type or out of range.
+    """
+    _settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`.")
+    groups = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
+    groups |= {"training": TrainingOptions, "run": TuneOptions}
+    return Recipe(**read_groups(folder / _SETTINGS, groups, {"out": folder}))
+
+
+def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
+    """The options in the folder's run.yaml."""
+    file = folder / _SETTINGS
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
+    if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
+        what = f"it has no {_SETTINGS}" if values is None else f"its {_SETTINGS} is not of `foretune tune`"
+        raise UsageError(f"{folder} is no folder of a fine-tuning run: {what}. {remedy}")
+    return values
+
+
+def finished_run(folder: Path, recipe: Recipe, found: Prepared) -> Run:
+    """The run of a folder, read without training; of a grid, the best.
+
+    Raises:
+        UsageError: it is not finished, or its model or data have changed.
+    """
+    report = finished_report(folder)
+    method, grid = recipe.made()
+    number = report.chosen_point
+    run = _run_folder(folder, report)
+    missing = _missing(folder, recipe, report)
+    if missing:
+        raise UsageError(
+            f"{missing[0]} is missing or incomplete, though {report_file(folder)} is there. `{_again(folder)}` trains what "
+            "is missing."
+        )
+    return fine_tuned(found.outputs, found.problem.task, found.problem.split, method, grid[number or 0], run)
+
+
+def _again(folder: Path) -> str:
+    """What repeats the run of a folder, or goes on with it."""
+    return shlex.join(["foretune", "tune", "--config", str(folder / _SETTINGS), "--out", str(folder)])
+
+
+def _run_folder(folder: Path, report: RunReport) -> Path:
+    """Where the run itself stands; of a grid, the best."""
+    return folder / "run" if report.chosen_point is None else folder / "run" / f"point-{report.chosen_point}"
+
+
+def _missing(folder: Path, recipe: Recipe, report: RunReport) -> list[Path]:
+    """The stages of a finished run that are not there any more, or not whole."""
+    run, (method, _) = _run_folder(folder, report), recipe.made()
+    stages = [run / "probing", run / "tuning"] if isinstance(method, ProbedFirst) else [run]
+    return [stage for stage in stages if not (stage / "result.json").is_file()]
+
+
+def finished_report(folder: Path) -> RunReport:
+    """The report of a finished run.
+
+    Raises:
+        UsageError: the run is not finished; the message says how to go on.
+    """
+    report = read_report(folder)
+    if report is None:
+        raise UsageError(f"The run in {folder} is not finished. Go on with `{_again(folder)}`.")
+    return report

@@ -1,0 +1,125 @@
+"""`validate`: real fine-tuning of every candidate, and how well each score ranks the results.
+
+OUT/MODEL/      cells (foretune.experiment.experiment): kernels, runs and values of this model
+OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figure
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+
+import foretune
+from foretune.cli.console import console, progress_console
+from foretune.cli.data_folder import check_data_folder
+from foretune.cli.options import ModelOptions, ReportOptions
+from foretune.cli.places import study_places
+from foretune.cli.prepare import loaded_model, versions
+from foretune.cli.progress import progress_bar
+from foretune.cli.ranges import decimals, items, numbers
+from foretune.cli.study_options import ValidateOptions
+from foretune.errors import UsageError
+from foretune.experiment.setting import FewShot, Full, Sample, Sampled
+from foretune.finetune.optimisers import AdamWOptimiser
+from foretune.finetune.training import Training
+from foretune.pages.folder import print_page, write_page
+from foretune.store.json import write_json
+from foretune.text.builtin import load_task
+from foretune.validate.page import validation_page
+from foretune.validate.rankings import LOSS, SCORE, ceilings, rankings
+from foretune.validate.runs import Validation, measured
+
+_PAGE = "validate"
+_OUTPUTS = {"head": "probed head", "prompt": "prompt"}
+_DEFAULT_N = 128
+
+
+def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> None:
+    """Run, score, rank; to a page, the terminal and, on request, to JSON.
+
+    Raises:
+        UsageError: wrong names or numbers, before anything is loaded; too few candidates.
+    """
+    tasks = tuple(load_task(task).name for task in items("--tasks", options.tasks, "mr,trec"))
+    seeds = numbers("--seeds", options.seeds, "13,21")
+    sample, grid = training_sample(options), runs_grid(options)
+    output = _OUTPUTS[options.output]
+    warm_up = () if options.warm_up is None else numbers("--warm-up", options.warm_up, "2,8")
+    check_data_folder(options.data, tasks)
+    command = _command(model, options)
+    places = study_places(options.out, _PAGE, command, model.model, report.json)
+    out, errors = console(), progress_console(quiet=report.quiet)
+    lm = loaded_model(model, errors)
+    globs = None if options.candidates is None else tuple(items("--candidates", options.candidates, "layer*"))
+    with progress_bar(errors) as progress:
+        study = Validation(
+            lm=lm,
+            tasks=tasks,
+            sample=sample,
+            seeds=seeds,
+            test=options.test,
+            rank=options.rank or None,
+            grid=grid,
+            root=places.cells,
+            data=options.data,
+            candidates=globs,
+            output=output,
+            warm_up=warm_up,
+            memory=options.memory,
+            progress=progress,
+        )
+        cells = measured(study)
+    page = validation_page(cells, study)
+    write_page(places.page, page, command)
+    if report.json is not None:
+        about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
+        found = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
+        limits = {measure.name: ceilings(cells, measure) for measure in (LOSS, SCORE)}
+        write_json(report.json, {**about, "rankings": found, "ceilings": limits, "cells": cells})
+    print_page(out, page)
+    out.print(f"\nWritten: {places.page}", soft_wrap=True)
+
+
+def training_sample(options: ValidateOptions) -> Sample:
+    """How many training examples.
+
+    Raises:
+        UsageError: more than one of --n, --k and --full-data.
+    """
+    given = [name for name in ("n", "k") if getattr(options, name) is not None]
+    given += ["full-data"] if options.full_data else []
+    if len(given) > 1:
+        raise UsageError(f"--{' and --'.join(given)} contradict each other; expected one of --n, --k and --full-data.")
+    if options.full_data:
+        return Full()
+    return Sampled(options.n or _DEFAULT_N) if options.k is None else FewShot(options.k)
+
+
+def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
+    """The settings of every run: one a learning rate."""
+    rates = decimals("--learning-rates", options.learning_rates, "5e-4,2e-3")
+    # a whole number of epochs as an int: runs are named by their settings as they are written in code
+    epochs = int(options.epochs) if options.epochs == int(options.epochs) else options.epochs
+    return tuple(
+        Training(
+            optimiser=AdamWOptimiser(rate),
+            batch_size=options.batch_size,
+            epochs=epochs,
+            evaluate_every=options.evaluate_every,
+            best_by="loss",
+        )
+        for rate in rates
+    )
+
+
+def _command(model: ModelOptions, options: ValidateOptions) -> str:
+    """What makes the page again."""
+    words = ["foretune", "validate", shlex.quote(model.model)]
+    for group in (model, options):
+        for field in fields(group):
+            value = getattr(group, field.name)
+            if field.name == "model" or value == field.default:
+                continue
+            option = f"--{field.name.replace('_', '-')}"
+            words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
+    return " ".join(words)

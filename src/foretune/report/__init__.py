@@ -1,1 +1,0 @@
-"""Results for people (terminal) and for programs (JSON)."""

@@ -1,0 +1,200 @@
+"""Whether the condition number at the start says how fast and how well LoRA trains (Rahimi Afzal et al., Figure 2).
+
+The paper shows, for LoRA of rank 8 over 10 epochs, a positive correlation of kappa(K + sigma I) with the convergence rate
+of the optimisation, and a negative one with the accuracy after training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from foretune.candidates.candidate import Candidate
+from foretune.candidates.evidence import Pool
+from foretune.candidates.pool import pool_of
+from foretune.experiment.experiment import Cell
+from foretune.finetune.training import Training
+from foretune.page import Curve, Figure, Page, Table, mean_and_spread
+from foretune.reproduce.afzal.cost import SOURCE
+from foretune.reproduce.afzal.runs import (
+    EPOCHS,
+    RANK,
+    SIGMA,
+    TrainedPlacement,
+    placement,
+    projections,
+    single_training,
+    trained_placement,
+)
+from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.validate.ranking import Interval, median_correlation
+
+KINDS = ("W_k", "W_q, W_v")
+PRINTED = {"rate": 1, "score": -1}
+"""Signs of the correlations that the paper shows."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One placement on one sample.
+
+    Attributes:
+        name: of the placement.
+        largest, smallest: eigenvalues of its training kernel.
+        kappa: kappa(K + sigma I).
+        run: what training it came to.
+    """
+
+    name: str
+    largest: float
+    smallest: float
+    kappa: float
+    run: TrainedPlacement
+
+
+class SpectrumAgainstTraining(Recipe):
+    """kappa(K + sigma I) at the start against convergence rate and accuracy, placement by placement."""
+
+    name: ClassVar[str] = "afzal-spectrum"
+    title: ClassVar[str] = "condition number at the start against convergence rate and accuracy"
+    source: ClassVar[str] = f"{SOURCE} Figure 2 of the longer paper, and the poster's two figures"
+    defaults: ClassVar[Defaults] = Defaults("minilm", ("mr", "subj"), ks=(64,), seeds=(13, 21), test=1000)
+
+    def page(self, study: Study) -> Page:
+        """A table for each task, and both scatter plots."""
+        training = single_training(study.budget)
+        tables, figures, findings = [], [], []
+        for task in study.tasks:
+            for k in study.ks:
+                where = f"{task}, k = {k}"
+                cells = [study.cell(task, k, seed, "random head") for seed in study.seeds]
+                points = [_points(cell, training) for cell in cells]
+                tables.append(_table(points, f"{where}: means (standard deviations) over {len(cells)} seed(s)"))
+                figures += [_figure(points, study.seeds, f"{task}-k{k}", of) for of in ("rate", "score")]
+                findings += [correlation_finding(where, of, correlation(points, of)) for of in ("rate", "score")]
+        return Page(
+            f"Rahimi Afzal et al.: {self.title}", _notes(self, study), tuple(tables), tuple(figures), tuple(findings)
+        )
+
+
+def placements(cell: Cell, pool: Pool) -> list[Candidate]:
+    """Keys, and queries with values: of the first, middle and last layer, of each of them, and of all layers."""
+    found: dict[frozenset[str], Candidate] = {}
+    for what in KINDS:
+        by_layer = projections(cell.outputs, what)
+        names = list(by_layer)
+        chosen = list(dict.fromkeys((0, len(names) // 2, len(names) - 1)))
+        sets = {"first, middle and last layer": chosen, **{f"layer {number}": [number] for number in chosen}}
+        sets["all layers"] = list(range(len(names)))
+        for title, numbers in sets.items():
+            blocks = [block for number in numbers for block in by_layer[names[number]]]
+            item = placement(f"{what} of {title}", blocks, pool.sizes, pool.head)
+            found.setdefault(frozenset(blocks), item)
+    return list(found.values())
+
+
+def _points(cell: Cell, training: Training) -> list[Point]:
+    pool = pool_of(cell, RANK)
+    sigma = SIGMA * pool.largest_of_all(RANK)
+    found = []
+    for item in placements(cell, pool):
+        eigen = pool.evidence(item).spectrum
+        run = trained_placement(cell, item, training)
+        found.append(Point(item.name, eigen.largest, eigen.smallest, eigen.condition_number(sigma), run))
+    return found
+
+
+def correlation(points: Sequence[Sequence[Point]], of: str) -> Interval:
+    """Median over seeds of Spearman's correlation of kappa and a result, with an interval over placements.
+
+    Args:
+        points: of each seed, the same placements in the same order; runs that failed are left out of all seeds.
+        of: `rate` or `score`.
+    """
+    values = np.array([[getattr(point.run, of) for point in seed] for seed in points], dtype=np.float64)
+    kappas = np.array([[point.kappa for point in seed] for seed in points], dtype=np.float64)
+    kept = np.isfinite(values).all(0)
+    if kept.sum() < 3:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    return median_correlation(kappas[:, kept], values[:, kept])
+
+
+def correlation_finding(where: str, of: str, found: Interval) -> str:
+    """What a correlation says beside the paper's sign."""
+    what = "the convergence rate" if of == "rate" else "the test score"
+    sign = "positive" if PRINTED[of] > 0 else "negative"
+    if np.isnan(found.value):
+        return f"{where}: no correlation of kappa with {what}: fewer than three placements, or all the same."
+    if found.low <= 0 <= found.high:
+        verdict = f"its sign cannot be told; the paper shows a {sign} one"
+    elif found.value * PRINTED[of] > 0:
+        verdict = f"{sign}, as in the paper"
+    else:
+        verdict = f"of the other sign than in the paper, which shows a {sign} one"
+    return (
+        f"{where}: kappa(K + sigma I) and {what} have a rank correlation of {found.value:.2f} (95%: {found.low:.2f} to "
+        f"{found.high:.2f}): {verdict}."
+    )
+
+
+def _table(points: Sequence[Sequence[Point]], caption: str) -> Table:
+    rows = []
+    for place, first in enumerate(points[0]):
+        every = [seed[place] for seed in points]
+        rows.append(
+            (
+                first.name,
+                f"{np.mean([point.largest for point in every]):.3g}",
+                f"{np.mean([point.smallest for point in every]):.1e}",
+                f"{np.mean([point.kappa for point in every]):.2f}",
+                mean_and_spread([point.run.rate for point in every], 1.0, 3),
+                mean_and_spread([point.run.score for point in every]),
+            )
+        )
+    header = (
+        "LoRA r = 8 on",
+        "lambda_max",
+        "lambda_min",
+        "kappa(K + sigma I)",
+        "convergence rate (1 / epoch)",
+        "test score (%)",
+    )
+    return Table(header, tuple(rows), caption)
+
+
+def _figure(points: Sequence[Sequence[Point]], seeds: Sequence[int], name: str, of: str) -> Figure:
+    curves = [
+        Curve(
+            f"seed {seed}",
+            np.array([getattr(point.run, of) for point in found], dtype=float),
+            np.array([point.kappa for point in found], dtype=float),
+        )
+        for seed, found in zip(seeds, points, strict=True)
+    ]
+    label = "convergence rate (1 / epoch)" if of == "rate" else "test score"
+    title = f"Condition number at the start and {label.partition(' (')[0]}, {name}"
+    return Figure(f"kappa-{of}-{name}", title, "kappa(K + sigma I)", label, tuple(curves), points=True)
+
+
+def _notes(recipe: Recipe, study: Study) -> tuple[str, ...]:
+    training = single_training(study.budget)
+    length = f"{EPOCHS} epochs" if training.steps is None else f"{training.steps} steps in place of {EPOCHS} epochs"
+    notes: Mapping[str, str] = {
+        "source": f"Source: {recipe.source}.",
+        "what": f"Model {study.lm.name} with a random head; tasks {', '.join(study.tasks)}; k = "
+        f"{', '.join(map(str, study.ks))} examples per label for training; seeds {', '.join(map(str, study.seeds))}; at "
+        f"most {study.test} test examples.",
+        "runs": f"Runs: LoRA of rank {RANK}, the head trained beside, AdamW at {training.optimiser.learning_rate:g}, "
+        f"batches of {training.batch_size}, {length}, a constant rate; scores are those after the last step.",
+        "kappa": f"K is the kernel of adapters and head on the training examples at the start; sigma = {SIGMA:g} "
+        "lambda_max of the kernel with adapters on all linear layers, the same for all placements.",
+        "rate": "Convergence rate: minus the slope of the logarithm of the mean training loss of each epoch.",
+        "differs": "What differs: the paper trains RoBERTa-base on whole training sets, with the kernel of 32 examples; "
+        "it gives neither its sigma, nor how it defines the rate, nor an interval.",
+        "interval": "Correlations are Spearman's over placements, the median over seeds; intervals from placements drawn "
+        "again.",
+    }
+    return tuple(notes.values())

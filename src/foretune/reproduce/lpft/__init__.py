@@ -1,0 +1,1 @@
+"""Tomihari and Sato 2024: linear probing, then fine-tuning."""

@@ -1,0 +1,75 @@
+"""The two parts of a classifier's kernel, P and F, for full fine-tuning and for LoRA (Tomihari and Sato 2024).
+
+    P    through the classifier's own parameters (pretrain-effective)
+    F    through the features (FT-effective); O(||V||^2), so that a larger classifier makes it larger
+
+Only singular values are kept; the Frobenius norm of a part is the norm of its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from foretune.analysis.singular_values import SingularValues
+from foretune.behaviour.head import adapter_split, kernel_split
+from foretune.experiment.budget import Budget
+from foretune.experiment.experiment import Cell
+from foretune.finetune.methods import LinearProbing, LoRATuning
+from foretune.kernels.compute import kernels_of
+from foretune.kernels.job import separate_job
+from foretune.kernels.sgd import SGD
+from foretune.model.outputs import Outputs
+from foretune.reproduce.lpft.measures import method_grid
+
+EXAMPLES = 64
+PARTS = {"P": "pretrain_effective", "F": "ft_effective", "P + F": "total"}
+"""As the tables name them."""
+
+Spectra = Mapping[tuple[str, str], SingularValues]
+"""(FT or LoRA, part) -> singular values."""
+
+
+def pretrained_spectra(cell: Cell) -> Spectra:
+    """The kernels before any training, on at most 64 training examples."""
+    return _kept(cell, "lpft-kernels-pretrained", {}, lambda: cell.outputs)
+
+
+def probed_spectra(cell: Cell, budget: Budget) -> Spectra:
+    """The kernels after linear probing with its own grid.
+
+    Raises:
+        NonFiniteError: linear probing failed at every point of its grid.
+    """
+    method = LinearProbing()
+    grid = method_grid(budget, method)
+    key = {"method": repr(method), "grid": [repr(training) for training in grid]}
+    return _kept(cell, "lpft-kernels-probed", key, lambda: cell.run(method, grid).outputs)
+
+
+def mean_spectra(spectra: list[Spectra]) -> Spectra:
+    """The mean of the largest, the second, ... values over seeds."""
+    return {key: SingularValues(np.mean([one[key].values for one in spectra], axis=0)) for key in spectra[0]}
+
+
+def _kept(cell: Cell, name: str, key: Mapping[str, object], outputs: Callable[[], Outputs]) -> Spectra:
+    formula = LoRATuning().formula
+    found = cell.value(name, {**key, "examples": EXAMPLES, "formula": repr(formula)}, lambda: _spectra(cell, outputs()))
+    return {
+        (kernel, part): SingularValues(np.array(values))
+        for kernel, parts in found.items()
+        for part, values in parts.items()
+    }
+
+
+def _spectra(cell: Cell, outputs: Outputs) -> dict[str, dict[str, list[float]]]:
+    """The kernels of both kinds in one pass over the examples."""
+    formulas = (SGD(), LoRATuning().formula)
+    job = separate_job(outputs, cell.split.train[:EXAMPLES], None, None)
+    whole, adapters = kernels_of(job, formulas, cell.memory, progress=cell.progress).values()
+    splits = {"FT": kernel_split(whole), "LoRA": adapter_split(whole, adapters)}
+    return {
+        kernel: {part: split.spectra[field].values.tolist() for part, field in PARTS.items()}
+        for kernel, split in splits.items()
+    }

@@ -1,0 +1,202 @@
+"""One number for every row, task and seed of a table of Malladi et al. 2023, and the table in the paper's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foretune.experiment.experiment import Cell, checked_outputs
+from foretune.page import Table, mean_and_spread
+from foretune.reproduce.printed import printed_figures
+from foretune.reproduce.recipe import Defaults, Study
+from foretune.text.builtin import load_task
+
+PAPER = "malladi"
+METRIC_TITLES = {"f1": "F1", "matthews": "Matthews"}
+MODEL = "RoBERTa-base"
+"""Of the paper, in all tables but 5."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a cell asks the model.
+
+    Attributes:
+        name: what stands before the name of a row; may be empty.
+        output, prompt, pooling, first_piece: see `Setting`.
+    """
+
+    name: str = ""
+    output: str = "prompt"
+    prompt: str | None = None
+    pooling: str = "mean"
+    first_piece: bool = False
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """The fields of `Setting` that it determines."""
+        return {"output": self.output, "prompt": self.prompt, "pooling": self.pooling, "first_piece": self.first_piece}
+
+    def row(self, name: str) -> str:
+        """The name of a row that is measured so."""
+        return f"{self.name}, {name}" if self.name else name
+
+    def known(self, task: str) -> bool:
+        """Whether a task has this prompt."""
+        return self.prompt is None or self.prompt in load_task(task).prompts
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was measured.
+
+    Attributes:
+        values: row -> task -> one number a seed; none where a task has no such row.
+        k: examples per label.
+    """
+
+    values: Mapping[str, Mapping[str, tuple[float, ...]]]
+    k: int
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The columns."""
+        return tuple(next(iter(self.values.values())))
+
+    def mean(self, row: str, task: str) -> float:
+        """The mean over the seeds that did not fail; not a number where there is none."""
+        finite = [value for value in self.values[row][task] if np.isfinite(value)]
+        return float(np.mean(finite)) if finite else float("nan")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How numbers are written, and where the paper prints its own.
+
+    Attributes:
+        table: number of the table.
+        scale, digits: see `mean_and_spread`.
+        corner: head of the first column.
+        by_metric: scores are in the metric of each task, which a heading names where it is not accuracy.
+    """
+
+    table: int
+    scale: float = 100.0
+    digits: int = 1
+    corner: str = "Method"
+    by_metric: bool = True
+
+    def drawn(self, scores: Scores, caption: str, *, beside: bool) -> Table:
+        """Rows as in the paper, each with the paper's own figures below it where the model is the same."""
+        printed = self.printed(scores.k) if beside else {}
+        rows = []
+        for row, values in scores.values.items():
+            rows.append((row, *(mean_and_spread(found, self.scale, self.digits) for found in values.values())))
+            if row in printed:
+                rows.append((f"paper: {row}", *(printed[row].get(task, "-") for task in values)))
+        return Table(
+            (self.corner, *map(measured_title if self.by_metric else title, scores.tasks)), tuple(rows), caption
+        )
+
+    def printed(self, k: int) -> Mapping[str, Mapping[str, str]]:
+        """Row -> task -> text: the paper's figures at k, and those of the model before training."""
+        tables = printed_figures(PAPER)["tables"][self.table]
+        return {
+            row: {task: self._text(*figures) for task, figures in tasks.items()}
+            for at in (0, k)
+            for row, tasks in tables.get(at, {}).items()
+        }
+
+    def _text(self, mean: float, spread: float | None = None) -> str:
+        return f"{mean:.{self.digits}f}" + ("" if spread is None else f" ({spread:.{self.digits}f})")
+
+
+def measured(
+    study: Study,
+    k: int,
+    rows: Sequence[str],
+    measure: Callable[[Cell], Mapping[str, float]],
+    asked: Sequence[Asked] = (Asked(),),
+) -> Scores:
+    """The numbers of all tasks and seeds at one k.
+
+    Args:
+        study: tasks, seeds and data.
+        k: examples per label.
+        rows: names of what `measure` gives.
+        measure: the numbers of one cell by row.
+        asked: ways to ask; each has all rows.
+    """
+    values: dict[str, dict[str, tuple[float, ...]]] = {each.row(row): {} for each in asked for row in rows}
+    for task in study.tasks:
+        for each in asked:
+            seeds = study.seeds if each.known(task) else ()
+            found = [measure(study.cell(task, k, seed, **each.how)) for seed in seeds]
+            for row in rows:
+                values[each.row(row)][task] = tuple(numbers[row] for numbers in found)
+    return Scores(values, k)
+
+
+def words_in_pieces(study: Study, asked: Sequence[Asked] = (Asked(),)) -> tuple[str, ...]:
+    """See that every task has its data, its prompts and their words, before hours of training.
+
+    Returns:
+        What a page says of words that answer with their first piece; empty where all are one token.
+
+    Raises:
+        UsageError, DataError, ModelError: see `checked_outputs`.
+    """
+    found: list[str] = []
+    for task in study.tasks:
+        for each in asked:
+            if each.output != "prompt" or not each.known(task):
+                continue
+            setting = study.setting(task, max(study.ks), study.seeds[0], **each.how)
+            outputs: Any = checked_outputs(setting, study.lm, study.data)
+            found += [f"{word!r} by {piece!r} ({each.row(title(task))})" for word, piece in outputs.pieces.items()]
+    pieces = list(dict.fromkeys(found))
+    return (f"Words of several tokens answer with their first piece: {', '.join(pieces)}.",) if pieces else ()
+
+
+def title(task: str) -> str:
+    """The paper's name of a task."""
+    return printed_figures(PAPER)["titles"].get(task, task)
+
+
+def measured_title(task: str) -> str:
+    """The paper's name of a task, with its metric where that is not accuracy."""
+    metric = METRIC_TITLES.get(load_task(task).metric)
+    return title(task) if metric is None else f"{title(task)} ({metric})"
+
+
+def own_model(study: Study, *others: str) -> bool:
+    """Whether the model is the paper's, by the last part of its name."""
+    return Path(study.lm.name).name.lower() in {name.lower() for name in (MODEL, *others)}
+
+
+def difference_notes(study: Study, paper: Defaults, source: str, *models: str) -> tuple[str, ...]:
+    """What a page says on top: where it comes from, the settings, and what differs from the paper.
+
+    Args:
+        study: the settings.
+        paper: the paper's.
+        source: paper and table.
+        models: of the paper, besides RoBERTa-base.
+    """
+    found = ["examples are sampled otherwise"]
+    if not own_model(study, *models):
+        found.append(f"the model is {study.lm.name} ({' and '.join((MODEL, *models))} there; its figures are left out)")
+    if study.ks != paper.ks:
+        found.append(f"k = {', '.join(map(str, study.ks))} ({', '.join(map(str, paper.ks))} there)")
+    if len(study.seeds) != len(paper.seeds):
+        found.append(f"{len(study.seeds)} seed(s) ({len(paper.seeds)} there)")
+    if study.test != paper.test:
+        found.append(f"at most {study.test} test examples ({paper.test} there)")
+    if missing := [title(task) for task in paper.tasks if task not in study.tasks]:
+        found.append(f"without {', '.join(missing)}")
+    beside = ("Rows that begin with `paper:` are printed there.",) if own_model(study, *models) else ()
+    return (f"Source: {source}.", *study.notes, f"What differs from it: {'; '.join(found)}.", *beside)

@@ -1,0 +1,110 @@
+"""What the printed tables of Malladi et al. 2023 have in common: one number for every row, task and seed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from foretune.experiment.experiment import Cell
+from foretune.kernels.signs import THRESHOLD
+from foretune.page import Page, Table
+from foretune.reproduce.malladi.measures import Analog, Tuned, method_scores, published
+from foretune.reproduce.malladi.scores import (
+    Asked,
+    Layout,
+    Scores,
+    difference_notes,
+    measured,
+    own_model,
+    words_in_pieces,
+)
+from foretune.reproduce.recipe import Recipe, Study
+
+SOLVERS = (
+    "Kernel methods: K(SGD), K(SignGD) and K(LoRA) minimise the regularised logistic loss, as Appendix A.3 says (the code "
+    "that was published solves least squares), K(A-SignGD) solves the asymmetric system; hyperparameters from the grids "
+    "of Table 3, chosen on validation. The signs of K(SignGD) and K(A-SignGD): an entry of a gradient counts as zero below "
+    f"{THRESHOLD:g} of the size that it would have if the terms of its sum did not cancel (Definition 3.4 has no such "
+    "threshold, against rounding noise; it moves these kernels by about 0.1% on MiniLM, up to 1% on tiny models)."
+)
+TRAINING = (
+    "Fine-tuning: the learning rate falls linearly to zero, gradients are clipped at a norm of 1, as in the published "
+    "code; the best checkpoint of the best point of a grid, both on validation."
+)
+PERCENT = "Accuracy (another metric where a column says so) in percent, mean and standard deviation over seeds."
+ACCURACY = "Accuracy in percent, of every task, as the paper prints it; mean and standard deviation over seeds."
+
+
+class PrintedTable(Recipe):
+    """A table with one number for every row, task and seed, one table for each k.
+
+    Attributes:
+        layout: how numbers are written.
+        rows: what is measured.
+        asked: ways to ask the model.
+        remarks: on top of the page, besides what differs from the paper.
+        models: the paper's, besides RoBERTa-base.
+    """
+
+    layout: ClassVar[Layout]
+    rows: ClassVar[tuple[str, ...]]
+    asked: ClassVar[tuple[Asked, ...]] = (Asked(),)
+    remarks: ClassVar[tuple[str, ...]] = (PERCENT,)
+    models: ClassVar[tuple[str, ...]] = ()
+
+    def page(self, study: Study) -> Page:
+        """The table, measured.
+
+        Raises:
+            UsageError, DataError, ModelError: see `Study.cell`.
+        """
+        pieces = words_in_pieces(study, self.asked)
+        study = replace(study, budget=published(study.budget))
+        found = [
+            measured(study, k, self.rows, lambda cell: self.measure(cell, study), self.asked) for k in self.ks(study)
+        ]
+        findings = tuple(sentence for scores in found for sentence in self.findings(scores))
+        return Page(
+            f"{self.source}: {self.title}", (*self.notes(study), *pieces), self.tables(study, found), findings=findings
+        )
+
+    def notes(self, study: Study) -> tuple[str, ...]:
+        """What stands on top."""
+        return (*difference_notes(study, self.defaults, self.source, *self.models), *self.remarks)
+
+    def ks(self, study: Study) -> tuple[int, ...]:
+        """Numbers of examples that have a table."""
+        return study.ks
+
+    def tables(self, study: Study, found: list[Scores]) -> tuple[Table, ...]:
+        """The tables, drawn."""
+        return tuple(self.layout.drawn(scores, f"k = {scores.k}", beside=own_model(study)) for scores in found)
+
+    @abstractmethod
+    def measure(self, cell: Cell, study: Study) -> Mapping[str, float]:
+        """The numbers of one cell by row."""
+
+    @abstractmethod
+    def findings(self, scores: Scores) -> tuple[str, ...]:
+        """What the numbers at one k say."""
+
+
+class MethodTable(PrintedTable):
+    """A table whose rows are fine-tuning and kernel methods.
+
+    Attributes:
+        methods: the rows.
+    """
+
+    methods: ClassVar[tuple[Tuned | Analog, ...]]
+    remarks: ClassVar[tuple[str, ...]] = (PERCENT, SOLVERS, TRAINING)
+
+    def __init_subclass__(cls) -> None:
+        """The names of the rows are those of the methods."""
+        cls.rows = tuple(method.name for method in cls.methods)
+
+    def measure(self, cell: Cell, study: Study) -> Mapping[str, float]:
+        """The test scores of all methods."""
+        return method_scores(cell, study.budget, self.methods)

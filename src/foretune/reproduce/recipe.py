@@ -1,0 +1,116 @@
+"""One printed table or figure of a paper as a recipe, and the study that cooks it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from foretune.experiment.budget import Budget
+from foretune.experiment.experiment import Cell, made_cell
+from foretune.experiment.setting import FewShot, Sample, Setting
+from foretune.model.load import LanguageModel
+from foretune.page import Page
+from foretune.progress import Progress
+from foretune.text.split import SEEDS
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a recipe uses when nothing else is asked for.
+
+    Attributes:
+        model: the built-in model that stands in the place of the paper's.
+        tasks, ks, seeds: as in the paper.
+        test: most test examples (LM-BFF's cap, Gao et al. 2021).
+    """
+
+    model: str
+    tasks: tuple[str, ...]
+    ks: tuple[int, ...] = (16, 64)
+    seeds: tuple[int, ...] = SEEDS
+    test: int = 2000
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked for.
+
+    Attributes:
+        lm: the model.
+        tasks, ks, seeds, test: see `Defaults`.
+        data: a folder with one folder a task; the tasks' own sources without.
+        root: where cells are kept.
+        budget: how runs are trained.
+        memory: budget of kernels above the model's own memory.
+        words, first_piece: see `Setting`.
+        progress: called as the work goes on.
+    """
+
+    lm: LanguageModel
+    tasks: tuple[str, ...]
+    ks: tuple[int, ...]
+    seeds: tuple[int, ...]
+    test: int
+    root: Path
+    data: Path | None = None
+    budget: Budget = field(default_factory=Budget)
+    memory: str = "2GiB"
+    words: tuple[tuple[str, str], ...] = ()
+    first_piece: bool = False
+    progress: Progress | None = None
+
+    def cell(self, task: str, sample: Sample | int, seed: int, output: str = "prompt", **how: Any) -> Cell:
+        """The cell of a task; a number as sample is k of `FewShot`, `how` are other fields of `Setting`.
+
+        Raises:
+            UsageError, DataError, ModelError: see `made_cell`.
+        """
+        setting = self.setting(task, sample, seed, output, **how)
+        return made_cell(setting, self.lm, self.data, self.root, self.memory, self.progress)
+
+    def setting(self, task: str, sample: Sample | int, seed: int, output: str = "prompt", **how: Any) -> Setting:
+        """What a cell is made from."""
+        chosen = FewShot(sample) if isinstance(sample, int) else sample
+        pieces = how.pop("first_piece", False) or self.first_piece
+        return Setting(task, chosen, seed, self.test, output, words=self.words, first_piece=pieces, **how)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every page says on top."""
+        shots = ", ".join(map(str, self.ks))
+        return (
+            f"Model {self.lm.name}; tasks {', '.join(self.tasks)}; k = {shots} examples per label for training and as many "
+            f"for validation; seeds {', '.join(map(str, self.seeds))}; at most {self.test} test examples.",
+            self.budget.described,
+            *(
+                (f"Words asked for: {', '.join(f'{label}={word}' for label, word in self.words)}.",)
+                if self.words
+                else ()
+            ),
+        )
+
+
+class Recipe(ABC):
+    """A table or figure of a paper.
+
+    Attributes:
+        name: as the command line knows it, `malladi-4`.
+        title: what it shows.
+        source: paper, and number of the table.
+        defaults: what the paper used.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    defaults: ClassVar[Defaults]
+
+    @abstractmethod
+    def page(self, study: Study) -> Page:
+        """The table or figure, measured.
+
+        Raises:
+            UsageError, DataError, ModelError: see `Study.cell`; or a recipe that needs what the model does not have.
+        """

@@ -1,0 +1,242 @@
+"""The page of a validation: how each score ranks the candidates, what can be ranked at all, and curves beside real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from foretune.candidates.adam import best_predicted
+from foretune.page import Curve, Figure, Page, Table, mean_and_spread
+from foretune.shapes import Float64
+from foretune.validate.curves import curve_distance
+from foretune.validate.formatting import shown, shown_interval
+from foretune.validate.ranking import Ceiling
+from foretune.validate.rankings import (
+    LOSS,
+    SCORE,
+    SWEEP,
+    Measure,
+    Ranking,
+    ceilings,
+    places_of,
+    rankings,
+    sweep,
+    tasks_of,
+)
+from foretune.validate.rates import losses_by_rate_table, rate_table
+from foretune.validate.runs import Measured, Validation
+from foretune.validate.stopped import stopped_findings, stopped_runs, stopped_table
+from foretune.validate.warm_up import warm_up_findings, warm_up_notes, warm_up_table
+
+RANDOM = "random choice"
+MANY_RATES = 3
+"""From so many on, losses are shown rate by rate."""
+LITTLE = 0.02
+"""A gain in nats over the start below which there is nothing to choose between."""
+
+
+def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
+    """The page.
+
+    Args:
+        cells: of all seeds and tasks, the same candidates in each.
+        study: what was asked for.
+    """
+    ranked = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
+    stopped = stopped_runs(cells)
+    return Page(
+        title=f"Does the forecast rank {len(cells[0].names)} candidates of {study.lm.name}?",
+        notes=(*_notes(study), *warm_up_notes(study)),
+        tables=(
+            _ranking_table(cells, LOSS, ranked[LOSS.name]),
+            _ranking_table(cells, SCORE, ranked[SCORE.name]),
+            *([stopped_table(cells, stopped)] if stopped else []),
+            _gain_table(cells),
+            _curve_table(cells),
+            *([rate_table(cells)] if len(study.grid) > 1 else []),
+            *([losses_by_rate_table(cells)] if len(study.grid) >= MANY_RATES else []),
+            *([warm_up_table(cells, ranked[LOSS.name])] if study.warm_up else []),
+            _candidate_table(cells),
+        ),
+        figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in tasks_of(cells)),
+        findings=(
+            *_findings(cells, ranked),
+            *stopped_findings(ranked[LOSS.name], stopped),
+            *warm_up_findings(cells, ranked[LOSS.name]),
+        ),
+    )
+
+
+def _notes(study: Validation) -> tuple[str, ...]:
+    first = study.grid[0]
+    what = "full tuning" if study.rank is None else f"LoRA, rank {study.rank}, alpha 16"
+    rates = ", ".join(f"{point.optimiser.learning_rate:g}" for point in study.grid)
+    length = f"{first.steps} steps" if first.epochs is None else f"{first.epochs:g} epochs"
+    return (
+        f"Model {study.lm.name}, {study.output}; {what}, and the head where there is one. Tasks {', '.join(study.tasks)}; "
+        f"sample {study.sample.label}; seeds {', '.join(map(str, study.seeds))}, each with training and validation "
+        f"examples of its own; at most {study.test} test examples.",
+        f"Real runs: AdamW at {rates}, batches of {first.batch_size}, {length}; the checkpoint and the rate with the "
+        "lowest validation loss count.",
+        "Rank correlation is Spearman's, over the candidates of one task and seed; all scores are oriented so that larger "
+        "should be better (a small risk or kappa, a large lambda_max, trace or norm), and a negative one ranks backwards. "
+        "Intervals: 95%, candidates drawn again.",
+        "Regret: what is lost against the best candidate found, by taking the one that the score puts first; mean over "
+        "tasks and seeds.",
+        "Noise ceiling: rank correlation of the real results with themselves, seed against seed. A forecast without noise "
+        "would reach about its square root; one that reads a seed's own examples may find what is particular to them. Its "
+        "regret is that of choosing by another seed's real results.",
+        f"{SWEEP}: every candidate is fine-tuned, and the lowest validation loss trusted.",
+        "LogME, LEEP and NCE score a model for a task, not the parameters that are trained: they apply where models are "
+        "compared. Here they are the same for all candidates, so they have no rank correlation and the regret of a random "
+        "choice. LEEP and NCE take the outputs before training for the source classifier, on validation examples.",
+    )
+
+
+def _ranking_table(cells: Sequence[Measured], measure: Measure, ranked: Sequence[Ranking]) -> Table:
+    tasks, limits = tasks_of(cells), ceilings(cells, measure)
+    rows = [
+        (
+            found.score,
+            shown_interval(found.median, found.low, found.high),
+            *(shown(found.by_task[task]) for task in tasks),
+            shown(found.regret, 3 if measure is LOSS else 1),
+        )
+        for found in (*ranked, sweep(cells, measure))
+    ]
+    known = [limit.correlation for limit in limits.values() if not np.isnan(limit.correlation)]
+    middle = float(np.median(known)) if known else float("nan")
+    lost = measure.scale * float(np.mean([limit.regret for limit in limits.values()]))
+    top = (
+        "noise ceiling",
+        shown(middle),
+        *(shown(limits[task].correlation) for task in tasks),
+        shown(lost, 3 if measure is LOSS else 1),
+    )
+    header = ("score", "median (95%)", *tasks, f"regret, {measure.unit}")
+    return Table(header, (*rows, top), f"Rank correlation with the {measure.name}")
+
+
+def _gain_table(cells: Sequence[Measured]) -> Table:
+    """What fine-tuning adds to the start, task by task."""
+    rows = []
+    for measure, digits in ((LOSS, 3), (SCORE, 1)):
+        for task, limit in ceilings(cells, measure).items():
+            start, gains = _gains(cells, task, measure)
+            spreads = (measure.scale * limit.candidates, measure.scale * limit.seeds)
+            numbers = (start, float(gains.max()), float(np.median(gains)), *spreads)
+            found = [shown(number, digits) for number in numbers]
+            rows.append((f"{task}, {measure.name}", *found, shown(limit.correlation)))
+    header = ("task", "start", "gain, best", "gain, median", "candidates' spread", "seeds' spread", "noise ceiling")
+    caption = (
+        "What there is to rank: gain of the best and the median candidate over the start (linear probing, where a head "
+        "starts from it), in nats and points; means over seeds, spreads as standard deviations"
+    )
+    return Table(header, tuple(rows), caption)
+
+
+def _gains(cells: Sequence[Measured], task: str, measure: Measure) -> tuple[float, Float64[np.ndarray, "k"]]:
+    """The start, and every candidate's mean gain over it, in the measure's unit."""
+    chosen = [cells[place] for place in places_of(cells, task)]
+    starts = [-cell.start_loss if measure is LOSS else cell.start_score for cell in chosen]
+    gains = np.mean([measure.of(cell) - start for cell, start in zip(chosen, starts, strict=True)], axis=0)
+    return measure.scale * abs(float(np.mean(starts))), measure.scale * gains
+
+
+def _curve_table(cells: Sequence[Measured]) -> Table:
+    """Predicted against real validation losses."""
+    header = ("task", "start", "lowest, real", "lowest, predicted", "distance of curves")
+    caption = (
+        "Validation loss of real runs with Adam and of their simulation in function space, nats: medians over candidates "
+        "and seeds, the distance as root mean square over the evaluations of the best run"
+    )
+    rows = [_curve_row(task, [cells[place] for place in places_of(cells, task)]) for task in tasks_of(cells)]
+    return Table(header, tuple(rows), caption)
+
+
+def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[str, ...]:
+    pairs = [pair for cell in cells for pair in zip(cell.outcomes, cell.predicted, strict=True)]
+    done = [(outcome, runs) for outcome, runs in pairs if outcome.failure is None]
+    distances = [
+        curve_distance(run, outcome.evaluated, outcome.validation_losses)
+        for outcome, runs in done
+        for run in runs
+        if run.learning_rate == outcome.learning_rate
+    ]
+    numbers = (
+        [outcome.start_validation_loss for outcome, _ in done],
+        [outcome.validation_loss for outcome, _ in done],
+        [best_predicted(runs).lowest for _, runs in done],
+        distances,
+    )
+    return (task, *(shown(_middle(values), 3) for values in numbers))
+
+
+def _candidate_table(cells: Sequence[Measured]) -> Table:
+    tasks = tasks_of(cells)
+    rows = []
+    for number, name in enumerate(cells[0].names):
+        row = [name]
+        for task in tasks:
+            chosen = [cells[place].outcomes[number] for place in places_of(cells, task)]
+            row.append(mean_and_spread([outcome.test_loss for outcome in chosen], 1.0, 3))
+            row.append(mean_and_spread([outcome.test_score for outcome in chosen]))
+        rows.append(tuple(row))
+    header = ("candidate", *(f"{task}: {what}" for task in tasks for what in ("loss", "score")))
+    return Table(header, tuple(rows), "Real results on test examples: mean (standard deviation) over seeds")
+
+
+def _figure(cell: Measured) -> Figure:
+    """The real and predicted validation curves of the candidate with the lowest real validation loss."""
+    losses = [np.inf if outcome.failure else outcome.validation_loss for outcome in cell.outcomes]
+    best = int(np.argmin(losses))
+    outcome = cell.outcomes[best]
+    drawn = [
+        Curve("real", np.array(outcome.validation_losses, dtype=float), np.array(outcome.evaluated, dtype=float)),
+        *(
+            Curve(
+                f"predicted, rate {run.learning_rate:g}",
+                np.array(run.validation_losses, dtype=float),
+                np.array(run.steps, dtype=float),
+            )
+            for run in cell.predicted[best]
+            if np.isfinite(run.validation_losses).all()
+        ),
+    ]
+    title = f"{cell.task}, seed {cell.seed}: {cell.names[best]}, real rate {outcome.learning_rate:g}"
+    return Figure(f"curves-{cell.task}", title, "step", "validation loss (nats)", tuple(drawn))
+
+
+def _findings(cells: Sequence[Measured], ranked: Mapping[str, Sequence[Ranking]]) -> tuple[str, ...]:
+    found = []
+    for measure in (LOSS, SCORE):
+        order = sorted((r for r in ranked[measure.name] if not np.isnan(r.median)), key=lambda r: -r.median)
+        chance = next(r for r in ranked[measure.name] if r.score == RANDOM).regret
+        if order:
+            best, unit = order[0], measure.unit
+            found.append(
+                f"By {measure.name}: {best.score} ranks best, median correlation {best.median:.2f}; trusting it costs "
+                f"{best.regret:.3g} {unit} against the best candidate found, a random choice {chance:.3g}."
+            )
+        found += [_rankable(task, measure, limit) for task, limit in ceilings(cells, measure).items() if limit.reason]
+    for task in tasks_of(cells):
+        _, gains = _gains(cells, task, LOSS)
+        if gains.max() < LITTLE:
+            found.append(
+                f"{task}: the best candidate gains {gains.max():.3f} nats over the start. Fine-tuning adds next to nothing "
+                "to linear probing here, so that the choice of what to train hardly matters."
+            )
+    if len({cell.seed for cell in cells}) == 1:
+        found.append(
+            "One seed: there is no noise ceiling, and nobody knows which of these differences would come again."
+        )
+    return tuple(found)
+
+
+def _rankable(task: str, measure: Measure, limit: Ceiling) -> str:
+    return f"{task}: candidates cannot be ranked by {measure.name}, by anyone: {limit.reason}."
+
+
+def _middle(values: Sequence[float]) -> float:
+    return float(np.median(values)) if values else float("nan")

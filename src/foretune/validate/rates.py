@@ -1,0 +1,114 @@
+"""The learning rate that a simulated run of Adam calls best, against real runs at every rate of the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from foretune.candidates.adam import PredictedRun, best_predicted
+from foretune.experiment.outcome import Outcome
+from foretune.page import Table
+from foretune.validate.formatting import shown
+from foretune.validate.rankings import places_of, tasks_of
+from foretune.validate.runs import Measured
+
+NEAR = 3.5
+"""A predicted rate within this factor of the best one is near it: a step of a grid of half decades."""
+
+
+def rate_table(cells: Sequence[Measured]) -> Table:
+    """How good the predicted rates are, task by task.
+
+    Args:
+        cells: of all seeds and tasks, runs with at least two rates.
+    """
+    rows = []
+    for task in tasks_of(cells):
+        chosen = [cells[place] for place in places_of(cells, task)]
+        guesses = [
+            (outcome, best_predicted(runs, reach).learning_rate)
+            for cell in chosen
+            for outcome, runs, reach in zip(cell.outcomes, cell.predicted, cell.reach, strict=True)
+            if outcome.failure is None
+        ]
+        rows.append((task, *_row(guesses, [run.learning_rate for run in chosen[0].predicted[0]])))
+    header = (
+        "task",
+        "exactly",
+        f"within a factor of {NEAR:g}",
+        "nats lost",
+        "the commonest: exactly",
+        "nats lost",
+        "worst rate: nats lost",
+    )
+    caption = (
+        "The best of AdamW's learning rates, predicted by simulation within reach of the weights, and in its place the one "
+        "that is best most often for the task, known afterwards: how often it is the best by the lowest real validation "
+        "loss, and how much higher that loss is than at the best rate, a run that failed counting as the start; means over "
+        "candidates and seeds"
+    )
+    return Table(header, tuple(rows), caption)
+
+
+def losses_by_rate_table(cells: Sequence[Measured]) -> Table:
+    """The lowest validation loss of every candidate at every rate, real and predicted.
+
+    Args:
+        cells: of all seeds and tasks, the same rates in each.
+    """
+    rates = [run.learning_rate for run in cells[0].predicted[0]]
+    rows = []
+    for task in tasks_of(cells):
+        chosen = [cells[place] for place in places_of(cells, task)]
+        for number, name in enumerate(cells[0].names):
+            pairs = [(cell.outcomes[number], cell.predicted[number]) for cell in chosen]
+            starts = [outcome.start_validation_loss for outcome, _ in pairs]
+            columns = [_real_and_predicted(pairs, place) for place in range(len(rates))]
+            rows.append((task, name, shown(float(np.mean(starts)), 3), *columns))
+    header = ("task", "candidate", "start", *(f"{rate:g}" for rate in rates))
+    caption = (
+        "Lowest validation loss by AdamW's learning rate, nats: real (predicted by simulation), means over seeds; a dash "
+        "where every run failed"
+    )
+    return Table(header, tuple(rows), caption)
+
+
+def _real_and_predicted(pairs: Sequence[tuple[Outcome, Sequence[PredictedRun]]], place: int) -> str:
+    rate = pairs[0][1][place].learning_rate
+    real = [found[rate] for outcome, _ in pairs if rate in (found := _lowest(outcome))]
+    guess = float(np.mean([runs[place].lowest for _, runs in pairs]))
+    return f"{shown(float(np.mean(real)) if real else float('nan'), 3)} ({guess:.3f})"
+
+
+def lost(outcome: Outcome, rate: float) -> float:
+    """How much higher the lowest validation loss is at a rate than at the best one, nats.
+
+    Args:
+        outcome: of a grid of which at least one run did not fail.
+        rate: of the grid; a run that failed leaves the start.
+    """
+    lowest = _lowest(outcome)
+    return lowest.get(rate, outcome.start_validation_loss) - min(lowest.values())
+
+
+def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tuple[str, ...]:
+    if not guesses:
+        return ("-",) * 6
+    best = [outcome.learning_rate for outcome, _ in guesses]
+    usual = max(dict.fromkeys(best), key=best.count)
+    ratios = [max(outcome.learning_rate / guess, guess / outcome.learning_rate) for outcome, guess in guesses]
+    worst = [max(lost(outcome, rate) for rate in grid) for outcome, _ in guesses]
+    return (
+        f"{ratios.count(1.0)} of {len(guesses)}",
+        f"{sum(ratio <= NEAR for ratio in ratios)} of {len(guesses)}",
+        shown(float(np.mean([lost(outcome, guess) for outcome, guess in guesses])), 3),
+        f"{usual:g}: {best.count(usual)} of {len(guesses)}",
+        shown(float(np.mean([lost(outcome, usual) for outcome, _ in guesses])), 3),
+        shown(float(np.mean(worst)), 3),
+    )
+
+
+def _lowest(outcome: Outcome) -> dict[float, float]:
+    """Learning rate -> lowest validation loss after the start."""
+    return {point.learning_rate: point.lowest for point in outcome.points}

@@ -1,0 +1,246 @@
+"""Real results, scores and predicted curves of every candidate on every task and seed; what is kept is not made again.
+
+Each seed has training and validation examples of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foretune.analysis.calibration import cross_entropy
+from foretune.analysis.scores import predicted_classes, score
+from foretune.candidates.adam import PredictedRun
+from foretune.candidates.candidate import PROBING, Candidate
+from foretune.candidates.evidence import Evidence, Pool
+from foretune.candidates.pool import pool_of
+from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
+from foretune.errors import UsageError
+from foretune.experiment.experiment import Cell, made_cell
+from foretune.experiment.outcome import Outcome
+from foretune.experiment.setting import Sample, Setting
+from foretune.finetune.training import Training
+from foretune.finetune.warm_up import warm_up_training
+from foretune.model.load import LanguageModel
+from foretune.progress import Progress
+from foretune.shapes import Float64
+from foretune.store.kept import identity_hash
+from foretune.validate.chosen import chosen_labels, common_labels
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is asked for.
+
+    Attributes:
+        lm: the model.
+        tasks, sample, seeds, test: see `Setting`.
+        rank: of LoRA; None for full tuning.
+        grid: settings of every run, with AdamW; the best point of each candidate counts.
+        root: where the model's cells are kept.
+        data: a folder with one folder a task; the tasks' own sources without.
+        candidates: globs on labels of candidates; None for all.
+        output: see `Setting`.
+        warm_up: numbers of steps; `AFTER_WARM_UP` are taken again on the kernel after each of them.
+        memory: budget of kernels above the model's own memory.
+        progress: called as the work goes on.
+    """
+
+    lm: LanguageModel
+    tasks: tuple[str, ...]
+    sample: Sample
+    seeds: tuple[int, ...]
+    test: int
+    rank: int | None
+    grid: tuple[Training, ...]
+    root: Path
+    data: Path | None = None
+    candidates: tuple[str, ...] | None = None
+    output: str = "probed head"
+    warm_up: tuple[int, ...] = ()
+    memory: str = "2GiB"
+    progress: Progress | None = None
+
+    def cell(self, task: str, seed: int) -> Cell:
+        """The cell of a task and a seed.
+
+        Raises:
+            UsageError, DataError, ModelError: see `made_cell`.
+        """
+        setting = Setting(task, self.sample, seed, self.test, self.output)
+        return made_cell(setting, self.lm, self.data, self.root, self.memory, self.progress)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The candidates on one task and seed, all in the same order.
+
+    Attributes:
+        task, seed: which.
+        metric: `accuracy`, `f1` or `matthews`.
+        start_loss, start_score: on test examples before training: of linear probing, where a head starts from it.
+        names: of the candidates.
+        outcomes: of real fine-tuning.
+        scores: name of a score, or of a score after a warm-up (`warmed_name`) -> its values.
+        predicted: the simulated runs of the grid, from the kernel before training.
+        reach: the largest rate of Adam that a forecast would name, of every candidate (`candidates.adam.reach`).
+        warm_up_seconds: steps of a warm-up -> what it cost.
+    """
+
+    task: str
+    seed: int
+    metric: str
+    start_loss: float
+    start_score: float
+    names: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    scores: Mapping[str, tuple[float, ...]]
+    predicted: tuple[tuple[PredictedRun, ...], ...]
+    reach: tuple[float, ...]
+    warm_up_seconds: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> Float64[np.ndarray, "k"]:
+        """Test losses; infinite where every run failed."""
+        return np.array([outcome.test_loss if outcome.failure is None else np.inf for outcome in self.outcomes])
+
+    @property
+    def validation_losses(self) -> Float64[np.ndarray, "k"]:
+        """Lowest validation losses with the sign turned, as scores are; where every run failed, the worst."""
+        return np.array([-o.validation_loss if o.failure is None else -np.inf for o in self.outcomes])
+
+    @property
+    def test_scores(self) -> Float64[np.ndarray, "k"]:
+        """Test scores; zero where every run failed."""
+        return np.array([outcome.test_score if outcome.failure is None else 0.0 for outcome in self.outcomes])
+
+
+def candidates_of(cell: Cell, rank: int | None) -> list[Candidate]:
+    """The forecast's candidates of one method on a cell, linear probing left out; kept."""
+    key = {"rank": rank, **determinants(len(cell.split.train) * cell.outputs.n_outputs)}
+    found = cell.value(
+        f"candidates-{'full' if rank is None else f'r{rank}'}",
+        key,
+        lambda: {"candidates": [asdict(item) for item in pool_of(cell, rank).candidates]},
+    )["candidates"]
+    every = [Candidate(**{**item, "blocks": tuple(item["blocks"]), "head": tuple(item["head"])}) for item in found]
+    return [item for item in every if item.rank == rank and item.kind != PROBING]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is seen of a cell's candidates before training, or after a warm-up: kept, or from a pool made when needed.
+
+    Attributes:
+        cell: model and data; it keeps the values.
+        chosen: the candidates.
+        grid: settings of the runs.
+        warm_up: steps; 0 for the model before training.
+    """
+
+    cell: Cell
+    chosen: Sequence[Candidate]
+    grid: Sequence[Training]
+    warm_up: int = 0
+
+    @cached_property
+    def pool(self) -> Pool:
+        """With the kernels of all of them."""
+        cell = self.cell.warmed(self.warm_up) if self.warm_up else self.cell
+        return pool_of(cell, self.chosen[0].rank, self.grid)
+
+    def values(self, name: str, of: Callable[[Evidence], Any]) -> list[Any]:
+        """A value of each candidate, kept."""
+        asked = {
+            "methods": [repr(candidate.tuning) for candidate in self.chosen],
+            "grid": [repr(point) for point in self.grid],
+        }
+        name = warmed_name(name, self.warm_up)
+        file = f"{name.replace(',', '').replace(' ', '-')}-{identity_hash(asked)[:12]}"
+        rows = len(self.cell.split.train) * self.cell.outputs.n_outputs
+        key = {**asked, **determinants(rows), **self._warm_up_key, "name": name}
+        return self.cell.value(
+            file, key, lambda: {"values": [of(self.pool.evidence(candidate)) for candidate in self.chosen]}
+        )["values"]
+
+    def scores(self, names: Iterable[str]) -> dict[str, tuple[float, ...]]:
+        """Scores of all candidates, larger is better, under their names after a warm-up where there was one."""
+        return {
+            warmed_name(name, self.warm_up): tuple(map(float, self.values(f"score {name}", SCORES[name].oriented)))
+            for name in names
+        }
+
+    @property
+    def _warm_up_key(self) -> dict[str, str]:
+        return {"warm_up": repr(warm_up_training(self.warm_up))} if self.warm_up else {}
+
+
+def measured(study: Validation) -> list[Measured]:
+    """Everything, seed by seed and task by task.
+
+    Raises:
+        UsageError, DataError, ModelError: wrong names, too few candidates, or data and a model that do not fit.
+        NonFiniteError: a kernel with undefined numbers; runs that fail are results.
+    """
+    if not study.tasks or not study.seeds or not study.grid:
+        raise UsageError("A validation needs at least one task, one seed and one learning rate.")
+    cells = [study.cell(task, seed) for seed in study.seeds for task in study.tasks]
+    known = [candidates_of(cell, study.rank) for cell in cells]
+    labels = chosen_labels(common_labels(known), study.candidates)
+    by_label = ({item.label: item for item in found} for found in known)
+    return [
+        _measured(study, cell, [found[label] for label in labels]) for cell, found in zip(cells, by_label, strict=True)
+    ]
+
+
+def _measured(study: Validation, cell: Cell, chosen: Sequence[Candidate]) -> Measured:
+    # before the runs, which take far longer: a model that cannot be warmed up is refused at once
+    seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
+    outcomes = []
+    for number, candidate in enumerate(chosen):
+        if study.progress is not None:
+            study.progress(f"{cell.setting.task}, seed {cell.setting.seed}: candidates", number, len(chosen))
+        outcomes.append(cell.outcome(candidate.tuning, study.grid))
+    start = cell.value("start", {}, lambda: _start(cell))
+    scores, curves, reach = _before_training(_Seen(cell, chosen, study.grid))
+    for steps in study.warm_up:
+        scores |= _Seen(cell, chosen, study.grid, steps).scores(AFTER_WARM_UP)
+    return Measured(
+        task=cell.setting.task,
+        seed=cell.setting.seed,
+        metric=cell.task.metric,
+        start_loss=start["loss"],
+        start_score=start["score"],
+        names=tuple(candidate.label for candidate in chosen),
+        outcomes=tuple(outcomes),
+        scores=scores,
+        predicted=curves,
+        reach=reach,
+        warm_up_seconds=seconds,
+    )
+
+
+def _before_training(
+    seen: _Seen,
+) -> tuple[dict[str, tuple[float, ...]], tuple[tuple[PredictedRun, ...], ...], tuple[float, ...]]:
+    """Scores, curves and reach of every candidate; the kernels that they are from are not held any longer."""
+    scores = seen.scores(SCORES)
+    steps = max(training.steps_for(len(seen.cell.split.train)) for training in seen.grid)
+    curves = seen.values("predicted curves", lambda item: [asdict(run) for run in item.adam])
+    reach = seen.values("reach of Adam", lambda item: item.reach(steps))
+    return scores, tuple(tuple(_run(run) for run in runs) for runs in curves), tuple(map(float, reach))
+
+
+def _run(found: Mapping[str, Any]) -> PredictedRun:
+    return PredictedRun(found["learning_rate"], tuple(found["steps"]), tuple(found["validation_losses"]))
+
+
+def _start(cell: Cell) -> dict[str, float]:
+    """Loss and score of the test examples before training."""
+    y, f0 = cell.labels("test"), cell.inputs.f0[cell.inputs.n_train + cell.inputs.n_validation :]
+    return {"loss": cross_entropy(f0, y), "score": score(y, predicted_classes(f0), cell.task.metric)}
