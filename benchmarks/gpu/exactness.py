@@ -75,7 +75,9 @@ def _compared(record: Record, table: Table, name: str, device: str, values: Call
         allowed = max(_TIMES * beside, floor)
         exact = max(model.exact, 1e-6 if what in _TRAINED else 0.0)
         record.figure(model=name, what=what, card64=double, card32=single, cpu32=beside)
-        table.rows.append((name, what, f"{double:.1e}", f"{single:.1e}", f"{beside:.1e}", f"{exact:.0e}, {allowed:.0e}"))
+        table.rows.append(
+            (name, what, f"{double:.1e}", f"{single:.1e}", f"{beside:.1e}", f"{exact:.0e}, {allowed:.0e}")
+        )
         if not (double <= exact and single <= allowed):
             record.misses.append(f"{name}, {what}: {double:.1e} in float64, {single:.1e} in float32")
 
@@ -154,7 +156,9 @@ def _linear(outputs: Outputs) -> Values:
 
 def _like(outputs: Outputs, module: torch.nn.Module) -> Outputs:
     lm = replace(outputs.lm, module=module)
-    return ft.HeadLogits(lm, pooling=outputs.pooling) if isinstance(outputs, ft.HeadLogits) else ft.AnswerLogits(lm, TASK)
+    return (
+        ft.HeadLogits(lm, pooling=outputs.pooling) if isinstance(outputs, ft.HeadLogits) else ft.AnswerLogits(lm, TASK)
+    )
 
 
 _TRAINING: dict[str, Callable[[Outputs], Values]] = {

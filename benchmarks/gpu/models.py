@@ -125,7 +125,10 @@ TINY: dict[str, Model] = {
     "gpt2, prompt": Model("causal", "GPT2", {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 128}),
     "mixtral, prompt": Model("causal", "Mixtral", {**_GROUPED, "num_local_experts": 4}, exact=_ROUNDED),
     "mamba, prompt": Model(
-        "causal", "Mamba", {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4}, exact=_ROUNDED
+        "causal",
+        "Mamba",
+        {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 4},
+        exact=_ROUNDED,
     ),
     "bert, masked prompt": Model("masked", "Bert", _SMALL),
     "deberta-v2, masked prompt": Model(

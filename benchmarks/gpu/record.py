@@ -78,7 +78,7 @@ class Record:
         self.say(what)
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - recorded, and the run ends with an error code
+        except Exception as error:
             self.failures.append({"part": what, "error": repr(error), "traceback": traceback.format_exc()})
             self.say(f"  FAILED: {error!r}\n{traceback.format_exc()}")
         finally:

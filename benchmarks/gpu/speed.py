@@ -20,9 +20,11 @@ from benchmarks.gpu.models import SIZES, SMALL_SIZES, Model, examples
 from benchmarks.gpu.record import Record, Table
 from foretune.gradients.factors import Products
 from foretune.kernels.formula import Formula, contracted
-from foretune.kernels.job import Job
+from foretune.kernels.job import Job, described
+from foretune.kernels.law import check_law
 from foretune.kernels.sgd import contraction_flops
-from foretune.kernels.tile import Tile
+from foretune.kernels.tile import Tile, in_pieces_of
+from foretune.kernels.tiles import AUTO
 from foretune.model.outputs import Outputs
 
 WORDS = 60
@@ -74,8 +76,8 @@ def speed(record: Record, device: str, *, small: bool, names: Sequence[str] = ()
         record.figure(what="matrix product", dtype=str(dtype), tflops=rate / 1e12)
     table = Table(
         "Speed",
-        ("model", "N", "kernel", "whole, s", "capture, s", "capture / passes", "contraction, s", "share of the product rate",
-         "peak on the card, GiB", "planned, GiB"),
+        ("model", "N", "kernel", "whole, s", "capture, s", "capture / passes", "contraction, s", "share of product rate",
+         "peak, GiB", "planned, GiB"),
         notes=[
             "Matrix product of this run: "
             + ", ".join(f"{rate / 1e12:.0f} TFLOP/s in {str(dtype)[6:]}" for dtype, rate in card.peak.items())
@@ -103,48 +105,41 @@ def _measured(record: Record, table: Table, card: Card, name: str, model: Model,
     outputs = model.outputs(model.made(model.dtype, card.device).to(card.device), name)
     chosen = examples(n, WORDS if n > 16 else 8)
     job = ft.separate_job(outputs, chosen, None, None)
+    sgd = _FORMULAS[0]
     for formula in _FORMULAS:
         ft.block_kernels(outputs, chosen[:16], formula=formula)  # libraries start
-    budget = _budget(card)
-    plan = job.plan(budget, sum(job.array_bytes(formula) for formula in _FORMULAS[:1]))
-    part = range(min(plan.rows, n, 256))
+    plan = job.plan(AUTO, job.array_bytes(sgd))
+    part = range(min(plan.rows, n))
+    law = card.seconds(lambda: check_law(job.source, {sgd: sgd.blocks(job.kinds)}))
+    identity = card.seconds(lambda: described(job))
     tile: list[Tile] = []
     for _ in range(2):
         tile.clear()
         capture = card.seconds(lambda: tile.append(job.source.capture(part, plan.batch)))
     bare = min(_bare(card, outputs, job, part, plan.batch) for _ in range(2))
     shared = {"model": name, "n": n, "batch": plan.batch, "rows": plan.rows, "columns": plan.columns}
-    record.figure(**shared, capture=capture, bare=bare, examples=len(part))
+    record.figure(**shared, capture=capture, bare=bare, examples=len(part), law=law, identity=identity)
     rates = {formula: _contraction(card, job, tile[0], formula) for formula in _FORMULAS}
     flops = _flops(job, tile[0])
-    share = flops / rates[_FORMULAS[0]] / card.peak[model.dtype]
-    record.figure(**shared, contraction=rates[_FORMULAS[0]], lora=rates[_FORMULAS[1]], tflop=flops / 1e12, share=share)
+    share = flops / rates[sgd] / card.peak[model.dtype]
+    labelled = {formula.label: seconds for formula, seconds in rates.items()}
+    record.figure(**shared, **labelled, tflop=flops / 1e12, share=share)
     tile.clear()
     for formula in _FORMULAS:
         held = card.reset()
-        whole = card.seconds(lambda formula=formula: ft.kernels_of(job, [formula], **_memory(card)))
+        whole = card.seconds(lambda formula=formula: ft.kernels_of(job, [formula]))
         peak, planned = (card.most - held) / 2**30, plan.peak / 2**30
         record.figure(**shared, formula=formula.label, whole=whole, peak_gib=peak, planned_gib=planned)
-        first = formula is _FORMULAS[0]
-        table.rows.append(
-            (name, f"{n:,}", formula.label, f"{whole:.2f}", f"{capture * n / len(part):.2f}", f"{capture / bare:.2f}",
-             f"{rates[formula]:.2f} ({len(part)} examples)", f"{share:.0%}" if first else "", f"{peak:.1f}", f"{planned:.1f}")
-        )  # fmt: skip
+        some = "" if len(part) == n else f" ({len(part)} examples)"
+        times = (f"{whole:.2f}", f"{capture:.2f}{some}", f"{capture / bare:.2f}", f"{rates[formula]:.3f}{some}")
+        shown = f"{share:.0%}" if formula is sgd else ""
+        table.rows.append((name, f"{n:,}", formula.label, *times, shown, f"{peak:.1f}", f"{planned:.1f}"))
         if card.device.startswith("cuda") and peak > planned:
             record.misses.append(f"{name}, N = {n}, {formula.label}: {peak:.1f} GiB against {planned:.1f} GiB planned")
     if share < SHARE:
-        record.misses.append(f"{name}, N = {n}: the contraction reaches {share:.0%} of the product rate; target {SHARE:.0%}")
+        record.misses.append(f"{name}, N = {n}: contraction at {share:.0%} of the product rate; target {SHARE:.0%}")
     if "1.2B" in name and capture > PASSES * bare:
         record.misses.append(f"{name}, N = {n}: capture takes {capture / bare:.2f} times bare passes; target {PASSES}")
-
-
-def _memory(card: Card) -> dict[str, int]:
-    return {"memory": _budget(card)}
-
-
-def _budget(card: Card) -> int:
-    """Most of what is free on the card."""
-    return int(0.8 * torch.cuda.mem_get_info()[0]) if card.device.startswith("cuda") else 2**31
 
 
 def _contraction(card: Card, job: Job, tile: Tile, formula: Formula) -> float:
@@ -152,8 +147,9 @@ def _contraction(card: Card, job: Job, tile: Tile, formula: Formula) -> float:
     names = {formula: formula.blocks(job.kinds)}
 
     def work() -> None:
-        for _ in contracted(tile, tile, names):
-            pass
+        with in_pieces_of(job.sizes(AUTO).piece):
+            for _ in contracted(tile, tile, names):
+                pass
 
     return min(card.seconds(work) for _ in range(2))
 

@@ -291,7 +291,11 @@ class SolverOptions:
 class RunOptions:
     """Budget and results."""
 
-    memory: Annotated[str, option(Panel.RUN, "Budget above the model's own memory."), Memory()] = "2GiB"
+    memory: Annotated[
+        str,
+        option(Panel.RUN, "Budget above the model's own memory; auto is 2GiB on the CPU, most of a GPU's."),
+        Memory(),
+    ] = "auto"
     plan: Annotated[bool, option(Panel.RUN, "Print time, memory and disk needed, and stop.", "--plan")] = False
     out: Annotated[
         Path | None, option(Panel.RUN, "Folder for kernels and run.yaml; a stopped run there is resumed.")

@@ -7,11 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from foretune.errors import UsageError
 from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import Pattern, matching
+from foretune.kernels.budget import device_bytes, refuse_beyond_host, sizes_on
 from foretune.kernels.formula import Formula
-from foretune.kernels.tiles import Footprint, Plan, planned
+from foretune.kernels.tiles import Footprint, Plan, Sizes, planned
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import AnyRows, Example, as_examples
@@ -55,12 +58,29 @@ class Job:
         """Bytes of the kernel of one formula."""
         return 8 * len(formula.blocks(self.kinds)) * self.n * len(self.columns) * self.source.outputs.n_outputs**2
 
-    def plan(self, budget: int, arrays: int) -> Plan:
-        """Tiles that keep the computation within `budget` bytes, `arrays` of which the kernels themselves take."""
+    @property
+    def device(self) -> torch.device:
+        """Where factors and products are."""
+        return self.source.outputs.lm.device
+
+    def sizes(self, memory: str | int) -> Sizes:
+        """How work is cut for a budget."""
+        return sizes_on(self.device, device_bytes(memory, self.device), self.source.outputs.n_outputs)
+
+    def plan(self, memory: str | int, arrays: int) -> Plan:
+        """Tiles that keep the computation within its budget; the kernels themselves take `arrays` bytes.
+
+        Raises:
+            UsageError: the budget is too small, or the host has too little memory for the kernels.
+        """
         lengths = self.source.lengths
         sides = (lengths[: self.n], [lengths[place] for place in self.columns])
-        footprint = self.footprint()
-        return planned(footprint, sides, budget, arrays, overlap=self.overlap, single=self.source.single)
+        footprint, budget = self.footprint(), device_bytes(memory, self.device)
+        if self.device.type == "cuda":
+            refuse_beyond_host(arrays)
+            arrays = 0
+        single, sizes = self.source.single, self.sizes(memory)
+        return planned(footprint, sides, budget, arrays, overlap=self.overlap, single=single, sizes=sizes)
 
 
 def separate_job(

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from foretune.gradients.factors import FactorBatch, Products
+from foretune.kernels.tiles import CHUNK_BYTES
 from foretune.shapes import Float, Float64
 
-CHUNK_BYTES = 12 * 2**20
-"""Work is done on pieces of this size: two of them stay within a usual last-level cache."""
+_PIECE: ContextVar[int | None] = ContextVar("bytes of a piece", default=None)
 
 Tile = Sequence[FactorBatch]
+
+
+def chunk_bytes() -> int:
+    """Bytes of a piece of work here."""
+    return _PIECE.get() or CHUNK_BYTES
+
+
+@contextmanager
+def in_pieces_of(size: int) -> Iterator[None]:
+    """Work on pieces of another size: a GPU needs larger ones to be busy."""
+    before = _PIECE.set(size)
+    try:
+        yield
+    finally:
+        _PIECE.reset(before)
 
 
 class Workspace:

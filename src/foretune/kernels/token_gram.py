@@ -15,15 +15,17 @@ import torch
 from torch import Tensor
 
 from foretune.kernels import tile as tiles_of
-from foretune.kernels.materialised import mirror
 from foretune.kernels.packed import Layout, Packed, Packer
+from foretune.kernels.products import mirror
 from foretune.kernels.tile import Tile, Workspace, zero_kernel
 from foretune.shapes import Float, Float64
 
 _DIAGONAL_PIECES = 4
 """A symmetric kernel is cut into so many pieces of rows; each computes about half of its own square too much."""
-_MOST_SUMS = 16
+_MOST_SUMS = {"cpu": 16}
 """Examples times outputs of a piece: summing its tokens costs so many multiplications an entry."""
+_MOST_SUMS_ELSEWHERE = 256
+"""The same where starting work costs more than these multiplications."""
 
 
 def token_gram_kernels(
@@ -100,7 +102,7 @@ class _Shared:
         gram = self.grams.get(piece.begin)
         if gram is None:
             gram = first.x[piece.rows] @ second.x[: piece.width].T
-            if sum(kept.nbytes for kept in self.grams.values()) + gram.nbytes <= 4 * tiles_of.CHUNK_BYTES:
+            if sum(kept.nbytes for kept in self.grams.values()) + gram.nbytes <= 4 * tiles_of.chunk_bytes():
                 self.grams[piece.begin] = gram
         if first.group is not None and second.group is not None:
             return gram * (first.group[piece.rows, None] == second.group[: piece.width])
@@ -111,12 +113,13 @@ def _pieces(first: Packed, columns: Layout, *, same: bool) -> Iterator[_Piece]:
     """Pieces whose products fill a chunk; of a symmetric kernel each has a share of the examples at most."""
     layout = first.layout
     ends, n = layout.ends, len(layout.ends) - 1
-    most = max(1, min(-(-n // _DIAGONAL_PIECES) if same else n, _MOST_SUMS // layout.c))
+    sums = _MOST_SUMS.get(first.x.device.type, _MOST_SUMS_ELSEWHERE)
+    most = max(1, min(-(-n // _DIAGONAL_PIECES) if same else n, sums // layout.c))
     token_bytes = layout.c * columns.ends[-1] * first.x.element_size()
     end = 0
     while end < n:
         begin, end = end, end + 1
-        while end < min(n, begin + most) and (ends[end + 1] - ends[begin]) * token_bytes <= tiles_of.CHUNK_BYTES:
+        while end < min(n, begin + most) and (ends[end + 1] - ends[begin]) * token_bytes <= tiles_of.chunk_bytes():
             end += 1
         last = end if same else len(columns.ends) - 1
         if ends[end] > ends[begin] and columns.ends[last]:
