@@ -91,7 +91,7 @@ def speed(record: Record, device: str, *, small: bool, names: Sequence[str] = ()
     last: dict[str, float] = {}
     for n in counts:
         for name, model in chosen.items():
-            needed = 20.0 if name not in last else 6 * last[name] + 10
+            needed = 20.0 if name not in last else 2.5 * last[name] + 10
             if (least and n > least) or not record.within(f"{name}, N = {n}", 0 if small else needed):
                 continue
             start = time.monotonic()

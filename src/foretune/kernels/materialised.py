@@ -39,6 +39,8 @@ class Part:
 
 Side = Sequence[Part]
 """The factors of one block, batch by batch."""
+_ALIGNED = 8
+"""Rows of a piece on a GPU are a multiple of this: its fast products begin at such places."""
 
 
 def side_of(name: str, tile: Tile) -> Side:
@@ -97,6 +99,8 @@ def gradient_chunks(
     most = max(sum(part.count for part in side) for side in sides)
     for number, rows, width, form in _pieces(kind, sides):
         step = max(1, tiles_of.chunk_bytes() // (most * width * space.like.element_size()))
+        if space.like.device.type != "cpu":
+            step = max(_ALIGNED, step // _ALIGNED * _ALIGNED)
         for start in range(0, len(rows), step):
             end = min(start + step, len(rows))
             chunks = [
@@ -154,10 +158,13 @@ def _weight_gradients(
 ) -> None:
     """Rows `start:end` of dW for each example and output."""
     n, c = len(factor.x), len(factor.g)
-    parts = [g[..., start:end].mT for g in factor.g]  # (n, o, t) of each output
+    parts = [g[..., start:end] for g in factor.g]  # (n, t, o) of each output
     if scale is not None:
         parts = [part * each[:, None, None] for part, each in zip(parts, scale.view(n, c).T, strict=True)]
-    g = torch.cat(parts, dim=1)  # (n, c * o, t)
+    if into.device.type == "cpu":
+        g = torch.cat([part.mT for part in parts], dim=1)  # (n, c * o, t)
+    else:  # tokens last would be rows of any odd length, for which a GPU has slow products only
+        g = (parts[0] if c == 1 else torch.cat(parts, dim=2)).mT  # (n, c * o, t)
     torch.bmm(g.to(into.dtype), factor.x.to(into.dtype), out=into.view(n, c * (end - start), -1))
 
 
