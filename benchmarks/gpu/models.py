@@ -145,9 +145,9 @@ _1B = {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, 
        "intermediate_size": 8192, "max_position_embeddings": 512, "tie_word_embeddings": True}  # fmt: skip
 SIZES: dict[str, Model] = {
     "MiniLM-size encoder, head": Model("encoder", "Bert", _MINI, head=True, vocabulary=30522),
+    "1.2B Llama, prompt, bfloat16": Model("causal", "Llama", _1B, vocabulary=128256, dtype=torch.bfloat16),
     "135M Llama, prompt": Model("causal", "Llama", _135M, vocabulary=49152),
     "135M Llama, prompt, bfloat16": Model("causal", "Llama", _135M, vocabulary=49152, dtype=torch.bfloat16),
-    "1.2B Llama, prompt, bfloat16": Model("causal", "Llama", _1B, vocabulary=128256, dtype=torch.bfloat16),
 }
 SMALL_SIZES: dict[str, Model] = {"tiny encoder, head": TINY["bert, head"], "tiny Llama, prompt": TINY["llama, prompt"]}
 

@@ -14,7 +14,7 @@ from foretune.kernels.tile import chunk_bytes
 from foretune.kernels.tiles import AUTO, Sizes, memory_bytes, shown
 from foretune.model.device import examples_a_pass
 
-_CARD, _HOST = 0.8, 0.5
+_CARD, _HOST = 0.9, 0.5
 """Shares of the memory that is free on the card and on the host."""
 _PIECE, _LEAST_PIECE, _OF_BUDGET = 512 * 2**20, 16 * 2**20, 64
 """A GPU's pieces of work in bytes: a share of the budget, between these."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from foretune.gradients.factors import Dense, Factor, Products, Rows
 from foretune.kernels import tile as tiles_of
 from foretune.kernels.products import add_product, add_triangle, mirror
-from foretune.kernels.tile import Tile, Workspace, zero_kernel
+from foretune.kernels.tile import ALIGNED, Tile, Workspace, zero_kernel
 from foretune.shapes import Float, Int
 
 
@@ -39,8 +39,6 @@ class Part:
 
 Side = Sequence[Part]
 """The factors of one block, batch by batch."""
-_ALIGNED = 8
-"""Rows of a piece on a GPU are a multiple of this: its fast products begin at such places."""
 
 
 def side_of(name: str, tile: Tile) -> Side:
@@ -100,7 +98,7 @@ def gradient_chunks(
     for number, rows, width, form in _pieces(kind, sides):
         step = max(1, tiles_of.chunk_bytes() // (most * width * space.like.element_size()))
         if space.like.device.type != "cpu":
-            step = max(_ALIGNED, step // _ALIGNED * _ALIGNED)
+            step = max(ALIGNED, step // ALIGNED * ALIGNED)
         for start in range(0, len(rows), step):
             end = min(start + step, len(rows))
             chunks = [
