@@ -81,7 +81,8 @@ def speed(record: Record, device: str, *, small: bool, names: Sequence[str] = ()
         notes=[
             "Matrix product of this run: "
             + ", ".join(f"{rate / 1e12:.0f} TFLOP/s in {str(dtype)[6:]}" for dtype, rate in card.peak.items())
-            + f". Texts of about {WORDS + 4} tokens, one output, all parameters; the second of two runs."
+            + f". Texts of about {WORDS + 4} tokens, one output, all parameters. Whole: "
+            "one run. Capture: the second of two. Passes and contraction: the faster of two."
         ],
     )  # fmt: skip
     record.tables.append(table)
