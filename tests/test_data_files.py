@@ -17,8 +17,9 @@ import pyarrow.parquet
 import pytest
 
 import foretune as ft
-from foretune.cli.data import Problem, problem
+from foretune.cli.data import asked_setting
 from foretune.cli.options import DataOptions, OutputOptions
+from foretune.experiment.data import Drawn, drawn
 from foretune.text.builtin import load_data
 from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
@@ -117,8 +118,8 @@ def test_every_form_of_the_same_rows_is_read_alike(name: str, tmp_path: Path) ->
     assert [str(row["text"]).replace(",", "") for row in rows] == [text.replace(",", "") for text in TEXTS]
 
 
-def read(path: Path, **options: Any) -> Problem:
-    return problem(DataOptions(str(path), **{"k": 2, "test": 8, **options}), OutputOptions())
+def read(path: Path, **options: Any) -> Drawn:
+    return drawn(asked_setting(DataOptions(str(path), **{"k": 2, "test": 8, **options}), OutputOptions()))
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -229,6 +230,23 @@ def test_delimiter_and_encoding_are_read_as_named(tmp_path: Path) -> None:
     assert [row["label"] for row in read_rows(tabs, reading=Reading("tab", "utf-16"))] == LABELS
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    {
+        "two rows": ('"a day of,rare\nplot",positive\n', "1 text has several lines (lines 42 to 43 of the file)."),
+        "texts": (
+            '"good, and\nlong",positive\n"bad, but\nshort",negative\n',
+            "2 texts have several lines (lines 42 to 43 of the file, for example).",
+        ),
+    }.values(),
+    ids=["two rows", "texts"],
+)
+def test_lines_of_a_text_are_said_where_they_may_be_rows(content: str, said: str, tmp_path: Path) -> None:
+    """Two rows that a quote lays together, the first with a label of its own, have the form of a text with a comma."""
+    found = read(written(tmp_path, "r.csv", table() + content))
+    assert any(note.startswith(said) for note in found.account.notes), found.account.notes
+
+
 UNLABELLED = {
     "null": [None],
     "empty": [""],
@@ -289,6 +307,10 @@ ALIKE = {
     "minus signs": (lambda n, label: ("\u2212" if n % 3 else "-") + str(number(label) + 2), ["-3", "-2"]),
     "no width": (
         lambda n, label: ("\u200b", "\ufeff", "")[n % 3] + label + "\u200b" * (n % 2),
+        ["negative", "positive"],
+    ),
+    "not seen": (
+        lambda n, label: label + ("\u180e", "\ufe0f", "\U000e0041", "")[n % 4],
         ["negative", "positive"],
     ),
     "blanks inside": (
@@ -362,10 +384,11 @@ def test_labels_that_are_not_named_are_left_out_and_said(tmp_path: Path) -> None
 def test_labels_with_commas_and_equals_signs_are_named_in_quotes(tmp_path: Path) -> None:
     names = {"negative": "bad = not good", "positive": "good, very"}
     file = written(tmp_path, "r.jsonl", lines(relabelled(lambda _, label: names[label])))
-    found = problem(
+    asked = asked_setting(
         DataOptions(str(file), labels='"good, very","bad = not good"', k=2, test=8),
         OutputOptions(words='"good, very"=great,"bad = not good"=terrible'),
     )
+    found = drawn(asked)
     assert found.task.words == {"good, very": "great", "bad = not good": "terrible"}
 
 
@@ -504,6 +527,24 @@ CONTENT: dict[str, tuple[str, str | bytes, str]] = {
     "merged rows": ("r.csv", table().replace(FIRST, MERGED, 1), "lines 2 to 3: a quote opens in line 2"),
     "stray quote": ("r.csv", table().replace(FIRST, SWALLOWED, 1), "line 2: the quotes of the record that starts here"),
     "open quote": ("r.csv", table() + '"open,negative\n', "line 42: the quotes"),
+    "rows in the header": (
+        "r.csv",
+        '"' + table().replace("\n", '"\n', 2).replace('"\n', "\n", 1),
+        "a quote opens in the header",
+    ),
+    "header again": ("r.csv", table() + table(), "line 42 repeats the header"),
+    "no texts": (
+        "r.csv",
+        table(rows=[{"text": "", "label": label} for label in LABELS]),
+        "Column 'text' of r.csv is empty in every row",
+    ),
+    "zeros": ("r.csv", b"\0" * 5000, "holds zero bytes only"),
+    "web page": ("r.csv", "\n<!DOCTYPE html>\n<html>\n<p>Please log in</p>\n</html>\n", "is a web page (HTML)"),
+    "letters that look alike": (
+        "r.jsonl",
+        lines(relabelled(lambda n, label: label.replace("e", "\u0435") if n % 3 == 0 else label)),
+        "one has a cyrillic small letter ie. Write them alike",
+    ),
     "ragged": ("r.csv", table() + "a,b,c\n", "line 42: 3 fields do not fit the header"),
     "header twice": ("r.csv", table(header="text,label,label"), "names the column 'label' twice"),
     "no header": ("r.csv", table().split("\n", 1)[1], "put a line such as text,label on top"),

@@ -26,7 +26,7 @@ from foretune.behaviour.analog import analog_formula, analog_solver, orientation
 from foretune.cli.elsewhere import elsewhere
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import LoRAAndHead
 from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
 from foretune.model.builtin import MODELS
@@ -40,9 +40,8 @@ from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.recipes import RECIPES as EVERY
 from tests.cases import TASK, language_model, outputs_of
-from tests.conftest import family, many_rows, run_cli
+from tests.conftest import assert_refused, family, many_rows, run_cli
 from tests.oracles import jacobian_kernel
-from tests.test_cli import assert_refused
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in MALLADI_RECIPES}
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"sgd": (1e-3,), "adamw": (1e-3,)})
@@ -343,7 +342,7 @@ def test_a_cell_of_cola_reports_the_correlation(lm: LanguageModel, tmp_path: Pat
     words = (("unacceptable", "bad"), ("acceptable", "good"))
     data = written(tmp_path / "data", "cola")
     made = Study(lm, ("cola",), (2,), (13,), 10, tmp_path / "cells", data, CUT, words=words)
-    cell: Cell = made.cell("cola", 2, 13)
+    cell: Experiment = made.cell("cola", 2, 13)
     assert cell.task.words == {"unacceptable": "bad", "acceptable": "good"}
     (table,) = RECIPES["malladi-4"].page(made).tables
     assert table.header[1] == "cola (Matthews)"

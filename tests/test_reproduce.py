@@ -22,7 +22,7 @@ from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.setting import Full
+from foretune.experiment.sample import Full
 from foretune.finetune import search
 from foretune.page import Curve, Figure, Page, Table
 from foretune.pages.folder import csv_text, markdown, print_page, write_page
@@ -37,8 +37,7 @@ from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
-from tests.conftest import family, interruptible, many_rows, run_cli
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, family, interruptible, many_rows, run_cli
 
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"adamw": (1e-3,)})
 COST = AFZAL_RECIPES[0]

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_cli, run_code
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, run_cli, run_code
 
 LONG = "n" * 300
 
@@ -119,7 +118,7 @@ def test_json_never_replaces_a_file_that_it_did_not_write(name: str, tmp_path: P
     (tmp_path / "folder").symlink_to(".")
     before = snapshot(tmp_path)
     for command in (("forecast", "--config", "cfg.yaml"), ("tune", "--config", "cfg.yaml", "--out", "run"), ("tasks",)):
-        assert_refused(run_cli(*command, "--json", name, cwd=tmp_path), 2, "did not write; it would be lost", "mv /")
+        assert_refused(run_cli(*command, "--json", name, cwd=tmp_path), 2, "did not write; it would be lost", "mv -- /")
         assert snapshot(tmp_path) == before
 
 

@@ -27,7 +27,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
 from foretune.kernels.law import check_law
 from foretune.kernels.signs import SignFormula
-from foretune.kernels.tiles import Plan
+from foretune.kernels.tiles import BATCH, Plan
 from foretune.model.batches import pretrained
 from foretune.model.outputs import Outputs
 
@@ -109,7 +109,7 @@ def _kernels(outputs: Outputs, *, few: bool) -> Values:
     train, others = examples(6, 9), examples(4, 12, seed=1)
     formulas = list(FORMULAS[:2] if few else FORMULAS)
     job = ft.joint_job(outputs, train, others)
-    check_law(job.source, {formula: formula.blocks(job.kinds) for formula in formulas})
+    check_law(job.source, {formula: formula.blocks(job.kinds) for formula in formulas}, range(job.n), BATCH)
     found: Values = {label: kernel.array for label, kernel in ft.kernels_of(job, formulas).items()}
     if not few:
         with patch.object(Job, "plan", lambda *_: Plan(batch=2, rows=3, columns=4, passes=0, peak=0)):

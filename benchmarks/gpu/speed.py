@@ -111,7 +111,7 @@ def _measured(record: Record, table: Table, card: Card, name: str, model: Model,
         ft.block_kernels(outputs, chosen[:16], formula=formula)  # libraries start
     plan = job.plan(AUTO, job.array_bytes(sgd))
     part = range(min(plan.rows, n))
-    law = card.seconds(lambda: check_law(job.source, {sgd: sgd.blocks(job.kinds)}))
+    law = card.seconds(lambda: check_law(job.source, {sgd: sgd.blocks(job.kinds)}, part, plan.batch))
     identity = card.seconds(lambda: described(job))
     tile: list[Tile] = []
     for _ in range(2):

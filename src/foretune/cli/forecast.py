@@ -10,9 +10,10 @@ from rich.console import Console
 
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.candidate import ALPHA, RANKS, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.console import console, progress_console
+from foretune.cli.kernel_places import FORECAST, SETTINGS, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -23,13 +24,14 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.places import Places
-from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
-from foretune.cli.progress import busy, progress_bar
+from foretune.cli.prepare import prepared, question_of, record_of, reported, said
+from foretune.cli.progress import busy
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
-from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.inputs import Inputs
+from foretune.experiment.record import Record, add_kernels, claimed
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
@@ -42,10 +44,8 @@ from foretune.kernels.lora import LoRA
 from foretune.pages.advice import head_note, python_snippet
 from foretune.pages.reading import print_reading
 from foretune.pages.terminal import print_estimate, print_forecast, print_kernels
-from foretune.store.atomic import check_file, write_text
+from foretune.store.atomic import write_text
 from foretune.store.json import write_json
-
-_FILES = ("run.yaml", "forecast.json")
 
 
 def run_forecast(
@@ -64,7 +64,8 @@ def run_forecast(
     """
     out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
+    found = prepared(model, data, outputs, places, errors)
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -73,14 +74,15 @@ def run_forecast(
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
         return _planned(job, formulas, run, report, out, found)
-    inputs = read_inputs(found, errors)
+    job.refuse_too_large(formulas, run.memory)
+    inputs = _inputs(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
-    with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
+    with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
-        found.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
+        found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
     with busy(errors, "ask peft for the adapters"):
         config = _adapters(result, found, able)
@@ -98,18 +100,18 @@ def run_forecast(
         else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
         "beside_lora_config": note,
         "cost": costs,
-        "stages": found.stages.finished,
+        "stages": found.work.stages.finished,
     }
     if run.out is not None:
-        write_json(run.out / _FILES[1], whole)
+        write_json(run.out / FORECAST, whole)
     if report.json is not None:
         write_json(report.json, whole)
     rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
     snippet = None
     if config is not None and rate is not None and advised:
         snippet = python_snippet(config, f"AdamW: {rate.words}.", note)
-    print_reading(out, found.problem.account, found.asked)
-    print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
+    print_reading(out, found.account, question_of(found))
+    print_forecast(out, result, found.work.stages.finished, inputs.metric, snippet, costs)
     return None
 
 
@@ -132,49 +134,39 @@ def run_kernel(
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    places = kernel_places(run.out, report.json, [each.label for each in formulas])
+    found = prepared(model, data, outputs, places, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, out, found)
-    inputs = read_inputs(found, errors)
+    job.refuse_too_large(formulas, run.memory)
+    inputs = _inputs(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     if report.json is not None:
         described = {label: _described(kernel) for label, kernel in kernels.items()}
-        costs = {"kernel": described, "stages": found.stages.finished}
+        costs = {"kernel": described, "stages": found.work.stages.finished}
         write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
-    print_reading(out, found.problem.account, found.asked)
-    print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
+    print_reading(out, found.account, question_of(found))
+    print_kernels(out, kernels, run.out, found.work.stages.finished, inputs.warnings)
     return None
 
 
-def _warmed(found: Prepared, steps: int, errors: Console) -> Prepared:
+def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
     """The same with the outputs of the model after some steps of training."""
-    from foretune.finetune.warm_up import warmed_outputs
-
-    task, split = found.problem.task, found.problem.split
-    with found.stages.stage(WARM_UP), progress_bar(errors) as report:
-        return replace(found, outputs=warmed_outputs(found.outputs, task, split, steps, progress=report).outputs)
+    with reported(found, WARM_UP, errors):
+        return found.warmed(steps)
 
 
-def _places(run: RunOptions, report: ReportOptions) -> Places:
-    """What will be written to.
-
-    Raises:
-        KernelFolderError: --out holds something else.
-        UsageError, StorageError: a folder of an earlier run where a file is needed.
-    """
-    if run.out is None:
-        return Places(report.json)
-    refuse_foreign(run.out)
-    for name in _FILES if run.out.is_dir() else ():
-        check_file(run.out / name)
-    return Places(report.json, (run.out,))
+def _inputs(found: Experiment, errors: Console) -> Inputs:
+    """Labels, pretrained outputs and features of the whole split."""
+    with reported(found, "pretrained outputs", errors):
+        return found.inputs
 
 
-def _adapters(result: Forecast, found: Prepared, able: Adaptable) -> AdapterConfig | None:
+def _adapters(result: Forecast, found: Experiment, able: Adaptable) -> AdapterConfig | None:
     """The LoraConfig of the best candidate with adapters; none where nothing should be trained."""
     adapter = result.advice.adapter
     if adapter is None or adapter.rank is None or result.verdict == "no":
@@ -187,17 +179,18 @@ def _described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared, errors: Console
+    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Experiment, errors: Console
 ) -> tuple[dict[str, BlockKernel], Record]:
     """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    with found.stages.stage("kernel"), progress_bar(errors) as report, ExitStack() as claim:
+    with reported(found, "kernel", errors), ExitStack() as claim:
+        report = found.work.progress
         out = run.out
         if out is None:
             return kernels_of(job, formulas, run.memory, progress=report), record
         claim.enter_context(claimed(out, record, foretune.__version__))
 
         def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / _FILES[0], yaml)
+            write_text(out / SETTINGS, yaml)
             claim.close()
 
         kernels = kernels_of(job, formulas, run.memory, out, report, started)
@@ -205,10 +198,10 @@ def _computed(
 
 
 def _planned(
-    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Prepared
+    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Experiment
 ) -> None:
     needed = estimate(job, formulas, run.memory)
-    print_reading(out, found.problem.account, found.asked)
+    print_reading(out, found.account, question_of(found))
     print_estimate(out, needed)
     if report.json is not None:
-        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": found.said})
+        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": said(found)})

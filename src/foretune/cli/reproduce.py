@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import foretune
 from foretune.cli.console import console, progress_console
-from foretune.cli.data import label_words
-from foretune.cli.data_folder import check_data_folder
+from foretune.cli.data import check_data_folder, label_words
 from foretune.cli.options import ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import versions
@@ -51,7 +50,7 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     asked, budget = _asked(recipe, options), _budget(cut)
     check_data_folder(options.data, asked.tasks)
     command = _command(options, cut, asked)
-    places = study_places(options.out, recipe.name, command, asked.model, report.json)
+    places = study_places(options.out, recipe.name, command, asked.model, report.json, options.data)
     out, errors = console(), progress_console(quiet=report.quiet)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)

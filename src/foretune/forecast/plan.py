@@ -55,6 +55,7 @@ def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estima
     Raises:
         UsageError: the memory budget is too small.
     """
+    job.refuse_too_large(formulas, memory)
     array = sum(job.array_bytes(formula) for formula in formulas)
     plan = job.plan(memory, array)
     source, lengths = job.source, job.source.lengths

@@ -81,10 +81,12 @@ def computed(
         else:
             fresh.append(target)
     beginning = [*(target for members in unfinished.values() for target in members), *fresh]
-    if beginning:
-        check_law(job.source, {target.formula: target.names for target in beginning})
-    if fresh:
-        plan = next(iter(unfinished), None) or job.plan(memory, sum(target.nbytes for target in fresh))
+    plan = next(iter(unfinished), None)
+    if fresh and plan is None:
+        plan = job.plan(memory, sum(target.nbytes for target in fresh))
+    if plan is not None:
+        blocks = {target.formula: target.names for target in beginning}
+        check_law(job.source, blocks, range(min(job.n, plan.rows)), plan.batch)
         for target in fresh:
             begun = plan if target.folder is None else Plan(**target.folder.begin(asdict(plan)))
             unfinished[begun].append(target)
@@ -92,9 +94,9 @@ def computed(
         started()
     for target in beginning:
         target.array = np.zeros(target.shape)
-    for plan, members in unfinished.items():
+    for kept, members in unfinished.items():
         with in_pieces_of(job.sizes(memory).piece):
-            _fill(job, plan, members, progress or (lambda *_: None))
+            _fill(job, kept, members, progress or (lambda *_: None))
         for target in members:
             if target.folder is not None:
                 target.folder.finish(target.array)

@@ -14,7 +14,7 @@ from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import Pattern, matching
 from foretune.kernels.budget import device_bytes, refuse_beyond_host, sizes_on
 from foretune.kernels.formula import Formula
-from foretune.kernels.tiles import Footprint, Plan, Sizes, planned
+from foretune.kernels.tiles import Footprint, Plan, Sizes, planned, refuse_too_large
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import AnyRows, Example, as_examples
@@ -66,6 +66,18 @@ class Job:
     def sizes(self, memory: str | int) -> Sizes:
         """How work is cut for a budget."""
         return sizes_on(self.device, device_bytes(memory, self.device), self.source.outputs.n_outputs)
+
+    def refuse_too_large(self, formulas: Sequence[Formula], memory: str | int) -> None:
+        """See that the kernels of some formulas can be held, before anything is computed.
+
+        Raises:
+            UsageError: they do not fit into this machine; see `foretune.kernels.tiles.refuse_too_large`.
+        """
+        arrays = sum(self.array_bytes(formula) for formula in formulas)
+        if self.device.type == "cuda":
+            refuse_beyond_host(arrays)
+        else:
+            refuse_too_large(arrays, device_bytes(memory, self.device))
 
     def plan(self, memory: str | int, arrays: int) -> Plan:
         """Tiles that keep the computation within its budget; the kernels themselves take `arrays` bytes.
