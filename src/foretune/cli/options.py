@@ -311,9 +311,13 @@ class SolverOptions:
 class RunOptions:
     """Budget and results."""
 
-    memory: Annotated[str, option(Panel.RUN, "Memory budget, in addition to the model's own memory."), Memory()] = (
-        "2GiB"
-    )
+    memory: Annotated[
+        str,
+        option(
+            Panel.RUN, "Memory budget, in addition to the model's own memory; auto is 2GiB on a CPU, most of a GPU's."
+        ),
+        Memory(),
+    ] = "auto"
     plan: Annotated[bool, option(Panel.RUN, "Print the time, memory and disk space needed, then stop.", "--plan")] = (
         False
     )
