@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,20 +24,20 @@ from foretune.cli.options import (
     RunOptions,
 )
 from foretune.cli.places import Places
-from foretune.cli.prepare import prepared, question_of, record_of, reported, said
+from foretune.cli.prepare import ExperimentOptions, about, prepared, question_of, reported, said
 from foretune.cli.progress import busy
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.folder import SETTINGS, command_of, described
 from foretune.experiment.inputs import Inputs
-from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
+from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.plan import estimate
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
@@ -47,7 +47,20 @@ from foretune.pages.terminal import print_estimate, print_forecast, print_kernel
 from foretune.store.atomic import check_file, write_text
 from foretune.store.json import write_json
 
-_FILES = ("run.yaml", "forecast.json")
+_FILES = (SETTINGS, "forecast.json")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that repeat a command, and the folder that keeps them, if there is one."""
+
+    folder: Path | None
+    yaml: str
+
+    def write(self) -> None:
+        """Write run.yaml."""
+        if self.folder is not None:
+            write_text(self.folder / SETTINGS, self.yaml)
 
 
 def run_forecast(
@@ -66,7 +79,10 @@ def run_forecast(
     """
     out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    found = prepared(
+        ExperimentOptions(model, data, outputs), _places(run, report), None if run.plan else run.out, errors
+    )
+    found.work.memory = run.memory
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -77,8 +93,9 @@ def run_forecast(
         return _planned(job, formulas, run, report, out, found)
     inputs = _inputs(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
-    record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
+    record = record_of(found, about(found, repeatable(settings)))
+    kernels = _computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
+    record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
@@ -134,15 +151,19 @@ def run_kernel(
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    found = prepared(
+        ExperimentOptions(model, data, outputs), _places(run, report), None if run.plan else run.out, errors
+    )
+    found.work.memory = run.memory
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, out, found)
     inputs = _inputs(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
-    record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
+    record = record_of(found, about(found, repeatable(settings)))
+    kernels = _computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
+    record = named(found, record, kernels)
     if report.json is not None:
         described = {label: _described(kernel) for label, kernel in kernels.items()}
         costs = {"kernel": described, "stages": found.work.stages.finished}
@@ -168,12 +189,14 @@ def _places(run: RunOptions, report: ReportOptions) -> Places:
     """What will be written to.
 
     Raises:
-        KernelFolderError: --out holds something else.
-        UsageError, StorageError: a folder of an earlier run where a file is needed.
+        UsageError: --out holds something else, or a folder where a file is needed.
+        StorageError: it cannot be read, or is of an older version.
     """
     if run.out is None:
         return Places(report.json)
-    refuse_foreign(run.out)
+    described(run.out)
+    if command_of(run.out) == "tune":
+        raise UsageError(f"{run.out} holds a fine-tuning run. Choose an empty or new folder for --out.")
     for name in _FILES if run.out.is_dir() else ():
         check_file(run.out / name)
     return Places(report.json, (run.out,))
@@ -192,22 +215,11 @@ def _described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Experiment, errors: Console
-) -> tuple[dict[str, BlockKernel], Record]:
-    """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    with reported(found, "kernel", errors), ExitStack() as claim:
-        report = found.work.progress
-        out = run.out
-        if out is None:
-            return kernels_of(job, formulas, run.memory, progress=report), record
-        claim.enter_context(claimed(out, record, foretune.__version__))
-
-        def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / _FILES[0], yaml)
-            claim.close()
-
-        kernels = kernels_of(job, formulas, run.memory, out, report, started)
-    return kernels, add_kernels(out, record, kernels, foretune.__version__)
+    found: Experiment, job: Job, formulas: list[Formula], settings: Settings, errors: Console
+) -> dict[str, BlockKernel]:
+    """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
+    with reported(found, "kernel", errors):
+        return kernels_with(found, job, formulas, settings.write)
 
 
 def _planned(

@@ -22,7 +22,7 @@ from foretune.cli.options import ReportOptions, SolverOptions
 from foretune.cli.places import Places
 from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import items, one_of
-from foretune.errors import KernelFolderError, UsageError
+from foretune.errors import UsageError
 from foretune.experiment.record import Record, read_kernel, read_record
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.pages.solutions import Solved, print_solutions
@@ -37,7 +37,7 @@ def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> Non
 
     Raises:
         UsageError: an unknown solver, or one that does not fit a kernel.
-        KernelFolderError: the folder is none, or its parts do not belong together.
+        KernelFolderError, StorageError: the folder is none, or its parts do not belong together.
     """
     names = [one_of("--solver", name, ("auto", *SOLVERS)) for name in items("--solver", solver.solver, "auto,logistic")]
     Places(report.json, read=(folder,)).check()
@@ -46,8 +46,6 @@ def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> Non
     labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
     if solver.kernels is not None:
         labels = items("--kernels", solver.kernels, "sgd,signgd")
-    if not labels:
-        raise KernelFolderError(f"{folder} has no finished kernel. Repeat the command that made it.")
     work = [(label, name) for label in labels for name in _solvers(label, names)]
     found: list[Solved] = []
     with progress_bar(progress_console(quiet=report.quiet)) as progress:

@@ -22,22 +22,26 @@ import numpy as np
 import torch
 
 from foretune.errors import KernelFolderError, StorageError
-from foretune.store.atomic import names_in, new_folder
+from foretune.store.atomic import new_folder
 from foretune.store.kept import (
     DamagedError,
+    FolderKind,
     checksum,
-    identity_difference,
     identity_hash,
     read_array,
-    read_kept,
     whole,
     write_array,
-    write_kept,
 )
 from foretune.store.lock import held
 from foretune.store.workspace import sweep
 
-_FORMAT = 2
+KERNEL = FolderKind(
+    "kernel",
+    "kernel.json",
+    2,
+    "Make the kernel again in a new folder: `foretune kernel MODEL DATA --out NEW`, with --config and the run.yaml of this "
+    "run.",
+)
 _AXES = ("block", "row", "row_output", "column", "column_output")
 _CHECKSUM = "foretune_checksum"
 _WAIT = 60.0
@@ -56,7 +60,7 @@ class KernelFolder:
         plan: sizes that fix the tiles of a kernel that was begun before, else None: `begin` sets them.
 
     Raises:
-        KernelFolderError: the folder belongs to another computation, or is something else.
+        UsageError: the folder belongs to another computation, or is something else.
         StorageError: it cannot be read.
     """
 
@@ -65,28 +69,23 @@ class KernelFolder:
     ) -> None:
         self.path, self.names, self.shape = path, list(names), tuple(shape)
         self.plan: Mapping[str, Any] | None = None
-        self._description = {
-            "format": _FORMAT,
-            "hash": identity_hash(identity),
-            "names": self.names,
-            "shape": list(shape),
-            "identity": dict(identity),
-        }
-        found = names_in(path)
-        if "kernel.json" in found:
-            self._adopt()
-        elif found:
-            raise KernelFolderError(
-                f"{path} exists and is not a kernel folder: it holds {found[0]!r}. Choose an empty or new folder."
-            )
+        self._identity, self._hash = dict(identity), identity_hash(identity)
+        before = KERNEL.described(path)
+        if before is not None:
+            self._adopt(before)
         sweep(path)
         if self.finished:
             _drop_tiles(path)
 
-    def _adopt(self) -> None:
+    def _adopt(self, before: Mapping[str, Any]) -> None:
         """Go on with the kernel that was begun here, if it is this one."""
-        before = read_description(self.path)
-        _refuse_other(self.path, before, self._description)
+        then, now = before["identity"], self._identity
+        array = ("names", "shape")
+        KERNEL.refuse_other(
+            self.path,
+            {**then, **{name: before[name] for name in array}},
+            {**now, **{name: getattr(self, name) for name in array}},
+        )
         self.plan = before["plan"]
         if not self.finished and before["threads"] != torch.get_num_threads():
             warnings.warn(
@@ -99,16 +98,18 @@ class KernelFolder:
         """Write the description of a new kernel; returns its plan, which is that of another process that came first.
 
         Raises:
-            KernelFolderError: another process has begun another kernel here.
+            UsageError: another process has begun another kernel here.
             StorageError: the disk is full or the folder cannot be written.
         """
         with held(self.path, wait=_WAIT):
-            if (self.path / "kernel.json").exists():
-                self._adopt()
+            before = KERNEL.described(self.path)
+            if before is not None:
+                self._adopt(before)
             else:
                 self.plan = dict(plan)
-                record = {**self._description, "plan": self.plan, "threads": torch.get_num_threads()}
-                write_kept(self.path / "kernel.json", record)
+                array = {"names": self.names, "shape": list(self.shape)}
+                others = {**array, "plan": self.plan, "threads": torch.get_num_threads()}
+                KERNEL.describe(self.path, self._identity, others)
         return self.plan or plan
 
     @property
@@ -136,7 +137,7 @@ class KernelFolder:
         write_array(self.path / "tiles" / f"{name}.npy", values, self._tile_identity(name))
 
     def _tile_identity(self, name: str) -> str:
-        return identity_hash({"kernel": self._description["hash"], "plan": self.plan, "tile": name})
+        return identity_hash({"kernel": self._hash, "plan": self.plan, "tile": name})
 
     def finish(self, array: np.ndarray) -> None:
         """Write the whole array and drop the tiles.
@@ -168,7 +169,7 @@ class KernelFolder:
         """The finished array.
 
         Raises:
-            KernelFolderError: it is damaged.
+            DamagedError: it is not what was written.
         """
         return _stored_array(self.path, self.shape)
 
@@ -188,54 +189,35 @@ def _drop_tiles(path: Path) -> None:
         tiles.rmdir()
 
 
-def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if all(before[key] == now[key] for key in ("hash", "names", "shape")):
-        return
-    differing = identity_difference(before["identity"], now["identity"])
-    raise KernelFolderError(
-        f"{path} holds another kernel: it differs in {', '.join(differing) or 'its shape'}. Choose another folder, or "
-        "delete this one."
-    )
-
-
 def _stored_array(path: Path, shape: Sequence[int]) -> np.ndarray:
     """The array of a finished kernel; chunks that are missing would be read as zeros, which the checksum tells."""
     import zarr
 
     stored = path / "kernel.zarr"
-    try:
+
+    def read() -> np.ndarray:
         found = whole(stored, lambda: zarr.open_array(stored, mode="r"))
         if (found.shape, str(found.dtype)) != (tuple(shape), "float64"):
             raise DamagedError(stored, f"it is {found.dtype} of shape {found.shape}, expected float64 {tuple(shape)}")
         array = whole(stored, lambda: np.asarray(found[:]))
         if found.attrs.get(_CHECKSUM) != _array_checksum(array):
             raise DamagedError(stored, "a part is missing or its checksum does not fit its values")
-    except DamagedError as error:
-        remedy = f"Delete the folder {path} and repeat the command that made it."
-        raise KernelFolderError(str(error.with_remedy(remedy))) from error
-    return array
+        return array
+
+    return KERNEL.whole(path, read)
 
 
 def read_description(path: Path) -> dict[str, Any]:
     """The description of a kernel folder.
 
     Raises:
-        KernelFolderError: there is none, or this version cannot read it.
+        UsageError, KernelFolderError: there is none.
+        StorageError: this version cannot read it.
     """
-    file = path / "kernel.json"
-    if not file.exists():
+    description = KERNEL.described(path)
+    if description is None:
         raise KernelFolderError(
-            f"{path} is not a kernel folder: it has no kernel.json. Make one with `foretune kernel`."
-        )
-    try:
-        description = read_kept(file, format=_FORMAT)
-    except DamagedError as error:
-        remedy = f"Delete the folder {path} and repeat the command that made it."
-        raise KernelFolderError(str(error.with_remedy(remedy))) from error
-    if description["format"] != _FORMAT:
-        raise KernelFolderError(
-            f"{file} has format {description['format']}; this version reads {_FORMAT}. Make the kernel again in a new "
-            "folder: `foretune kernel MODEL DATA --out NEW`, with --config and the run.yaml of this run."
+            f"{path} is not a kernel folder: it has no {KERNEL.file}. Make one with `foretune kernel`."
         )
     return description
 
@@ -244,7 +226,8 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
     """Names, array and identity of a finished kernel folder.
 
     Raises:
-        KernelFolderError: no kernel there, or an unfinished or damaged one.
+        UsageError, KernelFolderError: no kernel there, or an unfinished one.
+        StorageError: it is damaged.
     """
     description = read_description(path)
     if not (path / "kernel.zarr").exists():
@@ -256,7 +239,7 @@ def write_folder(path: Path, names: Sequence[str], array: np.ndarray, identity: 
     """Write a finished kernel.
 
     Raises:
-        KernelFolderError: the folder holds another computation.
+        UsageError: the folder holds another computation.
         StorageError: it cannot be written.
     """
     values = _array_checksum(array)

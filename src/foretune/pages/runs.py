@@ -19,7 +19,7 @@ from foretune.pages.layout import Column, note, strong, table
 from foretune.store.json import plain
 from foretune.store.kept import DamagedError, read_kept, write_kept
 
-_FILE = "result.json"
+RESULT = "result.json"
 _SHOWN = 10
 
 
@@ -118,7 +118,7 @@ def read_report(folder: Path) -> RunReport | None:
     Raises:
         StorageError: the file is damaged.
     """
-    file = folder / _FILE
+    file = folder / RESULT
     if not file.exists():
         return None
     remedy = f"Delete this file and repeat the command that made it: it reads the run in {folder / 'run'}."
@@ -141,7 +141,7 @@ def write_report(folder: Path, report: RunReport) -> None:
         StorageError: the disk is full or the folder cannot be written.
     """
     values: Any = plain(report)
-    write_kept(folder / _FILE, values)
+    write_kept(folder / RESULT, values)
 
 
 _SCORES = ("zero_shot", "test")
@@ -149,7 +149,7 @@ _SCORES = ("zero_shot", "test")
 
 def report_file(folder: Path) -> Path:
     """Where a finished run's report stands."""
-    return folder / _FILE
+    return folder / RESULT
 
 
 def print_run(console: Console, report: RunReport, folder: Path) -> None:
