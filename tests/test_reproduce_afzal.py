@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from foretune.analysis.ranking import Interval
+from foretune.analysis.rank_statistics import Interval
 from foretune.analysis.solvers import targets
 from foretune.behaviour.smoothness import ball_constants
 from foretune.candidates.pool import pool_of

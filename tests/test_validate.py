@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, spearmanr
 
 import foretune as ft
-from foretune.analysis.ranking import ceiling, median_correlation, rank_correlation, regret
+from foretune.analysis.rank_statistics import ceiling, median_correlation, rank_correlation, regret
 from foretune.analysis.transferability import (
     kernel_target_alignment,
     leep,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from foretune.analysis.ranking import correlation_difference, mean_over_candidates
+from foretune.analysis.rank_statistics import correlation_difference, mean_over_candidates
 from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, SCORES, warmed_name
 from foretune.cli.options import ModelOptions, ReportOptions

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from foretune.analysis.ranking import Ceiling
+from foretune.analysis.rank_statistics import Ceiling
 from foretune.candidates.adam import best_predicted
 from foretune.page import Curve, Figure, Page, Table, mean_and_spread
 from foretune.shapes import Float64

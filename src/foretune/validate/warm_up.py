@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.ranking import Interval, correlation_difference, mean_over_candidates
+from foretune.analysis.rank_statistics import Interval, correlation_difference, mean_over_candidates
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, warmed_name
 from foretune.finetune.warm_up import warm_up_training
 from foretune.page import Table

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from foretune.analysis.ranking import Interval, median_correlation
+from foretune.analysis.rank_statistics import Interval, median_correlation
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.pool import pool_of
