@@ -244,5 +244,5 @@ def test_a_damaged_description_is_refused_with_what_to_do(lm: Any, tmp_path: Pat
     load_experiment(setting(ROWS), lm, tmp_path / "one")
     description = tmp_path / "one" / "experiment.json"
     description.write_text(description.read_text().replace("positive", "negative"))
-    with pytest.raises(StorageError, match=r"is damaged .* Move or delete the folder"):
+    with pytest.raises(StorageError, match=r"is damaged .* Move that folder"):
         load_experiment(setting(ROWS), lm, tmp_path / "one")

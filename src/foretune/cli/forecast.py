@@ -10,9 +10,10 @@ from rich.console import Console
 
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.candidate import ALPHA, RANKS, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.console import console, progress_console
+from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -23,14 +24,13 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.places import Places
 from foretune.cli.prepare import ExperimentOptions, about, prepared, question_of, reported, said
 from foretune.cli.progress import busy
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.folder import SETTINGS, command_of, described
+from foretune.experiment.folder import SETTINGS
 from foretune.experiment.inputs import Inputs
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
@@ -44,10 +44,8 @@ from foretune.kernels.lora import LoRA
 from foretune.pages.advice import head_note, python_snippet
 from foretune.pages.reading import print_reading
 from foretune.pages.terminal import print_estimate, print_forecast, print_kernels
-from foretune.store.atomic import check_file, write_text
+from foretune.store.atomic import write_text
 from foretune.store.json import write_json
-
-_FILES = (SETTINGS, "forecast.json")
 
 
 @dataclass(frozen=True)
@@ -79,9 +77,8 @@ def run_forecast(
     """
     out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(
-        ExperimentOptions(model, data, outputs), _places(run, report), None if run.plan else run.out, errors
-    )
+    places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
+    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
@@ -120,7 +117,7 @@ def run_forecast(
         "stages": found.work.stages.finished,
     }
     if run.out is not None:
-        write_json(run.out / _FILES[1], whole)
+        write_json(run.out / FORECAST, whole)
     if report.json is not None:
         write_json(report.json, whole)
     rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
@@ -151,9 +148,8 @@ def run_kernel(
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(
-        ExperimentOptions(model, data, outputs), _places(run, report), None if run.plan else run.out, errors
-    )
+    places = kernel_places(run.out, report.json, [each.label for each in formulas])
+    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
@@ -183,23 +179,6 @@ def _inputs(found: Experiment, errors: Console) -> Inputs:
     """Labels, pretrained outputs and features of the whole split."""
     with reported(found, "pretrained outputs", errors):
         return found.inputs
-
-
-def _places(run: RunOptions, report: ReportOptions) -> Places:
-    """What will be written to.
-
-    Raises:
-        UsageError: --out holds something else, or a folder where a file is needed.
-        StorageError: it cannot be read, or is of an older version.
-    """
-    if run.out is None:
-        return Places(report.json)
-    described(run.out)
-    if command_of(run.out) == "tune":
-        raise UsageError(f"{run.out} holds a fine-tuning run. Choose an empty or new folder for --out.")
-    for name in _FILES if run.out.is_dir() else ():
-        check_file(run.out / name)
-    return Places(report.json, (run.out,))
 
 
 def _adapters(result: Forecast, found: Experiment, able: Adaptable) -> AdapterConfig | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from foretune.cli.data import asked_setting
+from foretune.cli.early import read_by, read_data
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.progress import busy, progress_bar
@@ -25,10 +25,6 @@ from foretune.progress import Stages
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
 
 
-_SHOWN = {"read the data": "read the data (the first time it is downloaded)", "prompt or head": "prompt or head"}
-"""Stages of which nobody knows the length -> how they are announced."""
-
-
 @dataclass(frozen=True)
 class ExperimentOptions:
     """The options that say what an experiment is: its model, its rows and sample, and its question."""
@@ -36,12 +32,6 @@ class ExperimentOptions:
     model: ModelOptions
     data: DataOptions
     outputs: OutputOptions
-
-    @property
-    def read(self) -> list[str | Path | None]:
-        """The files and folders that are read, where the options name such."""
-        data = self.data
-        return [self.model.model, data.data, data.test_data, data.validation_data, self.outputs.task]
 
 
 def prepared(options: ExperimentOptions, places: Places, folder: Path | None, errors: Console) -> Experiment:
@@ -56,8 +46,11 @@ def prepared(options: ExperimentOptions, places: Places, folder: Path | None, er
     Raises:
         UsageError, DataError, ModelError, StorageError: see `load_experiment`; or a place that must not be written to.
     """
-    places.check(options.read)
-    stages = Stages(around=lambda name: busy(errors, _SHOWN[name]) if name in _SHOWN else nullcontext())
+    places.check(read_by(options.model, options.data, options.outputs))
+    read = read_data(options.data, options.outputs, errors)
+    stages = Stages(
+        read.stages.finished, around=lambda name: busy(errors, name) if name == "prompt or head" else nullcontext()
+    )
 
     def load() -> LanguageModel:
         for place in places.folders:
@@ -65,7 +58,7 @@ def prepared(options: ExperimentOptions, places: Places, folder: Path | None, er
         places.make()
         return loaded_model(options.model, errors)
 
-    return load_experiment(asked_setting(options.data, options.outputs), load, folder, Work(stages=stages))
+    return load_experiment(read.setting, load, folder, Work(stages=stages), read.found)
 
 
 def question_of(experiment: Experiment) -> Asked:

@@ -23,6 +23,7 @@ from rich.console import Console
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.console import console, progress_console
+from foretune.cli.early import read_by
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places
 from foretune.cli.prepare import ExperimentOptions, prepared, reported, said, versions
@@ -32,7 +33,7 @@ from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOpti
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment, run_name
 from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, described
-from foretune.finetune.folder import RUN
+from foretune.finetune.folder import RUN, refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import paper_grid
@@ -111,8 +112,9 @@ def run_tune(
     out, errors = console(), progress_console(quiet=report.quiet)
     recipe.made()
     places = Places(report.json, (run.out,))
-    places.check(recipe.experiment.read)
+    places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
+    refuse_foreign_run(run.out / RUNS)
     before = _kept(recipe)
     found = prepared(recipe.experiment, places, run.out, errors)  # refuses other data and other weights
     if before is None:
@@ -202,7 +204,7 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
     before, now = _settings(folder, "Choose an empty or new folder for --out."), repeatable(recipe.groups)
     described(folder)
     then, asked = ({key: value for key, value in found.items() if key not in _NO_MATTER} for found in (before, now))
-    hint = f", or repeat that run with --config {shlex.quote(str(folder / SETTINGS))}"
+    hint = f"repeat that run with --config {shlex.quote(str(folder / SETTINGS))}"
     RUN.refuse_other(folder, then, asked, hint)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from foretune.errors import NonFiniteError
-from foretune.experiment.data import drawn
+from foretune.experiment.data import Drawn, drawn
 from foretune.experiment.folder import EXPERIMENT, KERNELS, RUNS, WAIT, Inside, Place
 from foretune.experiment.function import asked_outputs, probed, with_weights
 from foretune.experiment.inputs import Inputs, forecast_inputs
@@ -228,7 +228,11 @@ class Experiment:
 
 
 def load_experiment(
-    setting: Setting, model: Model, place: Path | Place | None = None, work: Work | None = None
+    setting: Setting,
+    model: Model,
+    place: Path | Place | None = None,
+    work: Work | None = None,
+    found: Drawn | None = None,
 ) -> Experiment:
     """The experiment of a setting: its rows are read first, then the model is loaded and asked.
 
@@ -237,6 +241,7 @@ def load_experiment(
         model: a loaded model, what `load_model` takes, or what makes one when the rows are read.
         place: the folder that keeps what is computed; nothing is kept without one.
         work: memory, and whom to tell how far the work is.
+        found: what `drawn(setting)` has read already.
 
     Raises:
         UsageError, DataError, ModelError: data that cannot be used, a model that does not fit the task, or a folder that
@@ -244,8 +249,9 @@ def load_experiment(
         StorageError: the folder cannot be read or written.
     """
     work = work or Work()
-    with work.stages.stage("read the data"):
-        found = drawn(setting)
+    if found is None:
+        with work.stages.stage("read the data"):
+            found = drawn(setting)
     with work.stages.stage("load the model"):
         lm = model if isinstance(model, LanguageModel) else model() if callable(model) else load_model(model)
     with work.stages.stage("prompt or head"):

@@ -35,6 +35,7 @@ from foretune.store.kept import (
     identity_hash,
     read_array,
     read_kept,
+    refuse_streams,
     whole,
     write_array,
     write_kept,
@@ -45,6 +46,7 @@ from foretune.store.workspace import remove_folder, sweep_tree
 
 RUN = FolderKind("run", "run.json", 2, "Repeat the command that made it in a new folder.")
 _MARK = "complete"
+_PART = re.compile(r"probing|tuning|point-\d+|[a-z-]+-[0-9a-f]{12}")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -188,6 +190,7 @@ class RunFolder:
         """
         if not self._log.exists():
             return []
+        refuse_streams(self._log)
         text = whole(self._log, lambda: self._log.read_text(encoding="utf-8"))
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         if up_to is None:
@@ -249,6 +252,22 @@ class RunFolder:
             return result, read_array(self.path / "test.npy", self._hash)
 
         return RUN.whole(self.path, read)
+
+
+def refuse_foreign_run(path: Path) -> None:
+    """See that a folder is new, empty, or one of runs that were begun: of one, of two stages, of a grid, or of several.
+
+    Raises:
+        UsageError: it holds something else.
+        StorageError: it is a file, or cannot be read.
+    """
+    found = names_in(path)
+    if RUN.file in found:
+        return
+    parts = [name for name in found if _PART.fullmatch(name) and (path / name).is_dir()]
+    RUN.described(path, parts)
+    for name in parts:
+        refuse_foreign_run(path / name)
 
 
 def _file_checksums(folder: Path) -> dict[str, str]:

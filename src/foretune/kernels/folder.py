@@ -29,6 +29,7 @@ from foretune.store.kept import (
     checksum,
     identity_hash,
     read_array,
+    refuse_streams,
     whole,
     write_array,
 )
@@ -41,6 +42,7 @@ KERNEL = FolderKind(
     2,
     "Make the kernel again in a new folder: `foretune kernel MODEL DATA --out NEW`, with --config and the run.yaml of this "
     "run.",
+    folders=("tiles", "kernel.zarr"),
 )
 _AXES = ("block", "row", "row_output", "column", "column_output")
 _CHECKSUM = "foretune_checksum"
@@ -196,6 +198,9 @@ def _stored_array(path: Path, shape: Sequence[int]) -> np.ndarray:
     stored = path / "kernel.zarr"
 
     def read() -> np.ndarray:
+        for file in stored.rglob("*"):
+            if not file.is_dir():
+                refuse_streams(file)
         found = whole(stored, lambda: zarr.open_array(stored, mode="r"))
         if (found.shape, str(found.dtype)) != (tuple(shape), "float64"):
             raise DamagedError(stored, f"it is {found.dtype} of shape {found.shape}, expected float64 {tuple(shape)}")

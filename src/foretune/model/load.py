@@ -15,7 +15,8 @@ from foretune.errors import ModelError, UsageError, nearest
 from foretune.model.builtin import MODELS, builtin_folder
 from foretune.model.gguf import gguf_folder
 from foretune.model.kinds import KINDS, architecture, reads_left_to_right
-from foretune.model.pretrained import Source, hub_answers, loaded_parts
+from foretune.model.pretrained import Source, loaded_parts
+from foretune.store.hub import hub_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

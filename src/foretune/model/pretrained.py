@@ -113,20 +113,6 @@ def _check_tokenizer(name: str, tokenizer: Any) -> None:
         )
 
 
-def hub_answers() -> bool:
-    """Whether the Hugging Face hub can be reached: one short question, instead of its client's minute of repetitions."""
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    if constants.is_offline_mode():
-        return False
-    try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # no network, no name, no certificate: whatever it is, there is no answer
-        return False
-    return True
-
-
 def _load_error(source: Source, error: Exception) -> ModelError:
     """What a library's error while loading means for the user."""
     name, text = source.name, str(error)

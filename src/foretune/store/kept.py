@@ -25,7 +25,7 @@ import numpy as np
 import xxhash
 
 from foretune.errors import StorageError, UsageError
-from foretune.store.atomic import replacing, write_text
+from foretune.store.atomic import check_own_file, moving, replacing, write_text
 from foretune.store.json import strangers_in
 
 T = TypeVar("T")
@@ -68,6 +68,7 @@ class FolderKind:
         format: number of the format that this version writes and reads.
         again: what to type where the folder has another format.
         uncovered: values of the description that are for readers only.
+        folders: names in it that are folders of its own, and nothing else.
     """
 
     name: str
@@ -75,6 +76,7 @@ class FolderKind:
     format: int
     again: str
     uncovered: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
 
     def described(self, folder: Path, ours: Sequence[str] = ()) -> dict[str, Any] | None:
         """The description of a folder; None where the folder is empty or not there yet.
@@ -89,14 +91,23 @@ class FolderKind:
         """
         found = strangers_in(folder)
         if self.file in found:
+            self._refuse_strange(folder)
             return self._read(folder / self.file)
         foreign = next((name for name in found if name not in ours), None)
         if foreign is not None:
             raise UsageError(
                 f"{folder} exists and is not {_a(self.name)} folder: it holds {foreign!r} but no {self.file}. Choose an "
-                "empty or new folder."
+                f"empty or new folder, or move this one: {moving(folder)}"
             )
         return None
+
+    def _refuse_strange(self, folder: Path) -> None:
+        for place in (folder / name for name in self.folders):
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                raise UsageError(
+                    f"{place} is not a folder that foretune made. Choose an empty or new folder, or move this one: "
+                    f"{moving(folder)}"
+                )
 
     def present(self, folder: Path) -> dict[str, Any]:
         """The description of a folder that has one. Errors as in `described`."""
@@ -112,7 +123,7 @@ class FolderKind:
             return read()
         except DamagedError as error:
             raise error.with_remedy(
-                f"Move or delete the folder {folder} and repeat the command that made it."
+                f"Move that folder and repeat the command that made it: {moving(folder)}"
             ) from error
 
     def _read(self, file: Path) -> dict[str, Any]:
@@ -147,7 +158,7 @@ class FolderKind:
             folder: the folder.
             before: the identity of what it holds.
             now: the identity of what is asked for.
-            hint: what else can be done than to take another folder.
+            hint: what else can be done than to choose another folder; by default, to move this one.
 
         Raises:
             UsageError: it holds something else; the message says what differs.
@@ -155,8 +166,8 @@ class FolderKind:
         differing = identity_difference(before, now)
         if differing:
             raise UsageError(
-                f"{folder} holds another {self.name}: it differs in {', '.join(differing)}. Choose another folder"
-                f"{hint or ', or move or delete this one'}."
+                f"{folder} holds another {self.name}: it differs in {', '.join(differing)}. Choose another folder, or "
+                f"{hint or f'move this one: {moving(folder)}'}"
             )
 
 
@@ -227,6 +238,7 @@ def write_kept(file: Path, values: Mapping[str, object], uncovered: Sequence[str
     Raises:
         StorageError: the disk is full or the place cannot be written.
     """
+    check_own_file(file)
     plain = json.loads(json.dumps(values, default=str))
     write_text(file, json.dumps({**plain, _KEY: _values_checksum(plain, uncovered)}, indent=1) + "\n")
 
@@ -242,6 +254,7 @@ def read_kept(file: Path, uncovered: Sequence[str] = (), format: int | None = No
     Raises:
         DamagedError: it cannot be read, or its values are not those that were written.
     """
+    refuse_streams(file)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -268,6 +281,7 @@ def write_array(file: Path, array: np.ndarray, of: str) -> None:
     Raises:
         StorageError: the disk is full or the place cannot be written.
     """
+    check_own_file(file)
     with replacing(file) as temporary:
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
@@ -283,6 +297,7 @@ def read_array(file: Path, of: str) -> np.ndarray:
     Raises:
         DamagedError: it cannot be read, or is not what was written there.
     """
+    refuse_streams(file)
     try:
         written = file.read_bytes()
     except OSError as error:
@@ -291,6 +306,16 @@ def read_array(file: Path, of: str) -> np.ndarray:
     if trailer != _TRAILER + checksum(of.encode(), content).encode() + b"\n":
         raise DamagedError(file, "its checksum does not fit its values")
     return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def refuse_streams(file: Path) -> None:
+    """See that reading a file comes to an end.
+
+    Raises:
+        DamagedError: it is a pipe or a device.
+    """
+    if file.exists() and not file.is_file():
+        raise DamagedError(file, "it is not a regular file")
 
 
 def whole(file: Path, read: Callable[[], T]) -> T:
