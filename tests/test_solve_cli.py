@@ -167,9 +167,10 @@ def test_a_head_starts_from_the_linear_probe(bert_folder: Path, data_file: Path,
 
 
 def test_a_folder_with_train_and_test_files_and_a_task_file(llama_folder: Path, tmp_path: Path) -> None:
-    rows = many_rows()
+    rows, folder = many_rows(), tmp_path / "rows"
+    folder.mkdir()
     for name, part in (("train", rows[:30]), ("test", rows[30:])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     task = tmp_path / "task.yaml"
     task.write_text(
         'labels: [negative, positive]\ntemplate: "{text} it was {mask} ."\nwords: {negative: terrible, positive: great}\n'
@@ -178,7 +179,7 @@ def test_a_folder_with_train_and_test_files_and_a_task_file(llama_folder: Path, 
     shown = run_cli("tasks", task)
     assert "First text. it was [MASK] ." in shown.stdout
     target = tmp_path / "kernel.json"
-    result = run_cli("kernel", llama_folder, tmp_path, "--task", task, "--prompt", "null", "--k", 4,
+    result = run_cli("kernel", llama_folder, folder, "--task", task, "--prompt", "null", "--k", 4,
                      "--out", tmp_path / "run", "--json", target)  # fmt: skip
     assert result.returncode == 0, result.stderr
     record = json.loads(target.read_text())
