@@ -25,7 +25,7 @@ from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.console import console, progress_console
 from foretune.cli.early import read_by
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
-from foretune.cli.places import Places
+from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.prepare import ExperimentOptions, prepared, reported, said, versions
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
@@ -116,14 +116,15 @@ def run_tune(
     _refuse_other(run.out, recipe)
     refuse_foreign_run(run.out / RUNS)
     before = _kept(recipe)
-    found = prepared(recipe.experiment, places, run.out, errors)  # refuses other data and other weights
     if before is None:
+        refuse_model_name(run.out, model.model)
         with held(run.out):
             _refuse_other(run.out, recipe)  # another process may have begun or finished, since
-            before = _kept(recipe) or _made(recipe, found, report, errors)
+            before = _kept(recipe) or _made(recipe, places, report, errors)
     else:
         sweep_tree(run.out)
-        finished_run(run.out, recipe, found)
+        found = prepared(recipe.experiment, places, run.out, errors)
+        finished_run(run.out, recipe, found)  # refuses other data and other weights
         out.print(f"{run.out} holds this run, finished: nothing was trained.")
     if report.json is not None:
         write_json(report.json, {"foretune": foretune.__version__, **vars(before)})
@@ -138,9 +139,10 @@ def _kept(recipe: Recipe) -> RunReport | None:
     return None if report is None or _missing(recipe.run.out, recipe, report) else report
 
 
-def _made(recipe: Recipe, found: Experiment, report: ReportOptions, errors: Console) -> RunReport:
+def _made(recipe: Recipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
+    found = prepared(recipe.experiment, places, recipe.run.out, errors)
     file = recipe.run.out / SETTINGS
     if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
