@@ -120,6 +120,7 @@ def run_tune(
         refuse_model_name(run.out, model.model)
         with held(run.out):
             _refuse_other(run.out, recipe)  # another process may have begun or finished, since
+            sweep_tree(run.out)
             before = _kept(recipe) or _made(recipe, places, report, errors)
     else:
         sweep_tree(run.out)
