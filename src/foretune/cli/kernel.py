@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 import foretune
 from foretune.cli.console import console, progress_console
-from foretune.cli.kernel_places import SETTINGS, kernel_places
+from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -20,16 +20,16 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import inputs_of, prepared, question_of, record_of, reported, said
+from foretune.cli.prepare import ExperimentOptions, about, inputs_of, prepared, question_of, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.record import Record, add_kernels, claimed
+from foretune.experiment.folder import SETTINGS
+from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
 from foretune.forecast.plan import estimate
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
@@ -37,6 +37,19 @@ from foretune.pages.reading import print_reading
 from foretune.pages.terminal import print_estimate, print_kernels
 from foretune.store.atomic import write_text
 from foretune.store.json import write_json
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that repeat a command, and the folder that keeps them, if there is one."""
+
+    folder: Path | None
+    yaml: str
+
+    def write(self) -> None:
+        """Write run.yaml."""
+        if self.folder is not None:
+            write_text(self.folder / SETTINGS, self.yaml)
 
 
 def run_kernel(
@@ -59,7 +72,8 @@ def run_kernel(
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
     places = kernel_places(run.out, report.json, [each.label for each in formulas])
-    found = prepared(model, data, outputs, places, errors)
+    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found.work.memory = run.memory
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return planned(job, formulas, run, report, out, found)
@@ -67,11 +81,12 @@ def run_kernel(
     inputs = inputs_of(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
-    record = record_of(found, inputs, repeatable(settings))
-    kernels, record = computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
+    record = record_of(found, about(found, repeatable(settings)))
+    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
+    record = named(found, record, kernels)
     if report.json is not None:
-        about = {label: described(kernel) for label, kernel in kernels.items()}
-        costs = {"kernel": about, "stages": found.work.stages.finished}
+        each = {label: described(kernel) for label, kernel in kernels.items()}
+        costs = {"kernel": each, "stages": found.work.stages.finished}
         write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
     print_reading(out, found.account, question_of(found))
     print_kernels(out, kernels, run.out, found.work.stages.finished, inputs.warnings)
@@ -84,22 +99,11 @@ def described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Experiment, errors: Console
-) -> tuple[dict[str, BlockKernel], Record]:
-    """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    with reported(found, "kernel", errors), ExitStack() as claim:
-        report = found.work.progress
-        out = run.out
-        if out is None:
-            return kernels_of(job, formulas, run.memory, progress=report), record
-        claim.enter_context(claimed(out, record, foretune.__version__))
-
-        def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / SETTINGS, yaml)
-            claim.close()
-
-        kernels = kernels_of(job, formulas, run.memory, out, report, started)
-    return kernels, add_kernels(out, record, kernels, foretune.__version__)
+    found: Experiment, job: Job, formulas: list[Formula], settings: Settings, errors: Console
+) -> dict[str, BlockKernel]:
+    """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
+    with reported(found, "kernel", errors):
+        return kernels_with(found, job, formulas, settings.write)
 
 
 def planned(

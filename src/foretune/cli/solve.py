@@ -21,7 +21,7 @@ from foretune.cli.options import ReportOptions, SolverOptions
 from foretune.cli.places import Places
 from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import listed
-from foretune.errors import KernelFolderError, UsageError
+from foretune.errors import UsageError
 from foretune.experiment.record import Record, read_kernel, read_record
 from foretune.pages.solutions import Solved, print_solutions
 from foretune.store.json import write_json
@@ -35,7 +35,7 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
 
     Raises:
         UsageError: an unknown solver, or one that does not fit a kernel.
-        KernelFolderError: the folder is none, or its parts do not belong together.
+        KernelFolderError, StorageError: the folder is none, or its parts do not belong together.
     """
     folder, names = solver.folder, list(listed(solver, "solver"))
     Places(report.json, read=(folder,)).check()
@@ -44,8 +44,6 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
     labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
     if solver.kernels is not None:
         labels = list(listed(solver, "kernels"))
-    if not labels:
-        raise KernelFolderError(f"{folder} has no finished kernel. Repeat the command that made it.")
     work = [(label, name) for label in labels for name in _solvers(label, names)]
     found: list[Solved] = []
     with progress_bar(progress_console(quiet=report.quiet)) as progress:
