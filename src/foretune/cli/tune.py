@@ -229,8 +229,10 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
         StorageError: it cannot be read, or is of an older version.
     """
     names = strangers_in(folder)
+    if EXPERIMENT.file in names:
+        described(folder)
     if not names or (EXPERIMENT.file in names and not {SETTINGS, RUNS, RESULT} & {*names}):
-        return  # or what stands there is of this experiment, as is seen when its data is read
+        return  # what stands there is of an experiment: of this one, as is seen when the data is read
     before, now = _settings(folder, "Choose an empty or new folder for --out."), repeatable(recipe.groups)
     described(folder)
     then, asked = ({key: value for key, value in found.items() if key not in _NO_MATTER} for found in (before, now))
