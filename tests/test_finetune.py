@@ -11,9 +11,10 @@ import torch
 import transformers
 
 import foretune as ft
-from foretune.analysis.losses import CrossEntropy, Loss, SquaredLoss, targets
+from foretune.analysis.losses import targets
 from foretune.errors import UsageError
 from foretune.finetune.history import Evaluation, best_of_history
+from foretune.finetune.losses import CrossEntropy, Loss, SquaredLoss
 from foretune.finetune.methods import (
     METHODS,
     FullTuning,
@@ -24,8 +25,9 @@ from foretune.finetune.methods import (
     ProbedFirst,
     method_named,
 )
-from foretune.finetune.optimisers import SGDOptimiser, SignGDOptimiser, SignOptimizer
+from foretune.finetune.optimisers import SGDOptimiser, SignGDOptimiser
 from foretune.finetune.run import Run, fine_tuned
+from foretune.finetune.sign_descent import SignOptimizer
 from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import pull

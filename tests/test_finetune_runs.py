@@ -16,8 +16,8 @@ import pytest
 import torch
 
 import foretune as ft
-from foretune.analysis.losses import SquaredLoss
 from foretune.errors import NonFiniteError
+from foretune.finetune.losses import SquaredLoss
 from foretune.finetune.methods import (
     METHODS,
     BitFit,

@@ -97,7 +97,7 @@ def test_a_finished_run_answers_for_its_own_data_and_weights_only_and_lost_parts
     assert "nothing was trained" in result.stdout
     scores = json.loads((run / "result.json").read_text())["test"]
 
-    shutil.rmtree(run / "run")
+    shutil.rmtree(run / "runs")
     hint = shlex.join(["foretune", "tune", "--config", str(run / "run.yaml"), "--out", str(run)])
     assert_refused(run_cli("behaviour", run), 2, "is missing or incomplete", f"`{hint}` trains what is missing")
     trained = run_cli(*shlex.split(hint)[1:])
@@ -106,11 +106,11 @@ def test_a_finished_run_answers_for_its_own_data_and_weights_only_and_lost_parts
     assert json.loads((run / "result.json").read_text())["test"] == scores
 
     data.write_text("".join(row.replace("film", "movie") for row in rows))
-    assert_refused(run_cli(*again), 2, "holds another run: it differs in")
+    assert_refused(run_cli(*again), 2, "holds another experiment: it differs in test, train, validation")
     data.write_text("".join(rows))
     weights = load_file(model / "model.safetensors")
     save_file({name: 1.5 * tensor for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
-    assert_refused(run_cli(*again), 2, "holds another run: it differs in weights")
+    assert_refused(run_cli(*again), 2, "holds another experiment: it differs in weights")
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         preexec_fn=interruptible,
     ) as process:  # fmt: skip
-        log, deadline = out / "run" / "log.jsonl", time.monotonic() + 120
-        while not (log.exists() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while not (logs := list(out.glob("runs/*/point-0/log.jsonl"))) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (log,) = logs
+        while log.read_text().count("\n") < 4 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=60)
@@ -234,10 +237,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
 @pytest.mark.parametrize(
     ("method", "training", "grid", "message"),
     [
-        ({"method": "lroa"}, {}, None, "Unknown method 'lroa'.*Did you mean 'lora'"),
-        ({"method": "bitfit", "layers": "1"}, {}, None, "--layers chooses layers for ft and lora"),
-        ({}, {"optimiser": "adam"}, None, "--optimiser 'adam'.*Did you mean 'adamw'"),
-        ({}, {"loss": "square"}, None, "Did you mean 'squared'"),
         ({}, {"learning_rate": -1.0}, None, "learning rate is -1.0; expected a positive number"),
         ({}, {"proximal": -0.1}, None, "proximal strength is -0.1"),
         ({}, {"epochs": 1.0, "steps": 2}, None, "Both steps .2. and epochs .1.0."),
@@ -247,6 +246,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
 def test_wrong_options_say_what_to_type_before_anything_is_loaded(method, training, grid, message) -> None:
     with pytest.raises(UsageError, match=message):
         _recipe(method, training, grid).made()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--method lroa", "Did you mean 'lora'"),
+        ("--method bitfit --layers 1", "--layers is used only with --method ft, lora, lp-ft, lp-lora or linearized"),
+        ("--optimiser adam", "Did you mean 'adamw'"),
+        ("--loss square", "Did you mean 'squared'"),
+        ("--method lora --rank 1,8", "This command takes one value"),
+    ],
+)
+def test_wrong_words_are_refused_with_the_right_ones(typed: str, message: str, tmp_path: Path) -> None:
+    assert_refused(run_cli("tune", "m", "d", "--out", tmp_path / "x", *typed.split()), 2, message)
 
 
 def test_without_a_learning_rate_the_middle_of_the_papers_grid_is_used() -> None:
@@ -325,3 +338,36 @@ def test_a_full_split_with_test_rows_of_its_own_leaves_out_overlaps() -> None:
 def test_a_full_split_that_leaves_nothing_to_train_on_is_refused() -> None:
     with pytest.raises(DataError, match="Use a smaller --test"):
         full_split(_examples(8), ["a", "b"], k=2, seed=13, test=8)
+
+
+def test_a_plan_counts_runs_and_steps_and_writes_nothing(bert_folder: Path, folder: Path, tmp_path: Path) -> None:
+    command = (
+        "tune",
+        bert_folder,
+        folder / "data.jsonl",
+        *SMALL,
+        "--head",
+        "random",
+        "--out",
+        tmp_path / "run",
+        "--plan",
+    )
+    plan = tmp_path / "plan.json"
+    result = run_cli(*command, "--json", plan)
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "run").exists()
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["evaluations"], found["finished"]) == (1, 8, 3, 0)
+    assert found["seconds"] > 0
+    several = run_cli(*command, "--grid", "paper", "--method", "lp-ft", "--json", plan)
+    assert several.returncode == 0, several.stderr
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["evaluations"]) == (9, 2 * 9 * 8, 2 * 9 * 3)  # two stages each
+
+
+def test_a_plan_of_a_finished_run_has_nothing_to_train(lora_run: Path, folder: Path) -> None:
+    plan = folder / "plan.json"
+    result = run_cli("tune", "--config", lora_run / "run.yaml", "--plan", "--json", plan)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["finished"], found["seconds"]) == (0, 0, 1, 0.0)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy
+from foretune.analysis.losses import LogLoss
 from foretune.analysis.output_derivative import labelled
 from foretune.analysis.scores import predicted_classes
 from foretune.analysis.solvers.estimator import class_probabilities
@@ -92,7 +92,7 @@ def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> flo
     Raises:
         UsageError: no examples, another number of labels, or a class number without an output.
     """
-    return float(CrossEntropy().values(f, labelled(f, y)).mean())
+    return float(LogLoss().values(f, labelled(f, y)).mean())
 
 
 def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], bins: int = BINS) -> Calibration:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy
+from foretune.analysis.losses import LogLoss
 from foretune.analysis.output_derivative import chi
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
@@ -56,6 +56,6 @@ def norm_slopes(
         raise UsageError(
             f"A classifier with row norms {norms.tolist()}; expected two or more rows, none of zeros. Give one row a class."
         )
-    residual = chi(features @ weight.T + bias, y, CrossEntropy())  # (n, k)
+    residual = chi(features @ weight.T + bias, y, LogLoss())  # (n, k)
     along = features @ (weight / norms[:, None]).T  # (n, k): ||phi|| cos tau
     return (residual * along).sum(0)

@@ -5,8 +5,8 @@ r"""Losses as functions of the outputs, and their derivatives chi = dl/df (Malla
     difference form  l = log(1 + exp(-y f))           chi = -y / (1 + exp(y f)),     y = +-1
 
 Targets are one-hot, or +-1 for one difference output f = f_1 - f_0, which stands for the two outputs (0, f). Any axes may
-come before (examples, outputs); values are in nats, or in squared units of the outputs. `mean` is the same loss for
-training: of tensors, with a gradient.
+come before (examples, outputs); values are in nats, or in squared units of the outputs. The losses of a run are
+`finetune.losses`, with the same names.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from foretune.shapes import Float, Float64, Int
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from foretune.shapes import Float64, Int
 
 
 def targets(y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]:
@@ -31,7 +28,7 @@ def targets(y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]
 
 
 @dataclass(frozen=True)
-class Loss(ABC):
+class OutputLoss(ABC):
     """A loss of one example's outputs.
 
     Attributes:
@@ -50,13 +47,9 @@ class Loss(ABC):
     ) -> Float64[np.ndarray, "*runs n c"]:
         """chi of each example, written over `f`: a simulation has no other use for it."""
 
-    @abstractmethod
-    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-        """The mean loss of the examples, whose classes are `y`."""
-
 
 @dataclass(frozen=True)
-class SquaredLoss(Loss):
+class HalfSquaredLoss(OutputLoss):
     """Half the squared distance to the targets."""
 
     name: ClassVar[str] = "squared"
@@ -72,16 +65,9 @@ class SquaredLoss(Loss):
         f -= targets
         return f
 
-    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-        """The mean loss of the examples, whose classes are `y`, in squared logits."""
-        import torch
-
-        wanted = torch.from_numpy(targets(y.cpu().numpy(), logits.shape[1])).to(logits)
-        return (logits - wanted).square().sum(1).mean() / 2
-
 
 @dataclass(frozen=True)
-class CrossEntropy(Loss):
+class LogLoss(OutputLoss):
     """Cross-entropy of the softmax; for one difference output, the logistic loss."""
 
     name: ClassVar[str] = "cross-entropy"
@@ -107,12 +93,5 @@ class CrossEntropy(Loss):
         f -= targets
         return f
 
-    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
-        """The mean loss of the examples, whose classes are `y`, in nats; Malladi et al. 2023, section 2."""
-        import torch
 
-        full = torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
-        return torch.nn.functional.cross_entropy(full, y)
-
-
-LOSSES: Mapping[str, type[Loss]] = {choice.name: choice for choice in (CrossEntropy, SquaredLoss)}
+OUTPUT_LOSSES: Mapping[str, type[OutputLoss]] = {choice.name: choice for choice in (LogLoss, HalfSquaredLoss)}

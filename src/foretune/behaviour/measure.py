@@ -23,6 +23,7 @@ from foretune.analysis.kernel_behaviour import (
     LinearizationTest,
     fixed_features,
 )
+from foretune.analysis.losses import OUTPUT_LOSSES
 from foretune.analysis.output_derivative import OutputDerivative, output_derivative
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.analysis.solvers import Solution
@@ -200,7 +201,7 @@ def measured_behaviour(
         verdict=KernelBehaviour((setting,), gained, fixed),
         shares=shares,
         analog=analog,
-        chi=output_derivative(start[: len(pair.train.rows)], pair.train.y, run.training.loss),
+        chi=output_derivative(start[: len(pair.train.rows)], pair.train.y, OUTPUT_LOSSES[run.training.loss.name]()),
         linearization=linear,
         lipschitz=lipschitz,
         calibration=calibration,

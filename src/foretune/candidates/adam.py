@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.dynamics import CrossEntropy, FunctionSpace, GradientDescent, curves
+from foretune.analysis.dynamics import FunctionSpace, GradientDescent, LogLoss, curves
 from foretune.analysis.output_derivative import chi
 from foretune.candidates.candidate import ALPHA, ParameterSizes
 from foretune.candidates.joint import function_space
@@ -115,7 +115,7 @@ def _adam_space(
 ) -> FunctionSpace:
     """The linear regime in which gradient descent steps as far as Adam does."""
     n = inputs.n_train
-    derivative = chi(inputs.f0[:n], inputs.y[:n], CrossEntropy())
+    derivative = chi(inputs.f0[:n], inputs.y[:n], LogLoss())
     return function_space(adam_kernel(parts, entries, derivative, batch), inputs)
 
 

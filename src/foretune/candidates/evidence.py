@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 
 from foretune.analysis.bounds import Bracket
-from foretune.analysis.dynamics import BestRun, CrossEntropy, Curves, FunctionSpace, GradientDescent, best_run, curves
+from foretune.analysis.dynamics import BestRun, Curves, FunctionSpace, GradientDescent, LogLoss, best_run, curves
 from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
@@ -282,7 +282,7 @@ class Evidence:
     def derivative(self) -> Float64[np.ndarray, "n c"]:
         """chi = dl/df of the training examples."""
         n = self.inputs.n_train
-        return chi(self.inputs.f0[:n], self.inputs.y[:n], CrossEntropy())
+        return chi(self.inputs.f0[:n], self.inputs.y[:n], LogLoss())
 
     @property
     def change(self) -> float:

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Protocol
 
 from foretune.cli.options import DataOptions, OutputOptions
-from foretune.cli.ranges import items
+from foretune.cli.ranges import listed
 from foretune.errors import UsageError
+from foretune.experiment.data import check_rows
 from foretune.experiment.sample import FewShot, Full, Sample, Sampled
 from foretune.experiment.setting import DataSource, Question, Setting
-from foretune.text.builtin import load_data, load_task
 from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
 from foretune.text.quoted import pieces, unquoted
-from foretune.text.rows import require_columns
 
 _USUAL_K = 16
 
@@ -52,7 +51,7 @@ def asked_setting(data: DataOptions, output: OutputOptions) -> Setting:
         data.text,
         data.text2,
         data.label,
-        labels=None if data.labels is None else tuple(items("--labels", data.labels, "bad,good")),
+        labels=listed(data, "labels") or None,
         max_labels=data.max_labels,
         split=data.data_split,
         revision=data.data_revision,
@@ -108,7 +107,7 @@ def label_words(text: str) -> dict[str, str]:
         if not label or not word:
             raise UsageError(
                 f"--words {item.strip()!r}: expected LABEL=WORD, as in negative=terrible,positive=great. A label with a "
-                "comma or an equals sign stands in double quotes: --words '\"a, b\"=WORD'."
+                "comma or an equals sign is put in double quotes: --words '\"a, b\"=WORD'."
             )
         if label in words:
             raise UsageError(f"--words gives the label {label!r} two words, {words[label]!r} and {word!r}. Keep one.")
@@ -137,7 +136,4 @@ def check_data_folder(data: Path | None, tasks: tuple[str, ...]) -> None:
             f"{data / missing[0]} with train.jsonl and test.jsonl."
         )
     for name in tasks:
-        task = load_task(name)
-        for rows in load_data(data / name, task).parts.values():
-            require_columns(rows, [column for column in (task.text, task.text2, task.label) if column is not None])
-            task.check_labels(task.examples(rows))
+        check_rows(DataSource(data / name, task=name))

@@ -1,10 +1,8 @@
-"""`forecast` and `kernel`."""
+"""`forecast`: what fine-tuning would reach, what to train, and at which learning rate."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import asdict, replace
-from typing import Any
 
 from rich.console import Console
 
@@ -13,38 +11,30 @@ from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, RANKS, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.console import console, progress_console
-from foretune.cli.kernel_places import FORECAST, SETTINGS, kernel_places
+from foretune.cli.kernel import Settings, computed, described, planned
+from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
     ForecastOptions,
-    FormulaOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import prepared, question_of, record_of, reported, said
+from foretune.cli.prepare import ExperimentOptions, about, inputs_of, prepared, question_of, reported
 from foretune.cli.progress import busy
 from foretune.cli.settings import as_yaml, repeatable
-from foretune.cli.setup import chosen_blocks, made_formulas
-from foretune.errors import UsageError
+from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.inputs import Inputs
-from foretune.experiment.record import Record, add_kernels, claimed
-from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
+from foretune.experiment.record import named, record_of
+from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
-from foretune.forecast.plan import estimate
-from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.compute import kernels_of
-from foretune.kernels.formula import Formula
-from foretune.kernels.job import Job, joint_job
-from foretune.kernels.lora import LoRA
+from foretune.kernels.job import joint_job
 from foretune.pages.advice import head_note, python_snippet
 from foretune.pages.reading import print_reading
-from foretune.pages.terminal import print_estimate, print_forecast, print_kernels
-from foretune.store.atomic import write_text
+from foretune.pages.terminal import print_forecast
 from foretune.store.json import write_json
 
 
@@ -65,7 +55,8 @@ def run_forecast(
     out, errors = console(), progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
-    found = prepared(model, data, outputs, places, errors)
+    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found.work.memory = run.memory
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -73,12 +64,13 @@ def run_forecast(
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
-        return _planned(job, formulas, run, report, out, found)
+        return planned(job, formulas, run, report, out, found)
     job.refuse_too_large(formulas, run.memory)
-    inputs = _inputs(found, errors)
+    inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
-    record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
+    record = record_of(found, about(found, repeatable(settings)))
+    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
+    record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
@@ -90,8 +82,8 @@ def run_forecast(
     whole = {
         "foretune": foretune.__version__,
         **asdict(record),
-        "kernel": _described(kernels["sgd"]),
-        "kernels_described": {label: _described(kernel) for label, kernel in kernels.items()},
+        "kernel": described(kernels["sgd"]),
+        "kernels_described": {label: described(kernel) for label, kernel in kernels.items()},
         "verdict": result.verdict,
         "forecast": result,
         "lora_config": None if config is None else config.arguments,
@@ -115,55 +107,10 @@ def run_forecast(
     return None
 
 
-def run_kernel(
-    model: ModelOptions,
-    data: DataOptions,
-    outputs: OutputOptions,
-    blocks: BlockOptions,
-    formula: FormulaOptions,
-    run: RunOptions,
-    report: ReportOptions,
-) -> None:
-    """Kernel folders, with labels and pretrained outputs beside them.
-
-    Raises:
-        UsageError: no --out.
-    """
-    out, errors = console(), progress_console(quiet=report.quiet)
-    settings = (model, data, outputs, blocks, formula, run, report)
-    formulas = made_formulas(formula)
-    if run.out is None and not run.plan:
-        raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    places = kernel_places(run.out, report.json, [each.label for each in formulas])
-    found = prepared(model, data, outputs, places, errors)
-    job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
-    if run.plan or run.out is None:
-        return _planned(job, formulas, run, report, out, found)
-    job.refuse_too_large(formulas, run.memory)
-    inputs = _inputs(found, errors)
-    if any(isinstance(each, LoRA) for each in formulas):
-        inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
-    record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
-    if report.json is not None:
-        described = {label: _described(kernel) for label, kernel in kernels.items()}
-        costs = {"kernel": described, "stages": found.work.stages.finished}
-        write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
-    print_reading(out, found.account, question_of(found))
-    print_kernels(out, kernels, run.out, found.work.stages.finished, inputs.warnings)
-    return None
-
-
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
     """The same with the outputs of the model after some steps of training."""
     with reported(found, WARM_UP, errors):
         return found.warmed(steps)
-
-
-def _inputs(found: Experiment, errors: Console) -> Inputs:
-    """Labels, pretrained outputs and features of the whole split."""
-    with reported(found, "pretrained outputs", errors):
-        return found.inputs
 
 
 def _adapters(result: Forecast, found: Experiment, able: Adaptable) -> AdapterConfig | None:
@@ -172,36 +119,3 @@ def _adapters(result: Forecast, found: Experiment, able: Adaptable) -> AdapterCo
     if adapter is None or adapter.rank is None or result.verdict == "no":
         return None
     return lora_config(found.outputs, able.classes, adapter.blocks, adapter.rank, ALPHA)
-
-
-def _described(kernel: BlockKernel) -> dict[str, Any]:
-    return {**kernel.description, "shape": kernel.array.shape}
-
-
-def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Experiment, errors: Console
-) -> tuple[dict[str, BlockKernel], Record]:
-    """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    with reported(found, "kernel", errors), ExitStack() as claim:
-        report = found.work.progress
-        out = run.out
-        if out is None:
-            return kernels_of(job, formulas, run.memory, progress=report), record
-        claim.enter_context(claimed(out, record, foretune.__version__))
-
-        def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / SETTINGS, yaml)
-            claim.close()
-
-        kernels = kernels_of(job, formulas, run.memory, out, report, started)
-    return kernels, add_kernels(out, record, kernels, foretune.__version__)
-
-
-def _planned(
-    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Experiment
-) -> None:
-    needed = estimate(job, formulas, run.memory)
-    print_reading(out, found.account, question_of(found))
-    print_estimate(out, needed)
-    if report.json is not None:
-        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": said(found)})

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from foretune.analysis.losses import Loss
 from foretune.finetune.copies import copy_with_own, outputs_on
+from foretune.finetune.losses import Loss
 from foretune.model.encoding import Batch
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float

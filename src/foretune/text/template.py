@@ -137,6 +137,6 @@ def causal_pieces(template: str) -> tuple[Piece, ...]:
     return pieces[: place + 1]
 
 
-def filled(pieces: Sequence[Piece], texts: Mapping[str, str]) -> str:
+def filled_prompt(pieces: Sequence[Piece], texts: Mapping[str, str]) -> str:
     """The prompt: all pieces filled in, `texts` having one for each field."""
     return "".join(piece.filled(texts) for piece in pieces)

@@ -16,7 +16,7 @@ import numpy as np
 from foretune.analysis.dynamics.curves import CurveRecorder, Curves
 from foretune.analysis.dynamics.descent import Descent, GradientDescent
 from foretune.analysis.dynamics.space import FunctionSpace
-from foretune.analysis.losses import SquaredLoss
+from foretune.analysis.losses import HalfSquaredLoss
 from foretune.analysis.spectrum import spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float64
@@ -26,16 +26,16 @@ def closed_form_curves(space: FunctionSpace, descent: Descent, steps: Sequence[i
     """The curves of full-batch gradient descent on the squared loss.
 
     Args:
-        space: a symmetric kernel, with `SquaredLoss()`.
+        space: a symmetric kernel, with `HalfSquaredLoss()`.
         descent: `GradientDescent` over all examples.
         steps: where to evaluate, ascending; the last one gives coefficients and outputs.
 
     Raises:
         UsageError: another loss or descent, an asymmetric kernel, or steps out of order.
     """
-    if not isinstance(space.loss, SquaredLoss) or not isinstance(descent, GradientDescent):
+    if not isinstance(space.loss, HalfSquaredLoss) or not isinstance(descent, GradientDescent):
         raise UsageError(
-            f"There is no closed form for {space.loss} and {descent}, only for SquaredLoss() and GradientDescent. "
+            f"There is no closed form for {space.loss} and {descent}, only for HalfSquaredLoss() and GradientDescent. "
             "Call curves(...) to simulate the steps."
         )
     if (descent.batch or space.n) < space.n:

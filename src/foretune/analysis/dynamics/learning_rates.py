@@ -11,7 +11,7 @@ from foretune.analysis.dynamics.curves import Curves
 from foretune.analysis.dynamics.descent import Descent, SignDescent
 from foretune.analysis.dynamics.simulation import curves
 from foretune.analysis.dynamics.space import FunctionSpace
-from foretune.analysis.losses import SquaredLoss
+from foretune.analysis.losses import HalfSquaredLoss
 from foretune.analysis.spectrum import stable_learning_rate
 from foretune.errors import UsageError
 from foretune.shapes import Float64
@@ -77,7 +77,7 @@ def typical_learning_rate(space: FunctionSpace, descent: Descent) -> float:
     else:
         largest = float(np.linalg.norm(train, 2))
         stable = stable_learning_rate(largest, space.n, space.f0.shape[1], descent.proximal)
-        rate = stable.squared if isinstance(space.loss, SquaredLoss) else stable.cross_entropy
+        rate = stable.squared if isinstance(space.loss, HalfSquaredLoss) else stable.cross_entropy
     if not np.isfinite(rate):
         raise UsageError("The training kernel has only zeros: no learning rate moves the outputs.")
     return rate

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy, Loss, targets
+from foretune.analysis.losses import LogLoss, OutputLoss, targets
 from foretune.errors import UsageError
 from foretune.shapes import Float, Float64, Int
 
@@ -33,7 +33,7 @@ class FunctionSpace:
     kernel: Float[np.ndarray, "r c n d"] = field(repr=False)
     f0: Float[np.ndarray, "s e"] = field(repr=False)
     y: Int[np.ndarray, "q"] = field(repr=False)
-    loss: Loss = field(default_factory=CrossEntropy)
+    loss: OutputLoss = field(default_factory=LogLoss)
     validation: int | None = None
     metric: str = "accuracy"
 

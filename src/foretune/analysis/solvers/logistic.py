@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from foretune.analysis.losses import CrossEntropy, targets
+from foretune.analysis.losses import LogLoss, targets
 from foretune.analysis.solvers.estimator import F0_SCALES, STRENGTHS, Grid, KernelSolver
 from foretune.analysis.solvers.problem import Problem
 from foretune.analysis.spectrum import Spectrum
@@ -31,7 +31,7 @@ def loss_and_derivative(
     f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]
 ) -> tuple[float, Float64[np.ndarray, "n c"]]:
     """The mean cross-entropy in nats (logistic for one difference output), and its derivative with respect to f."""
-    loss, wanted = CrossEntropy(), targets(y, f.shape[1])
+    loss, wanted = LogLoss(), targets(y, f.shape[1])
     return float(loss.values(f, wanted).mean()), loss.derivative(f.copy(), wanted) / len(f)
 
 

@@ -1,0 +1,117 @@
+"""`kernel`: the kernels of every parameter block, into a folder; and what `forecast` shares with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import foretune
+from foretune.cli.console import console, progress_console
+from foretune.cli.kernel_places import kernel_places
+from foretune.cli.options import (
+    BlockOptions,
+    DataOptions,
+    FormulaOptions,
+    ModelOptions,
+    OutputOptions,
+    ReportOptions,
+    RunOptions,
+)
+from foretune.cli.prepare import ExperimentOptions, about, inputs_of, prepared, question_of, reported, said
+from foretune.cli.settings import as_yaml, repeatable
+from foretune.cli.setup import chosen_blocks, made_formulas
+from foretune.errors import UsageError
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.folder import SETTINGS
+from foretune.experiment.record import kernels_with, named, record_of
+from foretune.finetune.lora_config import bypassed_notes
+from foretune.forecast.plan import estimate
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Job, joint_job
+from foretune.kernels.lora import LoRA
+from foretune.pages.reading import print_reading
+from foretune.pages.terminal import print_estimate, print_kernels
+from foretune.store.atomic import write_text
+from foretune.store.json import write_json
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that repeat a command, and the folder that keeps them, if there is one."""
+
+    folder: Path | None
+    yaml: str
+
+    def write(self) -> None:
+        """Write run.yaml."""
+        if self.folder is not None:
+            write_text(self.folder / SETTINGS, self.yaml)
+
+
+def run_kernel(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    blocks: BlockOptions,
+    formula: FormulaOptions,
+    run: RunOptions,
+    report: ReportOptions,
+) -> None:
+    """Kernel folders, with labels and pretrained outputs beside them.
+
+    Raises:
+        UsageError: no --out.
+    """
+    out, errors = console(), progress_console(quiet=report.quiet)
+    settings = (model, data, outputs, blocks, formula, run, report)
+    formulas = made_formulas(formula)
+    if run.out is None and not run.plan:
+        raise UsageError("A kernel needs a folder to go to: --out DIR.")
+    places = kernel_places(run.out, report.json, [each.label for each in formulas])
+    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found.work.memory = run.memory
+    job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
+    if run.plan or run.out is None:
+        return planned(job, formulas, run, report, out, found)
+    job.refuse_too_large(formulas, run.memory)
+    inputs = inputs_of(found, errors)
+    if any(isinstance(each, LoRA) for each in formulas):
+        inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
+    record = record_of(found, about(found, repeatable(settings)))
+    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
+    record = named(found, record, kernels)
+    if report.json is not None:
+        each = {label: described(kernel) for label, kernel in kernels.items()}
+        costs = {"kernel": each, "stages": found.work.stages.finished}
+        write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
+    print_reading(out, found.account, question_of(found))
+    print_kernels(out, kernels, run.out, found.work.stages.finished, inputs.warnings)
+    return None
+
+
+def described(kernel: BlockKernel) -> dict[str, Any]:
+    """What result files say of a kernel."""
+    return {**kernel.description, "shape": kernel.array.shape}
+
+
+def computed(
+    found: Experiment, job: Job, formulas: list[Formula], settings: Settings, errors: Console
+) -> dict[str, BlockKernel]:
+    """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
+    with reported(found, "kernel", errors):
+        return kernels_with(found, job, formulas, settings.write)
+
+
+def planned(
+    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Experiment
+) -> None:
+    """Print what the kernels would need, and what the model is asked; on request, write it as JSON."""
+    needed = estimate(job, formulas, run.memory)
+    print_reading(out, found.account, question_of(found))
+    print_estimate(out, needed)
+    if report.json is not None:
+        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": said(found)})
