@@ -25,8 +25,10 @@ from foretune.experiment.budget import Budget
 from foretune.experiment.setting import Full
 from foretune.finetune import search
 from foretune.page import Curve, Figure, Page, Table
-from foretune.pages.folder import csv_text, markdown, print_page, write_page
+from foretune.pages.folder import write_page
+from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
+from foretune.pages.terminal import print_page
 from foretune.reproduce.afzal import cost as afzal
 from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
 from foretune.reproduce.lpft.calibration import _pooled

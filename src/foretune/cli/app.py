@@ -1,4 +1,4 @@
-"""`foretune`: forecast, kernel, solve, tune, behaviour, reproduce, validate, tasks, env."""
+"""`foretune`: forecast, kernel, solve, tune, behaviour, reproduce, validate, tasks, show, schema, env."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from foretune.cli.options import (
     OutputOptions,
     ReportOptions,
     RunOptions,
+    SchemaName,
+    ShowOptions,
     SolveFolder,
     SolverOptions,
     TaskName,
@@ -137,7 +139,27 @@ def tasks(name: TaskName, report: ReportOptions) -> None:
     run_tasks(name.name, report)
 
 
-for run in (forecast, kernel, solve, tune, behaviour, reproduce, validate, tasks):
+def show(options: ShowOptions) -> None:
+    """Print the result in a folder made with --out, or in a file of --json, again; with --details all of it.
+
+    Example: foretune show runs/movies --details
+    """
+    from foretune.cli.show import run_show
+
+    run_show(options)
+
+
+def schema(name: SchemaName) -> None:
+    """Print the JSON schema of what --json writes: the meaning and unit of each field.
+
+    Example: foretune schema forecast
+    """
+    from foretune.cli.show import run_schema
+
+    run_schema(name)
+
+
+for run in (forecast, kernel, solve, tune, behaviour, reproduce, validate, tasks, show, schema):
     app.command(cls=Command)(command(run))
 app.command("behavior", cls=Command, hidden=True)(command(behaviour))
 

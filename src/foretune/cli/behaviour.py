@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-import foretune
 from foretune.analysis.calibration import temperature_scaling
 from foretune.analysis.kernel_behaviour import (
     LINEARIZED_BY,
@@ -23,12 +22,12 @@ from foretune.behaviour.analog import analog_formula, analog_solution, analog_so
 from foretune.behaviour.head import feature_change, row_norms
 from foretune.behaviour.linearization import Linearization, linearization
 from foretune.behaviour.measured import fixed_features
+from foretune.behaviour.page import Analog, Behaviour, HeadMeasures, behaviour_data, behaviour_page
 from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
-from foretune.cli.console import console, progress_console
+from foretune.cli.deliver import deliver
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import Places
 from foretune.cli.prepare import Prepared, prepared, versions
-from foretune.cli.progress import progress_bar
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import Recipe, finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
@@ -43,10 +42,10 @@ from foretune.kernels.tiles import memory_bytes
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
-from foretune.pages.behaviour import Analog, Behaviour, HeadMeasures, behaviour_fields, print_behaviour
+from foretune.pages.console import progress_console
+from foretune.pages.progress import progress_bar
 from foretune.progress import Progress, Stages
 from foretune.shapes import Float64, Int
-from foretune.store.json import write_json
 from foretune.text.example import Example
 
 _ROUNDING = 1e-6  # of ||theta_0||: a step this small is lost among the rounding errors of float32 gradients
@@ -86,7 +85,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     Raises:
         UsageError: the folder holds no finished run of `foretune tune`.
     """
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     formula = _formula(measures)
     places = Places(report.json, read=(measures.folder,))
     places.check()
@@ -98,10 +97,8 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     with progress_bar(errors) as progress:
         about = _about(recipe, run, pair, formula, len(found.problem.split.train))
         result = _measured(pair, run, formula, measures, found.stages, about, progress)
-    if report.json is not None:
-        whole = {"foretune": foretune.__version__, "folder": measures.folder, **behaviour_fields(result)}
-        write_json(report.json, {**whole, "versions": versions(), "stages": found.stages.finished})
-    print_behaviour(out, result)
+    data = behaviour_data(result, str(measures.folder), versions(), found.stages.finished)
+    deliver(behaviour_page(result, data), report)
 
 
 def _formula(measures: BehaviourOptions) -> Formula:

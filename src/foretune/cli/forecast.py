@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
-
-from rich.console import Console
 
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, formulas_for, parameter_sizes
+from foretune.candidates.candidate import ALPHA, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
-from foretune.cli.console import console, progress_console
+from foretune.cli.deliver import deliver
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -25,27 +25,32 @@ from foretune.cli.options import (
 )
 from foretune.cli.places import Places
 from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
-from foretune.cli.progress import busy, progress_bar
-from foretune.cli.settings import as_yaml, repeatable
+from foretune.cli.settings import as_yaml, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
+from foretune.experiment.page import KernelData, kernel_page
 from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
+from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
-from foretune.forecast.plan import estimate
+from foretune.forecast.page import ForecastData, Seen, forecast_page
+from foretune.forecast.plan import PlanData, estimate, plan_page
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
-from foretune.pages.advice import head_note, python_snippet
-from foretune.pages.reading import print_reading
-from foretune.pages.terminal import print_estimate, print_forecast, print_kernels
+from foretune.naming import layer_number, layer_path
+from foretune.page import Listing
+from foretune.pages.console import Console, progress_console
+from foretune.pages.json import write_page_json
+from foretune.pages.progress import busy, progress_bar
 from foretune.store.atomic import check_file, write_text
-from foretune.store.json import write_json
 
 _FILES = ("run.yaml", "forecast.json")
+_NAMED = 3
+"""Modules that the command which goes on may name."""
 
 
 def run_forecast(
@@ -62,7 +67,7 @@ def run_forecast(
     Raises:
         UsageError: --warm-up in half precision.
     """
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     found = prepared(model, data, outputs, _places(run, report), errors)
     if wanted.warm_up and not run.plan:
@@ -72,7 +77,7 @@ def run_forecast(
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
-        return _planned(job, formulas, run, report, out, found)
+        return _planned(job, formulas, run, report, found)
     inputs = read_inputs(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
@@ -83,34 +88,35 @@ def run_forecast(
         found.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
     with busy(errors, "ask peft for the adapters"):
-        config = _adapters(result, found, able)
-    note = head_note(found.outputs, config)
-    whole = {
-        "foretune": foretune.__version__,
-        **asdict(record),
-        "kernel": _described(kernels["sgd"]),
-        "kernels_described": {label: _described(kernel) for label, kernel in kernels.items()},
-        "verdict": result.verdict,
-        "forecast": result,
-        "lora_config": None if config is None else config.arguments,
-        "lora_config_classes": None
+        config, picked = (_adapters(item, found, able) for item in (result.advice.adapter, _picked(result)))
+        config = None if result.verdict == "no" else config
+    numbers = ForecastData(
+        **vars(record),
+        kernel=_described(kernels["sgd"]),
+        kernels_described={label: _described(kernel) for label, kernel in kernels.items()},
+        verdict=result.verdict if result.recommended is None else result.recommended.verdict,
+        forecast=result,
+        lora_config=None if config is None else config.arguments,
+        lora_config_classes=None
         if config is None
         else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
-        "beside_lora_config": note,
-        "cost": costs,
-        "stages": found.stages.finished,
-    }
+        beside_lora_config=head_note(found.outputs, config),
+        recommended_lora_config=None if picked is None else picked.arguments,
+        cost=costs,
+        stages=found.stages.finished,
+    )
+    seen = Seen(
+        title=f"{model.model} on {data.data}",
+        about=found.reading,
+        metric=inputs.metric,
+        sizes=record.sizes,
+        snippet=_snippet(result, found, config, picked),
+        next=_next(result, settings, kernels),
+    )
+    page = forecast_page(result, costs, found.stages.finished, seen, numbers)
     if run.out is not None:
-        write_json(run.out / _FILES[1], whole)
-    if report.json is not None:
-        write_json(report.json, whole)
-    rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
-    snippet = None
-    if config is not None and rate is not None and advised:
-        snippet = python_snippet(config, f"AdamW: {rate.words}.", note)
-    print_reading(out, found.problem.account, found.asked)
-    print_forecast(out, result, found.stages.finished, inputs.metric, snippet, costs)
-    return None
+        write_page_json(run.out / _FILES[1], page, foretune.__version__)
+    return deliver(page, report, folder=run.out)
 
 
 def run_kernel(
@@ -127,7 +133,7 @@ def run_kernel(
     Raises:
         UsageError: no --out.
     """
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
@@ -135,19 +141,16 @@ def run_kernel(
     found = prepared(model, data, outputs, _places(run, report), errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
-        return _planned(job, formulas, run, report, out, found)
+        return _planned(job, formulas, run, report, found)
     inputs = read_inputs(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
-    if report.json is not None:
-        described = {label: _described(kernel) for label, kernel in kernels.items()}
-        costs = {"kernel": described, "stages": found.stages.finished}
-        write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
-    print_reading(out, found.problem.account, found.asked)
-    print_kernels(out, kernels, run.out, found.stages.finished, inputs.warnings)
-    return None
+    described = {label: _described(kernel) for label, kernel in kernels.items()}
+    numbers = KernelData(**vars(record), kernel=described, stages=found.stages.finished)
+    page = kernel_page(kernels, run.out, found.stages.finished, found.reading, inputs.warnings, numbers)
+    return deliver(page, report)
 
 
 def _warmed(found: Prepared, steps: int, errors: Console) -> Prepared:
@@ -174,12 +177,61 @@ def _places(run: RunOptions, report: ReportOptions) -> Places:
     return Places(report.json, (run.out,))
 
 
-def _adapters(result: Forecast, found: Prepared, able: Adaptable) -> AdapterConfig | None:
-    """The LoraConfig of the best candidate with adapters; none where nothing should be trained."""
-    adapter = result.advice.adapter
-    if adapter is None or adapter.rank is None or result.verdict == "no":
+def _adapters(adapter: Candidate | None, found: Prepared, able: Adaptable) -> AdapterConfig | None:
+    """The LoraConfig of a candidate; none where it has no adapters."""
+    if adapter is None or adapter.rank is None:
         return None
     return lora_config(found.outputs, able.classes, adapter.blocks, adapter.rank, ALPHA)
+
+
+def _picked(result: Forecast) -> Candidate | None:
+    return None if result.recommended is None else result.recommended.candidate
+
+
+def _snippet(
+    result: Forecast, found: Prepared, config: AdapterConfig | None, picked: AdapterConfig | None
+) -> Listing | None:
+    """Python that makes the recommended adapters, or those that come first where no adapters are recommended."""
+    chosen, rate, best = _picked(result), None, ""
+    if picked is not None and result.recommended is not None:
+        config, rate = picked, result.recommended.adamw
+    elif config is not None and result.advice.beats_probing is not False:
+        chosen, rate, best = result.advice.adapter, result.adapter_adamw, "the best candidate with adapters, "
+    if config is None or rate is None or chosen is None:
+        return None
+    text = python_snippet(config, f"AdamW: {rate.words}.", head_note(found.outputs, config))
+    return Listing(f"LoraConfig of {best}{chosen.title} ({chosen.parameters:,} parameters)", text, "python")
+
+
+def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:
+    """The real run of what is recommended, where options of `tune` say which weights it trains."""
+    picked = result.recommended
+    rate = None if picked is None else picked.adamw.learning_rate
+    if picked is None or rate is None or picked.candidate.rank is None:
+        return ()
+    which = _lora_options(picked.candidate, kernels)
+    if which is None:
+        return ()
+    model, data, outputs = settings[:3]
+    method = {"--rank": picked.candidate.rank, "--alpha": f"{ALPHA:g}", **which}
+    training = {"--learning-rate": f"{rate:.2e}", "--batch-size": picked.adamw.batch, "--steps": picked.adamw.steps}
+    options = [str(word) for pair in {**method, **training}.items() for word in pair]
+    words = ["foretune", "tune", *typed_again((model, data, outputs)), "--method", "lora", *options]
+    return (shlex.join([*words, "--best-by", "loss", "--out", "runs/lora"]),)
+
+
+def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:
+    """The options of `tune --method lora` that adapt exactly these weights; None where none do so in few words."""
+    able = kernels[kernel_label(item.rank)].names
+    if set(able) == set(item.blocks):
+        return {}
+    paths = {path for name in item.blocks if (path := layer_path(name)) is not None}
+    if len(paths) == 1:
+        (path,) = paths
+        if {name for name in able if layer_path(name) == path} == set(item.blocks):
+            return {"--layers": str(layer_number(path))}
+    modules = [name.removesuffix(".weight") for name in item.blocks]
+    return {"--target-modules": ",".join(modules)} if len(modules) <= _NAMED else None
 
 
 def _described(kernel: BlockKernel) -> dict[str, Any]:
@@ -204,11 +256,6 @@ def _computed(
     return kernels, add_kernels(out, record, kernels, foretune.__version__)
 
 
-def _planned(
-    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Prepared
-) -> None:
+def _planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Prepared) -> None:
     needed = estimate(job, formulas, run.memory)
-    print_reading(out, found.problem.account, found.asked)
-    print_estimate(out, needed)
-    if report.json is not None:
-        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": found.said})
+    deliver(plan_page(needed, found.reading, PlanData(**vars(needed), about=found.said)), report)

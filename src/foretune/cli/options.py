@@ -255,6 +255,27 @@ class SolveFolder:
 
 
 @dataclass(frozen=True)
+class ShowOptions:
+    """Which result is printed again, and how much of it."""
+
+    result: Annotated[Path, argument("A folder that a command made with --out, or a file of --json.")]
+    details: Annotated[
+        bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details", "-v", "--verbose")
+    ] = False
+    debug: Annotated[bool, option(Panel.RUN, "Show tracebacks.", "--debug")] = False
+
+
+@dataclass(frozen=True)
+class SchemaName:
+    """Which schema is printed."""
+
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="forecast, kernel, tune and so on; all kinds without one.", show_default=False),
+    ] = None
+
+
+@dataclass(frozen=True)
 class TaskName:
     """Which task is shown."""
 
@@ -305,3 +326,6 @@ class ReportOptions:
     json: Annotated[Path | None, option(Panel.RUN, "Write everything, unrounded, to this file.", "--json")] = None
     debug: Annotated[bool, option(Panel.RUN, "Show tracebacks.", "--debug")] = False
     quiet: Annotated[bool, option(Panel.RUN, "No progress; results and errors only.", "--quiet")] = False
+    details: Annotated[
+        bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details", "-v", "--verbose")
+    ] = False

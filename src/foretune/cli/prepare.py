@@ -9,20 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from foretune.cli.data import Problem, Splitter, few_shot, problem
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.progress import busy, progress_bar
 from foretune.cli.setup import made_outputs
+from foretune.experiment.asked import Asked, asked, reading
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.experiment.record import Record
 from foretune.finetune.data import split_identity
 from foretune.model.fingerprint import outputs_identity
 from foretune.model.load import HALF, LanguageModel, load_model
 from foretune.model.outputs import Outputs
-from foretune.pages.reading import Asked, asked
+from foretune.page import Fact
+from foretune.pages.console import Console
+from foretune.pages.progress import busy, progress_bar
 from foretune.progress import Stages
 
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
@@ -40,6 +41,11 @@ class Prepared:
     def asked(self) -> Asked:
         """What the model is asked, with the first training example."""
         return asked(self.outputs, self.problem.task, self.problem.split.train[0])
+
+    @property
+    def reading(self) -> tuple[Fact, ...]:
+        """What was read and what is asked, for pages."""
+        return reading(self.problem.account, self.asked)
 
     @property
     def said(self) -> dict[str, object]:

@@ -21,7 +21,7 @@ from foretune.errors import UsageError, nearest
 from foretune.text.quoted import quoted
 from foretune.text.yaml_values import given, key_nodes, plain_values, yaml_root, yaml_text
 
-_NOT_REPEATED = {"plan", "debug", "quiet"}
+_NOT_REPEATED = {"plan", "debug", "quiet", "details"}
 _BLANK = ("--delimiter",)
 """Options that may be a blank or a tab."""
 _TRUTH = ("true", "false", "yes", "no", "on", "off")
@@ -175,6 +175,22 @@ def repeatable(groups: tuple[Any, ...]) -> dict[str, object]:
         for name, value in values.items()
         if name not in _NOT_REPEATED and value is not None
     }
+
+
+def typed_again(groups: tuple[Any, ...]) -> list[str]:
+    """The arguments and options of some groups as words of a command line, without those left at their defaults."""
+    arguments, options = [], []
+    for group in groups:
+        hints = get_type_hints(type(group), include_extras=True)
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if isinstance(hints[field.name].__metadata__[0], ArgumentInfo):
+                arguments.append(str(value))
+            elif value != field.default:
+                name = typed_name(field.name)
+                words = {True: [name], False: [f"--no-{name.removeprefix('--')}"]}
+                options += words[value] if isinstance(value, bool) else [name, str(value)]
+    return [*arguments, *options]
 
 
 def as_yaml(name: str, groups: tuple[Any, ...]) -> str:

@@ -16,32 +16,33 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.cli.console import console, progress_console
 from foretune.cli.data import Splitter, few_shot, full_data
+from foretune.cli.deliver import deliver
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.prepare import Prepared, prepared, read_by, versions
-from foretune.cli.progress import progress_bar
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
+from foretune.experiment.asked import Asked, reading
 from foretune.experiment.record import strangers_in
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
+from foretune.finetune.page import run_page
+from foretune.finetune.report import RunReport, read_report, report_file, run_report, write_report
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import Search, best_of, paper_grid
 from foretune.finetune.training import Training
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
-from foretune.pages.reading import Asked, print_reading
-from foretune.pages.runs import RunReport, print_run, read_report, report_file, run_report, write_report
+from foretune.page import Fact
+from foretune.pages.console import Console, progress_console
+from foretune.pages.progress import progress_bar
 from foretune.progress import Progress
 from foretune.store.atomic import write_text
-from foretune.store.json import write_json
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
 from foretune.text.account import Account
@@ -108,12 +109,13 @@ def run_tune(
             "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
         )
     recipe = Recipe(model, data, outputs, method, training, run)
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     recipe.made()
     places = Places(report.json, (run.out,))
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
     before = _kept(recipe)
+    kept = before is not None
     if before is None:
         refuse_model_name(run.out, model.model)
         with held(run.out):
@@ -123,12 +125,14 @@ def run_tune(
         sweep_tree(run.out)
         found = prepared(model, data, outputs, places, errors, recipe.splitter)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
-        out.print(f"{run.out} holds this run, finished: nothing was trained.")
-    if report.json is not None:
-        write_json(report.json, {"foretune": foretune.__version__, **vars(before)})
-    if {"data", "asked"} <= set(before.about):
-        print_reading(out, Account(**before.about["data"]), Asked(**before.about["asked"]))
-    print_run(out, before, run.out)
+    deliver(run_page(before, run.out, reading_of(before), kept=kept), report, folder=run.out)
+
+
+def reading_of(report: RunReport) -> tuple[Fact, ...]:
+    """What was read and asked by a run, as its report says."""
+    if not {"data", "asked"} <= set(report.about):
+        return ()
+    return reading(Account(**report.about["data"]), Asked(**report.about["asked"]))
 
 
 def _kept(recipe: Recipe) -> RunReport | None:

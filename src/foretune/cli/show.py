@@ -1,0 +1,85 @@
+"""`show`: a result that is kept, printed again; `schema`: what its fields mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from foretune.cli.deliver import deliver
+from foretune.cli.options import ReportOptions, SchemaName, ShowOptions
+from foretune.cli.tune import reading_of
+from foretune.errors import UsageError, nearest
+from foretune.experiment.asked import Asked, reading
+from foretune.experiment.page import KernelData, kernel_page
+from foretune.experiment.record import read_kernel, read_record
+from foretune.finetune.page import run_page
+from foretune.finetune.report import read_report
+from foretune.page import Page
+from foretune.pages.console import console
+from foretune.pages.json import read_page
+from foretune.text.account import Account
+
+SCHEMAS = Path(__file__).parent.parent / "pages" / "schemas"
+_PAGES = ("forecast.json", "page.json")
+
+
+def run_show(options: ShowOptions) -> None:
+    """Print a result again.
+
+    Raises:
+        UsageError: there is no result of foretune, or one of another format.
+        KernelFolderError, StorageError: a folder that is damaged.
+    """
+    deliver(kept_page(options.result), ReportOptions(details=options.details), folder=options.result)
+
+
+def kept_page(place: Path) -> Page:
+    """The page of a file that `--json` wrote, or of a folder of `--out`.
+
+    Raises:
+        UsageError: there is none.
+        KernelFolderError, StorageError: a folder that is damaged.
+    """
+    if not place.is_dir():
+        if not place.exists():
+            raise UsageError(f"{place} does not exist. Expected a folder of --out or a file of --json.")
+        return read_page(place)
+    for name in _PAGES:
+        if (place / name).is_file():
+            return read_page(place / name)
+    report = read_report(place)
+    if report is not None:
+        return run_page(report, place, reading_of(report))
+    if (place / "examples.json").is_file():
+        return _kernels(place)
+    raise UsageError(
+        f"{place} holds no finished result: expected one of {', '.join(_PAGES)}, result.json and examples.json there. "
+        "Repeat the command that made it."
+    )
+
+
+def _kernels(folder: Path) -> Page:
+    """The page of a folder of kernels, from its record."""
+    record, _ = read_record(folder)
+    kernels = {label: read_kernel(folder, record, label) for label in record.kernels}
+    said = record.about
+    about = reading(Account(**said["data"]), Asked(**said["asked"])) if {"data", "asked"} <= set(said) else ()
+    described = {label: {**kernel.description, "shape": kernel.array.shape} for label, kernel in kernels.items()}
+    return kernel_page(kernels, folder, (), about, (), KernelData(**vars(record), kernel=described, stages=()))
+
+
+def run_schema(name: SchemaName) -> None:
+    """Print the JSON schema of a kind of result, or the kinds that there are.
+
+    Raises:
+        UsageError: there is no such kind.
+    """
+    kinds = sorted(file.stem for file in SCHEMAS.glob("*.json"))
+    if name.kind is None:
+        console().print("\n".join(kinds))
+        return
+    if name.kind not in kinds:
+        raise UsageError(
+            f"There is no result of the kind {name.kind!r}.{nearest(name.kind, kinds)} Known: {', '.join(kinds)}."
+        )
+    text = (SCHEMAS / f"{name.kind}.json").read_text(encoding="utf-8")
+    console().print(text, soft_wrap=True, highlight=False, end="")
