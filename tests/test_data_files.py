@@ -17,8 +17,9 @@ import pyarrow.parquet
 import pytest
 
 import foretune as ft
-from foretune.cli.data import Problem, problem
+from foretune.cli.data import asked_setting
 from foretune.cli.options import DataOptions, OutputOptions
+from foretune.experiment.data import Drawn, drawn
 from foretune.text.builtin import load_data
 from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
@@ -117,8 +118,8 @@ def test_every_form_of_the_same_rows_is_read_alike(name: str, tmp_path: Path) ->
     assert [str(row["text"]).replace(",", "") for row in rows] == [text.replace(",", "") for text in TEXTS]
 
 
-def read(path: Path, **options: Any) -> Problem:
-    return problem(DataOptions(str(path), **{"k": 2, "test": 8, **options}), OutputOptions())
+def read(path: Path, **options: Any) -> Drawn:
+    return drawn(asked_setting(DataOptions(str(path), **{"k": 2, "test": 8, **options}), OutputOptions()))
 
 
 def written(folder: Path, name: str, content: str | bytes) -> Path:
@@ -362,10 +363,11 @@ def test_labels_that_are_not_named_are_left_out_and_said(tmp_path: Path) -> None
 def test_labels_with_commas_and_equals_signs_are_named_in_quotes(tmp_path: Path) -> None:
     names = {"negative": "bad = not good", "positive": "good, very"}
     file = written(tmp_path, "r.jsonl", lines(relabelled(lambda _, label: names[label])))
-    found = problem(
+    asked = asked_setting(
         DataOptions(str(file), labels='"good, very","bad = not good"', k=2, test=8),
         OutputOptions(words='"good, very"=great,"bad = not good"=terrible'),
     )
+    found = drawn(asked)
     assert found.task.words == {"good, very": "great", "bad = not good": "terrible"}
 
 

@@ -40,7 +40,7 @@ from foretune.cli.options import (
     RunOptions,
 )
 from foretune.errors import UsageError
-from foretune.experiment.heads import probed_head
+from foretune.experiment.function import probed
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.finetune.methods import FullTuning, LoRATuning
 from foretune.finetune.warm_up import warmed_outputs
@@ -241,7 +241,7 @@ def forecast_of(outputs: Any, split: Any, warm_up: int = 0) -> Forecast:
 
 def test_a_forecast_after_a_warm_up_is_one_of_the_warmed_model_and_says_so() -> None:
     lm, split = language_model(family("bert-encoder"), torch.float32), few_shot(many_rows())
-    outputs = probed_head(lm, TASK, split)
+    outputs = probed(ft.HeadLogits(lm), TASK, split)
     before = {name: tensor.clone() for name, tensor in outputs.parameters().items()}
     warmed = warmed_outputs(outputs, TASK, split, steps=3, batch_size=4)
     after = warmed.outputs.parameters()

@@ -15,7 +15,7 @@ import torch
 
 import foretune as ft
 from foretune.errors import KernelLawError, ModelError, NonFiniteError
-from foretune.experiment.heads import probed_head
+from foretune.experiment.function import probed
 from foretune.gradients import rules
 from foretune.gradients.factors import Products
 from foretune.gradients.plain import visit_gradients
@@ -340,7 +340,7 @@ def test_features_that_are_not_finite_name_their_module() -> None:
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, ["negative", "positive"] * 3, strict=True)]
     split = TASK.few_shot(rows, k=1, seed=0, test=2)
     with pytest.raises(NonFiniteError, match=r"'encoder\.layer\.1\.intermediate\.dense'.*--dtype"):
-        probed_head(lm, TASK, split)
+        probed(ft.HeadLogits(lm), TASK, split)
 
 
 def test_a_tied_output_layer_stays_without_the_head_and_it_is_said() -> None:

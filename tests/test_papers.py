@@ -26,7 +26,7 @@ from foretune.behaviour.analog import analog_formula, analog_solver, orientation
 from foretune.cli.elsewhere import elsewhere
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import LoRAAndHead
 from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
 from foretune.model.builtin import MODELS
@@ -343,7 +343,7 @@ def test_a_cell_of_cola_reports_the_correlation(lm: LanguageModel, tmp_path: Pat
     words = (("unacceptable", "bad"), ("acceptable", "good"))
     data = written(tmp_path / "data", "cola")
     made = Study(lm, ("cola",), (2,), (13,), 10, tmp_path / "cells", data, CUT, words=words)
-    cell: Cell = made.cell("cola", 2, 13)
+    cell: Experiment = made.cell("cola", 2, 13)
     assert cell.task.words == {"unacceptable": "bad", "acceptable": "good"}
     (table,) = RECIPES["malladi-4"].page(made).tables
     assert table.header[1] == "cola (Matthews)"

@@ -22,7 +22,7 @@ from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.setting import Full
+from foretune.experiment.sample import Full
 from foretune.finetune import search
 from foretune.page import Curve, Figure, Page, Table
 from foretune.pages.folder import write_page

@@ -14,7 +14,7 @@ import torch
 import foretune as ft
 from foretune.errors import DataError, ModelError, UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.experiment.outcome import Outcome
 from foretune.finetune import search
 from foretune.kernels.block_kernel import BlockKernel
@@ -67,7 +67,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("this was computed before")
 
     for module, name in ((search, "fine_tuned"), (measures, "linearization"), (measures, "block_kernels"),
-                         (measures, "analog_solution"), (Cell, "kernels")):  # fmt: skip
+                         (measures, "analog_solution"), (Experiment, "kernels")):  # fmt: skip
         monkeypatch.setattr(module, name, refused)
 
 
@@ -145,13 +145,13 @@ def test_changed_data_are_computed_anew_and_the_former_ones_kept(
 def test_kernels_of_a_table_come_from_one_pass_where_memory_allows(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, kernels = [], Cell.kernels
+    asked, kernels = [], Experiment.kernels
 
-    def counted(cell: Cell, formulas: list[Formula]) -> dict[str, BlockKernel]:
+    def counted(cell: Experiment, formulas: list[Formula]) -> dict[str, BlockKernel]:
         asked.append(len(formulas))
         return kernels(dataclasses.replace(cell, memory="2GiB"), formulas)
 
-    monkeypatch.setattr(Cell, "kernels", counted)
+    monkeypatch.setattr(Experiment, "kernels", counted)
     analogs = (K_SGD, measures.K_SIGNGD, measures.K_A_SIGNGD)
     cell = dataclasses.replace(study, root=tmp_path).cell("mr", 2, 13)
     found = analog_scores(cell, analogs)
@@ -172,7 +172,7 @@ def test_zero_shot_is_the_score_of_the_pretrained_model(study: Study) -> None:
 
 
 def test_a_grid_that_fails_leaves_no_numbers_and_is_counted(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cell, "outcome", lambda *_: Outcome(failure="the loss became undefined"))
+    monkeypatch.setattr(Experiment, "outcome", lambda *_: Outcome(failure="the loss became undefined"))
     assert math.isnan(SGD_FT.score(study.cell("mr", 2, 13), CUT))
     (table,) = RECIPES["malladi-8"].page(study).tables
     cells = {row[0]: row[1] for row in table.rows}

@@ -22,10 +22,11 @@ from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.candidates.candidate import PROBING, Candidate, formulas_for, named_candidates, parameter_sizes
 from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import SCORES
+from foretune.cli.data import chosen_sample
 from foretune.cli.study_options import ValidateOptions
-from foretune.cli.validate import runs_grid, training_sample
+from foretune.cli.validate import SAMPLE, runs_grid
 from foretune.errors import UsageError
-from foretune.experiment.setting import Sampled
+from foretune.experiment.sample import Full, Sampled
 from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
@@ -284,7 +285,7 @@ def test_the_defaults_make_the_runs_that_their_settings_say() -> None:
     ]
     typed = ValidateOptions(epochs=6.0)
     assert list(map(repr, runs_grid(typed))) == list(map(repr, wanted))
-    assert training_sample(typed) == Sampled(128)
+    assert chosen_sample(typed, SAMPLE, Full()) == Sampled(128)
 
 
 def test_the_command_writes_a_page_and_json(

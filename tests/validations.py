@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from foretune.experiment.setting import FewShot
+from foretune.experiment.sample import FewShot
 from foretune.finetune.training import Training
 from foretune.model.load import load_model
 from foretune.validate.runs import Validation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import psutil
@@ -35,14 +35,20 @@ class Stage:
 
 @dataclass
 class Stages:
-    """The stages so far."""
+    """The stages so far.
+
+    Attributes:
+        finished: the stages that ended.
+        around: told the name of a stage that begins; what it returns is entered for the length of the stage.
+    """
 
     finished: list[Stage] = field(default_factory=list)
+    around: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Measure the block."""
-        with peak_memory() as peak:
+        with self.around(name), peak_memory() as peak:
             start = time.perf_counter()
             yield
             seconds = time.perf_counter() - start

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from foretune.candidates.candidate import ALPHA, parameter_sizes
 from foretune.candidates.evidence import Pool
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
 from foretune.kernels.lora import LoRA
 from foretune.kernels.sgd import SGD
@@ -16,7 +16,7 @@ PARTS = ("validation",)
 """Examples beside the training ones that scores may see; test examples have no say."""
 
 
-def pool_of(cell: Cell, rank: int | None, grid: Sequence[Training] = ()) -> Pool:
+def pool_of(cell: Experiment, rank: int | None, grid: Sequence[Training] = ()) -> Pool:
     """The pool of a cell for one method; kernels are read or computed.
 
     Args:

@@ -27,11 +27,12 @@ from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
 from foretune.cli.deliver import deliver
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import Places
-from foretune.cli.prepare import Prepared, prepared, versions
+from foretune.cli.prepare import prepared, versions
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import Recipe, finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
 from foretune.errors import DataError
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import Linearized, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
@@ -91,13 +92,13 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     places.check()
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
-    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors, recipe.splitter)
+    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors)
     run = finished_run(measures.folder, recipe, found)
     pair = _pair(found, run, measures)
     with progress_bar(errors) as progress:
-        about = _about(recipe, run, pair, formula, len(found.problem.split.train))
-        result = _measured(pair, run, formula, measures, found.stages, about, progress)
-    data = behaviour_data(result, str(measures.folder), versions(), found.stages.finished)
+        about = _about(recipe, run, pair, formula, len(found.split.train))
+        result = _measured(pair, run, formula, measures, found.work.stages, about, progress)
+    data = behaviour_data(result, str(measures.folder), versions(), found.work.stages.finished)
     deliver(behaviour_page(result, data), report)
 
 
@@ -106,13 +107,13 @@ def _formula(measures: BehaviourOptions) -> Formula:
     return made_formulas(FormulaOptions(formula=measures.formula))[0]
 
 
-def _pair(found: Prepared, run: Run, measures: BehaviourOptions) -> Pair:
+def _pair(found: Experiment, run: Run, measures: BehaviourOptions) -> Pair:
     """The two models of a run, and the first examples of its parts.
 
     Raises:
         DataError: no test examples, or test examples of one label only.
     """
-    task, split = found.problem.task, found.problem.split
+    task, split = found.task, found.split
     base = found.outputs if run.probing is None else run.probing.outputs
     method = run.method.then if isinstance(run.method, ProbedFirst) else run.method
 

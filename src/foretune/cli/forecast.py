@@ -24,10 +24,12 @@ from foretune.cli.options import (
     RunOptions,
 )
 from foretune.cli.places import Places
-from foretune.cli.prepare import Prepared, prepared, read_inputs, record_of
+from foretune.cli.prepare import facts_of, prepared, record_of, reported, said
 from foretune.cli.settings import as_yaml, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.inputs import Inputs
 from foretune.experiment.page import KernelData, kernel_page
 from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
@@ -45,7 +47,7 @@ from foretune.naming import layer_number, layer_path
 from foretune.page import Listing
 from foretune.pages.console import Console, progress_console
 from foretune.pages.json import write_page_json
-from foretune.pages.progress import busy, progress_bar
+from foretune.pages.progress import busy
 from foretune.store.atomic import check_file, write_text
 
 _FILES = ("run.yaml", "forecast.json")
@@ -78,14 +80,14 @@ def run_forecast(
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
         return _planned(job, formulas, run, report, found)
-    inputs = read_inputs(found, errors)
+    inputs = _inputs(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
-    with found.stages.stage("forecast"), busy(errors, "compare the candidates"):
+    with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
-        found.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
+        found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
     with busy(errors, "ask peft for the adapters"):
         config, picked = (_adapters(item, found, able) for item in (result.advice.adapter, _picked(result)))
@@ -103,17 +105,17 @@ def run_forecast(
         beside_lora_config=head_note(found.outputs, config),
         recommended_lora_config=None if picked is None else picked.arguments,
         cost=costs,
-        stages=found.stages.finished,
+        stages=found.work.stages.finished,
     )
     seen = Seen(
         title=f"{model.model} on {data.data}",
-        about=found.reading,
+        about=facts_of(found),
         metric=inputs.metric,
         sizes=record.sizes,
         snippet=_snippet(result, found, config, picked),
         next=_next(result, settings, kernels),
     )
-    page = forecast_page(result, costs, found.stages.finished, seen, numbers)
+    page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
         write_page_json(run.out / _FILES[1], page, foretune.__version__)
     return deliver(page, report, folder=run.out)
@@ -142,24 +144,27 @@ def run_kernel(
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, found)
-    inputs = read_inputs(found, errors)
+    inputs = _inputs(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, inputs, repeatable(settings))
     kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
     described = {label: _described(kernel) for label, kernel in kernels.items()}
-    numbers = KernelData(**vars(record), kernel=described, stages=found.stages.finished)
-    page = kernel_page(kernels, run.out, found.stages.finished, found.reading, inputs.warnings, numbers)
+    numbers = KernelData(**vars(record), kernel=described, stages=found.work.stages.finished)
+    page = kernel_page(kernels, run.out, found.work.stages.finished, facts_of(found), inputs.warnings, numbers)
     return deliver(page, report)
 
 
-def _warmed(found: Prepared, steps: int, errors: Console) -> Prepared:
+def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
     """The same with the outputs of the model after some steps of training."""
-    from foretune.finetune.warm_up import warmed_outputs
+    with reported(found, WARM_UP, errors):
+        return found.warmed(steps)
 
-    task, split = found.problem.task, found.problem.split
-    with found.stages.stage(WARM_UP), progress_bar(errors) as report:
-        return replace(found, outputs=warmed_outputs(found.outputs, task, split, steps, progress=report).outputs)
+
+def _inputs(found: Experiment, errors: Console) -> Inputs:
+    """Labels, pretrained outputs and features of the whole split."""
+    with reported(found, "pretrained outputs", errors):
+        return found.inputs
 
 
 def _places(run: RunOptions, report: ReportOptions) -> Places:
@@ -177,7 +182,7 @@ def _places(run: RunOptions, report: ReportOptions) -> Places:
     return Places(report.json, (run.out,))
 
 
-def _adapters(adapter: Candidate | None, found: Prepared, able: Adaptable) -> AdapterConfig | None:
+def _adapters(adapter: Candidate | None, found: Experiment, able: Adaptable) -> AdapterConfig | None:
     """The LoraConfig of a candidate; none where it has no adapters."""
     if adapter is None or adapter.rank is None:
         return None
@@ -189,7 +194,7 @@ def _picked(result: Forecast) -> Candidate | None:
 
 
 def _snippet(
-    result: Forecast, found: Prepared, config: AdapterConfig | None, picked: AdapterConfig | None
+    result: Forecast, found: Experiment, config: AdapterConfig | None, picked: AdapterConfig | None
 ) -> Listing | None:
     """Python that makes the recommended adapters, or those that come first where no adapters are recommended."""
     chosen, rate, best = _picked(result), None, ""
@@ -239,10 +244,11 @@ def _described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Prepared, errors: Console
+    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Experiment, errors: Console
 ) -> tuple[dict[str, BlockKernel], Record]:
     """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    with found.stages.stage("kernel"), progress_bar(errors) as report, ExitStack() as claim:
+    with reported(found, "kernel", errors), ExitStack() as claim:
+        report = found.work.progress
         out = run.out
         if out is None:
             return kernels_of(job, formulas, run.memory, progress=report), record
@@ -256,6 +262,6 @@ def _computed(
     return kernels, add_kernels(out, record, kernels, foretune.__version__)
 
 
-def _planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Prepared) -> None:
+def _planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:
     needed = estimate(job, formulas, run.memory)
-    deliver(plan_page(needed, found.reading, PlanData(**vars(needed), about=found.said)), report)
+    deliver(plan_page(needed, facts_of(found), PlanData(**vars(needed), about=said(found))), report)

@@ -99,8 +99,23 @@ class DataOptions:
     ] = None
     test_data: Annotated[str | None, option(Panel.DATA, "File with the test rows.  [default: the rest of DATA]")] = None
     k: Annotated[
-        int, option(Panel.DATA, "Training examples per label, and as many for validation.", "--k"), AT_LEAST_1
-    ] = 16
+        int | None,
+        option(Panel.DATA, "Training examples per label, and as many for validation.  [default: 16]", "--k"),
+        AT_LEAST_1,
+    ] = None
+    n: Annotated[
+        int | None,
+        option(Panel.DATA, "Instead of --k: training examples in all, and as many for validation.", "--n"),
+        AT_LEAST_1,
+    ] = None
+    full_data: Annotated[
+        bool,
+        option(
+            Panel.DATA,
+            "Train on all rows except those for validation: k per label, at most a tenth of them.",
+            "--full-data",
+        ),
+    ] = False
     test: Annotated[int, option(Panel.DATA, "At most this many test examples."), AT_LEAST_1] = 64
     seed: Annotated[int, option(Panel.DATA, "Seed of the few-shot split and of a random head."), SEED] = 13
 

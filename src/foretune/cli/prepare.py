@@ -5,22 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from foretune.cli.data import Problem, Splitter, few_shot, problem
+from foretune.cli.data import asked_setting
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.setup import made_outputs
 from foretune.experiment.asked import Asked, asked, reading
-from foretune.experiment.inputs import Inputs, forecast_inputs
+from foretune.experiment.experiment import Experiment, Work, load_experiment
+from foretune.experiment.inputs import Inputs
 from foretune.experiment.record import Record
-from foretune.finetune.data import split_identity
-from foretune.model.fingerprint import outputs_identity
 from foretune.model.load import HALF, LanguageModel, load_model
-from foretune.model.outputs import Outputs
 from foretune.page import Fact
 from foretune.pages.console import Console
 from foretune.pages.progress import busy, progress_bar
@@ -29,57 +28,47 @@ from foretune.progress import Stages
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A task, its few-shot data, and the model as a function."""
-
-    problem: Problem
-    outputs: Outputs
-    stages: Stages
-
-    @property
-    def asked(self) -> Asked:
-        """What the model is asked, with the first training example."""
-        return asked(self.outputs, self.problem.task, self.problem.split.train[0])
-
-    @property
-    def reading(self) -> tuple[Fact, ...]:
-        """What was read and what is asked, for pages."""
-        return reading(self.problem.account, self.asked)
-
-    @property
-    def said(self) -> dict[str, object]:
-        """What was read and what is asked, for result files."""
-        return {"data": asdict(self.problem.account), "asked": asdict(self.asked)}
-
-    @property
-    def examples(self) -> tuple[list, list]:
-        """Training examples, and those of validation and test together."""
-        split = self.problem.split
-        return split.train, [*split.validation, *split.test]
+_SHOWN = {"read the data": "read the data (the first time it is downloaded)", "prompt or head": "prompt or head"}
+"""Stages of which nobody knows the length -> how they are announced."""
 
 
 def prepared(
-    model: ModelOptions,
-    data: DataOptions,
-    outputs: OutputOptions,
-    places: Places,
-    errors: Console,
-    splitter: Splitter = few_shot,
-) -> Prepared:
+    model: ModelOptions, data: DataOptions, outputs: OutputOptions, places: Places, errors: Console
+) -> Experiment:
     """Check every place that will be written to, read the data, then load the model."""
     places.check(read_by(model, data, outputs))
-    stages = Stages()
-    with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
-        found = problem(data, outputs, splitter)
-    for folder in places.folders:
-        refuse_model_name(folder, model.model)
-    places.make()
-    with stages.stage("load the model"):
-        lm = loaded_model(model, errors)
-    with stages.stage("prompt or head"), busy(errors, "prompt or head"):
-        made = made_outputs(outputs, data.seed, lm, found)
-    return Prepared(found, made, stages)
+    stages = Stages(around=lambda name: busy(errors, _SHOWN[name]) if name in _SHOWN else nullcontext())
+
+    def load() -> LanguageModel:
+        for folder in places.folders:
+            refuse_model_name(folder, model.model)
+        places.make()
+        return loaded_model(model, errors)
+
+    return load_experiment(asked_setting(data, outputs), load, work=Work(stages=stages))
+
+
+def question_of(experiment: Experiment) -> Asked:
+    """What the model is asked, with the first training example."""
+    return asked(experiment.outputs, experiment.task, experiment.split.train[0])
+
+
+def facts_of(experiment: Experiment) -> tuple[Fact, ...]:
+    """What was read and what is asked, for pages."""
+    return reading(experiment.account, question_of(experiment))
+
+
+def said(experiment: Experiment) -> dict[str, object]:
+    """What was read and what is asked, for result files."""
+    return {"data": asdict(experiment.account), "asked": asdict(question_of(experiment))}
+
+
+@contextmanager
+def reported(experiment: Experiment, stage: str, errors: Console) -> Iterator[None]:
+    """A stage of the work on an experiment, with its progress shown."""
+    work = experiment.work
+    with work.stages.stage(stage), progress_bar(errors) as work.progress:
+        yield
 
 
 def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
@@ -111,22 +100,11 @@ def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
     return lm
 
 
-def read_inputs(found: Prepared, errors: Console) -> Inputs:
-    """Labels, pretrained outputs and features of the whole split."""
-    with found.stages.stage("pretrained outputs"), progress_bar(errors) as report:
-        return forecast_inputs(
-            found.outputs,
-            found.problem.task,
-            found.problem.split,
-            done=lambda done, total: report("pretrained outputs", done, total),
-        )
-
-
-def record_of(found: Prepared, inputs: Inputs, settings: dict[str, object]) -> Record:
+def record_of(found: Experiment, inputs: Inputs, settings: dict[str, object]) -> Record:
     """What a run folder says of its examples."""
-    task, split = found.problem.task, found.problem.split
+    task, split = found.task, found.split
     return Record(
-        identity={**outputs_identity(found.outputs), **split_identity(task, split)},
+        identity=found.identity,
         task={
             "name": task.name,
             "prompt": task.prompt,
@@ -141,9 +119,9 @@ def record_of(found: Prepared, inputs: Inputs, settings: dict[str, object]) -> R
         f0=inputs.f0,
         about={
             "settings": settings,
-            "rows": found.problem.rows,
+            "rows": found.account.rows["training"],
             "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
-            **found.said,
+            **said(found),
             "versions": versions(),
             "threads": torch.get_num_threads(),
         },

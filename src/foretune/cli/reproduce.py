@@ -10,8 +10,7 @@ import shlex
 from dataclasses import dataclass, replace
 
 import foretune
-from foretune.cli.data import label_words
-from foretune.cli.data_folder import check_data_folder
+from foretune.cli.data import check_data_folder, label_words
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions
 from foretune.cli.places import study_places

@@ -1,12 +1,11 @@
-"""From options to objects: outputs, parameters, formulas, methods and training."""
+"""From options to objects: parameters, formulas, methods and training."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from foretune.cli.data import Problem
-from foretune.cli.options import BlockOptions, FormulaOptions, OutputOptions
+from foretune.cli.options import BlockOptions, FormulaOptions
 from foretune.cli.ranges import items, numbers, one_of
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions
 from foretune.errors import UsageError
@@ -15,52 +14,9 @@ if TYPE_CHECKING:
     from foretune.finetune.methods import Method
     from foretune.finetune.training import Training
     from foretune.kernels.formula import Formula
-    from foretune.model.load import LanguageModel
     from foretune.model.outputs import Outputs
 
 PROJECTIONS = ("intrinsic", "rademacher", "kronecker")
-
-
-def made_outputs(options: OutputOptions, seed: int, lm: LanguageModel, found: Problem) -> Outputs:
-    """The model as a function, as the options ask for it.
-
-    Raises:
-        ModelError, DataError, UsageError: the model and the task do not fit.
-    """
-    from foretune.experiment.heads import probed_head
-    from foretune.model.answer import AnswerLogits
-    from foretune.model.head import HeadLogits
-
-    task = found.task
-    difference = options.difference and len(task.labels) == 2
-    if options.output == "prompt" or (options.output == "auto" and lm.kind != "encoder"):
-        return AnswerLogits(
-            lm, task, difference=difference, max_length=options.max_length, first_piece=options.first_piece
-        )
-    _refuse_prompt_options(options, lm)
-    pooling = ("last" if lm.left_to_right else "mean") if options.pooling is None else options.pooling
-    longest = task.max_length if options.max_length is None else options.max_length
-    if options.head == "probe":
-        return probed_head(lm, task, found.split, pooling, difference=difference, max_length=longest)
-    return HeadLogits(lm, len(task.labels), pooling, seed=seed, difference=difference, max_length=longest)
-
-
-def _refuse_prompt_options(options: OutputOptions, lm: LanguageModel) -> None:
-    """See that nothing was said of a prompt where a head answers.
-
-    Raises:
-        UsageError: an option of prompts was given.
-    """
-    given = {
-        "--template": options.template,
-        "--words": options.words,
-        "--prompt": options.prompt,
-        "--first-piece": options.first_piece or None,
-    }
-    named = next((name for name, value in given.items() if value is not None), None)
-    if named is not None:
-        why = f"{lm.name} has no words to answer with" if options.output == "auto" else "a head answers"
-        raise UsageError(f"{named} is for prompts, but {why}, so it would have no effect. Leave {named} out.")
 
 
 def chosen_blocks(options: BlockOptions, outputs: Outputs) -> list[str] | None:

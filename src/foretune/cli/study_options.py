@@ -110,11 +110,16 @@ class ValidateOptions:
         option(Panel.DATA, "Training examples, and as many for validation.  [default: 128]", "--n"),
         AT_LEAST_1,
     ] = None
-    k: Annotated[
-        int | None, option(Panel.DATA, "Training examples per label in the place of --n.", "--k"), AT_LEAST_1
-    ] = None
+    k: Annotated[int | None, option(Panel.DATA, "Training examples per label, instead of --n.", "--k"), AT_LEAST_1] = (
+        None
+    )
     full_data: Annotated[
-        bool, option(Panel.DATA, "Train on all rows but some for validation, in the place of --n.", "--full-data")
+        bool,
+        option(
+            Panel.DATA,
+            "Train on all rows except those for validation: 32 or --k per label, at most a tenth of them.",
+            "--full-data",
+        ),
     ] = False
     seeds: Annotated[
         str,

@@ -19,16 +19,16 @@ import yaml
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.cli.data import Splitter, few_shot, full_data
 from foretune.cli.deliver import deliver
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import Prepared, prepared, read_by, versions
+from foretune.cli.prepare import prepared, read_by, reported, said, versions
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
 from foretune.experiment.asked import Asked, reading
+from foretune.experiment.experiment import Experiment
 from foretune.experiment.record import strangers_in
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.page import run_page
@@ -40,8 +40,6 @@ from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.page import Fact
 from foretune.pages.console import Console, progress_console
-from foretune.pages.progress import progress_bar
-from foretune.progress import Progress
 from foretune.store.atomic import write_text
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
@@ -66,11 +64,6 @@ class Recipe:
     def groups(self) -> tuple[Any, ...]:
         """Its groups of options."""
         return tuple(getattr(self, field.name) for field in fields(self))
-
-    @property
-    def splitter(self) -> Splitter:
-        """How the rows are split."""
-        return full_data if self.run.full_data else few_shot
 
     def made(self) -> tuple[Method, list[Training]]:
         """The method and its settings: one, or the points of a grid.
@@ -123,7 +116,7 @@ def run_tune(
             before = _kept(recipe) or _made(recipe, places, report, errors)
     else:
         sweep_tree(run.out)
-        found = prepared(model, data, outputs, places, errors, recipe.splitter)
+        found = prepared(model, data, outputs, places, errors)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
     deliver(run_page(before, run.out, reading_of(before), kept=kept), report, folder=run.out)
 
@@ -144,30 +137,28 @@ def _kept(recipe: Recipe) -> RunReport | None:
 def _made(recipe: Recipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
-    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors, recipe.splitter)
+    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors)
     file = recipe.run.out / _SETTINGS
     if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
-    with found.stages.stage("fine-tuning"), progress_bar(errors) as progress:
-        ended, search = _trained(found, chosen, grid, recipe, progress)
+    with reported(found, "fine-tuning", errors):
+        ended, search = _trained(found, chosen, grid, recipe)
     made = run_report(ended, search, _zero_shot(found), _about(found, recipe, chosen))
     write_report(recipe.run.out, made)
     return made
 
 
-def _trained(
-    found: Prepared, method: Method, grid: list[Training], recipe: Recipe, progress: Progress
-) -> tuple[Run, Search | None]:
-    task, split, folder = found.problem.task, found.problem.split, recipe.run.out / "run"
+def _trained(found: Experiment, method: Method, grid: list[Training], recipe: Recipe) -> tuple[Run, Search | None]:
+    task, split, folder, progress = found.task, found.split, recipe.run.out / "run", found.work.progress
     if recipe.run.grid is None:
         return fine_tuned(found.outputs, task, split, method, grid[0], folder, progress), None
     search = best_of(found.outputs, task, split, method, grid, folder, progress)
     return search.best, search
 
 
-def _zero_shot(found: Prepared) -> Score | None:
+def _zero_shot(found: Experiment) -> Score | None:
     """The test score before training."""
-    task, test = found.problem.task, found.problem.split.test
+    task, test = found.task, found.split.test
     if not test:
         return None
     before = pretrained(found.outputs, test)
@@ -176,9 +167,9 @@ def _zero_shot(found: Prepared) -> Score | None:
     return scored(np.array(task.targets(test)), predicted_classes(before.outputs), task.metric)
 
 
-def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:
+def _about(found: Experiment, recipe: Recipe, method: Method) -> dict[str, Any]:
     """What the report says of the run besides its results."""
-    task, split = found.problem.task, found.problem.split
+    task, split = found.task, found.split
     notes = []
     probing = isinstance(method, ProbedFirst | LinearProbing)
     if probing and isinstance(found.outputs, HeadLogits) and recipe.outputs.head == "probe":
@@ -195,11 +186,11 @@ def _about(found: Prepared, recipe: Recipe, method: Method) -> dict[str, Any]:
         "outputs": found.outputs.description,
         "sizes": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
         "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
-        **found.said,
+        **said(found),
         "notes": notes,
         "settings": repeatable(recipe.groups),
         "versions": versions(),
-        "stages": found.stages.finished,
+        "stages": found.work.stages.finished,
     }
 
 
@@ -246,7 +237,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
     return values
 
 
-def finished_run(folder: Path, recipe: Recipe, found: Prepared) -> Run:
+def finished_run(folder: Path, recipe: Recipe, found: Experiment) -> Run:
     """The run of a folder, read without training; of a grid, the best.
 
     Raises:
@@ -262,7 +253,7 @@ def finished_run(folder: Path, recipe: Recipe, found: Prepared) -> Run:
             f"{missing[0]} is missing or incomplete, though {report_file(folder)} is there. `{_again(folder)}` trains what "
             "is missing."
         )
-    return fine_tuned(found.outputs, found.problem.task, found.problem.split, method, grid[number or 0], run)
+    return fine_tuned(found.outputs, found.task, found.split, method, grid[number or 0], run)
 
 
 def _again(folder: Path) -> str:

@@ -116,10 +116,6 @@ class TuneOptions:
         option(Panel.RUN, "paper: the grid of Malladi et al. 2023, Table 3; the best run by validation."),
         Choice("paper"),
     ] = None
-    full_data: Annotated[
-        bool,
-        option(Panel.RUN, "Train on all rows but those for validation (k per label, a tenth at most).", "--full-data"),
-    ] = False
 
 
 @dataclass(frozen=True)

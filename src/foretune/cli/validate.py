@@ -10,15 +10,15 @@ import shlex
 from dataclasses import fields, replace
 
 import foretune
-from foretune.cli.data_folder import check_data_folder
+from foretune.cli.data import check_data_folder, chosen_sample
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import loaded_model, versions
 from foretune.cli.ranges import decimals, items, numbers
 from foretune.cli.study_options import ValidateOptions
-from foretune.errors import UsageError
-from foretune.experiment.setting import FewShot, Full, Sample, Sampled
+from foretune.experiment.sample import Full, Sampled
+from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.pages.console import progress_console
@@ -31,8 +31,8 @@ from foretune.validate.rankings import LOSS, SCORE, ceilings, rankings
 from foretune.validate.runs import Validation, measured
 
 _PAGE = "validate"
-_OUTPUTS = {"head": "probed head", "prompt": "prompt"}
-_DEFAULT_N = 128
+_OUTPUTS = {"head": PROBED_HEAD, "prompt": PROMPT}
+SAMPLE = Sampled(128)
 
 
 def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> None:
@@ -43,7 +43,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     """
     tasks = tuple(load_task(task).name for task in items("--tasks", options.tasks, "mr,trec"))
     seeds = numbers("--seeds", options.seeds, "13,21")
-    sample, grid = training_sample(options), runs_grid(options)
+    sample, grid = chosen_sample(options, SAMPLE, Full()), runs_grid(options)
     output = _OUTPUTS[options.output]
     warm_up = () if options.warm_up is None else numbers("--warm-up", options.warm_up, "2,8")
     check_data_folder(options.data, tasks)
@@ -80,21 +80,6 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     page = replace(validation_page(cells, study), kind="validate", data=made)
     write_page(places.page, page, command, foretune.__version__)
     deliver(page, report, folder=places.page, command=command)
-
-
-def training_sample(options: ValidateOptions) -> Sample:
-    """How many training examples.
-
-    Raises:
-        UsageError: more than one of --n, --k and --full-data.
-    """
-    given = [name for name in ("n", "k") if getattr(options, name) is not None]
-    given += ["full-data"] if options.full_data else []
-    if len(given) > 1:
-        raise UsageError(f"--{' and --'.join(given)} contradict each other; expected one of --n, --k and --full-data.")
-    if options.full_data:
-        return Full()
-    return Sampled(options.n or _DEFAULT_N) if options.k is None else FewShot(options.k)
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:

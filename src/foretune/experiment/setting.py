@@ -1,165 +1,116 @@
-"""Where a measurement is made: a model, a task, a sample of its data, and how the model is asked."""
+"""What is asked: rows, the sample that is drawn of them, and the question that a model answers about each."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from foretune.text.builtin import load_data, load_task
-from foretune.text.example import Example
-from foretune.text.split import Split, few_shot_split, full_split, sampled_split
+from foretune.experiment.sample import FewShot, Sample
+from foretune.text.example import AnyRows
+from foretune.text.files.content import Reading
 from foretune.text.task import Task
 
-
-@dataclass(frozen=True)
-class Sample(ABC):
-    """How many examples, and which."""
-
-    @property
-    @abstractmethod
-    def label(self) -> str:
-        """A short name for folders and tables."""
-
-    @abstractmethod
-    def split(
-        self,
-        examples: list[Example],
-        labels: Sequence[str],
-        seed: int,
-        test: int,
-        others: list[Example] | None,
-        validation: list[Example] | None = None,
-    ) -> Split:
-        """Training, validation and test examples."""
+PROMPT, PROBED_HEAD, RANDOM_HEAD = "prompt", "probed head", "random head"
+"""What answers: label words, or a classification head by its start."""
 
 
 @dataclass(frozen=True)
-class FewShot(Sample):
-    """K examples per label for training, and for validation. See `few_shot_split`."""
+class DataSource:
+    """Where rows are, and how they are read.
 
-    k: int = 16
+    Attributes:
+        rows: a task or its name, a file, a folder, a hub dataset id, or rows in memory (`foretune.text.containers`).
+        validation, test: the same for rows of their own; what `rows` has by default.
+        task: a task or its name, or a .yaml file, that says columns, labels, prompt and metric.
+        text, text2, label: names of columns; the task's by default.
+        labels: label names in order; rows with other labels are left out.
+        max_labels: most labels that a column may have; 100 by default.
+        split, revision: of a hub dataset.
+        reading: how files of text are read.
+    """
+
+    rows: AnyRows
+    validation: AnyRows = None
+    test: AnyRows = None
+    task: str | Path | Task | None = None
+    text: str | None = None
+    text2: str | None = None
+    label: str | None = None
+    labels: tuple[str, ...] | None = None
+    max_labels: int | None = None
+    split: str | None = None
+    revision: str | None = None
+    reading: Reading = field(default_factory=Reading)
 
     @property
-    def label(self) -> str:
-        """A short name for folders and tables."""
-        return f"k{self.k}"
-
-    def split(
-        self,
-        examples: list[Example],
-        labels: Sequence[str],
-        seed: int,
-        test: int,
-        others: list[Example] | None,
-        validation: list[Example] | None = None,
-    ) -> Split:
-        """Training, validation and test examples."""
-        return few_shot_split(examples, labels, self.k, seed, test, others, validation)
+    def columns(self) -> dict[str, str]:
+        """Role -> the name of its column, where one is given."""
+        given = {"text": self.text, "text2": self.text2, "label": self.label}
+        return {role: name for role, name in given.items() if name is not None}
 
 
 @dataclass(frozen=True)
-class Sampled(Sample):
-    """N examples for training, and for validation, labels as frequent as they come. See `sampled_split`."""
+class Question:
+    """How a model answers; what is left out is the task's own.
 
-    n: int = 128
+    Attributes:
+        output: `prompt` (label words), `head`, or `auto`: a prompt where the model has words.
+        prompt: the name of one of the task's prompts.
+        template: the prompt itself.
+        words: label -> the word that answers for it.
+        first_piece: a word of several tokens answers with its first.
+        metric: `accuracy`, `f1` or `matthews`.
+        head: where a head starts: `probe` (the linear-probing solution) or `random`.
+        pooling: of a head's features: `mean`, `cls` or `last`; by default `last` for models that read left to right,
+            else `mean`.
+        difference: with two classes, one output f1 - f0 instead of two.
+        max_length: longest input in tokens.
+    """
 
-    @property
-    def label(self) -> str:
-        """A short name for folders and tables."""
-        return f"n{self.n}"
+    output: str = "auto"
+    prompt: str | None = None
+    template: str | None = None
+    words: Mapping[str, str] | None = None
+    first_piece: bool = False
+    metric: str | None = None
+    head: str = "probe"
+    pooling: str | None = None
+    difference: bool = True
+    max_length: int | None = None
 
-    def split(
-        self,
-        examples: list[Example],
-        labels: Sequence[str],
-        seed: int,
-        test: int,
-        others: list[Example] | None,
-        validation: list[Example] | None = None,
-    ) -> Split:
-        """Training, validation and test examples."""
-        return sampled_split(examples, labels, self.n, seed, test, others, validation)
+    @classmethod
+    def answered_by(cls, what: str, **others: object) -> Question:
+        """The question that `PROMPT`, `PROBED_HEAD` or `RANDOM_HEAD` answers."""
+        chosen = {"output": "prompt"} if what == PROMPT else {"output": "head", "head": _STARTS[what]}
+        return cls(**chosen, **others)  # pyright: ignore[reportArgumentType]
 
 
-@dataclass(frozen=True)
-class Full(Sample):
-    """All examples for training but some for validation. See `full_split`."""
-
-    validation: int = 32
-
-    @property
-    def label(self) -> str:
-        """A short name for folders and tables."""
-        return "full"
-
-    def split(
-        self,
-        examples: list[Example],
-        labels: Sequence[str],
-        seed: int,
-        test: int,
-        others: list[Example] | None,
-        validation: list[Example] | None = None,
-    ) -> Split:
-        """Training, validation and test examples."""
-        return full_split(examples, labels, self.validation, seed, test, others, validation)
+_STARTS = {PROBED_HEAD: "probe", RANDOM_HEAD: "random"}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One model on one sample of one task.
+    """Rows, a sample and a question: all that an experiment is, but for the model.
 
     Attributes:
-        task: name of a task.
-        sample: how many examples.
+        source: where the rows are.
+        sample: how many of them.
         seed: of the sample, and of a random head.
-        test: at most this many test examples.
-        output: `prompt`, `probed head` (starts from the linear-probing solution) or `random head`.
-        prompt: name of the task's prompt; None for its own.
-        pooling: of a head's features, on models that are not causal.
-        words: (label, word) pairs that answer in the place of the task's own words, in tasks that have the label.
-        first_piece: a word of several tokens answers with its first.
+        test: at most this many test examples; None for all.
+        question: how a model answers.
     """
 
-    task: str
-    sample: Sample
-    seed: int
-    test: int
-    output: str = "prompt"
-    prompt: str | None = None
-    pooling: str = "mean"
-    words: tuple[tuple[str, str], ...] = ()
-    first_piece: bool = False
+    source: DataSource
+    sample: Sample = field(default_factory=FewShot)
+    seed: int = 13
+    test: int | None = 64
+    question: Question = field(default_factory=Question)
 
-    @property
-    def folder(self) -> Path:
-        """Where its results stand, below the model's folder."""
-        pooling = [] if self.pooling == "mean" else [self.pooling]
-        prompt = [] if self.prompt is None else [self.prompt]
-        asked = "-".join([self.output.replace(" ", "-"), *pooling, *prompt])
-        return Path(self.task) / asked / f"{self.sample.label}-seed{self.seed}-test{self.test}"
-
-
-def sampled_data(setting: Setting, data: Path | None) -> tuple[Task, Split]:
-    """The task of a setting with its data.
-
-    Args:
-        setting: what is asked for.
-        data: a folder with one folder a task, each with `train.*` and perhaps `test.*`; the tasks' own sources without.
-
-    Raises:
-        UsageError, DataError: no such task, prompt or folder, or too few rows.
-    """
-    task = load_task(setting.task)
-    if setting.prompt is not None:
-        task = task.prompted(setting.prompt)
-    words = {label: word for label, word in setting.words if label in task.labels}
-    if words:
-        task = replace(task, words={**task.words, **words})
-    found = load_data(task if data is None else data / task.name, task)
-    examples = task.examples(found.train)
-    others, validation = (None if rows is None else task.examples(rows) for rows in (found.test, found.validation))
-    task.check_labels([*examples, *(others or []), *(validation or [])])
-    return task, setting.sample.split(examples, task.labels, setting.seed, setting.test, others, validation)
+    def folder(self, task: str) -> Path:
+        """Where the results on a task stand, below the model's folder."""
+        asked = self.question
+        answer = asked.output if asked.output != "head" else {"probe": "probed-head"}.get(asked.head, "random-head")
+        how = [answer, *([asked.pooling] if asked.pooling not in (None, "mean") else [])]
+        how += [] if asked.prompt is None else [asked.prompt]
+        return Path(task) / "-".join(how) / f"{self.sample.label}-seed{self.seed}-test{self.test}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell, made_cell
-from foretune.experiment.setting import FewShot, Sample, Setting
+from foretune.experiment.experiment import Experiment, Work, load_experiment
+from foretune.experiment.sample import FewShot, Sample
+from foretune.experiment.setting import PROMPT, DataSource, Question, Setting
 from foretune.model.load import LanguageModel
 from foretune.page import Page
 from foretune.progress import Progress
+from foretune.text.builtin import load_task
 from foretune.text.split import SEEDS
 
 
@@ -44,7 +46,8 @@ class Study:
         root: where cells are kept.
         budget: how runs are trained.
         memory: budget of kernels above the model's own memory.
-        words, first_piece: see `Setting`.
+        words: (label, word) pairs that answer instead of a task's own words, in tasks that have the label.
+        first_piece: a word of several tokens answers with its first.
         progress: called as the work goes on.
     """
 
@@ -61,20 +64,34 @@ class Study:
     first_piece: bool = False
     progress: Progress | None = None
 
-    def cell(self, task: str, sample: Sample | int, seed: int, output: str = "prompt", **how: Any) -> Cell:
-        """The cell of a task; a number as sample is k of `FewShot`, `how` are other fields of `Setting`.
+    def cell(self, task: str, sample: Sample | int, seed: int, output: str = PROMPT, **how: Any) -> Experiment:
+        """The experiment on a task; a number as sample is k of `FewShot`, `how` are other fields of `Question`.
 
         Raises:
-            UsageError, DataError, ModelError: see `made_cell`.
+            UsageError, DataError, ModelError: see `load_experiment`.
         """
-        setting = self.setting(task, sample, seed, output, **how)
-        return made_cell(setting, self.lm, self.data, self.root, self.memory, self.progress)
+        work = Work(self.memory, self.progress)
+        return load_experiment(self.setting(task, sample, seed, output, **how), self.lm, self.root, work)
 
-    def setting(self, task: str, sample: Sample | int, seed: int, output: str = "prompt", **how: Any) -> Setting:
+    def source(self, task: str) -> DataSource:
+        """Where the rows of a task are, and its words."""
+        found = load_task(task)
+        words = {label: word for label, word in self.words if label in found.labels}
+        if words:
+            variants = {
+                name: replace(prompt, words={**prompt.words, **words}) for name, prompt in found.variants.items()
+            }
+            found = replace(found, words={**found.words, **words}, variants=variants)
+        return DataSource(found if self.data is None else self.data / found.name, task=found)
+
+    def setting(self, task: str, sample: Sample | int, seed: int, output: str = PROMPT, **how: Any) -> Setting:
         """What a cell is made from."""
         chosen = FewShot(sample) if isinstance(sample, int) else sample
-        pieces = how.pop("first_piece", False) or self.first_piece
-        return Setting(task, chosen, seed, self.test, output, words=self.words, first_piece=pieces, **how)
+        if output == PROMPT:
+            how["first_piece"] = how.get("first_piece", False) or self.first_piece
+        elif self.lm.left_to_right:
+            how.pop("pooling", None)
+        return Setting(self.source(task), chosen, seed, self.test, Question.answered_by(output, **how))
 
     @property
     def notes(self) -> tuple[str, ...]:

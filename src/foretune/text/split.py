@@ -175,7 +175,7 @@ def full_split(
     labels: Sequence[str],
     k: int,
     seed: int,
-    test: int,
+    test: int | None,
     test_examples: Sequence[Example] | None = None,
     validation_examples: Sequence[Example] | None = None,
 ) -> Split:
@@ -184,8 +184,8 @@ def full_split(
     Args:
         examples, labels, seed, test_examples, validation_examples: as in `few_shot_split`.
         k: validation examples per label; a tenth of the label's examples where that is less, and at least one.
-        test: at most this many test examples. Without `test_examples` they are taken from `examples`, the same for all
-            seeds.
+        test: at most this many test examples (None: all of `test_examples`). Without `test_examples` they are taken from
+            `examples`, the same for all seeds.
 
     Raises:
         UsageError: k is below 1.

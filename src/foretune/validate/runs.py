@@ -21,15 +21,17 @@ from foretune.candidates.evidence import Evidence, Pool
 from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
 from foretune.errors import UsageError
-from foretune.experiment.experiment import Cell, made_cell
+from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.outcome import Outcome
-from foretune.experiment.setting import Sample, Setting
+from foretune.experiment.sample import Sample
+from foretune.experiment.setting import PROBED_HEAD, DataSource, Question, Setting
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warm_up_training
 from foretune.model.load import LanguageModel
 from foretune.progress import Progress
 from foretune.shapes import Float64
 from foretune.store.kept import identity_hash
+from foretune.text.builtin import load_task
 from foretune.validate.chosen import chosen_labels, common_labels
 
 
@@ -45,7 +47,7 @@ class Validation:
         root: where the model's cells are kept.
         data: a folder with one folder a task; the tasks' own sources without.
         candidates: globs on labels of candidates; None for all.
-        output: see `Setting`.
+        output: what answers, see `Question.answered_by`.
         warm_up: numbers of steps; `AFTER_WARM_UP` are taken again on the kernel after each of them.
         memory: budget of kernels above the model's own memory.
         progress: called as the work goes on.
@@ -61,19 +63,20 @@ class Validation:
     root: Path
     data: Path | None = None
     candidates: tuple[str, ...] | None = None
-    output: str = "probed head"
+    output: str = PROBED_HEAD
     warm_up: tuple[int, ...] = ()
     memory: str = "2GiB"
     progress: Progress | None = None
 
-    def cell(self, task: str, seed: int) -> Cell:
+    def cell(self, task: str, seed: int) -> Experiment:
         """The cell of a task and a seed.
 
         Raises:
-            UsageError, DataError, ModelError: see `made_cell`.
+            UsageError, DataError, ModelError: see `load_experiment`.
         """
-        setting = Setting(task, self.sample, seed, self.test, self.output)
-        return made_cell(setting, self.lm, self.data, self.root, self.memory, self.progress)
+        source = DataSource(task if self.data is None else self.data / load_task(task).name, task=task)
+        setting = Setting(source, self.sample, seed, self.test, Question.answered_by(self.output))
+        return load_experiment(setting, self.lm, self.root, Work(self.memory, self.progress))
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ class Measured:
         return np.array([outcome.test_score if outcome.failure is None else 0.0 for outcome in self.outcomes])
 
 
-def candidates_of(cell: Cell, rank: int | None) -> list[Candidate]:
+def candidates_of(cell: Experiment, rank: int | None) -> list[Candidate]:
     """The forecast's candidates of one method on a cell, linear probing left out; kept."""
     key = {"rank": rank, **determinants(len(cell.split.train) * cell.outputs.n_outputs)}
     found = cell.value(
@@ -143,7 +146,7 @@ class _Seen:
         warm_up: steps; 0 for the model before training.
     """
 
-    cell: Cell
+    cell: Experiment
     chosen: Sequence[Candidate]
     grid: Sequence[Training]
     warm_up: int = 0
@@ -198,20 +201,20 @@ def measured(study: Validation) -> list[Measured]:
     ]
 
 
-def _measured(study: Validation, cell: Cell, chosen: Sequence[Candidate]) -> Measured:
+def _measured(study: Validation, cell: Experiment, chosen: Sequence[Candidate]) -> Measured:
     # before the runs, which take far longer: a model that cannot be warmed up is refused at once
     seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
     outcomes = []
     for number, candidate in enumerate(chosen):
         if study.progress is not None:
-            study.progress(f"{cell.setting.task}, seed {cell.setting.seed}: candidates", number, len(chosen))
+            study.progress(f"{cell.task.name}, seed {cell.setting.seed}: candidates", number, len(chosen))
         outcomes.append(cell.outcome(candidate.tuning, study.grid))
     start = cell.value("start", {}, lambda: _start(cell))
     scores, curves, reach = _before_training(_Seen(cell, chosen, study.grid))
     for steps in study.warm_up:
         scores |= _Seen(cell, chosen, study.grid, steps).scores(AFTER_WARM_UP)
     return Measured(
-        task=cell.setting.task,
+        task=cell.task.name,
         seed=cell.setting.seed,
         metric=cell.task.metric,
         start_loss=start["loss"],
@@ -240,7 +243,7 @@ def _run(found: Mapping[str, Any]) -> PredictedRun:
     return PredictedRun(found["learning_rate"], tuple(found["steps"]), tuple(found["validation_losses"]))
 
 
-def _start(cell: Cell) -> dict[str, float]:
+def _start(cell: Experiment) -> dict[str, float]:
     """Loss and score of the test examples before training."""
     y, f0 = cell.labels("test"), cell.inputs.f0[cell.inputs.n_train + cell.inputs.n_validation :]
     return {"loss": cross_entropy(f0, y), "score": score(y, predicted_classes(f0), cell.task.metric)}

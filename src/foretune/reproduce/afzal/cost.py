@@ -17,8 +17,8 @@ import torch
 
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell
-from foretune.experiment.setting import Full
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.sample import Full
 from foretune.finetune.methods import LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.run import fine_tuned
@@ -113,25 +113,25 @@ def _single(what: str, values: Sequence[Number] | None, usual: Number) -> Number
     return values[0]
 
 
-def _times(cell: Cell, training: Training) -> Times:
+def _times(cell: Experiment, training: Training) -> Times:
     key = {"method": repr(_METHOD), "training": repr(training), "examples": EXAMPLES, "repeats": REPEATS}
-    key |= {"memory": cell.memory, "threads": torch.get_num_threads(), "machine": platform.node()}
+    key |= {"memory": cell.work.memory, "threads": torch.get_num_threads(), "machine": platform.node()}
     return Times(**cell.value("afzal-cost", key, lambda: _timed(cell, training)))
 
 
-def _timed(cell: Cell, training: Training) -> Mapping[str, Any]:
+def _timed(cell: Experiment, training: Training) -> Mapping[str, Any]:
     """Time the kernel, then fine-tuning."""
     rows, n = cell.split.train[:EXAMPLES], len(cell.split.train)
 
     def kernel_seconds() -> float:
         start = time.perf_counter()
-        block_kernels(cell.outputs, rows, formula=SGD(), memory=cell.memory)
+        block_kernels(cell.outputs, rows, formula=SGD(), memory=cell.work.memory)
         return time.perf_counter() - start
 
     _, *seconds = [kernel_seconds() for _ in range(1 + REPEATS)]
     steps = training.steps_for(n)
     evaluated = replace(training, evaluate_every=training.evaluate_every or steps)
-    run = fine_tuned(cell.outputs, cell.task, cell.split, _METHOD, evaluated, progress=cell.progress)
+    run = fine_tuned(cell.outputs, cell.task, cell.split, _METHOD, evaluated, progress=cell.work.progress)
     return {
         "train": n,
         "steps": steps,

@@ -16,7 +16,7 @@ import numpy as np
 from foretune.analysis.bounds import CandidateBounds, candidate_bounds
 from foretune.analysis.solvers import targets
 from foretune.candidates.pool import pool_of
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
 from foretune.page import Curve, Figure, Page, Table, mean_and_spread
 from foretune.reproduce.afzal.cost import SOURCE
@@ -76,7 +76,7 @@ class LayerChoice(Recipe):
         return Page(f"Rahimi Afzal et al.: {self.title}", notes, tuple(tables), tuple(figures), tuple(findings))
 
 
-def added_layers(cell: Cell, training: Training) -> list[AddedLayer]:
+def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
     """Every other layer's keys beside those of layer 0."""
     pool, by_layer = pool_of(cell, RANK), projections(cell.outputs, "W_k")
     names = list(by_layer)

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.behaviour.smoothness import ball_constants
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Curve, Figure, Page, Table, mean_and_spread
 from foretune.reproduce.afzal.cost import SOURCE
 from foretune.reproduce.recipe import Defaults, Recipe, Study
@@ -51,7 +51,7 @@ class Lipschitz(Recipe):
         return Page(f"Rahimi Afzal et al.: {self.title}", notes, tuple(tables), tuple(figures), tuple(findings))
 
 
-def constants(cell: Cell) -> list[list[float]]:
+def constants(cell: Experiment) -> list[list[float]]:
     """Radius, L_avg and L_upper at each of `RADII`; kept."""
     key = {"examples": EXAMPLES, "draws": DRAWS, "radii": list(RADII)}
 

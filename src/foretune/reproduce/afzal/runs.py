@@ -19,7 +19,7 @@ from foretune.analysis.groups import key_weights, layers, query_value_weights
 from foretune.candidates.candidate import Candidate, ParameterSizes, candidate
 from foretune.errors import NonFiniteError, UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.outputs import Outputs
@@ -97,7 +97,7 @@ def placement(name: str, blocks: Sequence[str], sizes: ParameterSizes, head: Seq
     return candidate(name, "projections", blocks, RANK, sizes, head)
 
 
-def trained_placement(cell: Cell, item: Candidate, training: Training) -> TrainedPlacement:
+def trained_placement(cell: Experiment, item: Candidate, training: Training) -> TrainedPlacement:
     """The run of a placement, made or read."""
     n = len(cell.split.train)
     steps, batch = training.steps_for(n), training.batch_of(n)

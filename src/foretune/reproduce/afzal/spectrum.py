@@ -15,7 +15,7 @@ import numpy as np
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.pool import pool_of
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
 from foretune.page import Curve, Figure, Page, Table, mean_and_spread
 from foretune.reproduce.afzal.cost import SOURCE
@@ -80,7 +80,7 @@ class SpectrumAgainstTraining(Recipe):
         )
 
 
-def placements(cell: Cell, pool: Pool) -> list[Candidate]:
+def placements(cell: Experiment, pool: Pool) -> list[Candidate]:
     """Keys, and queries with values: of the first, middle and last layer, of each of them, and of all layers."""
     found: dict[frozenset[str], Candidate] = {}
     for what in KINDS:
@@ -96,7 +96,7 @@ def placements(cell: Cell, pool: Pool) -> list[Candidate]:
     return list(found.values())
 
 
-def _points(cell: Cell, training: Training) -> list[Point]:
+def _points(cell: Experiment, training: Training) -> list[Point]:
     pool = pool_of(cell, RANK)
     sigma = SIGMA * pool.largest_of_all(RANK)
     found = []

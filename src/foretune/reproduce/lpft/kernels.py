@@ -15,7 +15,7 @@ import numpy as np
 from foretune.analysis.singular_values import SingularValues
 from foretune.behaviour.head import adapter_split, kernel_split
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import LinearProbing, LoRATuning
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.job import separate_job
@@ -31,12 +31,12 @@ Spectra = Mapping[tuple[str, str], SingularValues]
 """(FT or LoRA, part) -> singular values."""
 
 
-def pretrained_spectra(cell: Cell) -> Spectra:
+def pretrained_spectra(cell: Experiment) -> Spectra:
     """The kernels before any training, on at most 64 training examples."""
     return _kept(cell, "lpft-kernels-pretrained", {}, lambda: cell.outputs)
 
 
-def probed_spectra(cell: Cell, budget: Budget) -> Spectra:
+def probed_spectra(cell: Experiment, budget: Budget) -> Spectra:
     """The kernels after linear probing with its own grid.
 
     Raises:
@@ -53,7 +53,7 @@ def mean_spectra(spectra: list[Spectra]) -> Spectra:
     return {key: SingularValues(np.mean([one[key].values for one in spectra], axis=0)) for key in spectra[0]}
 
 
-def _kept(cell: Cell, name: str, key: Mapping[str, object], outputs: Callable[[], Outputs]) -> Spectra:
+def _kept(cell: Experiment, name: str, key: Mapping[str, object], outputs: Callable[[], Outputs]) -> Spectra:
     formula = LoRATuning().formula
     found = cell.value(name, {**key, "examples": EXAMPLES, "formula": repr(formula)}, lambda: _spectra(cell, outputs()))
     return {
@@ -63,11 +63,11 @@ def _kept(cell: Cell, name: str, key: Mapping[str, object], outputs: Callable[[]
     }
 
 
-def _spectra(cell: Cell, outputs: Outputs) -> dict[str, dict[str, list[float]]]:
+def _spectra(cell: Experiment, outputs: Outputs) -> dict[str, dict[str, list[float]]]:
     """The kernels of both kinds in one pass over the examples."""
     formulas = (SGD(), LoRATuning().formula)
     job = separate_job(outputs, cell.split.train[:EXAMPLES], None, None)
-    whole, adapters = kernels_of(job, formulas, cell.memory, progress=cell.progress).values()
+    whole, adapters = kernels_of(job, formulas, cell.work.memory, progress=cell.work.progress).values()
     splits = {"FT": kernel_split(whole), "LoRA": adapter_split(whole, adapters)}
     return {
         kernel: {part: split.spectra[field].values.tolist() for part, field in PARTS.items()}

@@ -1,12 +1,11 @@
 """What the pages on linear probing then fine-tuning measure of one run: features, classifier, calibration.
 
 Tomihari and Sato 2024, Understanding Linear Probing then Fine-tuning Language Models from NTK Perspective. All measures
-of a run are made at once and kept (`Cell.value`), so that every page of the poster costs its runs once.
+of a run are made at once and kept (`Experiment.value`), so that every page of the poster costs its runs once.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -18,19 +17,19 @@ from foretune.analysis.classifier import norm_of_rows
 from foretune.behaviour.head import feature_change, row_norms
 from foretune.errors import NonFiniteError
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell
-from foretune.experiment.setting import FewShot, Full, Sample
+from foretune.experiment.data import usual_sample
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.setting import RANDOM_HEAD
 from foretune.finetune.methods import FullTuning, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.model.batches import pretrained
 from foretune.reproduce.recipe import Study
 from foretune.store.kept import identity_hash
-from foretune.text.builtin import load_data, load_task
 
 AUTHORS = "Tomihari and Sato 2024"
 SOURCE = f"{AUTHORS}, Understanding Linear Probing then Fine-tuning Language Models from NTK Perspective"
-OUTPUT = "random head"
+OUTPUT = RANDOM_HEAD
 METHODS: Mapping[str, Method] = {
     "LP": LinearProbing(),
     "FT": FullTuning(),
@@ -94,20 +93,12 @@ def method_grid(budget: Budget, method: Method) -> list[Training]:
     return chosen.grid(method, "adamw")
 
 
-def head_cell(study: Study, task: str, k: int, seed: int) -> Cell:
+def head_cell(study: Study, task: str, k: int, seed: int) -> Experiment:
     """The cell of a task, with a classifier that starts at random."""
-    return study.cell(task, _sample(study, task, k), seed, OUTPUT)
+    return study.cell(task, usual_sample(study.source(task), k), seed, OUTPUT)
 
 
-def _sample(study: Study, name: str, k: int) -> Sample:
-    """K examples per label; the whole task where a label is too rare for them."""
-    task = load_task(name)
-    rows = load_data(task if study.data is None else study.data / task.name, task).train
-    counts = Counter(example.label for example in set(task.examples(rows)))
-    return FewShot(k) if min(counts[label] for label in task.labels) >= 2 * k else Full()
-
-
-def pretrained_measures(cell: Cell) -> Measures:
+def pretrained_measures(cell: Experiment) -> Measures:
     """The pretrained features and the random classifier."""
 
     def computed() -> Mapping[str, Any]:
@@ -116,7 +107,7 @@ def pretrained_measures(cell: Cell) -> Measures:
     return _read(cell.value("lpft-pretrained", _WHAT, computed))
 
 
-def run_measures(cell: Cell, method: Method, grid: Sequence[Training]) -> Measures:
+def run_measures(cell: Experiment, method: Method, grid: Sequence[Training]) -> Measures:
     """What is measured of the best run of a grid."""
     key = {**_WHAT, "method": repr(method), "grid": [repr(training) for training in grid]}
 
@@ -131,7 +122,7 @@ def run_measures(cell: Cell, method: Method, grid: Sequence[Training]) -> Measur
 
 
 def method_measures(
-    cells: Sequence[Cell], budget: Budget, names: Sequence[str] = tuple(METHODS)
+    cells: Sequence[Experiment], budget: Budget, names: Sequence[str] = tuple(METHODS)
 ) -> dict[str, list[Measures]]:
     """What is measured of some of `METHODS`: one measurement a cell, for each method."""
     grids = {name: method_grid(budget, METHODS[name]) for name in names}
@@ -143,7 +134,7 @@ def finished(measures: Sequence[Measures]) -> list[Measures]:
     return [one for one in measures if one.failure is None]
 
 
-def _measured(cell: Cell, run: Run | None) -> Measures:
+def _measured(cell: Experiment, run: Run | None) -> Measures:
     after = cell.outputs if run is None else run.outputs
     rows, y = cell.split.test[:MEASURED], cell.labels("test")[:MEASURED]
     change, rows_of_head = feature_change(cell.outputs, after, rows, y), row_norms(after)

@@ -1,4 +1,4 @@
-"""What the tables of Malladi et al. 2023 measure in one cell; every number is kept there (`Cell.value`).
+"""What the tables of Malladi et al. 2023 measure in one cell; every number is kept there (`Experiment.value`).
 
 Fine-tuning is the best run of a grid (Table 3), with the schedule and the clipping of the published code. A kernel method
 is a kernel with a solver (`behaviour.analog`).
@@ -20,7 +20,7 @@ from foretune.behaviour.analog import analog_solution, analog_solver, orientatio
 from foretune.behaviour.linearization import linearization
 from foretune.behaviour.measured import fixed_features
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import FullTuning, LoRAAndHead, Method
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
@@ -56,7 +56,7 @@ class Tuned:
     method: Method
     optimiser: str
 
-    def score(self, cell: Cell, budget: Budget) -> float:
+    def score(self, cell: Experiment, budget: Budget) -> float:
         """The test score of the best run; not a number where every run failed."""
         return cell.outcome(self.method, budget.grid(self.method, self.optimiser)).test_score
 
@@ -119,14 +119,14 @@ K_A_SIGNGD = Analog("K(A-SignGD)", AsymmetricSignGD())
 K_LORA = AdapterAnalog("K(LoRA)", _ADAPTERS.formula)
 
 
-def method_scores(cell: Cell, budget: Budget, methods: Sequence[Tuned | Analog]) -> dict[str, float]:
+def method_scores(cell: Experiment, budget: Budget, methods: Sequence[Tuned | Analog]) -> dict[str, float]:
     """The test scores of some rows, between 0 and 1; kernels come first, all from one pass over the data."""
     analogs = analog_scores(cell, [method for method in methods if isinstance(method, Analog)])
     tuned = {method.name: method.score(cell, budget) for method in methods if isinstance(method, Tuned)}
     return {**analogs, **tuned}
 
 
-def analog_scores(cell: Cell, analogs: Sequence[Analog]) -> dict[str, float]:
+def analog_scores(cell: Experiment, analogs: Sequence[Analog]) -> dict[str, float]:
     """The test scores of kernel methods; their kernels share a pass over the data as far as the memory goes."""
     totals: dict[str, np.ndarray] = {}
     formulas = list(dict.fromkeys(formula for each in analogs for formula in each.formulas))
@@ -149,15 +149,15 @@ def analog_scores(cell: Cell, analogs: Sequence[Analog]) -> dict[str, float]:
     }
 
 
-def _passes(cell: Cell, formulas: Sequence[Formula]) -> list[Sequence[Formula]]:
+def _passes(cell: Experiment, formulas: Sequence[Formula]) -> list[Sequence[Formula]]:
     """The formulas in groups whose kernels, all blocks of them, take at most half of the memory (see `Job.plan`)."""
     train, every = len(cell.split.train), sum(map(len, (cell.split.train, cell.split.validation, cell.split.test)))
     size = 8 * len(cell.outputs.parameters()) * train * every * cell.outputs.n_outputs**2
-    fitting = max(1, memory_bytes(cell.memory) // 2 // size)
+    fitting = max(1, memory_bytes(cell.work.memory) // 2 // size)
     return [formulas[start : start + fitting] for start in range(0, len(formulas), fitting)]
 
 
-def _solution(cell: Cell, analog: Analog, kernels: Sequence[np.ndarray]) -> Mapping[str, object]:
+def _solution(cell: Experiment, analog: Analog, kernels: Sequence[np.ndarray]) -> Mapping[str, object]:
     """The score of the chosen solver, and what was chosen."""
     inputs = cell.inputs
     chosen = analog_solution(analog.formula, kernels, inputs.f0, inputs.y, inputs.n_validation, inputs.metric).chosen
@@ -176,7 +176,7 @@ def published(budget: Budget) -> Budget:
     return replace(budget, schedule="linear", clip=1.0)
 
 
-def zero_shot(cell: Cell, metric: str) -> float:
+def zero_shot(cell: Experiment, metric: str) -> float:
     """The pretrained model's test score."""
 
     def computed() -> Mapping[str, float]:
@@ -187,7 +187,7 @@ def zero_shot(cell: Cell, metric: str) -> float:
     return cell.value(f"zero-shot-{metric}", {"metric": metric}, computed)["score"]
 
 
-def pretrained_derivative(cell: Cell) -> OutputDerivative:
+def pretrained_derivative(cell: Experiment) -> OutputDerivative:
     """How far the pretrained outputs are from the labels: mean |chi| over all examples of the cell (Table 5)."""
     found = cell.value("chi", {}, lambda: asdict(output_derivative(cell.inputs.f0, cell.inputs.y)))
     return OutputDerivative(**found)
@@ -202,7 +202,7 @@ class AdamTuned:
         budget: how it is trained.
     """
 
-    cell: Cell
+    cell: Experiment
     budget: Budget
 
     @property
@@ -231,7 +231,14 @@ class AdamTuned:
             trained, rows = frozenset(self._run.parameters_after), self.cell.split.test[:MEASURED]
             before, after = (
                 block_kernels(
-                    outputs, rows, None, SGD(), trained.__contains__, self.cell.memory, None, self.cell.progress
+                    outputs,
+                    rows,
+                    None,
+                    SGD(),
+                    trained.__contains__,
+                    self.cell.work.memory,
+                    None,
+                    self.cell.work.progress,
                 )
                 for outputs in (self.cell.outputs, self._run.outputs)
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Page, Table
 from foretune.reproduce.malladi.findings import apart, moved_little, nearest_to_solved, reached, recovered
 from foretune.reproduce.malladi.measures import (
@@ -90,7 +90,7 @@ class Table5(PrintedTable):
         )
         return (replace(drawn, rows=drawn.rows + rows),)
 
-    def measure(self, cell: Cell, study: Study) -> Mapping[str, float]:
+    def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """Mean |chi|."""
         return {"chi": pretrained_derivative(cell).mean_absolute}
 
@@ -125,7 +125,7 @@ class Table6(PrintedTable):
         )
         return (replace(drawn[0], rows=rows, caption=""),)
 
-    def measure(self, cell: Cell, study: Study) -> Mapping[str, float]:
+    def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """Both distances."""
         found = AdamTuned(cell, study.budget).fixed_features()
         return {"Distance": found.distance, "Frobenius": found.frobenius}
@@ -173,7 +173,7 @@ class Table8(PrintedTable):
         "FT is the best Adam-FT run; Lin. is the first-order Taylor expansion at its parameters.",
     )
 
-    def measure(self, cell: Cell, study: Study) -> Mapping[str, float]:
+    def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """The three scores."""
         found = AdamTuned(cell, study.budget).linearization()
         return dict(zip(self.rows, (found.pretrained, found.linear, found.tuned), strict=True))

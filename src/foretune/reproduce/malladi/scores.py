@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from foretune.experiment.experiment import Cell, checked_outputs
+from foretune.experiment.experiment import Experiment, load_experiment
 from foretune.page import Table, mean_and_spread
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
@@ -27,7 +27,8 @@ class Asked:
 
     Attributes:
         name: what stands before the name of a row; may be empty.
-        output, prompt, pooling, first_piece: see `Setting`.
+        output: what answers, see `Question.answered_by`.
+        prompt, pooling, first_piece: see `Question`.
     """
 
     name: str = ""
@@ -38,7 +39,7 @@ class Asked:
 
     @property
     def how(self) -> dict[str, Any]:
-        """The fields of `Setting` that it determines."""
+        """The arguments of `Study.cell` that it determines."""
         return {"output": self.output, "prompt": self.prompt, "pooling": self.pooling, "first_piece": self.first_piece}
 
     def row(self, name: str) -> str:
@@ -119,7 +120,7 @@ def measured(
     study: Study,
     k: int,
     rows: Sequence[str],
-    measure: Callable[[Cell], Mapping[str, float]],
+    measure: Callable[[Experiment], Mapping[str, float]],
     asked: Sequence[Asked] = (Asked(),),
 ) -> Scores:
     """The numbers of all tasks and seeds at one k.
@@ -148,7 +149,7 @@ def words_in_pieces(study: Study, asked: Sequence[Asked] = (Asked(),)) -> tuple[
         What a page says of words that answer with their first piece; empty where all are one token.
 
     Raises:
-        UsageError, DataError, ModelError: see `checked_outputs`.
+        UsageError, DataError, ModelError: see `load_experiment`.
     """
     found: list[str] = []
     for task in study.tasks:
@@ -156,7 +157,7 @@ def words_in_pieces(study: Study, asked: Sequence[Asked] = (Asked(),)) -> tuple[
             if each.output != "prompt" or not each.known(task):
                 continue
             setting = study.setting(task, max(study.ks), study.seeds[0], **each.how)
-            outputs: Any = checked_outputs(setting, study.lm, study.data)
+            outputs: Any = load_experiment(setting, study.lm).outputs
             found += [f"{word!r} by {piece!r} ({each.row(title(task))})" for word, piece in outputs.pieces.items()]
     pieces = list(dict.fromkeys(found))
     return (f"Words of several tokens answer with their first piece: {', '.join(pieces)}.",) if pieces else ()

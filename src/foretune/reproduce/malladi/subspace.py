@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.analysis.johnson_lindenstrauss import JohnsonLindenstrauss, measured_deviation
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.job import separate_job
 from foretune.kernels.lora import LoRA
@@ -83,19 +83,19 @@ class Subspace(Recipe):
         return Page(title, notes, tuple(tables), tuple(figures), tuple(findings))
 
 
-def projected_kernels(cell: Cell, seed: int) -> list[ProjectedKernel]:
+def projected_kernels(cell: Experiment, seed: int) -> list[ProjectedKernel]:
     """Every size of both kinds on a cell's first training examples; kept."""
     key = {"dimensions": list(DIMENSIONS), "ranks": list(RANKS), "examples": EXAMPLES, "seed": seed}
     found = cell.value("subspace", key, lambda: {"kernels": [asdict(item) for item in _projected(cell, seed)]})
     return [ProjectedKernel(**item) for item in found["kernels"]]
 
 
-def _projected(cell: Cell, seed: int) -> list[ProjectedKernel]:
+def _projected(cell: Experiment, seed: int) -> list[ProjectedKernel]:
     outputs = cell.outputs
     job = separate_job(outputs, cell.split.train[:EXAMPLES], None, None)
     dimensions = [IntrinsicDimension(k, seed) for k in DIMENSIONS]
     ranks = [LoRA(rank, seed=seed) for rank in RANKS]
-    kernels = kernels_of(job, [SGD(), *dimensions, *ranks], cell.memory)
+    kernels = kernels_of(job, [SGD(), *dimensions, *ranks], cell.work.memory)
     full = kernels[SGD().label]
     of_block = dict(zip(full.names, full.array, strict=True))
     n, c = full.array.shape[1:3]

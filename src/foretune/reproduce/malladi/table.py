@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.kernels.signs import THRESHOLD
 from foretune.page import Page, Table
 from foretune.reproduce.malladi.measures import Analog, Tuned, method_scores, published
@@ -83,7 +83,7 @@ class PrintedTable(Recipe):
         return tuple(self.layout.drawn(scores, f"k = {scores.k}", beside=own_model(study)) for scores in found)
 
     @abstractmethod
-    def measure(self, cell: Cell, study: Study) -> Mapping[str, float]:
+    def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """The numbers of one cell by row."""
 
     @abstractmethod
@@ -105,6 +105,6 @@ class MethodTable(PrintedTable):
         """The names of the rows are those of the methods."""
         cls.rows = tuple(method.name for method in cls.methods)
 
-    def measure(self, cell: Cell, study: Study) -> Mapping[str, float]:
+    def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """The test scores of all methods."""
         return method_scores(cell, study.budget, self.methods)

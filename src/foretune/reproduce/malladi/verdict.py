@@ -19,7 +19,7 @@ from foretune.analysis.kernel_behaviour import (
     LinearizationTest,
     Thresholds,
 )
-from foretune.experiment.experiment import Cell
+from foretune.experiment.experiment import Experiment
 from foretune.page import Table
 from foretune.reproduce.malladi.measures import (
     ADAM_FT,
@@ -171,7 +171,7 @@ def verdict(task: str, settings: list[Scores], properties: Scores) -> KernelBeha
     )
 
 
-def _properties(cell: Cell, study: Study) -> Mapping[str, float]:
+def _properties(cell: Experiment, study: Study) -> Mapping[str, float]:
     tuned = AdamTuned(cell, study.budget)
     linear, fixed = tuned.linearization(), tuned.fixed_features()
     return dict(

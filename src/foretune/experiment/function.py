@@ -1,0 +1,106 @@
+"""A language model as the function that answers a question: label words after a prompt, or a classification head.
+
+A head starts at random, or from the linear-probing solution: Malladi et al. 2023, Table 7, start standard fine-tuning
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foretune.analysis.probe import head_probe
+from foretune.errors import UsageError
+from foretune.experiment.setting import Question
+from foretune.model.answer import AnswerLogits
+from foretune.model.batches import pretrained
+from foretune.model.head import HeadLogits
+from foretune.model.load import LanguageModel
+from foretune.model.outputs import Outputs
+from foretune.text.split import Split
+from foretune.text.task import Task
+
+
+def asked_outputs(question: Question, lm: LanguageModel, task: Task, seed: int) -> Outputs:
+    """The model as a function of its parameters that answers a question; a head's weights are random.
+
+    Args:
+        question: what answers.
+        lm: the model.
+        task: labels, prompt and words.
+        seed: of a head that stays random.
+
+    Raises:
+        ModelError, DataError, UsageError: the model, the task and the question do not fit.
+    """
+    difference = question.difference and len(task.labels) == 2
+    if question.output == "prompt" or (question.output == "auto" and lm.kind != "encoder"):
+        return AnswerLogits(
+            lm, task, difference=difference, max_length=question.max_length, first_piece=question.first_piece
+        )
+    _refuse_prompt(question, lm)
+    return HeadLogits(
+        lm,
+        len(task.labels),
+        question.pooling or ("last" if lm.left_to_right else "mean"),
+        seed=0 if question.head == "probe" else seed,
+        difference=difference,
+        max_length=task.max_length if question.max_length is None else question.max_length,
+    )
+
+
+def probed(
+    head: HeadLogits, task: Task, split: Split, done: Callable[[int, int], None] = lambda *_: None
+) -> HeadLogits:
+    """The same with the head that solves linear probing on the training examples.
+
+    The regularisation strength is chosen on validation.
+
+    Args:
+        head: any head of the task's classes.
+        task: labels and metric.
+        split: training and validation examples are read.
+        done: called with the number of examples finished and of all.
+
+    Raises:
+        DataError, NonFiniteError: see `head_probe`.
+    """
+    examples = [*split.train, *split.validation]
+    features = pretrained(head, examples, done=done).features
+    y, n = np.array(task.targets(examples)), len(split.train)
+    probe = head_probe(features[:n], y[:n], features[n:], y[n:], task.metric)
+    return with_weights(head, torch.from_numpy(probe.weight), torch.from_numpy(probe.bias))
+
+
+def with_weights(head: HeadLogits, weight: Tensor, bias: Tensor) -> HeadLogits:
+    """The same with these weights of the head."""
+    return HeadLogits(
+        head.lm,
+        head.n_classes,
+        head.pooling,
+        weight=weight,
+        bias=bias,
+        difference=head.difference,
+        max_length=head.encode.limit,
+    )
+
+
+def _refuse_prompt(question: Question, lm: LanguageModel) -> None:
+    """See that nothing was said of a prompt where a head answers.
+
+    Raises:
+        UsageError: an option of prompts was given.
+    """
+    given = {
+        "--template": question.template,
+        "--words": question.words,
+        "--prompt": question.prompt,
+        "--first-piece": question.first_piece or None,
+    }
+    named = next((name for name, value in given.items() if value is not None), None)
+    if named is not None:
+        why = f"{lm.name} has no words to answer with" if question.output == "auto" else "a head answers"
+        raise UsageError(f"{named} is for prompts, but {why}, so it would have no effect. Leave {named} out.")
