@@ -67,8 +67,8 @@ def _read(account: Account) -> Iterator[tuple[str, str, int]]:
     yield "Labels", ", ".join([*labels, *more]), 1
     if out:
         yield "Left out", "; ".join(out), 2
-    for note in account.notes:
-        yield "Note", note, 2
+    if account.notes:
+        yield "Note", " ".join(account.notes), 2
     yield "Used", ", ".join(used), 1
 
 

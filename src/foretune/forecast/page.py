@@ -88,14 +88,13 @@ def forecast_page(found: Forecast, costs: Cost, stages: Sequence[Stage], seen: S
         data: all this for programs, a `ForecastData`.
     """
     picked, metric = found.recommended, seen.metric
-    words = found.advice.regime if picked is None else picked.regime
     rate = found.learning_rate
     return Page(
         title=seen.title,
         answer=short_answer(found, metric),
         about=seen.about,
         facts=_facts(found, costs, seen),
-        notes=(*found.warnings, *words),
+        notes=_doubts(found)[1:],
         tables=(
             _scores(found, metric),
             _candidates(found, metric),
@@ -104,6 +103,7 @@ def forecast_page(found: Forecast, costs: Cost, stages: Sequence[Stage], seen: S
         ),
         figures=(_losses(found),),
         details=(
+            _compared(found),
             f"First by {found.comparison.criterion.name}: {found.answer}",
             *found.comparison.limits,
             f"Largest stable learning rate: {rate.cross_entropy:.2e} (cross-entropy), {rate.squared:.2e} (squared loss). "
@@ -128,10 +128,7 @@ def short_answer(found: Forecast, metric: str) -> str:
         )
     score = picked.predicted.score
     word = {"help": "Yes", "may": "Perhaps", "cannot tell": "It cannot be told", "no": "No"}[picked.verdict]
-    return (
-        f"{word}: {metric} {found.before.value:.2f} -> {score.value:.2f} ({score.low:.2f} - {score.high:.2f}) with "
-        f"{_named(picked.candidate)}."
-    )
+    return f"{word}: {metric} {found.before.value:.2f} -> {score.value:.2f} with {_named(picked.candidate)}."
 
 
 def _facts(found: Forecast, costs: Cost, seen: Seen) -> tuple[Fact, ...]:
@@ -139,7 +136,7 @@ def _facts(found: Forecast, costs: Cost, seen: Seen) -> tuple[Fact, ...]:
     facts = [Fact("Will it work?", _works(found, seen.metric), 3)]
     if picked is not None:
         facts += [Fact("Train what?", _what(found, picked), 3), Fact("How?", _how(picked))]
-    return (*facts, Fact("How sure?", _sure(found, seen)), Fact("Cost", _cost(found, costs), 1))
+    return (*facts, Fact("How sure?", _sure(found, seen), 3), Fact("Cost", _cost(found, costs), 1))
 
 
 def _works(found: Forecast, metric: str) -> str:
@@ -197,11 +194,22 @@ def _how(picked: Recommendation) -> str:
 
 
 def _sure(found: Forecast, seen: Seen) -> str:
+    """How many examples it rests on, and the first reason to doubt it."""
+    examples = f"{seen.sizes['test']} test and {seen.sizes['validation']} validation examples."
+    return " ".join([examples, *_doubts(found)[:1]])
+
+
+def _doubts(found: Forecast) -> tuple[str, ...]:
+    """What the reader must know, the most important first."""
+    picked = found.recommended
+    return (*found.warnings, *(found.advice.regime if picked is None else picked.regime))
+
+
+def _compared(found: Forecast) -> str:
     compared = sum(item.spread is not None for item in found.comparison.candidates)
     predicted = found.advice.predicted if found.recommended is None else found.recommended.predicted
-    rest = f"; {compared} of {found.comparison.considered} choices compared over resamples" if compared > 1 else ""
     return (
-        f"{seen.sizes['test']} test and {seen.sizes['validation']} validation examples; predicted {predicted.by}{rest}."
+        f"Predicted {predicted.by}; {compared} of {found.comparison.considered} choices were compared over resamples."
     )
 
 

@@ -27,6 +27,9 @@ _GAP = 2
 _ROOM = 12
 """Columns that the text beside a long name keeps at least."""
 _LINES = 2
+_Level = tuple[int | None, int | None]
+_LEVELS: tuple[_Level, ...] = ((None, None), (1, None), (1, 2), (1, 1))
+"""Lines for each fact of the question and of the answer, from what they ask for to the least."""
 _NEXT = "Next: "
 
 
@@ -67,11 +70,12 @@ def _short(console: Console, page: Page, where: str) -> Iterator[RenderableType]
     if not page.facts:
         yield from (*_head(console, page), *_shown_notes(page.notes), *behind)
         return
-    for most in (None, 1):
-        before = list(_head(console, page, most))
-        free = SCREEN - sum(_height(console, part) for part in (*before, *behind))
+    taken = sum(_height(console, part) for part in behind)
+    for level in _LEVELS:
+        before = list(_head(console, page, level))
+        free = SCREEN - taken - sum(_height(console, part) for part in before)
         notes = _fitting(console, page.notes, free)
-        if len(notes) == len(page.notes):
+        if len(notes) <= free:
             break
     yield from (*before, *notes, *behind)
 
@@ -87,13 +91,17 @@ def _fitting(console: Console, notes: Sequence[str], free: int) -> list[Renderab
     return [*parts[:kept], note(f"{left}{' more' if kept else ''} note{'s' if left > 1 else ''} among the details.")]
 
 
-def _head(console: Console, page: Page, most: int | None = None, *, whole: bool = False) -> Iterator[RenderableType]:
-    """Title, question and answer; of what was read at most so many lines each."""
-    yield strong(page.title)
-    yield from _beside(console, page.about, "dim", most, whole=whole)
+def _head(
+    console: Console, page: Page, level: _Level = (None, None), *, whole: bool = False
+) -> Iterator[RenderableType]:
+    """Title, question and answer; at most so many lines for each fact of the question, and of the answer."""
+    title = visible(page.title)
+    cut = level[0] is not None and cell_len(title) > console.width
+    yield Text(_shortened(title, console.width) if cut else title, style="bold")
+    yield from _beside(console, page.about, "dim", level[0], whole=whole)
     if page.facts:
         yield ""
-        yield from _beside(console, page.facts, "bold", None, whole=whole)
+        yield from _beside(console, page.facts, "bold", level[1], whole=whole)
     elif page.answer:
         yield from ("", strong(page.answer))
     if page.notes:
@@ -117,7 +125,7 @@ def _end(console: Console, page: Page, where: str) -> Iterator[RenderableType]:
     shows = where.startswith("foretune")
     commands = [each for each in page.next if not shows or cell_len(each) + len(_NEXT) <= _LINES * console.width]
     commands += [where] if shows else []
-    if commands or where:
+    if (commands or where) and not (page.facts and page.notes):
         yield ""
     for place, command in enumerate(commands):
         yield Text(f"{_NEXT if place == 0 else ' ' * len(_NEXT)}{visible(command)}", overflow="fold")
@@ -134,7 +142,7 @@ def _beside(
     names = max((cell_len(fact.name) for fact in facts), default=0) + _GAP
     room = max(console.width - names, _ROOM)
     for fact in facts:
-        lines, limit = folded(visible(fact.text), room).split("\n"), most or fact.lines
+        lines, limit = folded(visible(fact.text), room).split("\n"), min(most or fact.lines, fact.lines)
         if not whole and len(lines) > limit:
             lines = [*lines[: limit - 1], _shortened(lines[limit - 1], room)]
         name = f"{visible(fact.name)}{' ' * (names - cell_len(fact.name))}"
