@@ -90,6 +90,14 @@ def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return PROCESSES.result(Call([*map(str, arguments)], code))
 
 
+def assert_valid(kind: str, record: dict) -> None:
+    """See that a record is what the shipped schema says of its kind."""
+    from foretune.pages.schema import document_model
+
+    assert record["kind"] == kind
+    document_model(kind).model_validate(record)
+
+
 def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
     """A command said no as it should: exit code 1 or 2, one message with these words, nothing on standard output."""
     assert result.returncode in (1, 2), result.stdout + result.stderr

@@ -39,7 +39,7 @@ from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
-from tests.conftest import family, interruptible, many_rows, run_cli
+from tests.conftest import assert_valid, family, interruptible, many_rows, run_cli
 from tests.test_cli import assert_refused
 
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"adamw": (1e-3,)})
@@ -302,7 +302,9 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     page = (tmp_path / "lpft-features" / "page.md").read_text()
     assert f"foretune reproduce lpft-features --model {bert_folder} --tasks mr --k 2 --seeds 13 --test 8" in page
     assert "Pre-trained" in capsys.readouterr().out
-    assert json.loads((tmp_path / "page.json").read_text())["page"]["tables"][0]["rows"][1][0] == "LP"
+    record = json.loads((tmp_path / "page.json").read_text())
+    assert_valid("reproduce", record)
+    assert record["page"]["tables"][0]["rows"][1][0] == "LP"
     monkeypatch.setattr(search, "fine_tuned", lambda *_: pytest.fail("trained again"))
     run_reproduce(options, cut, ReportOptions())
     assert (tmp_path / "lpft-features" / "page.md").read_text() == page

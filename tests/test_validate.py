@@ -39,7 +39,7 @@ from foretune.validate.rankings import LOSS, SCORE, SWEEP, rankings, sweep
 from foretune.validate.runs import Measured, Validation, candidates_of, measured
 from foretune.validate.stopped import stopped_runs
 from tests.cases import ROWS, language_model
-from tests.conftest import family, run_cli
+from tests.conftest import assert_valid, family, run_cli
 from tests.test_cli import assert_refused
 from tests.validations import FOUR, small_validation
 
@@ -304,6 +304,7 @@ def test_the_command_writes_a_page_and_json(
     assert "foretune validate" in text and "--candidates" in text
     assert (out / "validate" / "table-1.csv").exists() and (out / "validate" / "curves-mr.svg").exists()
     record = json.loads((tmp_path / "v.json").read_text())
+    assert_valid("validate", record)
     assert [cell["scores"]["trace"] for cell in record["cells"]] == [list(cell.scores["trace"]) for cell in cells]
     assert len(record["rankings"]["test loss"]) == len(SCORES)
 

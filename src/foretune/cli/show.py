@@ -41,7 +41,9 @@ def kept_page(place: Path) -> Page:
     """
     if not place.is_dir():
         if not place.exists():
-            raise UsageError(f"{place} does not exist. Expected a folder of --out or a file of --json.")
+            raise UsageError(
+                f"{place} does not exist. Expected a folder that a command made, or a .json file with its result."
+            )
         return read_page(place)
     for name in _PAGES:
         if (place / name).is_file():

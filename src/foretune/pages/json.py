@@ -72,8 +72,8 @@ def read_page(path: Path) -> Page:
         return _page(found["page"], found["kind"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
-            f"{path} is not a result of foretune: it holds no page. Expected a file that --json wrote, or a folder of "
-            "--out."
+            f"{path} is not a result of foretune: it holds no page. Expected a folder that a command made, or a .json "
+            "file with its result."
         ) from error
 
 

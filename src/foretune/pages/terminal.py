@@ -43,7 +43,7 @@ def print_page(console: Console, page: Page, *, details: bool = False, where: st
         where: what shows the details, a command or an option; empty where they cannot be had.
     """
     for part in _long(console, page) if details else _short(console, page, where):
-        console.print(part, highlight=False)
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
 
 
 def _long(console: Console, page: Page) -> Iterator[RenderableType]:
@@ -56,7 +56,7 @@ def _long(console: Console, page: Page) -> Iterator[RenderableType]:
     for text in page.details:
         yield Text(visible(text))
     for listing in page.listings:
-        yield from ("", strong(listing.title), Text(visible(listing.text), overflow="fold"))
+        yield from ("", strong(listing.title), listing.text)
     yield from _end(console, page, "")
 
 
@@ -128,7 +128,7 @@ def _end(console: Console, page: Page, where: str) -> Iterator[RenderableType]:
     if (commands or where) and not (page.facts and page.notes):
         yield ""
     for place, command in enumerate(commands):
-        yield Text(f"{_NEXT if place == 0 else ' ' * len(_NEXT)}{visible(command)}", overflow="fold")
+        yield f"{_NEXT if place == 0 else ' ' * len(_NEXT)}{command}"
     if where and not shows:
         yield faint(f"Details: {where}.")
     if page.facts and page.answer:
@@ -158,5 +158,7 @@ def _shortened(line: str, room: int) -> str:
 
 
 def _height(console: Console, part: RenderableType) -> int:
-    """Lines on the terminal."""
+    """Lines on the terminal; a text without style is broken by the terminal, so that it can be copied."""
+    if isinstance(part, str):
+        return max(1, -(-cell_len(part) // console.width))
     return len(console.render_lines(part))
