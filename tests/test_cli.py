@@ -17,14 +17,7 @@ import zarr
 import foretune as ft
 from foretune.pages.terminal import SCREEN
 from tests.command_line import ENVIRONMENT
-from tests.conftest import WORDS, assert_valid, interruptible, many_rows, run_cli, run_code
-
-
-def assert_refused(result: subprocess.CompletedProcess, code: int, *parts: str) -> None:
-    assert result.returncode == code, result.stdout + result.stderr
-    assert "Traceback" not in result.stderr
-    for part in parts:
-        assert part in " ".join(result.stderr.split()), result.stderr
+from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli, run_code
 
 
 def test_import_and_help_do_not_load_torch() -> None:

@@ -14,8 +14,7 @@ import yaml
 
 import foretune as ft
 from tests.command_line import ENVIRONMENT
-from tests.conftest import many_rows, run_cli, run_code
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, many_rows, run_cli, run_code
 
 LORA = ("--formula", "lora", "--rank", 1)
 

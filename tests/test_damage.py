@@ -14,8 +14,8 @@ import pytest
 
 import foretune as ft
 from tests.command_line import ROOT
-from tests.conftest import many_rows, run_cli, run_code
-from tests.test_cli import TILES, assert_refused
+from tests.conftest import assert_refused, many_rows, run_cli, run_code
+from tests.test_cli import TILES
 from tests.test_finetune_runs import SCRIPT, long_run, undisturbed_run
 
 SMALL = ("--k", 2, "--test", 6)

@@ -230,6 +230,23 @@ def test_delimiter_and_encoding_are_read_as_named(tmp_path: Path) -> None:
     assert [row["label"] for row in read_rows(tabs, reading=Reading("tab", "utf-16"))] == LABELS
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    {
+        "two rows": ('"a day of,rare\nplot",positive\n', "1 text has several lines (lines 42 to 43 of the file)."),
+        "texts": (
+            '"good, and\nlong",positive\n"bad, but\nshort",negative\n',
+            "2 texts have several lines (lines 42 to 43 of the file, for example).",
+        ),
+    }.values(),
+    ids=["two rows", "texts"],
+)
+def test_lines_of_a_text_are_said_where_they_may_be_rows(content: str, said: str, tmp_path: Path) -> None:
+    """Two rows that a quote lays together, the first with a label of its own, have the form of a text with a comma."""
+    found = read(written(tmp_path, "r.csv", table() + content))
+    assert any(note.startswith(said) for note in found.account.notes), found.account.notes
+
+
 UNLABELLED = {
     "null": [None],
     "empty": [""],
@@ -290,6 +307,10 @@ ALIKE = {
     "minus signs": (lambda n, label: ("\u2212" if n % 3 else "-") + str(number(label) + 2), ["-3", "-2"]),
     "no width": (
         lambda n, label: ("\u200b", "\ufeff", "")[n % 3] + label + "\u200b" * (n % 2),
+        ["negative", "positive"],
+    ),
+    "not seen": (
+        lambda n, label: label + ("\u180e", "\ufe0f", "\U000e0041", "")[n % 4],
         ["negative", "positive"],
     ),
     "blanks inside": (
@@ -506,6 +527,24 @@ CONTENT: dict[str, tuple[str, str | bytes, str]] = {
     "merged rows": ("r.csv", table().replace(FIRST, MERGED, 1), "lines 2 to 3: a quote opens in line 2"),
     "stray quote": ("r.csv", table().replace(FIRST, SWALLOWED, 1), "line 2: the quotes of the record that starts here"),
     "open quote": ("r.csv", table() + '"open,negative\n', "line 42: the quotes"),
+    "rows in the header": (
+        "r.csv",
+        '"' + table().replace("\n", '"\n', 2).replace('"\n', "\n", 1),
+        "a quote opens in the header",
+    ),
+    "header again": ("r.csv", table() + table(), "line 42 repeats the header"),
+    "no texts": (
+        "r.csv",
+        table(rows=[{"text": "", "label": label} for label in LABELS]),
+        "Column 'text' of r.csv is empty in every row",
+    ),
+    "zeros": ("r.csv", b"\0" * 5000, "holds zero bytes only"),
+    "web page": ("r.csv", "\n<!DOCTYPE html>\n<html>\n<p>Please log in</p>\n</html>\n", "is a web page (HTML)"),
+    "letters that look alike": (
+        "r.jsonl",
+        lines(relabelled(lambda n, label: label.replace("e", "\u0435") if n % 3 == 0 else label)),
+        "one has a cyrillic small letter ie. Write them alike",
+    ),
     "ragged": ("r.csv", table() + "a,b,c\n", "line 42: 3 fields do not fit the header"),
     "header twice": ("r.csv", table(header="text,label,label"), "names the column 'label' twice"),
     "no header": ("r.csv", table().split("\n", 1)[1], "put a line such as text,label on top"),

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import many_rows, run_cli, run_code
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, many_rows, run_cli, run_code
 
 KILLED = """
 import os, signal, sys

@@ -40,9 +40,8 @@ from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.recipes import RECIPES as EVERY
 from tests.cases import TASK, language_model, outputs_of
-from tests.conftest import family, many_rows, run_cli
+from tests.conftest import assert_refused, family, many_rows, run_cli
 from tests.oracles import jacobian_kernel
-from tests.test_cli import assert_refused
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in MALLADI_RECIPES}
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"sgd": (1e-3,), "adamw": (1e-3,)})

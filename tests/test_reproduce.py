@@ -39,8 +39,7 @@ from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
-from tests.conftest import assert_valid, family, interruptible, many_rows, run_cli
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, assert_valid, family, interruptible, many_rows, run_cli
 
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"adamw": (1e-3,)})
 COST = AFZAL_RECIPES[0]

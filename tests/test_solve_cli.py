@@ -13,8 +13,7 @@ import pytest
 import foretune as ft
 from foretune.analysis.solvers import KernelRidge, joint_data, solved
 from foretune.store.kept import write_kept
-from tests.conftest import WORDS, assert_valid, many_rows, run_cli
-from tests.test_cli import assert_refused
+from tests.conftest import WORDS, assert_refused, assert_valid, many_rows, run_cli
 
 FORMULAS = "sgd,signgd,asymmetric,lora,projection"
 SMALL = ("--k", 4, "--test", 10)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import assert_valid, run_cli, run_code
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, assert_valid, run_cli, run_code
 
 LONG = "n" * 300
 

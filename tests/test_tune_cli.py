@@ -24,8 +24,7 @@ from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOpti
 from foretune.errors import DataError, UsageError
 from foretune.text.split import full_split
 from tests.command_line import ENVIRONMENT
-from tests.conftest import WORDS, assert_valid, interruptible, many_rows, run_cli
-from tests.test_cli import assert_refused
+from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli
 
 SMALL = ("--k", 4, "--test", 10, "--steps", 8, "--evaluate-every", 4)
 

@@ -39,8 +39,7 @@ from foretune.validate.rankings import LOSS, SCORE, SWEEP, rankings, sweep
 from foretune.validate.runs import Measured, Validation, candidates_of, measured
 from foretune.validate.stopped import stopped_runs
 from tests.cases import ROWS, language_model
-from tests.conftest import assert_valid, family, run_cli
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, assert_valid, family, run_cli
 from tests.validations import FOUR, small_validation
 
 GRID = tuple(

@@ -169,7 +169,7 @@ def test_reach_has_no_overflow(exponent: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_equal_outputs_equal_texts_and_one_example_a_label_get_a_forecast(classes: int) -> None:
+def test_equal_outputs_and_one_example_a_label_get_a_forecast_and_equal_texts_have_none(classes: int) -> None:
     generator = np.random.default_rng(0)
     y, c = np.arange(3 * classes) % classes, 1 if classes == 2 else classes
     phi = generator.normal(size=(len(y), c, 4))
@@ -177,10 +177,14 @@ def test_equal_outputs_equal_texts_and_one_example_a_label_get_a_forecast(classe
     inputs = Inputs(
         y, np.zeros((len(y), c)), np.ones((len(y), 3)), classes, classes, classes, {NAMES[0]: 36}, "accuracy"
     )
-    for array in (kernel, np.ones_like(kernel), np.broadcast_to(kernel[:, :1, :, :1], kernel.shape).copy()):
-        found = forecast(inputs, {"sgd": BlockKernel((NAMES[0],), array)})
-        assert np.isfinite(found.advice.candidate.score.validation_loss)
-        assert 0 <= found.advice.predicted.score.value <= 1
+    found = forecast(inputs, {"sgd": BlockKernel((NAMES[0],), kernel)})
+    assert np.isfinite(found.advice.candidate.score.validation_loss)
+    assert 0 <= found.advice.predicted.score.value <= 1
+    for array in (np.ones_like(kernel), np.broadcast_to(kernel[:, :1, :, :1], kernel.shape).copy()):
+        with pytest.raises(ModelError, match=f"nothing to learn: all {len(y)} examples have the same output"):
+            forecast(inputs, {"sgd": BlockKernel((NAMES[0],), array)})
+        told_apart = replace(inputs, f0=generator.normal(size=inputs.f0.shape))  # a shift can still help
+        assert 0 <= forecast(told_apart, {"sgd": BlockKernel((NAMES[0],), array)}).advice.predicted.score.value <= 1
 
 
 def test_where_no_gradient_is_left_there_is_nothing_to_train() -> None:

@@ -48,6 +48,9 @@ def forecast(
 
     Example: foretune forecast smollm2 movies --k 16 --test 64
     """
+    from foretune.cli.early import read_early
+
+    read_early(model, data, outputs, report, run.out)
     from foretune.cli.forecast import run_forecast
 
     run_forecast(model, data, outputs, blocks, wanted, run, report)
@@ -66,6 +69,9 @@ def kernel(
 
     Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
     """
+    from foretune.cli.early import read_early
+
+    read_early(model, data, outputs, report, run.out)
     from foretune.cli.forecast import run_kernel
 
     run_kernel(model, data, outputs, blocks, formula, run, report)
@@ -94,6 +100,9 @@ def tune(
 
     Example: foretune tune smollm2 movies --method lora --rank 8 --out runs/lora
     """
+    from foretune.cli.early import read_early
+
+    read_early(model, data, outputs, report, run.out)
     from foretune.cli.tune import run_tune
 
     run_tune(model, data, outputs, method, training, run, report)
@@ -114,6 +123,9 @@ def reproduce(study: ReproduceOptions, budget: BudgetOptions, report: ReportOpti
 
     Example: foretune reproduce lpft-features --model minilm --tasks mr --k 16 --seeds 13,21 --steps 200
     """
+    from foretune.cli.early import check_tasks_early
+
+    check_tasks_early(study.data, study.tasks)
     from foretune.cli.reproduce import run_reproduce
 
     run_reproduce(study, budget, report)
@@ -124,6 +136,9 @@ def validate(model: ModelOptions, study: ValidateOptions, report: ReportOptions)
 
     Example: foretune validate minilm --tasks mr,subj,trec --n 128 --seeds 13,21
     """
+    from foretune.cli.early import check_tasks_early
+
+    check_tasks_early(study.data, study.tasks)
     from foretune.cli.validate import run_validate
 
     run_validate(model, study, report)

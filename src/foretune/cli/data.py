@@ -10,9 +10,11 @@ from foretune.cli.ranges import items
 from foretune.errors import UsageError
 from foretune.experiment.sample import FewShot, Full, Sample, Sampled
 from foretune.experiment.setting import DataSource, Question, Setting
+from foretune.text.builtin import load_data, load_task
 from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
 from foretune.text.quoted import pieces, unquoted
+from foretune.text.rows import require_columns
 
 _USUAL_K = 16
 
@@ -115,10 +117,11 @@ def label_words(text: str) -> dict[str, str]:
 
 
 def check_data_folder(data: Path | None, tasks: tuple[str, ...]) -> None:
-    """See that a folder has a folder for each task.
+    """See that a folder has a folder for each task, with rows that can be used.
 
     Raises:
         UsageError: it has not.
+        DataError: rows are damaged, or have a label that is none of the task's.
     """
     if data is None:
         return
@@ -133,3 +136,8 @@ def check_data_folder(data: Path | None, tasks: tuple[str, ...]) -> None:
             f"--data {data} has no folder {missing[0]!r}; its folders are {found}. Choose among them with --tasks, or add "
             f"{data / missing[0]} with train.jsonl and test.jsonl."
         )
+    for name in tasks:
+        task = load_task(name)
+        for rows in load_data(data / name, task).parts.values():
+            require_columns(rows, [column for column in (task.text, task.text2, task.label) if column is not None])
+            task.check_labels(task.examples(rows))

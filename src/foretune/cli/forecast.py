@@ -10,9 +10,10 @@ from typing import Any
 
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, Candidate, formulas_for, kernel_label, parameter_sizes
+from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.deliver import deliver
+from foretune.cli.kernel_places import FORECAST, SETTINGS, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -23,7 +24,6 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.places import Places
 from foretune.cli.prepare import facts_of, prepared, record_of, reported, said
 from foretune.cli.settings import as_yaml, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks, made_formulas
@@ -31,7 +31,7 @@ from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.inputs import Inputs
 from foretune.experiment.page import KernelData, kernel_page
-from foretune.experiment.record import Record, add_kernels, claimed, refuse_foreign
+from foretune.experiment.record import Record, add_kernels, claimed
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecast.cost import WARM_UP, cost
@@ -48,9 +48,8 @@ from foretune.page import Listing
 from foretune.pages.console import Console, progress_console
 from foretune.pages.json import write_page_json
 from foretune.pages.progress import busy
-from foretune.store.atomic import check_file, write_text
+from foretune.store.atomic import write_text
 
-_FILES = ("run.yaml", "forecast.json")
 _NAMED = 3
 """Modules that the command which goes on may name."""
 
@@ -71,7 +70,8 @@ def run_forecast(
     """
     errors = progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
+    found = prepared(model, data, outputs, places, errors)
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -117,7 +117,7 @@ def run_forecast(
     )
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
-        write_page_json(run.out / _FILES[1], page, foretune.__version__)
+        write_page_json(run.out / FORECAST, page, foretune.__version__)
     return deliver(page, report, folder=run.out)
 
 
@@ -140,7 +140,8 @@ def run_kernel(
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    found = prepared(model, data, outputs, _places(run, report), errors)
+    places = kernel_places(run.out, report.json, [each.label for each in formulas])
+    found = prepared(model, data, outputs, places, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, found)
@@ -165,21 +166,6 @@ def _inputs(found: Experiment, errors: Console) -> Inputs:
     """Labels, pretrained outputs and features of the whole split."""
     with reported(found, "pretrained outputs", errors):
         return found.inputs
-
-
-def _places(run: RunOptions, report: ReportOptions) -> Places:
-    """What will be written to.
-
-    Raises:
-        KernelFolderError: --out holds something else.
-        UsageError, StorageError: a folder of an earlier run where a file is needed.
-    """
-    if run.out is None:
-        return Places(report.json)
-    refuse_foreign(run.out)
-    for name in _FILES if run.out.is_dir() else ():
-        check_file(run.out / name)
-    return Places(report.json, (run.out,))
 
 
 def _adapters(adapter: Candidate | None, found: Experiment, able: Adaptable) -> AdapterConfig | None:
@@ -255,7 +241,7 @@ def _computed(
         claim.enter_context(claimed(out, record, foretune.__version__))
 
         def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / _FILES[0], yaml)
+            write_text(out / SETTINGS, yaml)
             claim.close()
 
         kernels = kernels_of(job, formulas, run.memory, out, report, started)

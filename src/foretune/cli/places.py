@@ -10,7 +10,7 @@ from pathlib import Path
 
 from foretune.errors import UsageError
 from foretune.pages.folder import page_folder
-from foretune.store.atomic import check_file, check_folder
+from foretune.store.atomic import check_file, check_folder, moving
 from foretune.store.json import is_written_json
 from foretune.store.workspace import is_leftover_name
 
@@ -18,7 +18,6 @@ _PAGE = "page.md"
 _MARKS = ("examples.json", "kernel.json", "run.json", "run/run.json", "cell.json", "zarr.json", _PAGE)
 """By each of these files a folder is known as one of results."""
 _OWN = {*_MARKS, "run.yaml", "result.json", "forecast.json", "log.jsonl"}
-_ROWS = ("train", "test", "dev", "val")
 
 
 @dataclass(frozen=True)
@@ -40,31 +39,35 @@ class Places:
     def check(self, inputs: Sequence[str | Path | None] = ()) -> None:
         """See that the file is a new one, or one that `--json` wrote before, and none of a result folder's own.
 
-        Links are followed first. Devices, pipes and open descriptors are written through, whatever they are.
+        Links are followed first. Devices, pipes and open descriptors are written through, whatever they are. Nothing is
+        written into a folder that is read as model or data.
 
         Args:
             inputs: files and folders that are read.
 
         Raises:
-            UsageError: it is something else, or a folder.
+            UsageError: it is something else, or a folder; or a place is inside a folder that is read.
             StorageError: it cannot be written.
         """
+        for folder in (*self.folders, *self.closed):
+            _refuse_inside_inputs(folder, f"Results in {folder}", inputs, "--out")
         if self.json is None:
             return
         if os.path.isfile(self.json) or not os.path.exists(self.json):  # noqa: PTH110, PTH113 - never an error
             self._refuse_inside(_resolved(self.json))
+            _refuse_inside_inputs(self.json, f"--json {self.json}", inputs, "--json")
         target = check_file(self.json)
         if target is None:
             return
         for name in inputs:
-            if name is not None and _is_read(Path(name), target):
+            if name is not None and _is_same(Path(name), target):
                 raise UsageError(
                     f"--json {self.json} is what is read here; it would be lost. Choose another file name."
                 )
         if target.exists() and not is_written_json(target):
             raise UsageError(
                 f"--json {self.json} is a file that --json did not write; it would be lost. Choose another file name, or "
-                f"move that file: mv {shlex.quote(str(target))} {shlex.quote(f'{target}.old')}"
+                f"move that file: {moving(target)}"
             )
 
     def _refuse_inside(self, target: Path) -> None:
@@ -118,7 +121,9 @@ class StudyPlaces:
     cells: Path
 
 
-def study_places(out: Path, name: str, command: str, model: str, json: Path | None) -> StudyPlaces:
+def study_places(
+    out: Path, name: str, command: str, model: str, json: Path | None, data: Path | None = None
+) -> StudyPlaces:
     """The folders of a study, looked at before the work.
 
     Raises:
@@ -126,12 +131,12 @@ def study_places(out: Path, name: str, command: str, model: str, json: Path | No
         StorageError: one of them cannot be written.
     """
     found = StudyPlaces(page_folder(out, name, command), out / Path(model).absolute().name)
-    if found.cells in (out / name, found.page) or _is_read(Path(model), found.cells):
+    if found.cells in (out / name, found.page) or _is_same(Path(model), found.cells):
         raise UsageError(
             f"Results of {model!r} would go to {found.cells}, which is something else. Choose another --out."
         )
     places = Places(json, (found.cells,), closed=(found.cells, found.page))
-    places.check([model])
+    places.check([model, data])
     places.make()
     return found
 
@@ -153,11 +158,28 @@ def _resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _is_read(source: Path, file: Path) -> bool:
-    """Whether a file is the source, or would be one of the rows in a folder of data."""
+def _refuse_inside_inputs(place: Path, what: str, inputs: Sequence[str | Path | None], option: str) -> None:
+    """See that a place is not in a folder that is read: a file there may become a part of the model or of the data.
+
+    Raises:
+        UsageError: it is.
+    """
+    target = _resolved(place)
+    for name in inputs:
+        if name is None or not os.path.isdir(name):  # noqa: PTH112 - never an error
+            continue
+        folder = _resolved(Path(name))
+        if folder in (target, *target.parents):
+            beside = folder.parent / f"{folder.name or 'foretune'}-results" / ("" if target == folder else target.name)
+            raise UsageError(
+                f"{what} would be inside {name}, which is read here as model or data. Nothing is written into such a "
+                f"folder. Choose a place outside of it, {option} {shlex.quote(str(beside))} for example."
+            )
+
+
+def _is_same(source: Path, file: Path) -> bool:
+    """Whether a file is the source."""
     try:
-        return (file.exists() and source.samefile(file)) or (
-            source.samefile(file.parent) and file.name.lower().startswith(_ROWS)
-        )
+        return file.exists() and source.samefile(file)
     except OSError:
         return False

@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
-from foretune.cli.data import asked_setting
+from foretune.cli.early import read_by, read_data
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.experiment.asked import Asked, asked, reading
@@ -28,16 +27,15 @@ from foretune.progress import Stages
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
 
 
-_SHOWN = {"read the data": "read the data (the first time it is downloaded)", "prompt or head": "prompt or head"}
-"""Stages of which nobody knows the length -> how they are announced."""
-
-
 def prepared(
     model: ModelOptions, data: DataOptions, outputs: OutputOptions, places: Places, errors: Console
 ) -> Experiment:
     """Check every place that will be written to, read the data, then load the model."""
     places.check(read_by(model, data, outputs))
-    stages = Stages(around=lambda name: busy(errors, _SHOWN[name]) if name in _SHOWN else nullcontext())
+    read = read_data(data, outputs, errors)
+    stages = Stages(
+        read.stages.finished, around=lambda name: busy(errors, name) if name == "prompt or head" else nullcontext()
+    )
 
     def load() -> LanguageModel:
         for folder in places.folders:
@@ -45,7 +43,7 @@ def prepared(
         places.make()
         return loaded_model(model, errors)
 
-    return load_experiment(asked_setting(data, outputs), load, work=Work(stages=stages))
+    return load_experiment(read.setting, load, work=Work(stages=stages), found=read.found)
 
 
 def question_of(experiment: Experiment) -> Asked:
@@ -69,11 +67,6 @@ def reported(experiment: Experiment, stage: str, errors: Console) -> Iterator[No
     work = experiment.work
     with work.stages.stage(stage), progress_bar(errors) as work.progress:
         yield
-
-
-def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
-    """The files and folders that are read, where the options name such."""
-    return [model.model, data.data, data.test_data, data.validation_data, outputs.task]
 
 
 def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:

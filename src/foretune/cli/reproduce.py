@@ -51,7 +51,7 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     asked, budget = _asked(recipe, options), _budget(cut)
     check_data_folder(options.data, asked.tasks)
     command = _command(options, cut, asked)
-    places = study_places(options.out, recipe.name, command, asked.model, report.json)
+    places = study_places(options.out, recipe.name, command, asked.model, report.json, options.data)
     errors = progress_console(quiet=report.quiet)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)

@@ -201,6 +201,25 @@ def as_yaml(name: str, groups: tuple[Any, ...]) -> str:
     return head + yaml.safe_dump(repeatable(groups), sort_keys=False, allow_unicode=True)
 
 
+def is_written_yaml(file: Path, names: tuple[str, ...]) -> bool:
+    """Whether a file is one that `as_yaml` wrote for one of some commands, and so may be replaced.
+
+    What a user has changed in it since counts where it changes more than values: comments would be lost.
+    """
+    import yaml
+
+    if not file.is_file():
+        return False
+    try:
+        head, _, rest = file.read_text(encoding="utf-8").partition("\n")
+        values = yaml.safe_load(rest)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return False
+    if head not in {f"# foretune {name} --config run.yaml" for name in names}:
+        return False
+    return rest == yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
 def read_groups(file: Path, groups: Mapping[str, Any], fixed: Mapping[str, object]) -> dict[str, Any]:
     """The groups of options that a run.yaml holds, held against the same rules as when they were typed.
 

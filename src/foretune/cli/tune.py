@@ -20,9 +20,10 @@ import yaml
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.deliver import deliver
+from foretune.cli.early import read_by
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import prepared, read_by, reported, said, versions
+from foretune.cli.prepare import prepared, reported, said, versions
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
@@ -30,6 +31,7 @@ from foretune.errors import UsageError
 from foretune.experiment.asked import Asked, reading
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.record import strangers_in
+from foretune.finetune.folder import refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.page import run_page
 from foretune.finetune.report import RunReport, read_report, report_file, run_report, write_report
@@ -107,6 +109,7 @@ def run_tune(
     places = Places(report.json, (run.out,))
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
+    refuse_foreign_run(run.out / "run")
     before = _kept(recipe)
     kept = before is not None
     if before is None:

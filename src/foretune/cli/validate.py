@@ -48,7 +48,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     warm_up = () if options.warm_up is None else numbers("--warm-up", options.warm_up, "2,8")
     check_data_folder(options.data, tasks)
     command = _command(model, options)
-    places = study_places(options.out, _PAGE, command, model.model, report.json)
+    places = study_places(options.out, _PAGE, command, model.model, report.json, options.data)
     errors = progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
     globs = None if options.candidates is None else tuple(items("--candidates", options.candidates, "layer*"))

@@ -73,6 +73,8 @@ def drawn(setting: Setting) -> Drawn:
     for rows in read.parts.values():
         require_columns(rows, [name for name in (task.text, task.text2) if name is not None])
     examples = {name: task.examples(rows) for name, rows in read.parts.items()}
+    if not any(example.text.strip() for example in examples["training"]):
+        raise DataError(f"Column {task.text!r} of {read.train.source} is empty in every row. Name another with --text.")
     unlisted: list[str] = []
     if listed is not None:
         unlisted = [name for name in labels.names if name is not None and name not in listed]

@@ -45,7 +45,7 @@ from foretune.model.load import LanguageModel, load_model
 from foretune.model.outputs import Outputs
 from foretune.progress import Progress, Stages
 from foretune.shapes import Int
-from foretune.store.atomic import names_in
+from foretune.store.atomic import moving, names_in
 from foretune.store.kept import DamagedError, identity_hash, read_kept, write_kept
 from foretune.store.lock import held
 from foretune.store.tensors import read_tensors, write_tensors
@@ -211,7 +211,9 @@ class Experiment:
         return None if self.folder is None else self.folder.joinpath(*names)
 
 
-def load_experiment(setting: Setting, model: Model, root: Path | None = None, work: Work | None = None) -> Experiment:
+def load_experiment(
+    setting: Setting, model: Model, root: Path | None = None, work: Work | None = None, found: Drawn | None = None
+) -> Experiment:
     """The experiment of a setting: its rows are read first, then the model is loaded and asked.
 
     Args:
@@ -219,14 +221,16 @@ def load_experiment(setting: Setting, model: Model, root: Path | None = None, wo
         model: a loaded model, what `load_model` takes, or what makes one when the rows are read.
         root: a folder for all experiments with the model; nothing is kept without one.
         work: memory, and whom to tell how far the work is.
+        found: what `drawn(setting)` has read already.
 
     Raises:
         UsageError, DataError, ModelError: data that cannot be used, or a model that does not fit the task.
         StorageError: what was kept cannot be read.
     """
     work = work or Work()
-    with work.stages.stage("read the data"):
-        found = drawn(setting)
+    if found is None:
+        with work.stages.stage("read the data"):
+            found = drawn(setting)
     with work.stages.stage("load the model"):
         lm = model if isinstance(model, LanguageModel) else model() if callable(model) else load_model(model)
     with work.stages.stage("prompt or head"):
@@ -282,7 +286,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _delete(folder: Path) -> str:
-    return f"Move or delete the folder {folder} and repeat the command that made it."
+    return f"Move that folder and repeat the command that made it: {moving(folder)}"
 
 
 def _run_name(method: Method, grid: Sequence[Training]) -> str:

@@ -23,7 +23,7 @@ from foretune.errors import KernelFolderError, nearest
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import read_description
 from foretune.shapes import Float64, Int
-from foretune.store.atomic import names_in
+from foretune.store.atomic import moving, names_in
 from foretune.store.json import is_written_json, plain
 from foretune.store.kept import DamagedError, identity_difference, identity_hash, read_kept, write_kept
 from foretune.store.lock import held
@@ -112,15 +112,18 @@ def refuse_foreign(folder: Path) -> None:
     """See that a folder is empty or one of kernels, before the work.
 
     Raises:
-        KernelFolderError: it holds something else.
+        KernelFolderError: it holds something else, or its record is damaged.
         StorageError: it cannot be read.
     """
     found = strangers_in(folder)
-    if found and not (folder / _FILE).exists():
+    if not found:
+        return
+    if not (folder / _FILE).exists():
         raise KernelFolderError(
             f"{folder} is not a folder of kernels: it holds {found[0]!r} but no {_FILE}. Choose an empty or new folder for "
             "--out."
         )
+    read_record(folder)
 
 
 def present_record(folder: Path, wanted: Record) -> Record | None:
@@ -138,7 +141,7 @@ def present_record(folder: Path, wanted: Record) -> Record | None:
     if differing:
         raise KernelFolderError(
             f"{folder} holds a run on other examples or another model: it differs in {', '.join(differing)}. Choose "
-            "another folder, or delete this one."
+            f"another folder, or move this one: {moving(folder)}"
         )
     return before
 
@@ -158,7 +161,7 @@ def read_record(folder: Path) -> tuple[Record, str]:
     try:
         values = read_kept(file, _UNCOVERED, FORMAT)
     except DamagedError as error:
-        remedy = "Repeat the command that made it in a new folder, or delete this one first."
+        remedy = f"Repeat the command that made it in a new folder, or move this one first: {moving(folder)}"
         raise KernelFolderError(str(error.with_remedy(remedy))) from error
     found, version = values.pop("format"), values.pop("foretune", "an older version")
     if found != FORMAT:

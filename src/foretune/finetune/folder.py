@@ -27,7 +27,7 @@ from torch import Tensor
 
 from foretune.errors import StorageError, UsageError
 from foretune.finetune.history import Evaluation
-from foretune.store.atomic import append_line, force_to_disk, library_writes, names_in, write_text
+from foretune.store.atomic import append_line, force_to_disk, library_writes, moving, names_in, write_text
 from foretune.store.kept import (
     DamagedError,
     checksum,
@@ -36,6 +36,7 @@ from foretune.store.kept import (
     identity_hash,
     read_array,
     read_kept,
+    refuse_streams,
     whole,
     write_array,
     write_kept,
@@ -46,6 +47,7 @@ from foretune.store.workspace import remove_folder, sweep_tree
 
 _FORMAT = 2
 _MARK = "complete"
+_PART = re.compile(r"probing|tuning|point-\d+")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -79,9 +81,7 @@ class RunFolder:
         if self._file.name in found:
             _refuse_other(self.path, self._before(), self._now)
         elif found and main_process():
-            raise UsageError(
-                f"{self.path} exists and is not a run folder: it holds {found[0]!r}. Choose an empty or new folder."
-            )
+            raise _not_a_run(self.path, found[0])
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -197,6 +197,7 @@ class RunFolder:
         """
         if not self._log.exists():
             return []
+        refuse_streams(self._log)
         text = whole(self._log, lambda: self._log.read_text(encoding="utf-8"))
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         if up_to is None:
@@ -264,7 +265,35 @@ class RunFolder:
         try:
             return read()
         except DamagedError as error:
-            raise error.with_remedy(f"Delete the folder {self.path} and repeat the command that made it.") from error
+            raise error.with_remedy(_again(self.path)) from error
+
+
+def refuse_foreign_run(path: Path) -> None:
+    """See that a folder is new, empty, or one of runs that were begun: of one, of two stages, or of a grid.
+
+    Raises:
+        UsageError: it holds something else.
+        StorageError: it is a file, or cannot be read.
+    """
+    found = names_in(path)
+    if "run.json" in found:
+        return
+    for name in found:
+        if not _PART.fullmatch(name) or not (path / name).is_dir():
+            raise _not_a_run(path, name)
+        refuse_foreign_run(path / name)
+
+
+def _not_a_run(path: Path, name: str) -> UsageError:
+    return UsageError(
+        f"{path} exists and is not a run folder: it holds {name!r}. Choose an empty or new folder, or move this one: "
+        f"{moving(path)}"
+    )
+
+
+def _again(folder: Path) -> str:
+    """What to do about a damaged folder."""
+    return f"Move that folder and repeat the command that made it: {moving(folder)}"
 
 
 def _file_checksums(folder: Path) -> dict[str, str]:
@@ -295,5 +324,5 @@ def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
     differing = identity_difference(before["identity"], now["identity"])
     raise UsageError(
         f"{path} holds another run: it differs in {', '.join(differing) or 'its format'}. Choose another folder, or "
-        "delete this one."
+        f"move this one: {moving(path)}"
     )

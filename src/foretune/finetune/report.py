@@ -11,6 +11,7 @@ from foretune.analysis.scores import Score
 from foretune.finetune.history import Choice, Evaluation, best_of_history
 from foretune.finetune.run import Run
 from foretune.finetune.search import Search
+from foretune.store.atomic import moving
 from foretune.store.json import plain
 from foretune.store.kept import DamagedError, read_kept, write_kept
 
@@ -115,7 +116,9 @@ def read_report(folder: Path) -> RunReport | None:
     file = folder / _FILE
     if not file.exists():
         return None
-    remedy = f"Delete this file and repeat the command that made it: it reads the run in {folder / 'run'}."
+    remedy = (
+        f"Move this file and repeat the command that made it, which reads the run in {folder / 'run'}: {moving(file)}"
+    )
     try:
         values = read_kept(file)
     except DamagedError as error:

@@ -21,6 +21,7 @@ from foretune.finetune.copies import outputs_on
 from foretune.finetune.data import EncodedSplit, data_hash, encoded_split
 from foretune.finetune.folder import RunFolder
 from foretune.finetune.history import Evaluation, best_of_history
+from foretune.finetune.learnable import refuse_unlearnable
 from foretune.finetune.methods import Linearized, LinearProbing, Method, ProbedFirst
 from foretune.finetune.quiet import undisturbed
 from foretune.finetune.training import Training
@@ -102,6 +103,7 @@ def fine_tuned(
     Raises:
         UsageError: the method does not fit the model, or `out` holds another run.
         DataError: no training or validation examples.
+        ModelError: every gradient of what is trained is zero, or the same for all training examples.
         NonFiniteError: the loss became infinite or undefined; with the step and the learning rate.
         StorageError: `out` cannot be written.
     """
@@ -178,6 +180,7 @@ def _trained_to_end(
     """Train, and keep what came of it."""
     from foretune.finetune.engine import trained
 
+    refuse_unlearnable(tuned.outputs, tuned.trained, data.train.encoded)
     with nullcontext() if folder is None else library_writes(folder.path):
         came = trained(tuned, data, task.metric, training, folder, progress)
     if folder is not None:

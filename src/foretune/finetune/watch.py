@@ -119,6 +119,11 @@ def _rate(optimizer: Any) -> float:
 
 
 def _require_finite(what: str, loss: float, step: int, rate: float) -> None:
+    if not math.isfinite(loss) and step <= (what == "training"):
+        raise NonFiniteError(
+            f"The {what} loss is {loss} before the first step: the outputs of the model as it was loaded are infinite or "
+            "undefined. Compute in a wider range of numbers (--dtype float32 or float64), and look at the weights."
+        )
     if not math.isfinite(loss):
         raise NonFiniteError(
             f"The {what} loss is {loss} at step {step} with learning rate {rate:g}. Use a smaller learning rate, "

@@ -1,4 +1,4 @@
-"""Whether numbers can be forecast from at all: finite, and of something that training moves."""
+"""Whether numbers can be forecast from at all: finite, and of something that training moves and that texts differ in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from foretune.candidates.candidate import moving_blocks
 from foretune.errors import ModelError, NonFiniteError
 from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
+from foretune.model.batches import constant
 
 _HINT = "Compute in a wider range of numbers (--dtype float32 or float64), and look for such numbers in the weights."
 
@@ -19,7 +20,7 @@ def refuse_useless(inputs: Inputs, kernels: Mapping[str, BlockKernel]) -> None:
 
     Raises:
         NonFiniteError: a kernel, an output or a feature is infinite or undefined.
-        ModelError: every gradient is zero.
+        ModelError: every gradient is zero, or outputs and gradients are the same for all examples.
     """
     for name, values in (("outputs", inputs.f0), ("features", inputs.features)):
         if not np.isfinite(values).all():
@@ -41,6 +42,18 @@ def refuse_useless(inputs: Inputs, kernels: Mapping[str, BlockKernel]) -> None:
             "example, so that no training moves the outputs. Expected a pretrained model with weights that are not zero: "
             "load another one, or choose other parameters (--blocks, --layers)."
         )
+    if len(inputs.y) > 1 and constant(inputs.f0) and not any(_tells_apart(each) for each in kernels.values()):
+        raise ModelError(
+            f"There is nothing to learn: all {len(inputs.y)} examples have the same output and the same gradients, so that "
+            "after any training every text gets the same answer. Expected a pretrained model that reads these texts: see "
+            "that weights, tokenizer and the language of the texts belong together."
+        )
+
+
+def _tells_apart(kernel: BlockKernel) -> bool:
+    """Whether the kernel of some block differs from example to example."""
+    blocks = kernel.array.transpose(0, 1, 3, 2, 4)  # (b, n, m, c, d)
+    return any(not constant(block.reshape(-1, block.shape[2] * block.shape[3])) for block in blocks if block.any())
 
 
 def silent_adapters(kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:

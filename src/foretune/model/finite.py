@@ -1,4 +1,4 @@
-"""Which part of a model makes the first infinite or undefined number."""
+"""Which weight or which part of a model makes the first infinite or undefined number."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from torch import Tensor
 
 from foretune.errors import NonFiniteError
 from foretune.model.encoding import Batch
+from foretune.model.load_report import non_finite_weights
 from foretune.model.outputs import Outputs
 
 
 def non_finite(outputs: Outputs, batch: Batch) -> NonFiniteError:
-    """The error for a batch whose outputs or features are not finite, with the module where it starts."""
+    """The error for a batch whose outputs or features are not finite, with the weight or the module where it starts."""
+    weights = non_finite_weights(outputs.module)
+    if weights:
+        return NonFiniteError(
+            f"The weight {_plain(weights[0])!r} holds infinite or undefined numbers. Load the model again, or train it "
+            "with a smaller learning rate."
+        )
     found: list[str] = []
     handles = [
         module.register_forward_hook(

@@ -14,8 +14,9 @@ from torch import nn
 from foretune.errors import ModelError, UsageError, nearest
 from foretune.model.builtin import MODELS, builtin_folder
 from foretune.model.gguf import gguf_folder
-from foretune.model.kinds import KINDS, architecture, reads_left_to_right
-from foretune.model.pretrained import Source, hub_answers, loaded_parts
+from foretune.model.kinds import KINDS, architecture, kind_of, reads_left_to_right
+from foretune.model.pretrained import Source, loaded_parts
+from foretune.store.hub import hub_answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -87,6 +88,7 @@ def load_model(
         UsageError: an unknown dtype, kind or device.
         ModelError: the model cannot be found or loaded, has no safetensors weights, or lacks weights that its outputs
             depend on.
+        NonFiniteError: weights that its outputs depend on are infinite or undefined.
     """
     chosen = _dtype(dtype)
     where = _device(device)
@@ -96,17 +98,24 @@ def load_model(
     online = Path(place).is_dir() or hub_answers()
     source = Source(str(name), place, revision, trust_remote_code, online=online)
     config, tokenizer, module, found = loaded_parts(source, chosen, kind)
-    if kind is None:
-        _say_what_is_left_out(str(name), config, found)
+    _say_how_it_is_read(str(name), config, found, kind)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
     return LanguageModel(module.to(where).eval(), tokenizer, str(name), shown_revision, found)
 
 
-def _say_what_is_left_out(name: str, config: Any, kind: str) -> None:
-    """Say it where a model is read as an encoder and could be meant as something else."""
+def _say_how_it_is_read(name: str, config: Any, kind: str, asked: str | None) -> None:
+    """Say it where a model is read as something that it was not trained as."""
     trained = architecture(config)
+    if asked == "causal" and kind_of(config) == "masked":
+        warnings.warn(
+            f"{name} was trained to fill in masks ({trained}). As --kind causal it is asked for the next word after a "
+            "text, which it was never trained to say. Leave --kind out (kind=None) to use it as it was trained.",
+            stacklevel=3,
+        )
+    if asked is not None:
+        return
     if kind == "encoder" and not trained:
         warnings.warn(
             f"The config.json of {name} names no architecture, so only its body is read, with a new head on it. If it was "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from foretune.errors import ModelError
+from foretune.errors import ModelError, NonFiniteError
 
 _SHOWN = 4
 _MANY = 0.1
@@ -71,9 +71,37 @@ def check_report(name: str, module: Any, report: Mapping[str, Any], kind: str) -
         )
 
 
-def _used(module: Any, absent: Collection[str]) -> list[str]:
-    """Those of the absent tensors that the model's outputs depend on, by the graph of a short forward pass."""
-    parameters = {key: tensor for key, tensor in module.named_parameters() if key in absent}
+def non_finite_weights(module: Any) -> list[str]:
+    """The parameters that hold infinite or undefined numbers, by name."""
+    wide = ((key, each.detach()) for key, each in module.named_parameters() if each.is_floating_point())
+    extremes = ((key, each.aminmax()) for key, each in wide if each.numel() and each.element_size() > 1)
+    return [key for key, (low, high) in extremes if not bool(torch.isfinite(low) & torch.isfinite(high))]
+
+
+def check_finite(name: str, module: Any, dtype: torch.dtype) -> None:
+    """See that every weight that the outputs depend on is a number.
+
+    Args:
+        name: what the model was loaded by.
+        module: the model.
+        dtype: the precision that it was loaded in.
+
+    Raises:
+        NonFiniteError: weights are infinite or undefined; the message names them.
+    """
+    broken = non_finite_weights(module)
+    used = _used(module, broken) if broken else []
+    if used:
+        half = " A number too large for this precision becomes infinite: try --dtype float32 (dtype='float32')."
+        raise NonFiniteError(
+            f"{name} has infinite or undefined numbers in {len(used)} of its weights: {_listed(used)}. Copy or download "
+            f"the weights again.{half if dtype == torch.float16 else ''}"
+        )
+
+
+def _used(module: Any, chosen: Collection[str]) -> list[str]:
+    """Those of the chosen tensors that the model's outputs depend on, by the graph of a short forward pass."""
+    parameters = {key: tensor for key, tensor in module.named_parameters() if key in chosen}
     asked = {key: tensor.requires_grad for key, tensor in parameters.items()}
     try:
         for tensor in parameters.values():
@@ -88,7 +116,7 @@ def _used(module: Any, absent: Collection[str]) -> list[str]:
     finally:
         for key, tensor in parameters.items():
             tensor.requires_grad_(asked[key])
-    return [key for key in absent if key not in idle]
+    return [key for key in chosen if key not in idle]
 
 
 def _message(

@@ -5,6 +5,7 @@ What the libraries raise on other people's files becomes a message that says wha
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ import torch
 from foretune.errors import ForetuneError, ModelError, nearest
 from foretune.model.builtin import MODELS
 from foretune.model.kinds import kind_of, loading_class
-from foretune.model.load_report import check_report
-from foretune.model.weight_files import check_folder
+from foretune.model.load_report import check_finite, check_report
+from foretune.model.weight_files import check_downloaded, check_folder, odd_expert
 
 _FEWEST_TOKENS = 3
 """Tokens besides the special ones that a vocabulary has at least; transformers makes smaller ones where files lack."""
+
+_ATTENTION = (None, "eager", "sdpa")
+"""Ways to compute attention that are part of PyTorch and transformers; others are compiled or come from the hub."""
 
 _PROBE = "A text, \u2603."
 """Holds what a tokenizer may not know."""
@@ -49,6 +53,13 @@ class Source:
         """Whether it is a folder here."""
         return Path(self.place).is_dir()
 
+    def snapshot(self, config: Any) -> Path | None:
+        """Where the hub's client keeps the files that it downloaded for a configuration; None where that is not known."""
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.place, "config.json", revision=getattr(config, "_commit_hash", None))
+        return Path(found).parent if isinstance(found, str) else None
+
     def load(self, loader: Any, **options: Any) -> Any:
         """`loader.from_pretrained` on this source: every load goes through here.
 
@@ -75,6 +86,7 @@ def loaded_parts(source: Source, dtype: torch.dtype, kind: str | None) -> tuple[
 
     Raises:
         ModelError: a part cannot be loaded, is damaged, or lacks what the outputs depend on.
+        NonFiniteError: weights that the outputs depend on are infinite or undefined.
     """
     import transformers
 
@@ -85,12 +97,32 @@ def loaded_parts(source: Source, dtype: torch.dtype, kind: str | None) -> tuple[
     tokenizer = source.load(transformers.AutoTokenizer)
     _check_tokenizer(source.name, tokenizer)
     loader, options = loading_class(config, kind)
+    options |= _attention(source.name, config)
     weights = {} if source.gguf_file is not None else {"use_safetensors": True}
     module, report = source.load(
         loader, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **weights, **options
     )
     check_report(source.name, module, report, kind)
+    check_finite(source.name, module, dtype)
+    snapshot = None if source.local else source.snapshot(config)
+    if snapshot is not None:
+        check_downloaded(source.name, snapshot)
     return config, tokenizer, module, kind
+
+
+def _attention(name: str, config: Any) -> dict[str, str]:
+    """The option that takes the place of a way to compute attention that config.json names and that is not plain."""
+    parts = (config, *(getattr(config, part, None) for part in getattr(config, "sub_configs", {})))
+    named = [getattr(part, "_attn_implementation", None) for part in parts]
+    other = next((each for each in named if each not in _ATTENTION), None)
+    if other is None:
+        return {}
+    warnings.warn(
+        f"The config.json of {name} asks for attention by {str(other)!r}, which can be code from elsewhere. It is computed "
+        "in the plain way instead (attn_implementation='eager').",
+        stacklevel=4,
+    )
+    return {"attn_implementation": "eager"}
 
 
 def _check_tokenizer(name: str, tokenizer: Any) -> None:
@@ -113,20 +145,6 @@ def _check_tokenizer(name: str, tokenizer: Any) -> None:
         )
 
 
-def hub_answers() -> bool:
-    """Whether the Hugging Face hub can be reached: one short question, instead of its client's minute of repetitions."""
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    if constants.is_offline_mode():
-        return False
-    try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-    except Exception:  # no network, no name, no certificate: whatever it is, there is no answer
-        return False
-    return True
-
-
 def _load_error(source: Source, error: Exception) -> ModelError:
     """What a library's error while loading means for the user."""
     name, text = source.name, str(error)
@@ -144,6 +162,12 @@ def _load_error(source: Source, error: Exception) -> ModelError:
         return ModelError(
             f"Cannot read the GGUF file {name}: {first}. It is damaged, cut short, or of a kind that transformers does not "
             "know. Copy or download it again, or take the model as safetensors."
+        )
+    if "conversion of the weights" in text:
+        odd = odd_expert(Path(source.place)) if source.local else ""
+        return ModelError(
+            f"The weights of the experts in {name} do not fit together{f': {odd}' if odd else ''}. Expected the same "
+            "tensors of the same shapes for every expert. Copy or download the weights again, with their own config.json."
         )
     if source.local:
         return ModelError(f"Cannot load the model {name!r}: {first}. {_hint(error)}")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from foretune.errors import ModelError
@@ -12,6 +16,11 @@ _POINTER = b"version https://git-lfs"
 _LENGTH = struct.Struct("<Q")
 _GGUF = b"GGUF"
 _LARGEST_HEADER = 100_000_000  # as safetensors has it
+
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PART = re.compile(r"model-\d+-of-\d+\.safetensors")
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 _WEIGHT = ".weight"
 _SMALL_FLOATS = ("F8_", "F4", "F6_")
@@ -22,13 +31,21 @@ _MERGING = {"CAUSAL_LM": "AutoPeftModelForCausalLM", "SEQ_CLS": "AutoPeftModelFo
 """The class of peft that loads an adapter with its base model, by the task that the adapter was made for."""
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a safetensors file says of a tensor: the kind of its numbers (`F32`, `I8`) and its shape."""
+
+    kind: str
+    shape: tuple[int, ...]
+
+
 def check_folder(name: str, folder: Path) -> None:
     """See that a folder holds a model in safetensors files, each of them whole.
 
     Raises:
         ModelError: the folder is an adapter or holds no model, its weights are pickle files, a file of weights is
-            missing, empty, cut short, or stands for one that was never downloaded, or weights are packed numbers and
-            config.json does not say how.
+            missing, empty, cut short, has another name, or stands for one that was never downloaded, a tensor stands in
+            two files, or weights are packed numbers and config.json does not say how.
     """
     if (folder / "adapter_config.json").exists():
         raise _adapter(name, folder)
@@ -51,10 +68,75 @@ def check_folder(name: str, folder: Path) -> None:
                 f"{name} lacks the file {missing}, which {_index(folder).name} names. Copy or download it again; a model "
                 "is whole only with all of its parts."
             )
-    kinds = {file.name: check_safetensors(file) for file in files}
-    whole = "model.safetensors"
-    read = [kinds[file] for file in ([whole] if whole in kinds else sorted(_indexed(folder) & set(kinds)))]
-    packed = {key: kind for found in read for key, kind in found.items() if _is_packed(key, kind)}
+    _check_names(name, folder, {file.name for file in files})
+    stored = {file.name: check_safetensors(file) for file in files}
+    _check_packed(name, folder, _read(folder, stored))
+
+
+def check_downloaded(name: str, folder: Path) -> None:
+    """See of a folder that a library has downloaded and read that its weights are no packed numbers without a key.
+
+    Raises:
+        ModelError: they are.
+    """
+    _check_packed(
+        name, folder, _read(folder, {file.name: check_safetensors(file) for file in folder.glob("*.safetensors")})
+    )
+
+
+def _check_names(name: str, folder: Path, files: set[str]) -> None:
+    """See that the files of weights are those that are read, and all of those.
+
+    Raises:
+        ModelError: they are not; the message says which.
+    """
+    indexed = _indexed(folder)
+    parts = sorted(file for file in files - indexed if _PART.fullmatch(file))
+    if _WHOLE in files and (indexed or parts):
+        raise ModelError(
+            f"{name} holds its weights twice: in {_WHOLE}, and in parts ({min([*parts, *indexed])} and so on). Move one of "
+            "the two out of the folder, so that it is clear which is meant."
+        )
+    if parts and not indexed:
+        raise ModelError(
+            f"{name} has its weights in {len(parts)} parts, {parts[0]} the first of them, but lacks {_INDEX}, which says "
+            "what each of them holds. Copy or download that file too."
+        )
+    if parts:
+        raise ModelError(
+            f"{name} holds {parts[0]}, which {_INDEX} does not name, so it would not be read. Copy the model again, or "
+            "move that file out of the folder."
+        )
+    if _WHOLE not in files and not indexed:
+        found = ", ".join(sorted(files))
+        raise ModelError(
+            f"{name} has its weights in {found}; expected the name {_WHOLE}, or parts with {_INDEX}. If that is the model "
+            f"of this config.json, give the file the name {_WHOLE}."
+        )
+
+
+def _read(folder: Path, stored: Mapping[str, Mapping[str, Stored]]) -> dict[str, Stored]:
+    """The tensors of the files that a library reads, by name.
+
+    Raises:
+        ModelError: two of the files hold a tensor of the same name.
+    """
+    found: dict[str, Stored] = {}
+    where: dict[str, str] = {}
+    for file in [_WHOLE] if _WHOLE in stored else sorted(_indexed(folder) & set(stored)):
+        twice = sorted(stored[file].keys() & found.keys())
+        if twice:
+            raise ModelError(
+                f"The tensor {twice[0]} stands in {where[twice[0]]} and in {file} of {folder}; expected each tensor once. "
+                "Copy or download the model again."
+            )
+        found |= stored[file]
+        where |= dict.fromkeys(stored[file], file)
+    return found
+
+
+def _check_packed(name: str, folder: Path, tensors: Mapping[str, Stored]) -> None:
+    packed = {key: each.kind for key, each in tensors.items() if _is_packed(key, each.kind)}
     if packed and not _says_how_packed(folder):
         key, kind = min(packed.items())
         raise ModelError(
@@ -62,6 +144,35 @@ def check_folder(name: str, folder: Path) -> None:
             "quantization_config that says what they stand for. Put the right config.json beside the weights, or take "
             "the model as it was before: float32, float16 or bfloat16."
         )
+
+
+def odd_expert(folder: Path) -> str:
+    """What makes the experts of a mixture differ, so that they cannot be laid on top of each other; empty where nothing.
+
+    Raises:
+        ModelError: see `check_safetensors`.
+    """
+    shapes: dict[str, dict[tuple[int, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
+    for file in sorted(folder.glob("*.safetensors")):
+        for key, each in check_safetensors(file).items():
+            if _EXPERT.search(key):
+                shapes[_EXPERT.sub(".experts.*.", key)][each.shape].append(key)
+    for alike in shapes.values():
+        if len(alike) > 1:
+            rare, usual = (
+                min(alike, key=lambda shape: len(alike[shape])),
+                max(alike, key=lambda shape: len(alike[shape])),
+            )
+            return f"{alike[rare][0]} is {rare}, while {alike[usual][-1]} is {usual}"
+    counts = {pattern: sum(map(len, alike.values())) for pattern, alike in shapes.items()}
+    layers: dict[str, dict[str, int]] = defaultdict(dict)
+    for pattern, count in counts.items():
+        layers[pattern.partition(".experts.*.")[0]][pattern] = count
+    for found in layers.values():
+        if len(set(found.values())) > 1:
+            fewest, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+            return f"there are {found[fewest]} tensors {fewest}, but {found[most]} tensors {most}"
+    return ""
 
 
 def _is_packed(key: str, kind: str) -> bool:
@@ -111,7 +222,7 @@ def _no_safetensors(name: str, folder: Path) -> ModelError:
 
 
 def _index(folder: Path) -> Path:
-    return folder / "model.safetensors.index.json"
+    return folder / _INDEX
 
 
 def _indexed(folder: Path) -> set[str]:
@@ -124,11 +235,11 @@ def _indexed(folder: Path) -> set[str]:
         raise ModelError(f"{_index(folder)} cannot be read: {error}. Copy or download it again.") from error
 
 
-def check_safetensors(file: Path) -> dict[str, str]:
+def check_safetensors(file: Path) -> dict[str, Stored]:
     """See that a safetensors file is one, and as long as its header says.
 
     Returns:
-        What the numbers of each tensor are, as safetensors names it: `F32`, `I8`.
+        The kind and the shape of each tensor.
 
     Raises:
         ModelError: it is not; the message says what the file is instead, where that can be seen.
@@ -146,7 +257,7 @@ def check_safetensors(file: Path) -> dict[str, str]:
             header = json.loads(opened.read(length)) if plausible else None
         entries = {key: entry for key, entry in (header or {}).items() if key != "__metadata__"}
         ends = [entry["data_offsets"][1] for entry in entries.values()]
-        kinds = {key: str(entry["dtype"]) for key, entry in entries.items()}
+        stored = {key: Stored(str(entry["dtype"]), tuple(map(int, entry["shape"]))) for key, entry in entries.items()}
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -156,7 +267,7 @@ def check_safetensors(file: Path) -> dict[str, str]:
     expected = _LENGTH.size + length + max(ends, default=0)
     if size != expected:
         raise ModelError(f"{file} has {size} bytes, but its header says {expected}. Copy or download it again.")
-    return kinds
+    return stored
 
 
 def check_gguf(file: Path) -> None:

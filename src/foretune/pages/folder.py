@@ -19,7 +19,7 @@ from foretune.page import Page
 from foretune.pages.json import document
 from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
-from foretune.store.atomic import names_in, replacing_folder
+from foretune.store.atomic import moving, names_in, replacing_folder
 from foretune.store.json import json_text
 from foretune.store.kept import checksum, file_checksum
 
@@ -83,9 +83,12 @@ def refuse_other(folder: Path) -> None:
     found = set(names_in(folder))
     if not found:
         return
-    remedy = "Choose another --out, or move that folder."
+    remedy = f"Choose another --out, or move that folder: {moving(folder)}"
     if _FILE not in found:
         raise UsageError(f"{folder} is not a page of a study: it holds {min(found)!r}. {remedy}")
+    odd = [name for name in found if (folder / name).is_symlink() or not (folder / name).is_file()]
+    if odd:
+        raise UsageError(f"{folder} is not a page of a study: {min(odd)!r} in it is not a regular file. {remedy}")
     made = _made(folder)
     strangers = found - {_FILE, *made["files"]}
     if strangers:
@@ -109,7 +112,7 @@ def _made(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{folder / _FILE} is not a page that this version of foretune wrote: its last line does not say so. Choose "
-            "another --out, or move that folder."
+            f"another --out, or move that folder: {moving(folder)}"
         ) from error
 
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -145,12 +146,36 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def check_own_file(path: Path) -> None:
+    """See that a name that foretune uses for a file of its own is free, or a regular file: no link, folder or device.
+
+    Raises:
+        StorageError: it is something else, which somebody else has put there.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise StorageError(
+                f"{path} is not a regular file, and foretune keeps a file of its own under that name. Move it: "
+                f"{moving(path)}"
+            )
+
+
+def moving(path: Path) -> str:
+    """What to type to move a file or a folder out of the way, to a name that is free."""
+    new, number = Path(f"{path}.old"), 1
+    while os.path.lexists(new):
+        number += 1
+        new = Path(f"{path}.old-{number}")
+    return shlex.join(["mv", "--", str(path), str(new)])
+
+
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file of foretune's own, and force it to the disk.
 
     Raises:
         StorageError: the disk is full, or the file cannot be written.
     """
+    check_own_file(path)
     with library_writes(path), path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
         file.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def is_written_json(path: Path) -> bool:
 
     Such a file is a JSON object that says of which version it is. What a result folder keeps has a checksum, too.
     """
+    if not os.path.isfile(path):  # noqa: PTH113 - never an error; a pipe would be waited for
+        return False
     try:
         with path.open("rb") as opened:
             start = opened.read(1)

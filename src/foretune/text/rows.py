@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from foretune.errors import DataError, UsageError, nearest
+from foretune.store.hub import hub_answers, local_copies_only
 from foretune.text.example import Rows
 from foretune.text.files.arrow import arrow_rows, parquet_rows, saved_rows
 from foretune.text.files.content import Reading, broken_link
@@ -79,7 +80,7 @@ def read_rows(
             f"task name: `foretune tasks` lists them. {remedy}".rstrip()
         )
     else:
-        rows, notes = _hub_rows(name, split, revision), []
+        rows, notes = _hub_rows(name, split, revision)
     if not rows:
         raise DataError(f"{source} holds no rows. Expected one labelled text a row.")
     return Rows(tuple(rows), name, tuple(notes))
@@ -200,9 +201,15 @@ def _refuse_other_options(path: Path, kind: str, reading: Reading) -> None:
 
 
 def _there(path: Path) -> bool:
-    """Whether something stands at a path, also what is not a regular file."""
+    """Whether something stands at a path, also what is not a regular file.
+
+    Raises:
+        DataError: nobody may look.
+    """
     try:
         return path.exists()
+    except PermissionError as error:
+        raise DataError(f"Cannot look at {path}: a folder above it may not be entered ({error.strerror}).") from error
     except OSError:  # a name that is too long, for example
         return False
 
@@ -223,15 +230,19 @@ def _quiet_hub() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _hub_rows(name: str, split: str, revision: str | None) -> list[dict[str, object]]:
+def _hub_rows(name: str, split: str, revision: str | None) -> tuple[list[dict[str, object]], list[str]]:
+    """The rows of a dataset of the hub, and a note where they come from an older copy."""
     import datasets
 
     dataset_id, _, configuration = name.partition(":")
+    online = hub_answers()
     try:
-        with _quiet_hub():
+        with _quiet_hub(), nullcontext() if online else local_copies_only():
             dataset: Any = datasets.load_dataset(dataset_id, configuration or None, split=split, revision=revision)
     except Exception as error:  # the hub client raises many kinds
         first = (str(error).splitlines() or [type(error).__name__])[0]
+        if not online and isinstance(error, ConnectionError):
+            first = "the hub cannot be reached, and the local cache of datasets has no copy."
         raise DataError(
             f"Cannot load the hub dataset {name!r}, split {split!r}: {first} Offline, use a local file ({_EXPECTED}), a "
             "folder with train.* and test.* (`reproduce` and `validate`: --data DIR with one such folder per task), or the "
@@ -242,10 +253,14 @@ def _hub_rows(name: str, split: str, revision: str | None) -> list[dict[str, obj
         for column, feature in dataset.features.items()
         if isinstance(feature, datasets.ClassLabel)
     }
-    return [
+    rows: list[dict[str, object]] = [
         {
             column: value if column not in labels or value is None else labels[column](value) if value >= 0 else None
             for column, value in row.items()
         }
         for row in dataset
     ]
+    if online:
+        return rows, []
+    asked = "" if revision is None else f", which may be of another revision than {revision}"
+    return rows, [f"The hub cannot be reached: {name} is the copy in the local cache{asked}."]

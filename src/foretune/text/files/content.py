@@ -28,6 +28,7 @@ _PACKED = {
 _ENCODINGS = {
     "cp1252": "Western Europe", "cp1251": "Cyrillic", "shift_jis": "Japanese", "gb18030": "Chinese", "latin-1": "any bytes",
 }  # fmt: skip
+_WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.I)
 _POINTER = b"version https://git-lfs.github.com/spec"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
           stat.S_IFSOCK: "a socket"}  # fmt: skip
@@ -117,6 +118,12 @@ def file_text(path: Path, reading: Reading) -> str:
         UsageError, DataError: see `file_bytes`; or the file has another encoding (the message names the likely one).
     """
     content = file_bytes(path)
+    if content and not content.strip(b"\0"):
+        raise DataError(f"{path} holds zero bytes only: it was never written to its end. Fetch it again.")
+    if _WEB_PAGE.match(content):
+        raise DataError(
+            f"{path} is a web page (HTML), perhaps one that says why there is no file. Fetch the file itself."
+        )
     packed = next((said for start, said in _PACKED.items() if content.startswith(start)), None)
     if packed is not None:
         raise DataError(f"{path} {packed}")

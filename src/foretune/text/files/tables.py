@@ -5,7 +5,9 @@ LM-BFF): there `"` is a character of the text, and reading it as a quote lays ro
 where they are consistent: every field that starts with one ends with one, those inside are doubled, and quotes are needed
 (a field holds a quote, a tab or a line end) or stand around a whole column.
 
-A quoted field that spans lines is refused where two of them look like rows: it holds the labels of other rows.
+A quoted field that spans lines is refused where two of them look like rows: it holds the labels of other rows. A text of
+two lines may have the form of two rows, the first with a label that occurs nowhere else: no rule tells them apart, so that
+the lines of texts of several lines are always said.
 """
 
 from __future__ import annotations
@@ -53,8 +55,14 @@ def table_rows(path: Path, reading: Reading, tabs: bool) -> tuple[Rows, list[str
             records, notes = _quoted_records(path, text, delimiter), []
     if not records:
         return [], notes
+    _refuse_rows_in_header(path, records[0], delimiter)
     names = _names(path, records[0][2], delimiter)
     for first, _, fields in records[1:]:
+        if [field.removeprefix("\ufeff") for field in fields] == records[0][2]:
+            raise DataError(
+                f"{path}, line {first} repeats the header, as in files that were joined with their first lines. Delete "
+                "that line."
+            )
         if len(fields) != len(names):
             count = "1 field does" if len(fields) == 1 else f"{len(fields)} fields do"
             raise DataError(
@@ -73,8 +81,34 @@ def table_rows(path: Path, reading: Reading, tabs: bool) -> tuple[Rows, list[str
     stripped = [name.strip() for name in names]
     return [dict(zip(stripped, fields, strict=True)) for _, _, fields in records[1:]], [
         *notes,
+        *(_several_lines(records) if delimiter != "\t" else []),
         *(["Blanks around the names of columns were dropped."] if spaced or stripped != names else []),
     ]
+
+
+def _refuse_rows_in_header(path: Path, header: Record, delimiter: str) -> None:
+    """See that no quote in the header swallows rows.
+
+    Raises:
+        DataError: the name of a column has lines with delimiters in them.
+    """
+    first, last, names = header
+    if any(delimiter in name and ("\n" in name or "\r" in name) for name in names):
+        raise DataError(
+            f"{path}, lines {first} to {last}: a quote opens in the header and closes in line {last}, so that lines of "
+            "rows are read as the name of a column. Close the quote in the header, or write JSON lines."
+        )
+
+
+def _several_lines(records: Sequence[Record]) -> list[str]:
+    """A note on texts of several lines, where there are any: rows that a quote lays together may look the same."""
+    found = [(first, last) for first, last, _ in records[1:] if last > first]
+    if not found:
+        return []
+    first, last = found[0]
+    count = "1 text has" if len(found) == 1 else f"{len(found)} texts have"
+    where = f"lines {first} to {last} of the file" + (", for example" if len(found) > 1 else "")
+    return [f"{count} several lines ({where}). If these are rows, a quote in line {first} lays them together."]
 
 
 @contextmanager

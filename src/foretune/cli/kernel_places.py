@@ -1,0 +1,50 @@
+"""Where `forecast` and `kernel` write to, looked at before the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from foretune.cli.places import Places
+from foretune.cli.settings import is_written_yaml
+from foretune.errors import UsageError
+from foretune.experiment.record import refuse_foreign
+from foretune.kernels.folder import refuse_foreign_kernel
+from foretune.store.atomic import check_file, moving
+from foretune.store.json import is_written_json
+
+SETTINGS, FORECAST = "run.yaml", "forecast.json"
+_FILES: dict[str, Callable[[Path], bool]] = {
+    SETTINGS: lambda file: is_written_yaml(file, ("forecast", "kernel")),
+    FORECAST: is_written_json,
+}
+"""What is written into --out besides kernels -> whether a file is one that was."""
+
+
+def kernel_places(out: Path | None, json: Path | None, labels: Iterable[str]) -> Places:
+    """What will be written to.
+
+    Args:
+        out: the run folder, if there is one.
+        json: the file of `--json`, if there is one.
+        labels: of the kernels to come.
+
+    Raises:
+        KernelFolderError: --out holds something else.
+        UsageError, StorageError: something that foretune did not write stands where a file of its own will be.
+    """
+    if out is None:
+        return Places(json)
+    refuse_foreign(out)
+    for label in labels:
+        refuse_foreign_kernel(out / label)
+    for name, ours in _FILES.items() if out.is_dir() else ():
+        file = out / name
+        check_file(file)
+        if os.path.lexists(file) and not ours(file):
+            raise UsageError(
+                f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
+                f"{moving(file)}"
+            )
+    return Places(json, (out,))
