@@ -116,7 +116,7 @@ def test_json_holds_unrounded_values_and_the_page_reads_back(tmp_path: Path) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_shipped_schema_is_that_of_the_code_and_names_every_field(kind: str) -> None:
     text = schema_text(kind)
-    assert (FOLDER / f"{kind}.json").read_text() == text, "python -m foretune.pages.schema writes it again"
+    assert (FOLDER / f"{kind}.json").read_text() == text, "`make schema` writes it again"
     schema = json.loads(text)
     for name, part in {kind: schema, **schema["$defs"]}.items():
         for field, said in part.get("properties", {}).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from foretune.cli.deliver import deliver
@@ -84,4 +85,4 @@ def run_schema(name: SchemaName) -> None:
             f"There is no result of the kind {name.kind!r}.{nearest(name.kind, kinds)} Known: {', '.join(kinds)}."
         )
     text = (SCHEMAS / f"{name.kind}.json").read_text(encoding="utf-8")
-    console().print(text, soft_wrap=True, highlight=False, end="")
+    console().print(json.dumps(json.loads(text), indent=1), soft_wrap=True, highlight=False)

@@ -75,7 +75,7 @@ def document_model(kind: str) -> type[BaseModel]:
 
 def schema_text(kind: str) -> str:
     """The JSON schema of a kind, as the text of its file."""
-    return json.dumps(document_model(kind).model_json_schema(), indent=1) + "\n"
+    return json.dumps(document_model(kind).model_json_schema(), separators=(",", ":")) + "\n"
 
 
 def write_schemas(folder: Path = FOLDER) -> None:
