@@ -14,10 +14,10 @@ import foretune as ft
 from foretune.gradients.source import GradientSource
 from foretune.kernels import sgd, tile
 from foretune.kernels.job import Job
-from foretune.kernels.tiles import Footprint, Plan, memory_bytes, planned
+from foretune.kernels.tiles import Footprint, Plan, machine_memory, memory_bytes, planned, refuse_too_large
 from foretune.progress import peak_memory
 from tests.cases import FAMILIES, ROWS, TASK, language_model, outputs_of, tokenizer
-from tests.conftest import family
+from tests.conftest import assert_refused, family, run_cli
 from tests.oracles import jacobian_kernel
 from tests.test_exactness import assert_same_kernel
 
@@ -261,3 +261,28 @@ def test_the_budget_that_a_refusal_names_is_enough(token: float, arrays: int, le
     hint = str(refused.value).split("--memory ")[1].split(",")[0]
     planned(footprint, (lengths, lengths), memory_bytes(hint), arrays, overlap=True, single=False)
     assert memory_bytes("4e9") == memory_bytes("4e9 bytes") == 4_000_000_000
+
+
+@pytest.mark.parametrize("budget", ["2GiB", "100000GiB"])
+@pytest.mark.parametrize("command", ["forecast", "forecast --plan", "kernel", "kernel --plan"])
+def test_kernels_that_no_machine_holds_are_refused_before_anything_is_computed(
+    command, budget, bert_folder, tmp_path
+) -> None:
+    rows = [{"text": f"the film {n} was {WORD[n % 7]}", "label": f"class {n % 150}"} for n in range(900)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name, *plan = command.split()
+    result = run_cli(
+        name, bert_folder, file, "--max-labels", 150, "--k", 2, "--memory", budget, *plan, "--out", tmp_path / "o"
+    )
+    assert_refused(result, "too many for this machine's", "--labels a,b", "(--k, --test)", "--blocks")
+
+
+WORD = ["good", "bad", "dull", "slow", "fast", "sad", "fine"]
+
+
+@pytest.mark.parametrize("arrays", [2**40, machine_memory() + 1])
+def test_no_budget_allows_kernels_larger_than_the_machine(arrays: int) -> None:
+    with pytest.raises(ft.ForetuneError, match="too many for this machine's"):
+        planned(Footprint(1, 1.0, 1.0), ([3], [3]), 2**60, arrays, overlap=True, single=False)
+    refuse_too_large(2**20, 2**10)  # a larger budget helps

@@ -355,3 +355,10 @@ def test_the_command_has_the_thresholds_of_the_library() -> None:
         ft.AsymmetricSignGD(),
         ft.AsymmetricSignGD().reversed,
     ]
+
+
+def test_a_kernel_is_shown_by_its_sizes_and_not_by_its_values() -> None:
+    names = tuple(f"layer.{place}.weight" for place in range(272))
+    shown = repr(ft.BlockKernel(names, np.zeros((272, 3, 2, 7, 2))))
+    assert shown == "BlockKernel(272 blocks (layer.0.weight, ..., layer.271.weight), 3 x 7 examples, 2 x 2 outputs)"
+    assert repr(ft.BlockKernel(("a",), np.zeros((1, 3, 2, 7, 2)))).startswith("BlockKernel(1 block (a), ")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import assert_refused, many_rows, run_cli, run_code
+from tests.validations import FOUR
 
 KILLED = """
 import os, signal, sys
@@ -84,6 +87,71 @@ def test_a_run_killed_at_any_write_is_repeated_to_the_same_bits(
         repeated = run_cli(*arguments, "--out", out)
         assert repeated.returncode == 0, (moment, repeated.stderr)
         assert results(out) == expected, moment
+
+
+STUDIES = {
+    "reproduce": ("reproduce", "lpft-norms", "--tasks", "mr", "--k", 2, "--seeds", 13, "--test", 8, "--steps", 2,
+                  "--evaluate-every", 1, "--batch-sizes", 4, "--adam-rates", 1e-3),
+    "validate": ("validate", "--tasks", "mr", "--k", 2, "--seeds", 13, "--test", 8, "--rank", 2, "--learning-rates", 1e-3,
+                 "--batch-size", 4, "--epochs", 1, "--evaluate-every", 1, "--candidates", FOUR),
+}  # fmt: skip
+QUICK = {"reproduce": 9, "validate": 12}
+"""One write in the middle of each."""
+
+
+def study(command: str, model: Path, data: Path, out: Path) -> tuple[object, ...]:
+    name, *options = STUDIES[command]
+    place = [options.pop(0), "--model", model] if command == "reproduce" else [model]
+    return (name, *place, *options, "--data", data, "--out", out)
+
+
+def page_of(out: Path) -> dict[str, str]:
+    """The files of the one page in a folder, but for the lines that name the folder and the seconds that runs took."""
+    folder = next(file.parent for file in sorted(out.rglob("page.md")))
+    texts = {file.name: file.read_text() for file in sorted(folder.iterdir()) if file.suffix in (".md", ".csv", ".svg")}
+    named = {name: text.replace(str(out), "OUT") for name, text in texts.items()}
+    return {name: re.sub(r"\d[\d.,]* (s|seconds|min|MiB)\b", "TIME", text) for name, text in named.items()}
+
+
+@pytest.fixture(scope="module")
+def whole_page(bert_folder: Path, mr_data: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A function: the page of a study that nobody stopped."""
+
+    @cache
+    def made(command: str) -> dict[str, str]:
+        out = tmp_path_factory.mktemp(command)
+        result = run_cli(*study(command, bert_folder, mr_data, out))
+        assert result.returncode == 0, result.stderr
+        return page_of(out)
+
+    return made
+
+
+def assert_goes_on(command: str, when: str, moment: int, model: Path, data: Path, out: Path, page: object) -> None:
+    arguments = study(command, model, data, out)
+    killed = run_code(KILLED, when, moment, *arguments)
+    assert killed.returncode == -signal.SIGKILL, (moment, killed.returncode, killed.stderr)
+    repeated = run_cli(*arguments)
+    assert repeated.returncode == 0, (moment, repeated.stderr)
+    assert page_of(out) == page, moment
+    assert not [file for file in out.rglob(".*") if file.name.startswith(".foretune-")], moment
+
+
+@pytest.mark.parametrize("command", ["reproduce", pytest.param("validate", marks=pytest.mark.sweep)])
+def test_a_study_killed_in_the_middle_gives_the_page_of_an_unbroken_one(
+    command: str, bert_folder: Path, mr_data: Path, tmp_path: Path, whole_page
+) -> None:
+    assert_goes_on(command, "before", QUICK[command], bert_folder, mr_data, tmp_path, whole_page(command))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("command", STUDIES)
+def test_a_study_killed_at_any_write_gives_the_page_of_an_unbroken_one(
+    command: str, when: str, bert_folder: Path, mr_data: Path, tmp_path: Path, whole_page
+) -> None:
+    for moment in range(1, 2 * QUICK[command], 2):
+        assert_goes_on(command, when, moment, bert_folder, mr_data, tmp_path / str(moment), whole_page(command))
 
 
 LEFTOVERS = {

@@ -19,6 +19,7 @@ from foretune.experiment.function import probed
 from foretune.gradients import rules
 from foretune.gradients.factors import Products
 from foretune.gradients.plain import visit_gradients
+from foretune.gradients.source import GradientSource
 from foretune.kernels import formula_laws, law, lora
 from foretune.kernels.signs import SignFormula
 from tests.cases import ROWS, TASK, language_model, outputs_of, tokenizer
@@ -83,6 +84,14 @@ def in_a_dictionary(x, weight, bias):
     return torch.nn.functional.linear(torch.cat([x, torch.ones_like(x[..., :1])], -1), joined)
 
 
+def tokens_first(x, weight, bias):
+    return (x.transpose(0, 1).flatten(0, 1) @ weight.T + bias).unflatten(0, x.shape[1::-1]).transpose(0, 1)
+
+
+def tokens_first_unflattened(x, weight, bias):
+    return torch.nn.functional.linear(x.transpose(0, 1), weight, bias).transpose(0, 1)
+
+
 LINEAR = {
     "matmul": lambda x, w, b: x @ w.T + b,
     "matmul-t": lambda x, w, b: torch.matmul(x, w.t()) + b,
@@ -119,6 +128,34 @@ def test_a_parameter_written_into_another_tensor_is_seen(use) -> None:
     with pytest.warns(UserWarning, match="No factor rule covers"):
         kernel = ft.block_kernels(outputs, TEXTS[:3])
     assert_same_kernel(kernel, jacobian_kernel(outputs, TEXTS[:3]), 1e-10)
+
+
+@pytest.mark.parametrize("use", [tokens_first, tokens_first_unflattened])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_a_model_that_lays_out_tokens_before_examples_takes_them_one_at_a_time(use, dtype) -> None:
+    outputs, plain = (with_layer(each, dtype=dtype) for each in (use, LINEAR["matmul"]))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = ft.block_kernels(outputs, TEXTS)
+    if use is tokens_first:
+        assert sum("mixes the examples of a batch" in str(each.message) for each in said) == 1
+    if dtype == torch.float64:
+        assert_same_kernel(found, jacobian_kernel(outputs, TEXTS), 1e-10)
+    else:
+        whole = ft.block_kernels(plain, TEXTS).array.sum(0)
+        assert np.abs(found.array.sum(0) - whole).max() < 0.1 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_the_law_uses_the_first_batch_and_changes_no_bit(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = outputs_of(language_model(family("llama-tied-causal"), torch.float32))
+    seen = []
+    plain = GradientSource._captured
+    monkeypatch.setattr(GradientSource, "_captured", lambda self, run: seen.append(run.positions) or plain(self, run))
+    found = ft.block_kernels(outputs, TEXTS[:count])
+    assert sorted(place for positions in seen for place in positions) == list(range(count)), "no example is taken twice"
+    monkeypatch.setattr(law, "CHECKED", False)
+    assert np.array_equal(found.array, ft.block_kernels(outputs, TEXTS[:count]).array)
 
 
 def test_a_parameter_written_where_autograd_cannot_follow_is_refused() -> None:
@@ -163,15 +200,13 @@ def test_a_rule_that_drops_a_contribution_stops_the_run(dropped: str, monkeypatc
         calls.append(1)
         before = len(recorder.uses)
         result = rule(recorder, func, args, kwargs)
-        if len(calls) % 5 == 2 and len(recorder.uses) > before:
+        if (len(calls) % 5 == 2 or dropped == "embedding") and len(recorder.uses) > before:
             use = recorder.uses.pop()
             use.receive(torch.zeros_like(use.result))
         return result
 
     monkeypatch.setitem(rules.RULES, dropped, forgetful)
     outputs = outputs_of(language_model(family("llama-tied-causal" if dropped == "embedding" else "bert-encoder")))
-    if dropped == "embedding":
-        calls.append(1)
     with pytest.raises(KernelLawError, match="is not that of its gradient"):
         ft.block_kernels(outputs, TEXTS[:4])
 
@@ -194,7 +229,7 @@ def test_a_formula_that_drops_a_contribution_stops_the_run(formula, monkeypatch:
         monkeypatch.setattr(
             type(formula), "block_features",
             lambda self, name, tile, space: (
-                part * (0 if "bias" in name and len(tile[0].factors) < 3 and tile[0].outputs.shape[0] > 1 else 1)
+                part * (0 if "bias" in name and len(tile[0].factors) < 3 and tile[0].outputs.any() else 1)
                 for part in whole(self, name, tile, space)
             ),
         )  # fmt: skip
@@ -231,8 +266,9 @@ def test_the_law_has_no_false_alarm(name: str, dtype: torch.dtype) -> None:
     outputs = outputs_of(language_model(family(name), dtype), difference=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=".*mixes the examples")
         job = ft.separate_job(outputs, TEXTS[:4], None, None)
-        law.check_law(job.source, {formula: formula.blocks(job.kinds) for formula in FORMULAS})
+        law.check_law(job.source, {formula: formula.blocks(job.kinds) for formula in FORMULAS}, range(4), 4)
 
 
 def test_every_formula_is_held_against_the_gradient_on_some_block() -> None:
@@ -339,7 +375,7 @@ def test_features_that_are_not_finite_name_their_module() -> None:
         lm.module.encoder.layer[1].intermediate.dense.weight[0, 0] = torch.inf
     rows = [{"text": text, "label": label} for text, label in zip(TEXTS, ["negative", "positive"] * 3, strict=True)]
     split = TASK.few_shot(rows, k=1, seed=0, test=2)
-    with pytest.raises(NonFiniteError, match=r"'encoder\.layer\.1\.intermediate\.dense'.*--dtype"):
+    with pytest.raises(NonFiniteError, match=r"weight 'encoder\.layer\.1\.intermediate\.dense\.weight' holds"):
         probed(ft.HeadLogits(lm), TASK, split)
 
 

@@ -119,7 +119,7 @@ def test_json_never_replaces_a_file_that_it_did_not_write(name: str, tmp_path: P
     (tmp_path / "folder").symlink_to(".")
     before = snapshot(tmp_path)
     for command in (("forecast", "--config", "cfg.yaml"), ("tune", "--config", "cfg.yaml", "--out", "run"), ("tasks",)):
-        assert_refused(run_cli(*command, "--json", name, cwd=tmp_path), 2, "did not write; it would be lost", "mv /")
+        assert_refused(run_cli(*command, "--json", name, cwd=tmp_path), 2, "did not write; it would be lost", "mv -- /")
         assert snapshot(tmp_path) == before
 
 

@@ -43,6 +43,7 @@ def lora_run(llama_folder: Path, folder: Path) -> Path:
                      "--json", folder / "lora.json")  # fmt: skip
     assert result.returncode == 0, result.stderr
     record = json.loads((folder / "lora.json").read_text())
+    assert next(iter(record)) == "foretune"
     assert f"test accuracy {record['test']['value']:.3f}" in " ".join(result.stdout.split())
     assert_valid("tune", record)
     assert "bound" in result.stdout

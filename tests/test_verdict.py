@@ -14,7 +14,7 @@ from foretune.candidates.candidate import ParameterSizes
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import LowestLoss
 from foretune.candidates.scores import VALIDATION_LOSS
-from foretune.errors import ModelError, NonFiniteError
+from foretune.errors import ModelError, NonFiniteError, UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecast.baseline import Rule, rule_for
 from foretune.forecast.cost import FORECAST_STAGES, cost
@@ -214,3 +214,9 @@ def test_weights_without_a_lora_kernel_are_named() -> None:
     assert found.advice.adapter is None
     assert any(f"LoRA candidates are without 8 weights, {NAMES[0]} among them" in note for note in found.warnings)
     assert not any("LoRA candidates" in note for note in forecast(inputs, kernels).warnings)
+
+
+def test_f1_of_three_labels_is_refused_in_the_library() -> None:
+    kernels, inputs = synthetic()
+    with pytest.raises(UsageError, match="F1 is the score of two labels, and there are 3"):
+        forecast(replace(inputs, n_classes=3, metric="f1"), kernels)

@@ -80,6 +80,7 @@ def run_forecast(
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
         return _planned(job, formulas, run, report, found)
+    job.refuse_too_large(formulas, run.memory)
     inputs = _inputs(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
@@ -145,6 +146,7 @@ def run_kernel(
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return _planned(job, formulas, run, report, found)
+    job.refuse_too_large(formulas, run.memory)
     inputs = _inputs(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))

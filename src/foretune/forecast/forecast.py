@@ -17,6 +17,7 @@ from foretune.candidates.adam import AdamRate
 from foretune.candidates.comparison import Comparison, comparison
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import RATES_ARE_FOR
+from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecast.advice import Advice, advice
 from foretune.forecast.baseline import Rule, rule_for
@@ -89,11 +90,16 @@ def forecast(pool: Pool) -> Forecast:
             `joint_job(outputs, split.train, [*split.validation, *split.test])`.
 
     Raises:
+        UsageError: F1 of more than two labels.
         DataError: one label only, a label without training example, or no validation or test examples.
         NonFiniteError: a kernel, an output or a feature is infinite or undefined.
         ModelError: no gradient: there is nothing to train.
     """
     inputs = pool.inputs
+    if inputs.metric == "f1" and inputs.n_classes != 2:
+        raise UsageError(
+            f"F1 is the score of two labels, and there are {inputs.n_classes}. Use metric='accuracy' or 'matthews'."
+        )
     rare = label_warnings(inputs)
     refuse_useless(inputs, pool.kernels)
     n, v = inputs.n_train, inputs.n_validation

@@ -58,6 +58,7 @@ def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estima
     Raises:
         UsageError: the memory budget is too small.
     """
+    job.refuse_too_large(formulas, memory)
     budget = memory_bytes(memory)
     array = sum(job.array_bytes(formula) for formula in formulas)
     plan = job.plan(budget, array)

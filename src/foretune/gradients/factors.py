@@ -39,6 +39,13 @@ class Products:
     group: Int[Tensor, "n t"] | None = None
     turned: bool = False
 
+    def of_example(self, place: int) -> Products:
+        """The factor of one of the examples."""
+        one = slice(place, place + 1)
+        return Products(
+            self.x[one], tuple(g[one] for g in self.g), None if self.group is None else self.group[one], self.turned
+        )
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
@@ -80,6 +87,10 @@ class Rows:
     ids: Int[Tensor, "n t"]
     values: Float[Tensor, "n c t o"]
 
+    def of_example(self, place: int) -> Rows:
+        """The factor of one of the examples."""
+        return Rows(self.ids[place : place + 1], self.values[place : place + 1])
+
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors held, for counting memory."""
@@ -111,6 +122,10 @@ class Dense:
     values: Float[Tensor, "n c p"]
     scale: Float[Tensor, "n c"]
     inputs: int | None = None
+
+    def of_example(self, place: int) -> Dense:
+        """The factor of one of the examples."""
+        return Dense(self.values[place : place + 1], self.scale[place : place + 1], self.inputs)
 
     @staticmethod
     def summed(terms: Sequence[Float[Tensor, "n t p"]]) -> Dense:
@@ -172,3 +187,8 @@ class FactorBatch:
     positions: tuple[int, ...]
     outputs: Float[Tensor, "n c"]
     factors: dict[str, Factor]
+
+    def of_example(self, place: int) -> FactorBatch:
+        """The factors of one of the examples alone, as they came in this batch."""
+        factors = {name: factor.of_example(place) for name, factor in self.factors.items()}
+        return FactorBatch((self.positions[place],), self.outputs[place : place + 1], factors)

@@ -53,6 +53,7 @@ class GradientSource:
         self.direct: frozenset[str] = frozenset()
         self.single = False
         self.matrices = outputs.matrices()
+        self._begun: FactorBatch | None = None
 
     def capture(
         self, positions: Iterable[int], batch: int, done: Callable[[int], None] = lambda _: None
@@ -67,23 +68,45 @@ class GradientSource:
         Raises:
             NonFiniteError: see `capture`.
         """
-        self.single = self.single or one_at_a_time(self.outputs, self.encoded)
-        ordered = sorted(positions, key=lambda place: (-self.lengths[place], place))
+        begun, self._begun = self._begun, None
+        ordered = self._ordered(positions)
         batches: list[FactorBatch] = []
         start = 0
         while start < len(ordered):
-            count = 1 if self.single else _told_apart(min(batch, len(ordered) - start), self.lengths[ordered[start]])
-            part = tuple(ordered[start : start + count])
+            part = self._part(ordered[start:], batch)
             direct = self.direct
-            found = self._attempt(part, self._captured)
+            found = begun if begun is not None and begun.positions == part else self._attempt(part, self._captured)
             if found is None:  # again, one example at a time or with gradients from autograd
                 if direct != self.direct:
-                    batches, start = [], 0  # factors of one parameter are of one kind
+                    batches, start, begun = [], 0, None  # factors of one parameter are of one kind
                 continue
             batches.append(found)
             start += len(part)
             done(len(part))
         return batches
+
+    def first_batch(self, positions: Iterable[int], batch: int) -> FactorBatch:
+        """The first batch of `capture(positions, batch)`, which takes it up if it comes next."""
+        ordered = self._ordered(positions)
+        found = None
+        while found is None:
+            found = self._attempt(self._part(ordered, batch), self._captured)
+        self._begun = found
+        return found
+
+    def one_by_one(self) -> None:
+        """Take examples through the model one at a time from now on."""
+        self.single, self._begun = True, None
+
+    def _ordered(self, positions: Iterable[int]) -> list[int]:
+        """Places, the longest example first."""
+        self.single = self.single or one_at_a_time(self.outputs, self.encoded)
+        return sorted(positions, key=lambda place: (-self.lengths[place], place))
+
+    def _part(self, ordered: Sequence[int], batch: int) -> tuple[int, ...]:
+        """The places that make the next batch."""
+        count = 1 if self.single else _told_apart(min(batch, len(ordered)), self.lengths[ordered[0]])
+        return tuple(ordered[:count])
 
     def footprint(self, place: int) -> tuple[int, int]:
         """Bytes of the factors of one example, and of what lives besides them while they are being computed."""

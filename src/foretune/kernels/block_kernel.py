@@ -51,6 +51,13 @@ class BlockKernel:
     array: Float64[np.ndarray, "b n c m d"]
     description: Mapping[str, object] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """A line that a notebook can show: the sizes, and the first and last of the names."""
+        blocks, n, c, m, d = self.array.shape
+        names = self.names if blocks < 3 else (self.names[0], "...", self.names[-1])
+        shown = f"{blocks} block{'s' * (blocks != 1)} ({', '.join(names)})"
+        return f"BlockKernel({shown}, {n} x {m} examples, {c} x {d} outputs)"
+
     def total(self) -> Float64[np.ndarray, "n c m d"]:
         """The kernel of all blocks together."""
         return self.array.sum(0)

@@ -136,9 +136,9 @@ def projected_features(
         UsageError, NonFiniteError: see `block_kernels`.
     """
     job = separate_job(outputs, rows, None, blocks)
-    check_law(job.source, {projection: projection.blocks(job.kinds)})
     shape = (job.n, outputs.n_outputs, projection.k)
     plan = job.plan(memory_bytes(memory), 8 * math.prod(shape))
+    check_law(job.source, {projection: projection.blocks(job.kinds)}, range(min(job.n, plan.rows)), plan.batch)
     features = np.zeros(shape)
     for start in range(0, job.n, plan.rows):
         tile = job.source.capture(range(start, min(start + plan.rows, job.n)), plan.batch)

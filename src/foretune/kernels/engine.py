@@ -80,10 +80,12 @@ def computed(
         else:
             fresh.append(target)
     beginning = [*(target for members in unfinished.values() for target in members), *fresh]
-    if beginning:
-        check_law(job.source, {target.formula: target.names for target in beginning})
-    if fresh:
-        plan = next(iter(unfinished), None) or job.plan(budget, sum(target.nbytes for target in fresh))
+    plan = next(iter(unfinished), None)
+    if fresh and plan is None:
+        plan = job.plan(budget, sum(target.nbytes for target in fresh))
+    if plan is not None:
+        blocks = {target.formula: target.names for target in beginning}
+        check_law(job.source, blocks, range(min(job.n, plan.rows)), plan.batch)
         for target in fresh:
             begun = plan if target.folder is None else Plan(**target.folder.begin(asdict(plan)))
             unfinished[begun].append(target)
@@ -91,8 +93,8 @@ def computed(
         started()
     for target in beginning:
         target.array = np.zeros(target.shape)
-    for plan, members in unfinished.items():
-        _fill(job, plan, members, progress or (lambda *_: None))
+    for kept, members in unfinished.items():
+        _fill(job, kept, members, progress or (lambda *_: None))
         for target in members:
             if target.folder is not None:
                 target.folder.finish(target.array)

@@ -11,7 +11,7 @@ from foretune.errors import UsageError
 from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import Pattern, matching
 from foretune.kernels.formula import Formula
-from foretune.kernels.tiles import Footprint, Plan, planned
+from foretune.kernels.tiles import Footprint, Plan, memory_bytes, planned, refuse_too_large
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import AnyRows, Example, as_examples
@@ -54,6 +54,14 @@ class Job:
     def array_bytes(self, formula: Formula) -> int:
         """Bytes of the kernel of one formula."""
         return 8 * len(formula.blocks(self.kinds)) * self.n * len(self.columns) * self.source.outputs.n_outputs**2
+
+    def refuse_too_large(self, formulas: Sequence[Formula], memory: str | int) -> None:
+        """See that the kernels of some formulas fit into half of a budget, before anything is computed.
+
+        Raises:
+            UsageError: they do not fit into this machine; see `foretune.kernels.tiles.refuse_too_large`.
+        """
+        refuse_too_large(sum(self.array_bytes(formula) for formula in formulas), memory_bytes(memory))
 
     def plan(self, budget: int, arrays: int) -> Plan:
         """Tiles that keep the computation within `budget` bytes, `arrays` of which the kernels themselves take."""

@@ -5,14 +5,17 @@ For any weights `v` of its outputs one plain backward pass gives the gradient of
 
     sum_kl v_k v_l K_b[k, l] = ||G_b||^2
 
-for every block. The example's factors are taken as in a computation, in a batch beside a longer one. What a factor
-rule drops, or what the recorder does not see, breaks the law, and the computation stops before it has cost anything.
+for every block. The example's factors are those of the computation's own first batch, which goes on to be its first: the
+law costs one plain pass of one example, and its products. What a factor rule drops, or what the recorder does not see,
+breaks the law, and the computation stops before it has cost anything. A model that lays out tokens before examples mixes
+the examples of a batch: it breaks the law in a batch and keeps it alone, and its examples go through it one at a time.
 `formula_laws` holds the formulas that need formed gradients or adapters against `G_b`.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from foretune.errors import KernelLawError
+from foretune.gradients.factors import FactorBatch
 from foretune.gradients.plain import visit_gradients
 from foretune.gradients.source import GradientSource
 from foretune.kernels.draws import draws
@@ -58,26 +62,42 @@ _TOLERANCES = {
 }
 
 
-def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -> None:
+def check_law(
+    source: GradientSource, blocks: Mapping[Formula, Sequence[str]], first: Sequence[int], batch: int
+) -> None:
     """Hold the kernel of an example against one plain backward pass.
 
     Args:
         source: the examples and parameters of a computation.
         blocks: formula -> the blocks of its kernel.
+        first: the places that the computation will ask the source for first.
+        batch: examples per forward pass, as it will ask.
 
     Raises:
         KernelLawError: a parameter's kernel is not that of its gradient; the message names it.
     """
     if not CHECKED:
         return
-    places = _pair(source.lengths)
-    dtype = working_precision(source.outputs.lm)
-    tolerance = _TOLERANCES[dtype]
-    exact = dtype in (torch.float32, torch.float64)  # else one by one, as in the plain pass, to round alike
-    tile = source.capture(places, len(places) if exact else 1)
-    drawn = torch.from_numpy(draws(0, "law").standard_normal(tile[0].outputs.shape[1]))
-    of_place = {place: drawn if place == places[0] else torch.zeros_like(drawn) for place in places}
-    weights = torch.cat([of_place[place] for batch in tile for place in batch.positions]).to(tile[0].outputs.device)
+    captured = source.first_batch(first, batch)
+    try:
+        _hold(source, blocks, captured.of_example(len(captured.positions) - 1))  # the shortest: the others pad it
+    except KernelLawError:
+        if len(captured.positions) == 1:
+            raise
+        source.one_by_one()
+        _hold(source, blocks, source.first_batch(captured.positions, 1))
+        warnings.warn(
+            f"{source.outputs.lm.name} mixes the examples of a batch, so they go through it one at a time. This is slower.",
+            stacklevel=2,
+        )
+
+
+def _hold(source: GradientSource, blocks: Mapping[Formula, Sequence[str]], captured: FactorBatch) -> None:
+    """See `check_law`; `captured` holds the factors of one example."""
+    tolerance = _TOLERANCES[working_precision(source.outputs.lm)]
+    tile, place = [captured], captured.positions[0]
+    drawn = torch.from_numpy(draws(0, "law").standard_normal(captured.outputs.shape[1]))
+    weights = drawn.to(captured.outputs.device)
     kernels = {
         name: kernel.reshape(len(weights), -1) for name, kernel in sgd_kernels(tile, tile, list(source.parameters))
     }
@@ -92,7 +112,7 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
             turned = name in source.direct and source.matrices.get(name, False)
             gradients[name] = (gradient.mT if turned else gradient).double().clone()
 
-    visit_gradients(source.outputs, source.parameters, [(source.encoded[places[0]], drawn)], visit)
+    visit_gradients(source.outputs, source.parameters, [(source.encoded[place], drawn)], visit)
     whole = sum(squares.values())
     for name, kernel in kernels.items():
         expected, found = squares.get(name, 0.0), (weights @ kernel @ weights).item()
@@ -109,12 +129,6 @@ def check_law(source: GradientSource, blocks: Mapping[Formula, Sequence[str]]) -
                 raise _broken(
                     name, formula.label, f"it is off by {error:.0%} of its size from that of a plain gradient"
                 )
-
-
-def _pair(lengths: Sequence[int]) -> tuple[int, ...]:
-    """The example that is checked, of the usual length, and a longer one that pads it where there is one."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    return tuple(dict.fromkeys((order[(len(order) - 1) // 2], order[3 * len(order) // 4])))
 
 
 def _allowed(

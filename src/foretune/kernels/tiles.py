@@ -7,6 +7,7 @@ columns passes by. The sizes are planned from one measured example: bytes of fac
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ def planned(
     Raises:
         UsageError: not even one example against another fits; the message says how much is needed.
     """
+    refuse_too_large(arrays, budget)
     rows, columns = lengths
     n, m = len(rows), len(columns)
     longest = max((*rows, *columns))
@@ -136,6 +138,34 @@ def planned(
         f"kernels themselves (half of the budget at most) and the rest for two examples of {longest} tokens. Use --memory "
         f"{shown(needed).replace(' ', '')}, fewer examples, --blocks, or a smaller --max-length."
     )
+
+
+def refuse_too_large(arrays: int, budget: int) -> None:
+    """See that kernels fit into half of a budget, and into this machine.
+
+    Args:
+        arrays: bytes of the kernels.
+        budget: bytes allowed.
+
+    Raises:
+        UsageError: they do not, and no larger budget helps here; the message says what makes them smaller.
+    """
+    here = machine_memory()
+    if 2 * arrays > here and (arrays > budget // 2 or arrays > here):
+        raise UsageError(
+            f"The kernels take {shown(arrays)}, too many for this machine's {shown(here)} of memory (half of it at "
+            "most). They grow with the number of parameter blocks, and with the squares of the numbers of labels and of "
+            "examples. Choose fewer labels (--labels a,b), fewer examples (--k, --test), fewer blocks (--layers 10,11 or "
+            "--blocks) or one kernel (--formula sgd of `foretune kernel`)."
+        )
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on Windows
+        return 2**63
 
 
 def shown(size: int | float) -> str:
