@@ -289,7 +289,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
             BlockOptions(blocks="encoder.layer.0.attention.self.query.*,head.*"),
             ForecastOptions(warm_up),
             RunOptions(),
-            ReportOptions(json=target),
+            ReportOptions(json=target, details=True),
         )
 
     run(2)
