@@ -29,8 +29,8 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 _LATE = {"COLUMNS"}  # read by each command, never by a module that is imported
 _MODULES = (
-    "foretune.cli.behaviour", "foretune.cli.forecast", "foretune.cli.tasks", "foretune.cli.reproduce",
-    "foretune.cli.solve", "foretune.cli.tune", "foretune.cli.validate",
+    "foretune.cli.behaviour", "foretune.cli.env", "foretune.cli.forecast", "foretune.cli.kernel", "foretune.cli.reproduce",
+    "foretune.cli.solve", "foretune.cli.tasks", "foretune.cli.tune", "foretune.cli.validate",
     "peft", "pydantic", "zarr", "safetensors.torch", "scipy.stats", "scipy.optimize", "sklearn.linear_model", "sklearn.svm",
     "torch.func", "transformers.trainer",
     "transformers.models.bert.modeling_bert", "transformers.models.llama.modeling_llama",

@@ -140,11 +140,11 @@ def test_an_empty_word_is_refused_wherever_it_stands(tmp_path: Path) -> None:
 CONFIG = {
     "a list": ("formula: [sgd, bogus]", "--formula 'bogus'"),
     "a mapping": ("words: {negative: bad, positive: ''}", "--words 'positive='"),
-    "a truth value": ("k: true", "Invalid value for '--k'"),
+    "a truth value": ("k: true", "--k is 'true'; expected a whole number"),
     "a text for a flag": ("plan: maybe", "expected true or false"),
     "nothing": ("pooling: ''", "pooling is empty"),
     "a number out of range": ("seed: -1", "--seed is -1"),
-    "two spellings": ("max-length: 5\nmax_length: 6", "stands there twice"),
+    "two spellings": ("max-length: 5\nmax_length: 6", "is given twice"),
     "a comma in an item": ("labels: ['a,b', c]", "no row of"),
     "an unknown option": ("pooing: mean", "Did you mean 'pooling'"),
 }

@@ -25,8 +25,9 @@ from foretune.finetune.methods import (
     ProbedFirst,
     method_named,
 )
-from foretune.finetune.optimisers import SGDOptimiser, SignDescent, SignGDOptimiser
+from foretune.finetune.optimisers import SGDOptimiser, SignGDOptimiser
 from foretune.finetune.run import Run, fine_tuned
+from foretune.finetune.sign_descent import SignDescent
 from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import pull

@@ -230,7 +230,7 @@ RAISED = {
 def test_an_error_of_a_library_is_one_message_with_its_meaning(case: str) -> None:
     raised, said = RAISED[case]
     code = (
-        f"import sys, foretune.cli.tasks as l\ndef env():\n    raise {raised}\nl.run_env = env\n"
+        f"import sys, foretune.cli.env as l\ndef env():\n    raise {raised}\nl.run_env = env\n"
         "sys.argv = ['foretune', 'env']\nfrom foretune.cli.main import main\nmain()"
     )
     result = run_code(code)

@@ -237,10 +237,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
 @pytest.mark.parametrize(
     ("method", "training", "grid", "message"),
     [
-        ({"method": "lroa"}, {}, None, "Unknown method 'lroa'.*Did you mean 'lora'"),
-        ({"method": "bitfit", "layers": "1"}, {}, None, "--layers chooses layers for ft and lora"),
-        ({}, {"optimiser": "adam"}, None, "--optimiser 'adam'.*Did you mean 'adamw'"),
-        ({}, {"loss": "square"}, None, "Did you mean 'squared'"),
         ({}, {"learning_rate": -1.0}, None, "learning rate is -1.0; expected a positive number"),
         ({}, {"proximal": -0.1}, None, "proximal strength is -0.1"),
         ({}, {"epochs": 1.0, "steps": 2}, None, "Both steps .2. and epochs .1.0."),
@@ -250,6 +246,20 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
 def test_wrong_options_say_what_to_type_before_anything_is_loaded(method, training, grid, message) -> None:
     with pytest.raises(UsageError, match=message):
         _recipe(method, training, grid).made()
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--method lroa", "Did you mean 'lora'"),
+        ("--method bitfit --layers 1", "--layers is used only with --method ft, lora, lp-ft, lp-lora or linearized"),
+        ("--optimiser adam", "Did you mean 'adamw'"),
+        ("--loss square", "Did you mean 'squared'"),
+        ("--method lora --rank 1,8", "This command takes one value"),
+    ],
+)
+def test_wrong_words_are_refused_with_the_right_ones(typed: str, message: str, tmp_path: Path) -> None:
+    assert_refused(run_cli("tune", "m", "d", "--out", tmp_path / "x", *typed.split()), 2, message)
 
 
 def test_without_a_learning_rate_the_middle_of_the_papers_grid_is_used() -> None:
@@ -328,3 +338,36 @@ def test_a_full_split_with_test_rows_of_its_own_leaves_out_overlaps() -> None:
 def test_a_full_split_that_leaves_nothing_to_train_on_is_refused() -> None:
     with pytest.raises(DataError, match="Use a smaller --test"):
         full_split(_examples(8), ["a", "b"], k=2, seed=13, test=8)
+
+
+def test_a_plan_counts_runs_and_steps_and_writes_nothing(bert_folder: Path, folder: Path, tmp_path: Path) -> None:
+    command = (
+        "tune",
+        bert_folder,
+        folder / "data.jsonl",
+        *SMALL,
+        "--head",
+        "random",
+        "--out",
+        tmp_path / "run",
+        "--plan",
+    )
+    plan = tmp_path / "plan.json"
+    result = run_cli(*command, "--json", plan)
+    assert result.returncode == 0, result.stderr
+    assert not (tmp_path / "run").exists()
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["evaluations"], found["finished"]) == (1, 8, 3, 0)
+    assert found["seconds"] > 0
+    several = run_cli(*command, "--grid", "paper", "--method", "lp-ft", "--json", plan)
+    assert several.returncode == 0, several.stderr
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["evaluations"]) == (9, 2 * 9 * 8, 2 * 9 * 3)  # two stages each
+
+
+def test_a_plan_of_a_finished_run_has_nothing_to_train(lora_run: Path, folder: Path) -> None:
+    plan = folder / "plan.json"
+    result = run_cli("tune", "--config", lora_run / "run.yaml", "--plan", "--json", plan)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(plan.read_text())
+    assert (found["runs"], found["steps"], found["finished"], found["seconds"]) == (0, 0, 1, 0.0)

@@ -1,8 +1,14 @@
-"""`foretune`: forecast, kernel, solve, tune, behaviour, reproduce, validate, tasks, show, schema, env."""
+"""The commands: one table of names, groups of options and help texts.
+
+The command NAME calls `run_NAME` of the module `foretune.cli.NAME`, which is imported only then: help, completion and
+mistakes in what was typed need no library.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 
@@ -18,13 +24,143 @@ from foretune.cli.options import (
     RunOptions,
     SchemaName,
     ShowOptions,
-    SolveFolder,
     SolverOptions,
     TaskName,
 )
 from foretune.cli.settings import Command, command
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions, ValidateOptions
 from foretune.cli.tuning_options import BehaviourOptions, MethodOptions, TrainingOptions, TuneOptions
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A command.
+
+    Attributes:
+        help: what it does, with an example.
+        groups: argument of its function -> group of options.
+        early: what is looked at, given the groups, before the function is imported with torch.
+    """
+
+    help: str
+    groups: Mapping[str, Any]
+    early: Callable[[Mapping[str, Any]], None] | None = None
+
+
+def _read(groups: Mapping[str, Any]) -> None:
+    """Read the data."""
+    from foretune.cli.early import read_early
+
+    read_early(groups["model"], groups["data"], groups["outputs"], groups["report"], groups["run"].out)
+
+
+def _read_to_train(groups: Mapping[str, Any]) -> None:
+    """Look at the type of the weights, and read the data."""
+    from foretune.cli.early import refuse_half_weights
+
+    refuse_half_weights(groups["model"])
+    _read(groups)
+
+
+def _check_tasks(groups: Mapping[str, Any]) -> None:
+    """Look at the data folder of a study."""
+    from foretune.cli.early import check_tasks_early
+
+    check_tasks_early(groups["options"].data, groups["options"].tasks)
+
+
+_ASKED = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions}
+"""Which model is asked what, of which examples."""
+COMMANDS: Mapping[str, Entry] = {
+    "forecast": Entry(
+        """Forecast what fine-tuning MODEL on DATA would reach, which parts to train, and at which learning rate.
+
+        Example: foretune forecast smollm2 movies --k 16 --test 64
+        """,
+        {**_ASKED, "blocks": BlockOptions, "wanted": ForecastOptions, "run": RunOptions, "report": ReportOptions},
+        _read,
+    ),
+    "kernel": Entry(
+        """Compute the kernels of all parameter blocks on a few examples of DATA, and write them to the folder --out.
+
+        Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
+        """,
+        {**_ASKED, "blocks": BlockOptions, "formula": FormulaOptions, "run": RunOptions, "report": ReportOptions},
+        _read,
+    ),
+    "solve": Entry(
+        """Solve the kernels in a folder made by `foretune kernel`, and score the predictions on its test examples.
+
+        Example: foretune solve runs/movies --solver auto,logistic
+        """,
+        {"solver": SolverOptions, "report": ReportOptions},
+    ),
+    "tune": Entry(
+        """Fine-tune MODEL on DATA into the folder --out, keep the best checkpoint by validation, and test it.
+
+        Example: foretune tune smollm2 movies --method lora --rank 8 --out runs/lora
+        """,
+        {
+            **_ASKED,
+            "method": MethodOptions,
+            "training": TrainingOptions,
+            "run": TuneOptions,
+            "report": ReportOptions,
+        },
+        _read_to_train,
+    ),
+    "behaviour": Entry(
+        """Measure whether a run made by `foretune tune` behaved as its kernel predicts.
+
+        Example: foretune behaviour runs/lora --json behaviour.json
+        """,
+        {"measures": BehaviourOptions, "report": ReportOptions},
+    ),
+    "reproduce": Entry(
+        """Measure a table or figure of a paper, and write it to the folder --out as Markdown, CSV and SVG.
+
+        A stopped command goes on where it stopped when it is repeated.
+
+        Example: foretune reproduce lpft-features --model minilm --tasks mr --k 16 --seeds 13,21 --steps 200
+        """,
+        {"options": ReproduceOptions, "cut": BudgetOptions, "report": ReportOptions},
+        _check_tasks,
+    ),
+    "validate": Entry(
+        """Fine-tune MODEL for many candidates, tasks and seeds, and measure how well the forecast ranks the results.
+
+        A stopped command goes on where it stopped when it is repeated.
+
+        Example: foretune validate minilm --tasks mr,subj,trec --n 128 --seeds 13,21
+        """,
+        {"model": ModelOptions, "options": ValidateOptions, "report": ReportOptions},
+        _check_tasks,
+    ),
+    "show": Entry(
+        """Print a result again: that of a folder made with --out, or of a file written by --json.
+
+        Example: foretune show runs/movies --details
+        """,
+        {"options": ShowOptions},
+    ),
+    "schema": Entry(
+        """Print the JSON schema of the results that --json writes, with the meaning and the unit of each field.
+
+        Example: foretune schema forecast
+        """,
+        {"name": SchemaName},
+    ),
+    "tasks": Entry(
+        """List the built-in tasks and models, or show one task with its prompts, label words, limits and sources.
+
+        Example: foretune tasks rte
+        """,
+        {"task": TaskName, "report": ReportOptions},
+    ),
+    "env": Entry("Show versions, devices and the cache folder.", {}),
+}
+SPELLINGS = {"behavior": "behaviour"}
+"""Other spellings of commands, which the help does not list."""
 
 app = typer.Typer(
     name="foretune",
@@ -33,158 +169,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-
-def forecast(
-    model: ModelOptions,
-    data: DataOptions,
-    outputs: OutputOptions,
-    blocks: BlockOptions,
-    wanted: ForecastOptions,
-    run: RunOptions,
-    report: ReportOptions,
-) -> None:
-    """Say what fine-tuning MODEL on DATA would reach, which parts matter, and which learning rate is stable.
-
-    Example: foretune forecast smollm2 movies --k 16 --test 64
-    """
-    from foretune.cli.early import read_early
-
-    read_early(model, data, outputs, report, run.out)
-    from foretune.cli.forecast import run_forecast
-
-    run_forecast(model, data, outputs, blocks, wanted, run, report)
-
-
-def kernel(
-    model: ModelOptions,
-    data: DataOptions,
-    outputs: OutputOptions,
-    blocks: BlockOptions,
-    formula: FormulaOptions,
-    run: RunOptions,
-    report: ReportOptions,
-) -> None:
-    """Compute the kernels of every parameter block on a few-shot split of DATA, into the folder --out.
-
-    Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
-    """
-    from foretune.cli.early import read_early
-
-    read_early(model, data, outputs, report, run.out)
-    from foretune.cli.forecast import run_kernel
-
-    run_kernel(model, data, outputs, blocks, formula, run, report)
-
-
-def solve(folder: SolveFolder, solver: SolverOptions, report: ReportOptions) -> None:
-    """Solve the kernels of a folder made by `foretune kernel`: predictions on its test examples, with all grid scores.
-
-    Example: foretune solve runs/movies --solver auto,logistic
-    """
-    from foretune.cli.solve import run_solve
-
-    run_solve(folder.folder, solver, report)
-
-
-def tune(
-    model: ModelOptions,
-    data: DataOptions,
-    outputs: OutputOptions,
-    method: MethodOptions,
-    training: TrainingOptions,
-    run: TuneOptions,
-    report: ReportOptions,
-) -> None:
-    """Fine-tune MODEL on DATA, into the folder --out: curves, the best checkpoint by validation, its test score.
-
-    Example: foretune tune smollm2 movies --method lora --rank 8 --out runs/lora
-    """
-    from foretune.cli.early import read_early
-
-    read_early(model, data, outputs, report, run.out)
-    from foretune.cli.tune import run_tune
-
-    run_tune(model, data, outputs, method, training, run, report)
-
-
-def behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
-    """Say whether a run made by `foretune tune` behaved as its kernel says, with every number behind the verdict.
-
-    Example: foretune behaviour runs/lora --json behaviour.json
-    """
-    from foretune.cli.behaviour import run_behaviour
-
-    run_behaviour(measures, report)
-
-
-def reproduce(study: ReproduceOptions, budget: BudgetOptions, report: ReportOptions) -> None:
-    """Measure a table or figure of a paper, into the folder --out: Markdown, CSV and SVG; it resumes where it stopped.
-
-    Example: foretune reproduce lpft-features --model minilm --tasks mr --k 16 --seeds 13,21 --steps 200
-    """
-    from foretune.cli.early import check_tasks_early
-
-    check_tasks_early(study.data, study.tasks)
-    from foretune.cli.reproduce import run_reproduce
-
-    run_reproduce(study, budget, report)
-
-
-def validate(model: ModelOptions, study: ValidateOptions, report: ReportOptions) -> None:
-    """Fine-tune MODEL for many candidates, tasks and seeds, and say how well the forecast and other scores rank them.
-
-    Example: foretune validate minilm --tasks mr,subj,trec --n 128 --seeds 13,21
-    """
-    from foretune.cli.early import check_tasks_early
-
-    check_tasks_early(study.data, study.tasks)
-    from foretune.cli.validate import run_validate
-
-    run_validate(model, study, report)
-
-
-def tasks(name: TaskName, report: ReportOptions) -> None:
-    """List the built-in tasks and models, or show one task: prompts, words, columns, limits, data, sources.
-
-    Example: foretune tasks rte
-    """
-    from foretune.cli.tasks import run_tasks
-
-    run_tasks(name.name, report)
-
-
-def show(options: ShowOptions) -> None:
-    """Print the result in a folder made with --out, or in a file of --json, again; with --details all of it.
-
-    Example: foretune show runs/movies --details
-    """
-    from foretune.cli.show import run_show
-
-    run_show(options)
-
-
-def schema(name: SchemaName) -> None:
-    """Print the JSON schema of what --json writes: the meaning and unit of each field.
-
-    Example: foretune schema forecast
-    """
-    from foretune.cli.show import run_schema
-
-    run_schema(name)
-
-
-for run in (forecast, kernel, solve, tune, behaviour, reproduce, validate, tasks, show, schema):
-    app.command(cls=Command)(command(run))
-app.command("behavior", cls=Command, hidden=True)(command(behaviour))
-
-
-@app.command()
-def env() -> None:
-    """Show versions, devices and the cache folder."""
-    from foretune.cli.tasks import run_env
-
-    run_env()
+for name, entry in COMMANDS.items():
+    app.command(name, cls=Command)(command(name, entry.groups, entry.help, entry.early))
+for spelling, name in SPELLINGS.items():
+    entry = COMMANDS[name]
+    app.command(spelling, cls=Command, hidden=True)(command(name, entry.groups, entry.help, entry.early))
 
 
 def _version(wanted: bool) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from foretune.cli.options import DataOptions, OutputOptions
-from foretune.cli.ranges import items
+from foretune.cli.ranges import listed
 from foretune.errors import UsageError
 from foretune.experiment.sample import FewShot, Full, Sample, Sampled
 from foretune.experiment.setting import DataSource, Question, Setting
@@ -52,7 +52,7 @@ def asked_setting(data: DataOptions, output: OutputOptions) -> Setting:
         data.text,
         data.text2,
         data.label,
-        labels=None if data.labels is None else tuple(items("--labels", data.labels, "bad,good")),
+        labels=listed(data, "labels") or None,
         max_labels=data.max_labels,
         split=data.data_split,
         revision=data.data_revision,
@@ -108,7 +108,7 @@ def label_words(text: str) -> dict[str, str]:
         if not label or not word:
             raise UsageError(
                 f"--words {item.strip()!r}: expected LABEL=WORD, as in negative=terrible,positive=great. A label with a "
-                "comma or an equals sign stands in double quotes: --words '\"a, b\"=WORD'."
+                "comma or an equals sign is put in double quotes: --words '\"a, b\"=WORD'."
             )
         if label in words:
             raise UsageError(f"--words gives the label {label!r} two words, {words[label]!r} and {word!r}. Keep one.")

@@ -9,6 +9,7 @@ from foretune.cli.data import asked_setting, check_data_folder
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places
 from foretune.cli.ranges import items
+from foretune.errors import UsageError
 from foretune.experiment.data import Drawn, drawn
 from foretune.experiment.setting import Setting
 from foretune.pages.console import Console, progress_console
@@ -72,6 +73,19 @@ def _read(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:
 def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
     """The files and folders that are read, where the options name such."""
     return [model.model, data.data, data.test_data, data.validation_data, outputs.task]
+
+
+def refuse_half_weights(model: ModelOptions) -> None:
+    """See that weights that are to be trained keep small steps.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if model.dtype in ("bfloat16", "float16"):
+        raise UsageError(
+            f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
+            "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
+        )
 
 
 def check_tasks_early(data: Path | None, tasks: str | None) -> None:

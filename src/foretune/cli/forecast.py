@@ -1,10 +1,9 @@
-"""`forecast` and `kernel`."""
+"""`forecast`: what fine-tuning would reach, what to train, and how."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -13,42 +12,33 @@ from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.deliver import deliver
-from foretune.cli.kernel_places import FORECAST, SETTINGS, kernel_places
+from foretune.cli.kernel import computed, described, planned
+from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
     ForecastOptions,
-    FormulaOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import facts_of, prepared, record_of, reported, said
+from foretune.cli.prepare import facts_of, inputs_of, prepared, record_of, reported
 from foretune.cli.settings import as_yaml, repeatable, typed_again
-from foretune.cli.setup import chosen_blocks, made_formulas
-from foretune.errors import UsageError
+from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.inputs import Inputs
-from foretune.experiment.page import KernelData, kernel_page
-from foretune.experiment.record import Record, add_kernels, claimed
-from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, bypassed_notes, lora_config
+from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.page import ForecastData, Seen, forecast_page
-from foretune.forecast.plan import PlanData, estimate, plan_page
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.compute import kernels_of
-from foretune.kernels.formula import Formula
-from foretune.kernels.job import Job, joint_job
-from foretune.kernels.lora import LoRA
+from foretune.kernels.job import joint_job
 from foretune.naming import layer_number, layer_path
 from foretune.page import Listing
 from foretune.pages.console import Console, progress_console
 from foretune.pages.json import write_page_json
 from foretune.pages.progress import busy
-from foretune.store.atomic import write_text
 
 _NAMED = 3
 """Modules that the command which goes on may name."""
@@ -79,12 +69,12 @@ def run_forecast(
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
-        return _planned(job, formulas, run, report, found)
+        return planned(job, formulas, run, report, found)
     job.refuse_too_large(formulas, run.memory)
-    inputs = _inputs(found, errors)
+    inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
+    kernels, record = computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
@@ -95,8 +85,8 @@ def run_forecast(
         config = None if result.verdict == "no" else config
     numbers = ForecastData(
         **vars(record),
-        kernel=_described(kernels["sgd"]),
-        kernels_described={label: _described(kernel) for label, kernel in kernels.items()},
+        kernel=described(kernels["sgd"]),
+        kernels_described={label: described(kernel) for label, kernel in kernels.items()},
         verdict=result.verdict if result.recommended is None else result.recommended.verdict,
         forecast=result,
         lora_config=None if config is None else config.arguments,
@@ -122,52 +112,10 @@ def run_forecast(
     return deliver(page, report, folder=run.out)
 
 
-def run_kernel(
-    model: ModelOptions,
-    data: DataOptions,
-    outputs: OutputOptions,
-    blocks: BlockOptions,
-    formula: FormulaOptions,
-    run: RunOptions,
-    report: ReportOptions,
-) -> None:
-    """Kernel folders, with labels and pretrained outputs beside them.
-
-    Raises:
-        UsageError: no --out.
-    """
-    errors = progress_console(quiet=report.quiet)
-    settings = (model, data, outputs, blocks, formula, run, report)
-    formulas = made_formulas(formula)
-    if run.out is None and not run.plan:
-        raise UsageError("A kernel needs a folder to go to: --out DIR.")
-    places = kernel_places(run.out, report.json, [each.label for each in formulas])
-    found = prepared(model, data, outputs, places, errors)
-    job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
-    if run.plan or run.out is None:
-        return _planned(job, formulas, run, report, found)
-    job.refuse_too_large(formulas, run.memory)
-    inputs = _inputs(found, errors)
-    if any(isinstance(each, LoRA) for each in formulas):
-        inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
-    record = record_of(found, inputs, repeatable(settings))
-    kernels, record = _computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
-    described = {label: _described(kernel) for label, kernel in kernels.items()}
-    numbers = KernelData(**vars(record), kernel=described, stages=found.work.stages.finished)
-    page = kernel_page(kernels, run.out, found.work.stages.finished, facts_of(found), inputs.warnings, numbers)
-    return deliver(page, report)
-
-
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
     """The same with the outputs of the model after some steps of training."""
     with reported(found, WARM_UP, errors):
         return found.warmed(steps)
-
-
-def _inputs(found: Experiment, errors: Console) -> Inputs:
-    """Labels, pretrained outputs and features of the whole split."""
-    with reported(found, "pretrained outputs", errors):
-        return found.inputs
 
 
 def _adapters(adapter: Candidate | None, found: Experiment, able: Adaptable) -> AdapterConfig | None:
@@ -225,31 +173,3 @@ def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[s
             return {"--layers": str(layer_number(path))}
     modules = [name.removesuffix(".weight") for name in item.blocks]
     return {"--target-modules": ",".join(modules)} if len(modules) <= _NAMED else None
-
-
-def _described(kernel: BlockKernel) -> dict[str, Any]:
-    return {**kernel.description, "shape": kernel.array.shape}
-
-
-def _computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Experiment, errors: Console
-) -> tuple[dict[str, BlockKernel], Record]:
-    """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    with reported(found, "kernel", errors), ExitStack() as claim:
-        report = found.work.progress
-        out = run.out
-        if out is None:
-            return kernels_of(job, formulas, run.memory, progress=report), record
-        claim.enter_context(claimed(out, record, foretune.__version__))
-
-        def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / SETTINGS, yaml)
-            claim.close()
-
-        kernels = kernels_of(job, formulas, run.memory, out, report, started)
-    return kernels, add_kernels(out, record, kernels, foretune.__version__)
-
-
-def _planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:
-    needed = estimate(job, formulas, run.memory)
-    deliver(plan_page(needed, facts_of(found), PlanData(**vars(needed), about=said(found))), report)

@@ -99,4 +99,4 @@ def _quiet() -> None:
     warnings.showwarning = lambda message, *_args, **_kw: print(f"Note: {one_line(str(message))}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is no error
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal cannot show is not an error

@@ -79,7 +79,7 @@ class Places:
         for folder in map(_resolved, (*self.folders, *self.read, *self.closed)):
             if target == folder or target in folder.parents:
                 raise UsageError(
-                    f"--json {self.json} stands where the results go, which need a folder. Choose a file name: --json "
+                    f"--json {self.json} is where the results go, which need a folder. Choose a file name: --json "
                     f"{shlex.quote(f'{self.json}.json')}"
                 )
             if folder not in target.parents:

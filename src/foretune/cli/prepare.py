@@ -124,3 +124,9 @@ def record_of(found: Experiment, inputs: Inputs, settings: dict[str, object]) ->
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def inputs_of(found: Experiment, errors: Console) -> Inputs:
+    """Labels, pretrained outputs and features of the whole split."""
+    with reported(found, "pretrained outputs", errors):
+        return found.inputs

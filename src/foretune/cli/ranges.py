@@ -1,7 +1,7 @@
-"""What the value of an option may be. A rule stands in the option's `Annotated` type, beside its help.
+"""What the value of an option may be, and how a list is read. A rule is part of the option's `Annotated` type.
 
 All rules of a command are checked before anything is read or imported, for what was typed and for what came from a
-`--config` file.
+`--config` file. A list (`Words`, `Items`, `Numbers`, `Decimals`) stays as it was typed until `listed` reads it by its rule.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, get_type_hints
 
 from foretune.errors import UsageError, nearest
 from foretune.kernels.tiles import memory_bytes
@@ -83,9 +84,9 @@ class Number(Rule):
             )
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Choice(Rule):
-    """One of some words.
+    """One of some words: what an option of a `Literal` type is held against.
 
     Attributes:
         known: the words.
@@ -93,32 +94,18 @@ class Choice(Rule):
 
     known: tuple[str, ...]
 
-    def __init__(self, *known: str) -> None:
-        object.__setattr__(self, "known", known)
-
     def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
         """As `Rule`."""
         if value is not None:
             one_of(option, str(value), self.known)
 
 
-@dataclass(frozen=True, init=False)
-class Choices(Choice):
-    """Some of some words, comma-separated, each once."""
-
-    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
-        """As `Rule`."""
-        if value is not None:
-            for item in items(option, str(value), ",".join(self.known[:2])):
-                one_of(option, item, self.known)
-
-
 @dataclass(frozen=True)
-class Items(Rule):
-    """A comma-separated list without empty or repeated items.
+class List(Rule):
+    """Several values in one word, separated by commas.
 
     Attributes:
-        example: for the message.
+        example: for messages.
     """
 
     example: str
@@ -126,45 +113,70 @@ class Items(Rule):
     def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
         """As `Rule`."""
         if value is not None:
-            items(option, str(value), self.example)
+            self.read(option, str(value))
+
+    def read(self, option: str, text: str) -> tuple[Any, ...]:
+        """The values.
+
+        Raises:
+            UsageError: they cannot be read, or one is out of range.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Numbers(Rule):
+class Items(List):
+    """Words, none of them empty or repeated."""
+
+    def read(self, option: str, text: str) -> tuple[str, ...]:
+        """As `List`."""
+        return tuple(items(option, text, self.example))
+
+
+@dataclass(frozen=True)
+class Words(Items):
+    """Some of some words, each once.
+
+    Attributes:
+        known: the words.
+    """
+
+    known: tuple[str, ...] = ()
+
+    def read(self, option: str, text: str) -> tuple[str, ...]:
+        """As `List`."""
+        return tuple(one_of(option, item, self.known) for item in super().read(option, text))
+
+
+@dataclass(frozen=True)
+class Numbers(List):
     """Whole numbers and ranges, such as `0,4-7`.
 
     Attributes:
-        example: for the message.
         least, most: allowed, both included.
     """
 
-    example: str
     least: int = 0
     most: int | None = None
 
-    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
-        """As `Rule`."""
-        if value is None:
-            return
-        for number in numbers(option, str(value), self.example):
-            Whole(self.least, self.most).check(option, number, others)
+    def read(self, option: str, text: str) -> tuple[int, ...]:
+        """As `List`."""
+        found = numbers(option, text, self.example)
+        for number in found:
+            Whole(self.least, self.most).check(option, number, {})
+        return found
 
 
 @dataclass(frozen=True)
-class Decimals(Rule):
-    """Finite numbers above 0, comma-separated.
+class Decimals(List):
+    """Finite numbers above 0."""
 
-    Attributes:
-        example: for the message.
-    """
-
-    example: str
-
-    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
-        """As `Rule`."""
-        if value is not None:
-            for number in decimals(option, str(value), self.example):
-                Number(self.example).check(option, number, others)
+    def read(self, option: str, text: str) -> tuple[float, ...]:
+        """As `List`."""
+        found = decimals(option, text, self.example)
+        for number in found:
+            Number(self.example).check(option, number, {})
+        return found
 
 
 @dataclass(frozen=True)
@@ -190,23 +202,27 @@ class Memory(Rule):
 class UsedWith(Rule):
     """An option that counts only where another one has certain values: given without them it is refused.
 
+    It is checked where the value differs from the option's default.
+
     Attributes:
-        default: the option's own, which counts as not given.
         option: the name of the other one.
         values: with which it is used; the other one may be a comma-separated list.
     """
 
-    default: object
     option: str
     values: tuple[str, ...]
 
     def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
         """As `Rule`."""
         present = str(others[self.option])
-        if value != self.default and not set(present.split(",")) & set(self.values):
+        if not set(present.split(",")) & set(self.values):
             other = typed(self.option)
-            needed = " or ".join(f"{other} {name}" for name in self.values)
-            raise UsageError(f"{option} is used with {needed} only, not with {other} {present}. Leave {option} out.")
+            *before, last = self.values
+            needed = f"{', '.join(before)} or {last}" if before else last
+            raise UsageError(
+                f"{option} is used only with {other} {needed}, and not with {other} {present}. Leave {option} out, or use "
+                f"{other} {self.values[0]}."
+            )
 
 
 _MOST_NUMBERS = 10_000
@@ -223,6 +239,22 @@ def typed(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def listed(options: object, name: str) -> tuple[Any, ...]:
+    """The values of a list, read by the rule beside the option; none where it was not given.
+
+    Args:
+        options: a group of options.
+        name: of its field.
+
+    Raises:
+        UsageError: they cannot be read, or one is out of range.
+    """
+    text = getattr(options, name)
+    rules = get_type_hints(type(options), include_extras=True)[name].__metadata__
+    rule = next(rule for rule in rules if isinstance(rule, List))
+    return () if text is None else rule.read(typed(name), text)
+
+
 def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     """`value`, if it is known.
 
@@ -235,10 +267,10 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
 
 
 def items(option: str, text: str, example: str) -> list[str]:
-    """The items of a comma-separated option; one with a comma stands in double quotes.
+    """The items of a comma-separated option; one with a comma is put in double quotes.
 
     Raises:
-        UsageError: there is none, one is empty, one stands there twice, or a quote does not close.
+        UsageError: there is none, one is empty, one is there twice, or a quote does not close.
     """
     found = [unquoted(item) for item in pieces(text, ",")]
     if not all(found):

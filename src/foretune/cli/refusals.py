@@ -18,6 +18,8 @@ from typing import Any
 from typer.exceptions import Abort, TyperException
 
 from foretune.cli.elsewhere import elsewhere
+from foretune.cli.foreign import INSTEAD, owners
+from foretune.cli.ranges import typed
 from foretune.errors import ForetuneError
 
 _DAMAGED = "a file that was read is damaged, incomplete or of another kind"
@@ -27,35 +29,6 @@ _NO_MEMORY = (
     "out of memory. Use a smaller --memory, fewer examples (--k, --test), fewer parameters (--blocks, --layers), or a "
     "smaller --batch-size or --rank; not every command has all of these."
 )
-
-_ELSEWHERE = {
-    "bf16": "--precision bf16",
-    "dataset": "DATA, the second argument",
-    "device-map": "--device",
-    "fp16": "--dtype float16",
-    "gradient-accumulation-steps": "--micro-batches",
-    "limit": "--test",
-    "lora-alpha": "--alpha",
-    "lora-r": "--rank",
-    "lora-rank": "--rank",
-    "lora-target-modules": "--target-modules",
-    "lr": "--learning-rate",
-    "lr-scheduler-type": "--schedule",
-    "max-grad-norm": "--clip",
-    "max-seq-length": "--max-length",
-    "max-steps": "--steps",
-    "model": "MODEL, the first argument",
-    "model-name-or-path": "MODEL, the first argument",
-    "num-fewshot": "--k",
-    "num-train-epochs": "--epochs",
-    "optim": "--optimiser",
-    "output-dir": "--out",
-    "per-device-train-batch-size": "--batch-size",
-    "r": "--rank",
-    "shots": "--k",
-    "torch-dtype": "--dtype",
-}
-"""Options of the Trainer, TRL, peft and lm-eval, and what is typed here instead."""
 
 
 def _options_by_command() -> dict[str, set[str]]:
@@ -131,24 +104,27 @@ def _mistyped(error: TyperException) -> str:
         return ""  # the help is on the screen
     name = getattr(error, "option_name", None) if type(error).__name__ == "NoSuchOption" else None
     message = error.format_message() if name is None else _no_option(name, error, context)
+    if "extra argument" in message:
+        message = f"{message.rstrip('. ')}. A list is typed as one word with commas, such as q_proj,v_proj"
     command = "foretune" if context is None else context.command_path
     return f"{message.rstrip('.')}. See `{command} --help`."
 
 
 def _no_option(name: str, error: TyperException, context: Any) -> str:
     """What is typed instead of an option that the command does not have, or which commands have it."""
-    bare = name.lstrip("-").replace("_", "-").lower()
-    has = _options(context.command)
-    instead = f"--{bare}" if f"--{bare}" in has else _ELSEWHERE.get(bare, "")
-    if instead and (instead.split()[0] in has or not instead.startswith("--")):
+    bare = name.lstrip("-").replace("-", "_").lower()
+    from foretune.cli.app import SPELLINGS
+
+    own, option = _options(context.command), typed(bare)
+    instead = option if option in own else INSTEAD.get(bare, "")
+    if instead and (instead.split(",")[0] in own or not instead.startswith("--")):
         return f"No such option: {name}. Here it is {instead}"
-    group = context.find_root().command
-    others = [
-        title for title, command in group.commands.items() if not command.hidden and f"--{bare}" in _options(command)
-    ]
+    shown = {title: known for title, known in _options_by_command().items() if title not in SPELLINGS}
+    others = [f"foretune {title}" for title, known in shown.items() if option in known]
     if others:
-        return f"No such option: {name}. It belongs to {', '.join(f'foretune {title}' for title in others)}"
-    return error.format_message()
+        return f"No such option: {name}. It belongs to {', '.join(others)}"
+    said = owners(bare, shown)
+    return f"No such option: {name}. {said}" if said else error.format_message()
 
 
 def _options(command: Any) -> set[str]:

@@ -15,7 +15,7 @@ from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import versions
-from foretune.cli.ranges import decimals, items, numbers
+from foretune.cli.ranges import listed
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError, nearest
 from foretune.experiment.budget import Budget
@@ -84,11 +84,11 @@ def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
         UsageError: an unknown task, or a number out of range.
     """
     usual = recipe.defaults
-    tasks = usual.tasks if options.tasks is None else tuple(items("--tasks", options.tasks, "mr,sst2"))
+    tasks = listed(options, "tasks") or usual.tasks
     if options.k is not None and not usual.ks:
         raise UsageError(f"{recipe.name} uses whole training sets and so has no k. Leave --k out.")
-    ks = usual.ks if options.k is None else numbers("--k", options.k, "16,64")
-    seeds = usual.seeds if options.seeds is None else numbers("--seeds", options.seeds, "13,21")
+    ks = listed(options, "k") or usual.ks
+    seeds = listed(options, "seeds") or usual.seeds
     test = usual.test if options.test is None else options.test
     known = tuple(load_task(task).name for task in tasks)
     return Asked(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
@@ -112,16 +112,9 @@ def _words(text: str | None, tasks: tuple[str, ...]) -> tuple[tuple[str, str], .
 
 
 def _budget(cut: BudgetOptions) -> Budget:
-    rates = {
-        optimiser: decimals(option, text, "1e-3,1e-2")
-        for optimiser, option, text in (
-            ("sgd", "--sgd-rates", cut.sgd_rates),
-            ("adamw", "--adam-rates", cut.adam_rates),
-        )
-        if text is not None
-    }
-    sizes = None if cut.batch_sizes is None else numbers("--batch-sizes", cut.batch_sizes, "4,8")
-    return Budget(cut.steps, cut.evaluate_every, sizes, rates)
+    rates = {"sgd": listed(cut, "sgd_rates"), "adamw": listed(cut, "adam_rates")}
+    given = {optimiser: chosen for optimiser, chosen in rates.items() if chosen}
+    return Budget(cut.steps, cut.evaluate_every, listed(cut, "batch_sizes") or None, given)
 
 
 def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str:

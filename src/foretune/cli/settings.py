@@ -1,21 +1,26 @@
 """Groups of options as one command line: flags, a YAML file given by `--config`, and the record of a run.
 
-`command(run)` makes a typer command of a function whose arguments are groups of options (`foretune.cli.options`). Each
-output folder holds a YAML file (`run.yaml`) that repeats the run.
+`command` makes a typer command of groups of options (`foretune.cli.options`). Each output folder holds a YAML file
+(`run.yaml`) that repeats the run.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from typer.core import TyperCommand
 from typer.models import ArgumentInfo
 
+from foretune.cli.foreign import SAME, Given, is_foreign, own_options, own_words
+from foretune.cli.ranges import Choice, List, Rule, UsedWith
 from foretune.cli.ranges import typed as typed_name
 from foretune.errors import UsageError, nearest
 from foretune.text.quoted import quoted
@@ -25,11 +30,6 @@ _NOT_REPEATED = {"plan", "debug", "quiet", "details"}
 _BLANK = ("--delimiter",)
 """Options that may be a blank or a tab."""
 _TRUTH = ("true", "false", "yes", "no", "on", "off")
-_SEVERAL = (
-    "adam_rates", "batch_sizes", "blocks", "candidates", "formula", "k", "kernels", "labels", "layers", "learning_rates",
-    "rank", "seeds", "select", "sgd_rates", "solver", "target_modules", "tasks", "warm_up",
-)  # fmt: skip
-"""Options that may hold several values."""
 
 
 def _config(context: typer.Context, file: Path | None) -> Path | None:
@@ -42,22 +42,35 @@ def _config(context: typer.Context, file: Path | None) -> Path | None:
         for parameter in context.command.params
         if parameter.name not in (None, "config", "help")
     }
-    found: dict[str, object] = {}
+    found: dict[str, str] = {}
+    foreign: list[Given] = []
     for key, node in ({} if root is None else key_nodes(root, str(file))).items():
         name = key.replace("-", "_")
-        if name not in parameters:
+        own = name if name in parameters else SAME.get(name, name)
+        if own not in parameters and not is_foreign(name, parameters):
             raise UsageError(
                 f"{file}: unknown option {key!r}.{nearest(name, parameters)} Known: {', '.join(parameters)}."
             )
+        if not given(node):
+            continue
+        several = own in context.command.callback.lists  # type: ignore[union-attr]
+        flag = own == name and getattr(parameters.get(own), "is_flag", False)
+        value = _typed(f"{file}: {key}", plain_values(node, str(file)), own, flag=flag, several=several)
+        if name != own or name not in parameters:
+            foreign.append(Given(f"{file}: {key}", name, value))
+        elif name in found:
+            raise UsageError(f"{file}: the option {key!r} is given twice. Keep one of them.")
+        else:
+            found[name] = value
+    for name, value in own_options(foreign, parameters):
         if name in found:
-            raise UsageError(f"{file}: the option {key!r} stands there twice. Keep one of them.")
-        if given(node):
-            found[name] = _typed(f"{file}: {key}", plain_values(node, str(file)), name, parameters[name])
+            raise UsageError(f"{file}: the option {name!r} is given twice, in two spellings. Keep one of them.")
+        found[name] = value
     context.default_map = {**(context.default_map or {}), **found}
     return file
 
 
-def _typed(where: str, value: object, name: str, parameter: Any) -> str:
+def _typed(where: str, value: object, name: str, *, flag: bool, several: bool) -> str:
     """A value of a YAML file as it is typed: lists with commas, mappings as `a=b,c=d`.
 
     Raises:
@@ -66,24 +79,24 @@ def _typed(where: str, value: object, name: str, parameter: Any) -> str:
     if isinstance(value, str):
         if not value or (not value.strip() and typed_name(name) not in _BLANK):
             raise UsageError(f"{where} is empty. Leave it out, or give it a value.")
-        if getattr(parameter, "is_flag", False) and value.lower() not in _TRUTH:
+        if flag and value.lower() not in _TRUTH:
             raise UsageError(f"{where} is {value!r}; expected true or false.")
         return value
     parts: list[str] = []
     if isinstance(value, dict) and name == "words":
         parts = [f"{quoted(label)}={quoted(word)}" for label, word in value.items() if isinstance(word, str)]
-    elif isinstance(value, list) and name in _SEVERAL:
+    elif isinstance(value, list) and several:
         parts = [quoted(part) for part in value if isinstance(part, str)]
     if not parts or not isinstance(value, list | dict) or len(parts) < len(value):
-        raise UsageError(f"{where} is {value!r}; expected {_expected(name)}.")
+        raise UsageError(f"{where} is {value!r}; expected {_expected(name, several=several)}.")
     return ",".join(parts)
 
 
-def _expected(name: str) -> str:
+def _expected(name: str, *, several: bool) -> str:
     """What an option may be in a YAML file."""
     if name == "words":
         return "`label: word` lines such as {bad: terrible, good: great}"
-    return "one value or a list such as [a, b]" if name in _SEVERAL else "one value"
+    return "one value or a list such as [a, b]" if several else "one value"
 
 
 Config = Annotated[
@@ -91,44 +104,93 @@ Config = Annotated[
 ]
 
 
-def command(run: Callable[..., None]) -> Callable[..., None]:
-    """A typer command whose parameters are the fields of the groups of options that `run` takes."""
-    groups: dict[str, Any] = {name: hint for name, hint in get_type_hints(run).items() if name != "return"}
-    hints = {
+def command(
+    name: str, groups: Mapping[str, Any], text: str, early: Callable[[Mapping[str, Any]], None] | None = None
+) -> Callable[..., None]:
+    """A typer command whose parameters are the fields of some groups of options.
+
+    It calls `run_NAME` of the module `foretune.cli.NAME`, which is imported when the options are known to be good.
+
+    Args:
+        name: the command.
+        groups: argument of the function -> the class of a group.
+        text: the help.
+        early: called with the groups before that module is imported.
+    """
+    known = {field.name: field for group in groups.values() for field in dataclasses.fields(group)}
+    hints = _hints(groups)
+
+    def typed(**values: Any) -> None:
+        values.pop("config")
+        values = {option: _number(typed_name(option), value, hints[option]) for option, value in values.items()}
+        for option, hint in hints.items():
+            _check(option, hint, values, known[option].default)
+        filled = {
+            argument: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+            for argument, group in groups.items()
+        }
+        if early is not None:
+            early(filled)
+        module = importlib.import_module(f"foretune.cli.{name}")
+        getattr(module, f"run_{name}")(**filled)
+
+    parameters = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=_shown(hints[field.name])
+        )
+        for field in known.values()
+    ]
+    parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    typed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    typed.__doc__, typed.__name__ = text, f"run_{name}"
+    typed.lists = frozenset(option for option, hint in hints.items() if _rule(hint, List))  # type: ignore[attr-defined]
+    return typed
+
+
+def _hints(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """Option -> its annotated type."""
+    return {
         field.name: get_type_hints(group, include_extras=True)[field.name]
         for group in groups.values()
         for field in dataclasses.fields(group)
     }
 
-    def typed(**values: Any) -> None:
-        values.pop("config")
-        for name, hint in hints.items():
-            _check(name, hint, values)
-        run(
-            **{
-                name: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
-                for name, group in groups.items()
-            }
-        )
 
-    parameters = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=_default(field),
-            annotation=_without_rules(hints[field.name]),
-        )
-        for group in groups.values()
-        for field in dataclasses.fields(group)
-    ]
-    parameters.append(inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Config))
-    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    typed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    typed.__doc__, typed.__name__ = run.__doc__, run.__name__
-    return typed
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The words of a `Literal`; none for another type."""
+    kinds = [each for each in (hint.__origin__, *get_args(hint.__origin__)) if get_origin(each) is Literal]
+    return get_args(kinds[0]) if kinds else ()
 
 
-def _check(name: str, hint: Any, values: Mapping[str, object]) -> None:
+def _number_kind(hint: Any) -> type[int] | type[float] | None:
+    """Int or float, where an option is a number."""
+    return next((kind for kind in (int, float) if kind in (hint.__origin__, *get_args(hint.__origin__))), None)
+
+
+def _number(option: str, value: object, hint: Any) -> object:
+    """The number that a text is; another value as it is.
+
+    Raises:
+        UsageError: it is not a number.
+    """
+    kind = _number_kind(hint)
+    if kind is None or not isinstance(value, str):
+        return value
+    try:
+        if not value.isascii() or "_" in value:
+            raise ValueError(value)
+        return kind(value)
+    except ValueError as error:
+        one = " This command takes one value: repeat it for each." if "," in value else ""
+        raise UsageError(f"{option} is {value!r}; expected {_TYPES[kind]}.{one}") from error
+
+
+def _rule(hint: Any, kind: type[Rule]) -> bool:
+    return any(isinstance(rule, kind) for rule in hint.__metadata__)
+
+
+def _check(name: str, hint: Any, values: Mapping[str, object], default: object) -> None:
     """Hold the value of an option against its rules.
 
     Raises:
@@ -136,16 +198,36 @@ def _check(name: str, hint: Any, values: Mapping[str, object]) -> None:
     """
     info, *rules = hint.__metadata__
     option = name.upper() if isinstance(info, ArgumentInfo) else typed_name(name)
-    for rule in rules:
-        rule.check(option, values[name], values)
+    for rule in (*([Choice(_choices(hint))] if _choices(hint) else []), *rules):
+        if values[name] != default or not isinstance(rule, UsedWith):
+            rule.check(option, values[name], values)
 
 
-def _without_rules(hint: Any) -> Any:
-    return Annotated[hint.__origin__, hint.__metadata__[0]]
+def _shown(hint: Any) -> Any:
+    """What typer is told of an option.
+
+    Numbers and choices are text to it, read and checked here with messages of our own; it completes the words of a choice.
+    """
+    info, words, kind = copy.copy(hint.__metadata__[0]), _choices(hint), _number_kind(hint)
+    text = Annotated[str | None if type(None) in get_args(hint.__origin__) else str, info]
+    if kind is not None:
+        info.metavar = f"<{kind.__name__}>"
+        return text
+    if not words:
+        return Annotated[hint.__origin__, info]
+    if not all(re.search(rf"\b{word}\b", info.help) for word in words):
+        *before, last = words
+        info.help = info.help.replace(".", f": {', '.join(before)} or {last}.", 1)
+    info.metavar = "<choice>"
+    info.autocompletion = lambda incomplete: [word for word in words if word.startswith(incomplete)]
+    return text
 
 
 class Command(TyperCommand):
-    """A command that refuses empty words: no option means one, and an unset shell variable is what they mostly are."""
+    """A command that reads the spellings of other programs, and refuses empty words.
+
+    No option means an empty word; an unset shell variable is what they mostly are.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As typer, after a look at the words.
@@ -160,7 +242,13 @@ class Command(TyperCommand):
             if not given_value or (not given_value.strip() and named not in _BLANK):
                 what = f"{named} is empty" if named else "An argument is empty"
                 raise UsageError(f"{what}. Leave it out, or give it a value; an unset shell variable is empty, too.")
-        return super().parse_args(ctx, args)
+        known = {
+            option.removeprefix("--").replace("-", "_"): bool(getattr(parameter, "is_flag", False))
+            for parameter in self.params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+            if option.startswith("--")
+        }
+        return super().parse_args(ctx, own_words(args, known))
 
 
 def _default(field: dataclasses.Field) -> object:
@@ -231,14 +319,9 @@ def read_groups(file: Path, groups: Mapping[str, Any], fixed: Mapping[str, objec
     Raises:
         UsageError: a value is of another type or out of range; the message names file and option.
     """
-    hints = {
-        field.name: get_type_hints(group, include_extras=True)[field.name]
-        for group in groups.values()
-        for field in dataclasses.fields(group)
-    }
-    values: dict[str, Any] = {
-        field.name: field.default for group in groups.values() for field in dataclasses.fields(group)
-    }
+    hints = _hints(groups)
+    defaults = {field.name: field.default for group in groups.values() for field in dataclasses.fields(group)}
+    values: dict[str, Any] = dict(defaults)
     root = yaml_root(yaml_text(file, "settings file"), str(file))
     for name, node in key_nodes(root, str(file)).items():
         if name in hints and given(node):
@@ -248,7 +331,7 @@ def read_groups(file: Path, groups: Mapping[str, Any], fixed: Mapping[str, objec
         if value is dataclasses.MISSING:
             raise UsageError(f"{file} has no value for {name!r}. Repeat the run in a new folder.")
         try:
-            _check(name, hints[name], values)
+            _check(name, hints[name], values, defaults[name])
         except UsageError as error:
             raise UsageError(f"{file}: {error}") from error
     return {
@@ -264,9 +347,9 @@ def _converted(where: str, value: object, hint: Any) -> object:
     """A word of a YAML file as an option's type.
 
     Raises:
-        UsageError: it is none of that type.
+        UsageError: it is not of that type.
     """
-    kind = next(each for each in _TYPES if each in (hint, *get_args(hint)))
+    kind = next((each for each in _TYPES if each in (hint, *get_args(hint))), str)  # a Literal holds words
     try:
         if not isinstance(value, str):
             raise ValueError(value)

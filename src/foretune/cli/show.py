@@ -1,25 +1,22 @@
-"""`show`: a result that is kept, printed again; `schema`: what its fields mean."""
+"""`show`: a result that is kept, printed again."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from foretune.cli.deliver import deliver
-from foretune.cli.options import ReportOptions, SchemaName, ShowOptions
+from foretune.cli.options import ReportOptions, ShowOptions
 from foretune.cli.tune import reading_of
-from foretune.errors import UsageError, nearest
+from foretune.errors import UsageError
 from foretune.experiment.asked import Asked, reading
 from foretune.experiment.page import KernelData, kernel_page
 from foretune.experiment.record import read_kernel, read_record
 from foretune.finetune.page import run_page
 from foretune.finetune.report import read_report
 from foretune.page import Page
-from foretune.pages.console import console
 from foretune.pages.json import read_page
 from foretune.text.account import Account
 
-SCHEMAS = Path(__file__).parent.parent / "pages" / "schemas"
 _PAGES = ("forecast.json", "page.json")
 
 
@@ -68,21 +65,3 @@ def _kernels(folder: Path) -> Page:
     about = reading(Account(**said["data"]), Asked(**said["asked"])) if {"data", "asked"} <= set(said) else ()
     described = {label: {**kernel.description, "shape": kernel.array.shape} for label, kernel in kernels.items()}
     return kernel_page(kernels, folder, (), about, (), KernelData(**vars(record), kernel=described, stages=()))
-
-
-def run_schema(name: SchemaName) -> None:
-    """Print the JSON schema of a kind of result, or the kinds that there are.
-
-    Raises:
-        UsageError: there is no such kind.
-    """
-    kinds = sorted(file.stem for file in SCHEMAS.glob("*.json"))
-    if name.kind is None:
-        console().print("\n".join(kinds))
-        return
-    if name.kind not in kinds:
-        raise UsageError(
-            f"There is no result of the kind {name.kind!r}.{nearest(name.kind, kinds)} Known: {', '.join(kinds)}."
-        )
-    text = (SCHEMAS / f"{name.kind}.json").read_text(encoding="utf-8")
-    console().print(json.dumps(json.loads(text), indent=1), soft_wrap=True, highlight=False)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 import foretune
-from foretune.analysis.scores import predicted_classes, scored
+from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.analysis.solvers import (
     SOLVERS,
     AsymmetricKernel,
     CrossValidation,
+    Data,
     Validation,
     joint_data,
     named_solver,
@@ -20,11 +19,10 @@ from foretune.analysis.solvers import (
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions, SolverOptions
 from foretune.cli.places import Places
-from foretune.cli.ranges import items, one_of
+from foretune.cli.ranges import listed
 from foretune.errors import KernelFolderError, UsageError
 from foretune.experiment.page import Solved, SolveData, solve_page
 from foretune.experiment.record import Record, read_kernel, read_record
-from foretune.kernels.block_kernel import BlockKernel
 from foretune.pages.console import progress_console
 from foretune.pages.progress import progress_bar
 
@@ -32,27 +30,27 @@ _REVERSED = "-reversed"
 _FOLDS = 5
 
 
-def run_solve(folder: Path, solver: SolverOptions, report: ReportOptions) -> None:
+def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
     """Scores of all solvers on all kernels, to the terminal and, on request, to JSON.
 
     Raises:
         UsageError: an unknown solver, or one that does not fit a kernel.
         KernelFolderError: the folder is none, or its parts do not belong together.
     """
-    names = [one_of("--solver", name, ("auto", *SOLVERS)) for name in items("--solver", solver.solver, "auto,logistic")]
+    folder, names = solver.folder, list(listed(solver, "solver"))
     Places(report.json, read=(folder,)).check()
     record, version = read_record(folder)
     choose = Validation() if solver.choose == "validation" else _folds(record)
     labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
     if solver.kernels is not None:
-        labels = items("--kernels", solver.kernels, "sgd,signgd")
+        labels = list(listed(solver, "kernels"))
     if not labels:
         raise KernelFolderError(f"{folder} has no finished kernel. Repeat the command that made it.")
     work = [(label, name) for label in labels for name in _solvers(label, names)]
     found: list[Solved] = []
     with progress_bar(progress_console(quiet=report.quiet)) as progress:
         for done, (label, name) in enumerate(work):
-            data = _data(folder, record, label, solver.select)
+            data = _data(solver, record, label)
             solution = solved(named_solver(name), data, choose=choose)
             score = scored(data.y_evaluation[data.validation :], solution.predictions, data.metric)
             found.append(Solved(label, name, score, solution))
@@ -105,19 +103,20 @@ def _solvers(label: str, names: list[str]) -> list[str]:
     return fitting
 
 
-def _data(folder: Path, record: Record, label: str, select: str | None):  # noqa: ANN202 - Data
+def _data(solver: SolverOptions, record: Record, label: str) -> Data:
     """Kernels, outputs and labels for the solvers."""
-    kernel = _total(read_kernel(folder, record, label), select)
-    reversed_label = f"{label}{_REVERSED}"
-    back = _total(read_kernel(folder, record, reversed_label), select) if _asymmetric(label) else None
+    kernel = _total(solver, record, label)
+    back = _total(solver, record, f"{label}{_REVERSED}") if _asymmetric(label) else None
     return joint_data(kernel, record.f0, record.y, record.sizes["validation"], record.task["metric"], back)
 
 
-def _total(kernel: BlockKernel, select: str | None) -> np.ndarray:
-    return (kernel if select is None else kernel.select(items("--select", select, "*.query.*"))).total()
+def _total(solver: SolverOptions, record: Record, label: str) -> np.ndarray:
+    """The kernel of a label, summed over its blocks or over those that were chosen."""
+    kernel = read_kernel(solver.folder, record, label)
+    return (kernel if solver.select is None else kernel.select(listed(solver, "select"))).total()
 
 
-def _zero_shot(record: Record):  # noqa: ANN202 - Score
+def _zero_shot(record: Record) -> Score:
     """The score of the pretrained outputs on the test examples."""
     first = record.sizes["train"] + record.sizes["validation"]
     return scored(record.y[first:], predicted_classes(record.f0[first:]), record.task["metric"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from foretune.cli.options import Panel, argument, option
+from foretune.cli.fields import Panel, argument, option
 from foretune.cli.ranges import (
     AT_LEAST_1,
     MOST_RANK,
     SEED,
-    Choice,
     Decimals,
     Device,
     Items,
@@ -31,10 +30,13 @@ class ReproduceOptions:
         str | None,
         option(
             Panel.MODEL,
-            "smollm2, minilm, bert-tiny, a hub id, a model folder, or a .gguf file.  [default: the table's]",
+            "A built-in model (smollm2, minilm, bert-tiny), a hub id, a model folder, or a .gguf file.  "
+            "[default: the table's]",
         ),
     ] = None
-    device: Annotated[str, option(Panel.MODEL, "cpu, cuda, cuda:1, mps."), Device()] = "cpu"
+    device: Annotated[
+        str, option(Panel.MODEL, "Where to compute: cpu, cuda, cuda:1 (the second GPU) or mps."), Device()
+    ] = "cpu"
     tasks: Annotated[
         str | None, option(Panel.DATA, "Tasks, such as mr,sst2.  [default: the table's]"), Items("mr,sst2")
     ] = None
@@ -49,35 +51,42 @@ class ReproduceOptions:
         Numbers("13,21", SEED.least, SEED.most),
     ] = None
     test: Annotated[
-        int | None, option(Panel.DATA, "At most this many test examples.  [default: the table's]"), AT_LEAST_1
+        int | None, option(Panel.DATA, "Largest number of test examples.  [default: the table's]"), AT_LEAST_1
     ] = None
     data: Annotated[
         Path | None,
-        option(Panel.DATA, "Folder with a folder a task (train.*, perhaps test.*).  [default: the tasks' own sources]"),
+        option(
+            Panel.DATA,
+            "Folder with one subfolder per task, each with train.* and optionally test.*.  "
+            "[default: the tasks' own sources]",
+        ),
     ] = None
     words: Annotated[
         str | None,
         option(
             Panel.OUTPUT,
-            "Words for labels, such as negative=awful, in all tasks that have the label.  [default: the tasks' own]",
+            "Label words, such as negative=awful, for all tasks that have the label.  [default: the tasks' own]",
         ),
     ] = None
     first_piece: Annotated[
-        bool, option(Panel.OUTPUT, "Let the first piece of a word of several tokens answer for it.", "--first-piece")
+        bool, option(Panel.OUTPUT, "If a label word has several tokens, use the first of them.", "--first-piece")
     ] = False
-    memory: Annotated[str, option(Panel.RUN, "Budget of kernels above the model's own memory."), Memory()] = "2GiB"
+    memory: Annotated[
+        str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
+    ] = "2GiB"
     out: Annotated[
-        Path, option(Panel.RUN, "Folder of pages, kernels and runs; what stands there is not computed again.", "--out")
+        Path,
+        option(Panel.RUN, "Folder for pages, kernels and runs; what is already there is not computed again.", "--out"),
     ] = Path("runs/reproduce")
 
 
 @dataclass(frozen=True)
 class BudgetOptions:
-    """How much training a table pays for; what is left out is as in the paper, what is cut stands on the page."""
+    """Training budget of a table. What is left out is as in the paper; cuts are listed on the page."""
 
-    steps: Annotated[int | None, option(Panel.TRAINING, "Steps of a run.  [default: the paper's]"), AT_LEAST_1] = None
+    steps: Annotated[int | None, option(Panel.TRAINING, "Steps per run.  [default: the paper's]"), AT_LEAST_1] = None
     evaluate_every: Annotated[
-        int | None, option(Panel.TRAINING, "Steps between evaluations.  [default: the paper's]"), AT_LEAST_1
+        int | None, option(Panel.TRAINING, "Steps between two evaluations.  [default: the paper's]"), AT_LEAST_1
     ] = None
     batch_sizes: Annotated[
         str | None,
@@ -103,11 +112,15 @@ class ValidateOptions:
     tasks: Annotated[str, option(Panel.DATA, "Tasks, such as mr,sst2."), Items("mr,sst2")] = "mr,subj,trec"
     data: Annotated[
         Path | None,
-        option(Panel.DATA, "Folder with a folder a task (train.*, perhaps test.*).  [default: the tasks' own sources]"),
+        option(
+            Panel.DATA,
+            "Folder with one subfolder per task, each with train.* and optionally test.*.  "
+            "[default: the tasks' own sources]",
+        ),
     ] = None
     n: Annotated[
         int | None,
-        option(Panel.DATA, "Training examples, and as many for validation.  [default: 128]", "--n"),
+        option(Panel.DATA, "Number of training examples; validation gets as many again.  [default: 128]", "--n"),
         AT_LEAST_1,
     ] = None
     k: Annotated[int | None, option(Panel.DATA, "Training examples per label, instead of --n.", "--k"), AT_LEAST_1] = (
@@ -123,14 +136,16 @@ class ValidateOptions:
     ] = False
     seeds: Annotated[
         str,
-        option(Panel.DATA, "Seeds of the samples; one alone says nothing of the noise."),
+        option(Panel.DATA, "Seeds of the samples; give two or more to measure noise."),
         Numbers("13,21", SEED.least, SEED.most),
     ] = "13,21"
-    test: Annotated[int, option(Panel.DATA, "At most this many test examples."), AT_LEAST_1] = 400
+    test: Annotated[int, option(Panel.DATA, "Largest number of test examples."), AT_LEAST_1] = 400
     output: Annotated[
-        str,
-        option(Panel.OUTPUT, "head (starts from linear probing) or prompt (label words of a language model)."),
-        Choice("head", "prompt"),
+        Literal["head", "prompt"],
+        option(
+            Panel.OUTPUT,
+            "Let the model answer with a head that starts from linear probing, or with label words after a prompt.",
+        ),
     ] = "head"
     rank: Annotated[
         int,
@@ -139,21 +154,30 @@ class ValidateOptions:
     ] = 8
     candidates: Annotated[
         str | None,
-        option(Panel.METHOD, "Only candidates that match these globs, such as 'layer*,all linear'."),
+        option(Panel.METHOD, "Use only candidates whose names match these globs, such as 'layer*,all linear'."),
         Items("layer*,all linear"),
     ] = None
     learning_rates: Annotated[
-        str, option(Panel.TRAINING, "AdamW's rates; the best by validation counts."), Decimals("5e-4,2e-3")
+        str,
+        option(Panel.TRAINING, "Learning rates of AdamW; the best run by validation counts."),
+        Decimals("5e-4,2e-3"),
     ] = "5e-4,2e-3"
-    batch_size: Annotated[int, option(Panel.TRAINING, "Examples a step."), AT_LEAST_1] = 16
+    batch_size: Annotated[int, option(Panel.TRAINING, "Examples per step."), AT_LEAST_1] = 16
     epochs: Annotated[float, option(Panel.TRAINING, "Passes over the training examples."), Number("6", most=1e6)] = 6
-    evaluate_every: Annotated[int, option(Panel.TRAINING, "Steps between evaluations."), AT_LEAST_1] = 8
+    evaluate_every: Annotated[int, option(Panel.TRAINING, "Steps between two evaluations."), AT_LEAST_1] = 8
     warm_up: Annotated[
         str | None,
-        option(Panel.RUN, "Also score the kernel after this many real steps (AdamW 5e-5), such as 4 or 2,8."),
+        option(
+            Panel.RUN, "Also score the kernels after this many real training steps (AdamW at 5e-5), such as 4 or 2,8."
+        ),
         Numbers("2,8", 1),
     ] = None
-    memory: Annotated[str, option(Panel.RUN, "Budget of kernels above the model's own memory."), Memory()] = "2GiB"
+    memory: Annotated[
+        str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
+    ] = "2GiB"
     out: Annotated[
-        Path, option(Panel.RUN, "Folder of the page, kernels and runs; what stands there is not made again.", "--out")
+        Path,
+        option(
+            Panel.RUN, "Folder for the page, kernels and runs; what is already there is not computed again.", "--out"
+        ),
     ] = Path("runs/validate")

@@ -20,10 +20,10 @@ import yaml
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.deliver import deliver
-from foretune.cli.early import read_by
+from foretune.cli.early import read_by, refuse_half_weights
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import prepared, reported, said, versions
+from foretune.cli.prepare import facts_of, prepared, reported, said, versions
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
@@ -33,7 +33,8 @@ from foretune.experiment.experiment import Experiment
 from foretune.experiment.record import strangers_in
 from foretune.finetune.folder import refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
-from foretune.finetune.page import run_page
+from foretune.finetune.page import TrainingPlanData, run_page, training_plan_page
+from foretune.finetune.plan import training_plan
 from foretune.finetune.report import RunReport, read_report, report_file, run_report, write_report
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import Search, best_of, paper_grid
@@ -42,6 +43,7 @@ from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
 from foretune.page import Fact
 from foretune.pages.console import Console, progress_console
+from foretune.pages.progress import busy
 from foretune.store.atomic import write_text
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
@@ -98,11 +100,7 @@ def run_tune(
     Raises:
         UsageError: options that do not fit, or a folder that holds another run.
     """
-    if model.dtype in ("bfloat16", "float16"):
-        raise UsageError(
-            f"--dtype {model.dtype} would train weights in which small steps are rounded away. Leave --dtype out; "
-            "--precision bf16 computes the passes in bfloat16 and keeps the weights in float32."
-        )
+    refuse_half_weights(model)
     recipe = Recipe(model, data, outputs, method, training, run)
     errors = progress_console(quiet=report.quiet)
     recipe.made()
@@ -110,6 +108,8 @@ def run_tune(
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
     refuse_foreign_run(run.out / "run")
+    if run.plan:
+        return _planned(recipe, report, errors)
     before = _kept(recipe)
     kept = before is not None
     if before is None:
@@ -121,7 +121,7 @@ def run_tune(
         sweep_tree(run.out)
         found = prepared(model, data, outputs, places, errors)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
-    deliver(run_page(before, run.out, reading_of(before), kept=kept), report, folder=run.out)
+    return deliver(run_page(before, run.out, reading_of(before), kept=kept), report, folder=run.out)
 
 
 def reading_of(report: RunReport) -> tuple[Fact, ...]:
@@ -129,6 +129,21 @@ def reading_of(report: RunReport) -> tuple[Fact, ...]:
     if not {"data", "asked"} <= set(report.about):
         return ()
     return reading(Account(**report.about["data"]), Asked(**report.about["asked"]))
+
+
+def _planned(recipe: Recipe, report: ReportOptions, errors: Console) -> None:
+    """Print what the runs would need that are not finished in the folder; on request, write it as JSON."""
+    method, grid = recipe.made()
+    found = prepared(recipe.model, recipe.data, recipe.outputs, Places(report.json), errors)
+    root = recipe.run.out / "run"
+    folders = [root] if recipe.run.grid is None else [root / f"point-{number}" for number in range(len(grid))]
+    left = [training for training, folder in zip(grid, folders, strict=True) if _unfinished(folder, method)]
+    with busy(errors, "time one batch"):
+        needed = training_plan(found.outputs, found.task, found.split, method, left)
+    data = TrainingPlanData(
+        **vars(needed), finished=len(grid) - len(left), folder=str(recipe.run.out), about=said(found)
+    )
+    deliver(training_plan_page(data, facts_of(found)), report)
 
 
 def _kept(recipe: Recipe) -> RunReport | None:
@@ -219,7 +234,7 @@ def read_recipe(folder: Path) -> Recipe:
     """The options that made a run folder.
 
     Raises:
-        UsageError: the folder is no run folder of `foretune tune`, or an option in it is of a wrong type or out of range.
+        UsageError: the folder is not one of `foretune tune`, or an option in it is of a wrong type or out of range.
     """
     _settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`.")
     groups = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
@@ -236,7 +251,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
         raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
     if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
         what = f"it has no {_SETTINGS}" if values is None else f"its {_SETTINGS} is not of `foretune tune`"
-        raise UsageError(f"{folder} is no folder of a fine-tuning run: {what}. {remedy}")
+        raise UsageError(f"{folder} is not a folder of a fine-tuning run: {what}. {remedy}")
     return values
 
 
@@ -265,13 +280,17 @@ def _again(folder: Path) -> str:
 
 
 def _run_folder(folder: Path, report: RunReport) -> Path:
-    """Where the run itself stands; of a grid, the best."""
+    """The folder of the run itself; of a grid, of the best run."""
     return folder / "run" if report.chosen_point is None else folder / "run" / f"point-{report.chosen_point}"
 
 
 def _missing(folder: Path, recipe: Recipe, report: RunReport) -> list[Path]:
     """The stages of a finished run that are not there any more, or not whole."""
-    run, (method, _) = _run_folder(folder, report), recipe.made()
+    return _unfinished(_run_folder(folder, report), recipe.made()[0])
+
+
+def _unfinished(run: Path, method: Method) -> list[Path]:
+    """The folders of the stages of a run that have no results."""
     stages = [run / "probing", run / "tuning"] if isinstance(method, ProbedFirst) else [run]
     return [stage for stage in stages if not (stage / "result.json").is_file()]
 

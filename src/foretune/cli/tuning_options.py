@@ -4,104 +4,109 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from foretune.cli.options import Panel, argument, option
-from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Choice, Items, Memory, Number, Numbers, UsedWith, Whole
+from foretune.cli.fields import Field, Panel, argument, option, options_of
+from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, Memory, Number, Numbers, UsedWith, Whole
+from foretune.finetune.training import Training
+from foretune.kernels.adapter import Adapter
+from foretune.model.parameters import ParameterFilter
 
-LORA = ("lora", "lp-lora")
-"""The methods that train adapters."""
+_LORA = UsedWith("method", ("lora", "lp-lora"))
+_LAYERS = UsedWith("method", ("ft", "lora", "lp-ft", "lp-lora", "linearized"))
 
 
 @dataclass(frozen=True)
-class MethodOptions:
-    """What is trained."""
+class _Method:
+    """The name of the method, which comes first in the help."""
 
     method: Annotated[
-        str,
-        option(Panel.METHOD, "ft, lora, lp (a head alone), lp-ft, lp-lora, bitfit, or linearized (the Taylor model)."),
+        Literal["ft", "lora", "lp", "lp-ft", "lp-lora", "bitfit", "linearized"],
+        option(
+            Panel.METHOD,
+            "Train all weights (ft), adapters (lora), the head (lp), first the head and then the rest (lp-ft, lp-lora), "
+            "biases (bitfit), or all weights of the first-order Taylor model (linearized).",
+        ),
     ] = "ft"
-    layers: Annotated[
-        str | None, option(Panel.METHOD, "ft, lora: only these layers, such as 0,4-7."), Numbers("0,4-7")
-    ] = None
-    rank: Annotated[int, option(Panel.METHOD, "LoRA: rank."), Whole(1, MOST_RANK), UsedWith(8, "method", LORA)] = 8
-    alpha: Annotated[
-        float,
-        option(Panel.METHOD, "LoRA: numerator of the scaling alpha / rank."),
-        Number("16"),
-        UsedWith(16.0, "method", LORA),
-    ] = 16.0
-    target_modules: Annotated[
-        str,
-        option(Panel.METHOD, "LoRA: all-linear, or suffixes of module names such as q_proj,v_proj."),
-        Items("q_proj,v_proj"),
-        UsedWith("all-linear", "method", LORA),
-    ] = "all-linear"
-    init: Annotated[
-        str,
-        option(Panel.METHOD, "LoRA: how A is drawn, kaiming or gaussian."),
-        Choice("kaiming", "gaussian"),
-        UsedWith("kaiming", "method", LORA),
-    ] = "kaiming"
-    rslora: Annotated[
-        bool, option(Panel.METHOD, "LoRA: scale by alpha / sqrt(rank).", "--rslora"), UsedWith(False, "method", LORA)
-    ] = False
-    draw_seed: Annotated[int, option(Panel.METHOD, "LoRA: seed of A."), SEED, UsedWith(0, "method", LORA)] = 0
+
+
+@dataclass(frozen=True)
+class MethodOptions(
+    options_of(
+        Adapter,
+        Panel.METHOD,
+        "LoRA: ",
+        rank=Field(Whole(1, MOST_RANK), _LORA),
+        alpha=Field(Number("16"), _LORA),
+        targets=Field(
+            Items("q_proj,v_proj"),
+            _LORA,
+            name="target_modules",
+            text="all-linear, or endings of module names, such as q_proj,v_proj.",
+        ),
+        init=Field(_LORA),
+        rslora=Field(_LORA),
+        seed=Field(SEED, _LORA, name="draw_seed"),
+    ),
+    options_of(
+        ParameterFilter,
+        Panel.METHOD,
+        layers=Field(Numbers("0,4-7"), _LAYERS, text="Train only these layers, such as 0,4-7."),
+    ),
+    _Method,
+):
+    """What is trained."""
+
     head_learning_rate: Annotated[
         float,
-        option(Panel.METHOD, "lp-ft, lp-lora: Adam's rate in the first stage."),
+        option(Panel.METHOD, "lp-ft, lp-lora: Adam's learning rate in the first stage, for the head."),
         Number("1e-3"),
-        UsedWith(1e-3, "method", ("lp-ft", "lp-lora")),
+        UsedWith("method", ("lp-ft", "lp-lora")),
     ] = 1e-3
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """How it is trained; what is left out is as in Malladi et al. 2023."""
+class _Optimiser:
+    """What `Training` has inside of objects, or has another default for; this comes first in the help."""
 
-    optimiser: Annotated[str, option(Panel.TRAINING, "adamw, sgd or signgd.", "--optimiser", "--optimizer")] = "adamw"
+    optimiser: Annotated[
+        Literal["adamw", "sgd", "signgd"], option(Panel.TRAINING, "Optimiser.", "--optimiser", "--optimizer")
+    ] = "adamw"
     learning_rate: Annotated[
         float | None,
         option(Panel.TRAINING, "Learning rate.  [default: the middle of the paper's grid]"),
         Number("2e-5"),
     ] = None
-    loss: Annotated[str, option(Panel.TRAINING, "cross-entropy or squared.")] = "cross-entropy"
+    loss: Annotated[Literal["cross-entropy", "squared"], option(Panel.TRAINING, "Loss to minimise.")] = "cross-entropy"
     batch_size: Annotated[
-        int | None, option(Panel.TRAINING, "Examples a step; 0 for all of them.  [default: 4]"), Whole(0)
+        int | None, option(Panel.TRAINING, "Examples per step; 0 for all of them.  [default: 4]"), Whole(0)
     ] = None
-    micro_batches: Annotated[int, option(Panel.TRAINING, "Parts that a batch is cut into, for memory."), AT_LEAST_1] = 1
-    steps: Annotated[
-        int | None, option(Panel.TRAINING, "Steps.  [default: 32 for each training example]"), AT_LEAST_1
-    ] = None
-    epochs: Annotated[
-        float | None, option(Panel.TRAINING, "Passes over the data in the place of --steps."), Number("3", most=1e6)
-    ] = None
-    evaluate_every: Annotated[
-        int | None, option(Panel.TRAINING, "Steps between evaluations.  [default: an eighth of the steps]"), AT_LEAST_1
-    ] = None
-    best_by: Annotated[
-        str,
-        option(Panel.TRAINING, "What the best checkpoint has on validation: score or loss."),
-        Choice("score", "loss"),
-    ] = "score"
     proximal: Annotated[
         float | None,
-        option(Panel.TRAINING, "Strength of a pull to the start, applied selectively.  [default: none]"),
+        option(Panel.TRAINING, "Strength of the proximal penalty towards the pretrained weights.  [default: none]"),
         Number("0.1"),
     ] = None
-    schedule: Annotated[
-        str,
-        option(Panel.TRAINING, "Of the learning rate: constant, linear or cosine."),
-        Choice("constant", "linear", "cosine"),
-    ] = "constant"
-    clip: Annotated[
-        float | None, option(Panel.TRAINING, "Largest norm of a gradient.  [default: no limit]"), Number("1")
-    ] = None
-    dropout: Annotated[bool, option(Panel.TRAINING, "Dropout as the model is configured.")] = True
-    precision: Annotated[
-        str, option(Panel.TRAINING, "Of the passes: full, or bf16 by autocast."), Choice("full", "bf16")
-    ] = "full"
-    training_seed: Annotated[int, option(Panel.TRAINING, "Seed of batches and dropout."), SEED] = 0
+
+
+@dataclass(frozen=True)
+class TrainingOptions(
+    options_of(
+        Training,
+        Panel.TRAINING,
+        micro_batches=Field(AT_LEAST_1),
+        steps=Field(AT_LEAST_1),
+        epochs=Field(Number("3", most=1e6)),
+        evaluate_every=Field(AT_LEAST_1),
+        best_by=Field(),
+        schedule=Field(),
+        clip=Field(Number("1")),
+        dropout=Field(),
+        precision=Field(),
+        seed=Field(SEED, name="training_seed"),
+    ),
+    _Optimiser,
+):
+    """How it is trained; what is left out is as in Malladi et al. 2023."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,24 @@ class TuneOptions:
     """Where a run goes, and what it is a run of."""
 
     out: Annotated[
-        Path, option(Panel.RUN, "Folder of the run; a stopped run there is resumed, a finished one shown.", "--out")
+        Path,
+        option(Panel.RUN, "Folder of the run; a stopped run in it is resumed, a finished one is shown.", "--out"),
     ]
     grid: Annotated[
-        str | None,
-        option(Panel.RUN, "paper: the grid of Malladi et al. 2023, Table 3; the best run by validation."),
-        Choice("paper"),
+        Literal["paper"] | None,
+        option(
+            Panel.RUN,
+            "paper: train all points of the grid of Malladi et al. 2023, Table 3, and keep the best by validation.",
+        ),
     ] = None
+    plan: Annotated[
+        bool,
+        option(
+            Panel.RUN,
+            "Print runs, steps, time and what is already finished in --out, then stop; one batch is timed.",
+            "--plan",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -124,25 +140,27 @@ class BehaviourOptions:
 
     folder: Annotated[Path, argument("A folder made by `foretune tune`.")]
     test_examples: Annotated[
-        int, option(Panel.BEHAVIOUR, "Measure on at most this many test examples."), AT_LEAST_1
+        int, option(Panel.BEHAVIOUR, "Largest number of test examples to measure on."), AT_LEAST_1
     ] = 64
     train_examples: Annotated[
         int | None,
         option(
             Panel.BEHAVIOUR,
-            "At most this many training examples, for kernel and chi.  [default: all that fit in --memory]",
+            "Largest number of training examples to measure on, for kernel and chi.  [default: all that fit in --memory]",
         ),
         AT_LEAST_1,
     ] = None
     formula: Annotated[
-        str,
-        option(Panel.BEHAVIOUR, "Kernel of the fixed-features test: sgd, signgd or asymmetric."),
-        Choice("sgd", "signgd", "asymmetric"),
+        Literal["sgd", "signgd", "asymmetric"], option(Panel.BEHAVIOUR, "Kernel of the fixed-features test.")
     ] = "sgd"
     segment_examples: Annotated[
         int, option(Panel.BEHAVIOUR, "Test examples for the local Lipschitz constants."), AT_LEAST_1
     ] = 4
     segment_points: Annotated[
-        int, option(Panel.BEHAVIOUR, "Points on the way of training, for the same."), AT_LEAST_1
+        int,
+        option(Panel.BEHAVIOUR, "Points between start and end of training for the local Lipschitz constants."),
+        AT_LEAST_1,
     ] = 4
-    memory: Annotated[str, option(Panel.RUN, "Budget of kernels above the model's own memory."), Memory()] = "2GiB"
+    memory: Annotated[
+        str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
+    ] = "2GiB"

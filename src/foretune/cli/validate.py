@@ -15,7 +15,7 @@ from foretune.cli.deliver import deliver
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import loaded_model, versions
-from foretune.cli.ranges import decimals, items, numbers
+from foretune.cli.ranges import listed
 from foretune.cli.study_options import ValidateOptions
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
@@ -41,17 +41,17 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     Raises:
         UsageError: wrong names or numbers, before anything is loaded; too few candidates.
     """
-    tasks = tuple(load_task(task).name for task in items("--tasks", options.tasks, "mr,trec"))
-    seeds = numbers("--seeds", options.seeds, "13,21")
+    tasks = tuple(load_task(task).name for task in listed(options, "tasks"))
+    seeds = listed(options, "seeds")
     sample, grid = chosen_sample(options, SAMPLE, Full()), runs_grid(options)
     output = _OUTPUTS[options.output]
-    warm_up = () if options.warm_up is None else numbers("--warm-up", options.warm_up, "2,8")
+    warm_up = listed(options, "warm_up")
     check_data_folder(options.data, tasks)
     command = _command(model, options)
     places = study_places(options.out, _PAGE, command, model.model, report.json, options.data)
     errors = progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
-    globs = None if options.candidates is None else tuple(items("--candidates", options.candidates, "layer*"))
+    globs = listed(options, "candidates") or None
     with progress_bar(errors) as progress:
         study = Validation(
             lm=lm,
@@ -84,7 +84,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
     """The settings of every run: one a learning rate."""
-    rates = decimals("--learning-rates", options.learning_rates, "5e-4,2e-3")
+    rates = listed(options, "learning_rates")
     # a whole number of epochs as an int: runs are named by their settings as they are written in code
     epochs = int(options.epochs) if options.epochs == int(options.epochs) else options.epochs
     return tuple(

@@ -68,7 +68,11 @@ class Inputs:
 
 
 def forecast_inputs(
-    outputs: Outputs, task: Task, split: Split, batch: int = 8, done: Callable[[int, int], None] = lambda *_: None
+    outputs: Outputs,
+    task: Task,
+    split: Split,
+    batch: int | None = None,
+    done: Callable[[int, int], None] = lambda *_: None,
 ) -> Inputs:
     """Run the model forward over a split.
 
@@ -76,7 +80,7 @@ def forecast_inputs(
         outputs: the model as a function.
         task: labels and metric.
         split: few-shot data.
-        batch: examples per forward pass.
+        batch: examples per forward pass; as many as suit the device when left out.
         done: called with the number of examples finished and of all.
 
     Raises:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # torch is imported where it is used, so that the command line knows the settings without it
+    from torch import Tensor
 
-from foretune.analysis.solvers.problem import targets
-from foretune.shapes import Float, Int
+    from foretune.shapes import Float, Int
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,9 @@ class CrossEntropy(Loss):
 
     def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
         """The mean loss of the examples, whose classes are `y`."""
+        import torch
+        from torch import nn
+
         full = torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
         return nn.functional.cross_entropy(full, y)
 
@@ -48,6 +50,10 @@ class SquaredLoss(Loss):
 
     def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
         """The mean loss of the examples, whose classes are `y`."""
+        import torch
+
+        from foretune.analysis.solvers.problem import targets
+
         wanted = torch.from_numpy(targets(y.cpu().numpy(), logits.shape[1])).to(logits)
         return (logits - wanted).square().sum(1).mean() / 2
 

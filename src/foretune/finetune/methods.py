@@ -13,7 +13,8 @@ from foretune.errors import UsageError, nearest
 from foretune.finetune.adapters import adapted
 from foretune.finetune.copies import copy_with_own, head_names, outputs_on
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
-from foretune.kernels.lora import Initialisation, LoRA
+from foretune.kernels.adapter import Initialisation
+from foretune.kernels.lora import LoRA
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
 from foretune.model.parameters import ParameterFilter

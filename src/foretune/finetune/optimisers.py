@@ -6,15 +6,14 @@ Malladi et al. 2023, Definition 3.1: SignGD, `theta -= eta sign(grad)`, is what 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from foretune.errors import UsageError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # torch is imported where it is used, so that the command line knows the settings without it
+    import torch
     from torch import nn
 
 
@@ -59,6 +58,8 @@ class SGDOptimiser(Optimiser):
 
     def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The torch optimiser of these parameters."""
+        import torch
+
         return torch.optim.SGD(
             parameters, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
         )
@@ -83,6 +84,8 @@ class AdamWOptimiser(Optimiser):
 
     def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The torch optimiser of these parameters."""
+        import torch
+
         return torch.optim.AdamW(
             parameters, lr=self.learning_rate, betas=self.betas, eps=self.epsilon, weight_decay=self.weight_decay
         )
@@ -101,29 +104,11 @@ class SignGDOptimiser(Optimiser):
 
     def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The torch optimiser of these parameters."""
+        from foretune.finetune.sign_descent import SignDescent
+
         return SignDescent(parameters, self.learning_rate)
 
 
 OPTIMISERS: Mapping[str, type[Optimiser]] = {
     choice.name: choice for choice in (SGDOptimiser, AdamWOptimiser, SignGDOptimiser)
 }
-
-
-class SignDescent(torch.optim.Optimizer):
-    """The torch optimiser of `SignGDOptimiser`."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
-        super().__init__(parameters, {"lr": learning_rate})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step; with a closure, its loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.sub_(parameter.grad.sign(), alpha=group["lr"])
-        return loss

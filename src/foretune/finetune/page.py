@@ -1,19 +1,64 @@
-"""The page of a fine-tuning run: what it reached, how, and its curves."""
+"""Pages of a fine-tuning run: what it would cost; what it reached, how, and its curves."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from foretune.analysis.scores import Score
 from foretune.finetune.history import Evaluation
+from foretune.finetune.plan import TrainingPlan
 from foretune.finetune.report import RunReport, StageReport
-from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Table
+from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Quantity, Table
 
 _SHOWN = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlanData(TrainingPlan):
+    """A plan for programs.
+
+    Attributes:
+        finished: number of runs that are finished in the folder.
+        folder: of the runs.
+        about: what was read and what would be asked.
+    """
+
+    finished: int
+    folder: str
+    about: Mapping[str, Any]
+
+
+def training_plan_page(found: TrainingPlanData, about: tuple[Fact, ...]) -> Page:
+    """What runs would need.
+
+    Args:
+        found: the plan.
+        about: what was read and would be asked.
+    """
+    rows: tuple[tuple[Cell, ...], ...] = (
+        ("runs to train", Quantity(found.runs, ",d")),
+        ("runs to read, finished in the folder", Quantity(found.finished, ",d")),
+        ("training steps, of all runs", Quantity(found.steps, ",d")),
+        ("evaluations, of all runs", Quantity(found.evaluations, ",d")),
+        ("parameters trained", Quantity(found.trained, ",d")),
+        ("time", f"about {found.seconds:,.0f} s"),
+        ("folder", found.folder),
+    )
+    caption = "The model was loaded and one batch was timed; nothing was trained or written"
+    return Page(
+        title="Plan",
+        answer=f"About {found.seconds:,.0f} s for {found.steps:,} steps of {found.runs:,} run(s).",
+        about=about,
+        tables=(Table((Column("what", words=True), Column("how much", words=False)), rows, caption),),
+        kind="tune-plan",
+        data=found,
+    )
 
 
 def run_page(report: RunReport, folder: Path, about: tuple[Fact, ...] = (), *, kept: bool = False) -> Page:

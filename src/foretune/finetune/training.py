@@ -17,6 +17,8 @@ from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
 
 Schedule = Literal["constant", "linear", "cosine"]
 """How the learning rate changes: not at all, or down to zero at the last step."""
+Precision = Literal["full", "bf16"]
+"""Forward and backward passes in the model's own precision, or in bfloat16 by autocast."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,10 @@ class Proximal:
     The selective rule pulls only while `<grad R~(theta_t), theta_t - theta0> >= 0`, and leaves the risk alone while it
     drives the parameters outwards harder than the pull would hold them. The bound survives: where the rule lets go,
     `||grad R|| > lambda ||theta - theta0||`, so that R falls by more than `lambda/2 ||theta - theta0||^2` grows. With
-    `grad R` in the place of `grad R~` it would not: a risk that falls all the way out would never be pulled at.
+    `grad R` instead of `grad R~` it would not: a risk that falls all the way out would never be pulled at.
 
     Attributes:
-        strength: lambda.
+        strength: strength lambda of the proximal penalty, which pulls towards the pretrained weights.
         selective: pull by that rule, with the gradient of the step's batch; else always.
 
     Raises:
@@ -56,19 +58,20 @@ class Training:
     """Settings of a run.
 
     Attributes:
-        optimiser, loss: what makes the steps, and what they minimise.
-        batch_size: examples a step, over all processes; None for all of them (gradient descent).
-        micro_batches: parts that a step's batch is cut into, for memory.
-        steps: number of steps; None for `32 k C`.
-        epochs: the number of steps as passes over the data instead, for full data.
-        evaluate_every: steps between evaluations; None for `4 k C`, or an eighth of the steps where they are given.
-        best_by: what makes a checkpoint the best, its validation score or its validation loss.
-        proximal: the pull towards the start, if any.
-        schedule: how the learning rate changes.
-        clip: largest norm of a gradient; None for no limit.
-        dropout: as the model is configured; without it training is in evaluation mode.
-        precision: of the passes: "full" (the model's own), or "bf16" by autocast.
-        seed: of batches and dropout.
+        optimiser: what turns a gradient into a step, with its learning rate.
+        loss: what the steps minimise.
+        batch_size: examples per step, over all processes; None for all of them (gradient descent).
+        micro_batches: split each batch into this many parts, to save memory.
+        steps: number of training steps; None for 32 per training example.
+        epochs: passes over the training examples, instead of a number of steps.
+        evaluate_every: steps between two evaluations; None for an eighth of all steps.
+        best_by: choose the best checkpoint by validation score or by validation loss.
+        proximal: penalty on the distance from the pretrained weights, if any.
+        schedule: schedule of the learning rate: constant, or falling to zero at the last step (linear, cosine).
+        clip: clip gradients whose norm is larger than this; None for no clipping.
+        dropout: use dropout as the model configures it; without it the model trains in evaluation mode.
+        precision: precision of forward and backward passes: full (the model's own), or bf16 (autocast).
+        seed: seed for batches and dropout.
         report_to: loggers of `transformers.Trainer`, such as ("tensorboard",).
 
     Raises:
@@ -87,7 +90,7 @@ class Training:
     schedule: Schedule = "constant"
     clip: float | None = None
     dropout: bool = True
-    precision: Literal["full", "bf16"] = "full"
+    precision: Precision = "full"
     seed: int = 0
     report_to: tuple[str, ...] = ()
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from foretune.gradients.factors import Products
+from foretune.kernels.budget import device_bytes
 from foretune.kernels.formula import Formula, contracted
 from foretune.kernels.job import Job
 from foretune.kernels.sgd import SGD, contraction_flops
-from foretune.kernels.tile import Tile
-from foretune.kernels.tiles import memory_bytes
+from foretune.kernels.tile import Tile, in_pieces_of
+from foretune.model.device import finished
 from foretune.page import Column, Fact, Page, Table
 
 _MIB = 2**20
@@ -59,17 +60,19 @@ def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estima
         UsageError: the memory budget is too small.
     """
     job.refuse_too_large(formulas, memory)
-    budget = memory_bytes(memory)
     array = sum(job.array_bytes(formula) for formula in formulas)
-    plan = job.plan(budget, array)
+    plan = job.plan(memory, array)
     source, lengths = job.source, job.source.lengths
     places = sorted(range(len(lengths)), key=lambda place: abs(lengths[place] - sum(lengths) / len(lengths)))[
         : plan.batch
     ]
-    start = time.perf_counter()
+    if job.device.type != "cpu":
+        source.capture(places[:1], 1)  # libraries start
+    start = _clock(job.device)
     tile = source.capture(places, plan.batch)
-    capture_seconds = (time.perf_counter() - start) / len(places) * plan.passes
-    contraction = sum(_contraction_seconds(formula, job, tile, plan.passes) for formula in formulas)
+    capture_seconds = (_clock(job.device) - start) / len(places) * plan.passes
+    with in_pieces_of(job.sizes(memory).piece):
+        contraction = sum(_contraction_seconds(formula, job, tile, plan.passes) for formula in formulas)
     return Estimate(
         train=job.n,
         evaluation=len(job.columns) - (job.n if job.overlap else 0),
@@ -82,7 +85,7 @@ def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estima
         passes=plan.passes,
         seconds=capture_seconds + contraction,
         memory=plan.peak + array,
-        budget=budget,
+        budget=device_bytes(memory, job.device),
         disk=2 * array,
     )
 
@@ -94,22 +97,35 @@ def _contraction_seconds(formula: Formula, job: Job, tile: Tile, passes: int) ->
         linear = [factor for batch in tile for factor in batch.factors.values() if isinstance(factor, Products)]
         per_pair = sum(min(contraction_flops([factor], [factor], same=False)) for factor in linear) / examples**2
         pairs = job.n * (len(job.columns) - (job.n / 2 if job.overlap else 0))
-        return 2 * per_pair * pairs / product_rate()
-    start = time.perf_counter()
+        return 2 * per_pair * pairs / product_rate(device=job.device, dtype=tile[0].outputs.dtype)
+    start = _clock(job.device)
     for _ in contracted(tile, tile, {formula: formula.blocks(job.kinds)}):
         pass
-    return (time.perf_counter() - start) / examples * passes
+    return (_clock(job.device) - start) / examples * passes
 
 
-def product_rate(size: int = 1024, repeats: int = 5) -> float:
-    """Floating-point operations a second of a float32 product of two square matrices here, the median of some."""
-    a = torch.randn(size, size)
+def _clock(device: torch.device) -> float:
+    """Seconds, when the device has done what it was asked for."""
+    finished(device)
+    return time.perf_counter()
+
+
+def product_rate(
+    size: int | None = None,
+    repeats: int = 5,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Floating-point operations a second of a product of two square matrices on a device, the median of some."""
+    device = device or torch.device("cpu")
+    size = size or (1024 if device.type == "cpu" else 4096)
+    a = torch.randn(size, size, device=device, dtype=dtype)
     torch.mm(a, a)
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = _clock(device)
         torch.mm(a, a)
-        times.append(time.perf_counter() - start)
+        times.append(_clock(device) - start)
     return 2 * size**3 / statistics.median(times)
 
 

@@ -66,11 +66,6 @@ class Products:
         """Which tokens have a gradient: not padding, nor tokens that no later layer reads."""
         return torch.stack([g.abs().amax(2) for g in self.g]).amax(0) > 0
 
-    @cached_property
-    def live_tokens(self) -> int:
-        """How many do."""
-        return int(self.alive.sum())
-
     @staticmethod
     def end_to_end(uses: Sequence[Products]) -> Products:
         """Several uses as one, along tokens."""
@@ -153,6 +148,11 @@ class Dense:
     def end_to_end(uses: Sequence[Dense]) -> Dense:
         """Several uses as one: their sum."""
         return Dense(torch.stack([use.values for use in uses]).sum(0), torch.stack([use.scale for use in uses]).sum(0))
+
+
+def live_tokens(factors: Sequence[Products]) -> int:
+    """How many tokens have a gradient in all: one number that a device is asked for, not one a batch."""
+    return int(torch.stack([factor.alive.sum() for factor in factors]).sum())
 
 
 Factor = Products | Rows | Dense

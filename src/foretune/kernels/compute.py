@@ -17,7 +17,8 @@ from foretune.kernels.job import Job, joint_job, separate_job
 from foretune.kernels.law import check_law
 from foretune.kernels.projection import Projection
 from foretune.kernels.sgd import SGD
-from foretune.kernels.tiles import memory_bytes
+from foretune.kernels.tile import in_pieces_of
+from foretune.kernels.tiles import AUTO
 from foretune.model.outputs import Outputs
 from foretune.progress import Progress
 from foretune.shapes import Float64
@@ -30,7 +31,7 @@ def block_kernels(
     columns: AnyRows | None = None,
     formula: Formula | None = None,
     blocks: Pattern | None = None,
-    memory: str | int = "2GiB",
+    memory: str | int = AUTO,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BlockKernel:
@@ -42,7 +43,8 @@ def block_kernels(
         columns: m examples; the rows themselves when left out.
         formula: which kernel; `SGD()` when left out.
         blocks: globs or a predicate on parameter names; all trainable parameters when left out.
-        memory: budget above the model's own footprint, such as `"2GiB"`.
+        memory: budget above the model's own footprint, such as `"2GiB"`; `"auto"` is that on the CPU, and most of what is
+            free on a GPU. On a GPU it is the card's alone, without the kernels, which are on the host.
         out: a folder to write to while computing; an unfinished computation there is resumed.
         progress: called as the work goes on.
 
@@ -64,7 +66,7 @@ def joint_kernels(
     evaluation: Sequence[Example],
     formula: Formula | None = None,
     blocks: Pattern | None = None,
-    memory: str | int = "2GiB",
+    memory: str | int = AUTO,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> BlockKernel:
@@ -82,7 +84,7 @@ def joint_kernels(
 def kernels_of(
     job: Job,
     formulas: Sequence[Formula],
-    memory: str | int = "2GiB",
+    memory: str | int = AUTO,
     out: str | Path | None = None,
     progress: Progress | None = None,
     started: Callable[[], None] | None = None,
@@ -116,7 +118,7 @@ def projected_features(
     rows: AnyRows,
     projection: Projection,
     blocks: Pattern | None = None,
-    memory: str | int = "2GiB",
+    memory: str | int = AUTO,
     progress: Progress | None = None,
 ) -> Float64[np.ndarray, "n c k"]:
     """The gradient of every example and output, projected to k dimensions; `K = phi phi^T` is the projected kernel.
@@ -137,13 +139,15 @@ def projected_features(
     """
     job = separate_job(outputs, rows, None, blocks)
     shape = (job.n, outputs.n_outputs, projection.k)
-    plan = job.plan(memory_bytes(memory), 8 * math.prod(shape))
+    plan = job.plan(memory, 8 * math.prod(shape))
     check_law(job.source, {projection: projection.blocks(job.kinds)}, range(min(job.n, plan.rows)), plan.batch)
     features = np.zeros(shape)
     for start in range(0, job.n, plan.rows):
         tile = job.source.capture(range(start, min(start + plan.rows, job.n)), plan.batch)
         positions = [place for batch in tile for place in batch.positions]
-        features[positions] = projection.features(tile).view(len(positions), -1, projection.k).cpu().numpy()
+        with in_pieces_of(job.sizes(memory).piece):
+            found = projection.features(tile)
+        features[positions] = found.view(len(positions), -1, projection.k).cpu().numpy()
         if progress is not None:
             progress("projected gradients", start + len(positions), job.n)
     return features

@@ -11,18 +11,20 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from foretune.kernels.arrivals import Arrivals
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import KernelFolder
 from foretune.kernels.formula import Formula, contracted, overflow
 from foretune.kernels.job import Job, described
 from foretune.kernels.law import check_law
-from foretune.kernels.tile import Tile
-from foretune.kernels.tiles import Plan, memory_bytes
+from foretune.kernels.tile import Tile, in_pieces_of
+from foretune.kernels.tiles import Plan
 from foretune.progress import Progress
 
 
@@ -67,7 +69,6 @@ def computed(
         progress: called as the work goes on.
         started: called once every folder has been found to hold this computation, or nothing.
     """
-    budget = memory_bytes(memory)
     common = described(job)
     targets = [_target(job, formula, common, path) for formula, path in zip(formulas, out, strict=True)]
     unfinished: dict[Plan, list[_Target]] = defaultdict(list)
@@ -82,7 +83,7 @@ def computed(
     beginning = [*(target for members in unfinished.values() for target in members), *fresh]
     plan = next(iter(unfinished), None)
     if fresh and plan is None:
-        plan = job.plan(budget, sum(target.nbytes for target in fresh))
+        plan = job.plan(memory, sum(target.nbytes for target in fresh))
     if plan is not None:
         blocks = {target.formula: target.names for target in beginning}
         check_law(job.source, blocks, range(min(job.n, plan.rows)), plan.batch)
@@ -94,7 +95,8 @@ def computed(
     for target in beginning:
         target.array = np.zeros(target.shape)
     for kept, members in unfinished.items():
-        _fill(job, kept, members, progress or (lambda *_: None))
+        with in_pieces_of(job.sizes(memory).piece):
+            _fill(job, kept, members, progress or (lambda *_: None))
         for target in members:
             if target.folder is not None:
                 target.folder.finish(target.array)
@@ -125,12 +127,13 @@ def _fill(job: Job, plan: Plan, targets: Sequence[_Target], progress: Progress) 
             if direct != job.source.direct:  # a parameter has lost its rule: factors on both sides are of one kind
                 left = work.captured(rows)
             with torch.autocast(left[0].outputs.device.type, enabled=False):
-                found = _contracted(left, right, missing, work)
+                _contract(left, right, missing, work, (i, j))
             del right
-            for target, values in zip(missing, found, strict=True):
+            for target in missing:
+                values = work.part(target, (i, j))
                 if target.folder is not None:
-                    target.folder.write_tile(f"{i}-{j}", values)
-                _place(target, work, (i, j), values)
+                    target.folder.write_tile(f"{i}-{j}", np.ascontiguousarray(values))
+                _mirror(target, work, (i, j), values)
 
 
 def _taken(target: _Target, work: _Work, i: int, j: int) -> bool:
@@ -139,18 +142,16 @@ def _taken(target: _Target, work: _Work, i: int, j: int) -> bool:
         return True
     values = target.folder.tile(f"{i}-{j}") if target.folder is not None else None
     if values is not None:
-        _place(target, work, (i, j), values)
+        work.part(target, (i, j))[...] = values
+        _mirror(target, work, (i, j), values)
     return values is not None
 
 
-def _place(target: _Target, work: _Work, tile: tuple[int, int], values: np.ndarray) -> None:
-    """Put a tile where it belongs, and its mirror image too."""
+def _mirror(target: _Target, work: _Work, tile: tuple[int, int], values: np.ndarray) -> None:
+    """Put the mirror image of a tile where it belongs."""
     i, j = tile
-    rows, columns = work.row_tiles[i], work.column_tiles[j]
-    a, b, k, m = rows.start, rows.stop, columns.start, columns.stop
-    target.array[:, a:b, :, k:m] = values
     if work.mirrored(target.formula, j) and i != j:
-        target.array[:, k:m, :, a:b] = values.transpose(0, 3, 4, 1, 2)
+        work.part(target, (j, i))[...] = values.transpose(0, 3, 4, 1, 2)
 
 
 class _Work:
@@ -164,6 +165,11 @@ class _Work:
         self.column_tiles = self.row_tiles + extra if job.overlap else extra
         self.passes, self.total = 0, plan.passes
         self.contracted, self.blocks = 0, blocks * len(self.row_tiles) * len(self.column_tiles)
+
+    def part(self, target: _Target, tile: tuple[int, int]) -> np.ndarray:
+        """Where a tile stands in a kernel."""
+        rows, columns = self.row_tiles[tile[0]], self.column_tiles[tile[1]]
+        return target.array[:, rows.start : rows.stop, :, columns.start : columns.stop]
 
     def mirrored(self, formula: Formula, j: int) -> bool:
         """Whether column tile j is a row tile too, and the kernel symmetric there."""
@@ -187,17 +193,13 @@ def _ranges(start: int, stop: int, step: int) -> list[range]:
     return [range(k, min(k + step, stop)) for k in range(start, stop, step)]
 
 
-def _contracted(left: Tile, right: Tile, targets: Sequence[_Target], work: _Work) -> list[np.ndarray]:
-    """The kernels of two tiles, examples back in their own order."""
-    c = left[0].outputs.shape[1]
-    order = [np.argsort([place for batch in tile for place in batch.positions]) for tile in (left, right)]
+def _contract(left: Tile, right: Tile, targets: Sequence[_Target], work: _Work, tile: tuple[int, int]) -> None:
+    """Put the kernels of two tiles where they belong, examples back in their own order."""
     wanted: Mapping[Formula, Sequence[str]] = {target.formula: target.names for target in targets}
-    values = {formula: np.zeros((len(names), len(order[0]), c, len(order[1]), c)) for formula, names in wanted.items()}
+    parts = {target.formula: work.part(target, tile) for target in targets}
     place = {formula: {name: number for number, name in enumerate(names)} for formula, names in wanted.items()}
+    arrivals = Arrivals(left, right)
     for formula, name, kernel in contracted(left, right, wanted):
-        block = kernel.cpu().numpy()
-        if not np.isfinite(block).all():
-            raise overflow(name, formula.label)
-        values[formula][place[formula][name]] = block[order[0]][:, :, order[1]]
+        arrivals.put(kernel, parts[formula][place[formula][name]], partial(overflow, name, formula.label))
         work.finished_block()
-    return [values[target.formula] for target in targets]
+    arrivals.finish()

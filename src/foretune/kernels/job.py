@@ -7,11 +7,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from foretune.errors import UsageError
 from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import Pattern, matching
+from foretune.kernels.budget import device_bytes, refuse_beyond_host, sizes_on
 from foretune.kernels.formula import Formula
-from foretune.kernels.tiles import Footprint, Plan, memory_bytes, planned, refuse_too_large
+from foretune.kernels.tiles import Footprint, Plan, Sizes, planned, refuse_too_large
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import AnyRows, Example, as_examples
@@ -55,20 +58,41 @@ class Job:
         """Bytes of the kernel of one formula."""
         return 8 * len(formula.blocks(self.kinds)) * self.n * len(self.columns) * self.source.outputs.n_outputs**2
 
+    @property
+    def device(self) -> torch.device:
+        """Where factors and products are."""
+        return self.source.outputs.lm.device
+
+    def sizes(self, memory: str | int) -> Sizes:
+        """How work is cut for a budget."""
+        return sizes_on(self.device, device_bytes(memory, self.device), self.source.outputs.n_outputs)
+
     def refuse_too_large(self, formulas: Sequence[Formula], memory: str | int) -> None:
-        """See that the kernels of some formulas fit into half of a budget, before anything is computed.
+        """See that the kernels of some formulas can be held, before anything is computed.
 
         Raises:
             UsageError: they do not fit into this machine; see `foretune.kernels.tiles.refuse_too_large`.
         """
-        refuse_too_large(sum(self.array_bytes(formula) for formula in formulas), memory_bytes(memory))
+        arrays = sum(self.array_bytes(formula) for formula in formulas)
+        if self.device.type == "cuda":
+            refuse_beyond_host(arrays)
+        else:
+            refuse_too_large(arrays, device_bytes(memory, self.device))
 
-    def plan(self, budget: int, arrays: int) -> Plan:
-        """Tiles that keep the computation within `budget` bytes, `arrays` of which the kernels themselves take."""
+    def plan(self, memory: str | int, arrays: int) -> Plan:
+        """Tiles that keep the computation within its budget; the kernels themselves take `arrays` bytes.
+
+        Raises:
+            UsageError: the budget is too small, or the host has too little memory for the kernels.
+        """
         lengths = self.source.lengths
         sides = (lengths[: self.n], [lengths[place] for place in self.columns])
-        footprint = self.footprint()
-        return planned(footprint, sides, budget, arrays, overlap=self.overlap, single=self.source.single)
+        footprint, budget = self.footprint(), device_bytes(memory, self.device)
+        if self.device.type == "cuda":
+            refuse_beyond_host(arrays)
+            arrays = 0
+        single, sizes = self.source.single, self.sizes(memory)
+        return planned(footprint, sides, budget, arrays, overlap=self.overlap, single=single, sizes=sizes)
 
 
 def separate_job(

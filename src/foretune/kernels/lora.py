@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from foretune.errors import UsageError, nearest
 from foretune.gradients.factors import Dense, Factor, FactorBatch, Products
+from foretune.kernels.adapter import Adapter
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, side_of
@@ -32,52 +33,19 @@ from foretune.kernels.tile import Tile, Workspace, by_precision, zero_kernel
 from foretune.model.bypassed import BYPASSED
 from foretune.shapes import Float, Float64
 
-Initialisation = Literal["kaiming", "gaussian"]
-
 
 @dataclass(frozen=True)
-class LoRA(Formula):
+class LoRA(Adapter, Formula):
     """The kernel of LoRA adapters with B = 0 (Malladi et al. 2023, Lemma E.4), one block for each adapted weight.
 
-    For a trained or loaded adapter pass the peft model itself: its A and B are parameters like any other.
-
-    Attributes:
-        rank: r.
-        alpha: of the scaling alpha / r.
-        targets: as peft's `target_modules`: "all-linear" (all but the output layer), a regular expression for whole
-            module names, or several suffixes such as ("q_proj", "v_proj").
-        init: how A is drawn: "kaiming" (peft's default) or "gaussian".
-        rslora: scale by alpha / sqrt(r).
-        seed: of A.
-
-    Raises:
-        UsageError: a rank below one, a scale that is not positive, or an unknown initialisation.
+    For a trained or loaded adapter pass the peft model itself: its A and B are parameters like any other. The attributes
+    are those of `Adapter`.
     """
-
-    rank: int = 8
-    alpha: float = 16.0
-    targets: str | tuple[str, ...] = "all-linear"
-    init: Initialisation = "kaiming"
-    rslora: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 < self.alpha < math.inf:
-            raise UsageError(
-                f"LoRA(rank={self.rank}, alpha={self.alpha}): expected a rank of at least 1, alpha above 0."
-            )
-        if self.init not in ("kaiming", "gaussian"):
-            raise UsageError(f"Unknown initialisation {self.init!r} of LoRA. Expected 'kaiming' or 'gaussian'.")
 
     @property
     def label(self) -> str:
         """A short name for folders and tables."""
         return f"lora-r{self.rank}"
-
-    @property
-    def scaling(self) -> float:
-        """What multiplies B A x."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
     def matrix(self, block: str, inputs: int) -> Float64[np.ndarray, "r i"]:
         """A for one adapted weight with `inputs` input features."""

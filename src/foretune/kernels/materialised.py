@@ -17,7 +17,8 @@ from torch import Tensor
 
 from foretune.gradients.factors import Dense, Factor, Products, Rows
 from foretune.kernels import tile as tiles_of
-from foretune.kernels.tile import Tile, Workspace, zero_kernel
+from foretune.kernels.products import add_product, add_triangle, mirror
+from foretune.kernels.tile import ALIGNED, Tile, Workspace, zero_kernel
 from foretune.shapes import Float, Int
 
 
@@ -57,27 +58,10 @@ def materialised_kernel(
         if same:
             add_triangle(matrix, first)
         else:
-            matrix += (first @ second.T).double()
+            add_product(matrix, first, second)
     if same:
         mirror(matrix)
     return kernel
-
-
-def mirror(matrix: Float[Tensor, "k k"]) -> None:
-    """Copy the lower triangle to the upper one."""
-    matrix.copy_(matrix.tril() + matrix.tril(-1).T)
-
-
-def add_triangle(matrix: Tensor, chunk: Float[Tensor, "k p"], depth: int = 3) -> None:
-    """Add the lower triangle of `chunk @ chunk.T` to `matrix`, halving squares on the diagonal `depth` times."""
-    size = len(chunk)
-    if depth == 0 or size < 32:
-        matrix += (chunk @ chunk.T).double()
-        return
-    half = size // 2
-    add_triangle(matrix[:half, :half], chunk[:half], depth - 1)
-    add_triangle(matrix[half:, half:], chunk[half:], depth - 1)
-    matrix[half:, :half] += (chunk[half:] @ chunk[:half].T).double()
 
 
 class Entries(NamedTuple):
@@ -112,7 +96,9 @@ def gradient_chunks(
         return
     most = max(sum(part.count for part in side) for side in sides)
     for number, rows, width, form in _pieces(kind, sides):
-        step = max(1, tiles_of.CHUNK_BYTES // (most * width * space.like.element_size()))
+        step = max(1, tiles_of.chunk_bytes() // (most * width * space.like.element_size()))
+        if space.like.device.type != "cpu":
+            step = max(ALIGNED, step // ALIGNED * ALIGNED)
         for start in range(0, len(rows), step):
             end = min(start + step, len(rows))
             chunks = [
@@ -170,10 +156,13 @@ def _weight_gradients(
 ) -> None:
     """Rows `start:end` of dW for each example and output."""
     n, c = len(factor.x), len(factor.g)
-    parts = [g[..., start:end].mT for g in factor.g]  # (n, o, t) of each output
+    parts = [g[..., start:end] for g in factor.g]  # (n, t, o) of each output
     if scale is not None:
         parts = [part * each[:, None, None] for part, each in zip(parts, scale.view(n, c).T, strict=True)]
-    g = torch.cat(parts, dim=1)  # (n, c * o, t)
+    if into.device.type == "cpu":
+        g = torch.cat([part.mT for part in parts], dim=1)  # (n, c * o, t)
+    else:  # tokens last would be rows of any odd length, for which a GPU has slow products only
+        g = (parts[0] if c == 1 else torch.cat(parts, dim=2)).mT  # (n, c * o, t)
     torch.bmm(g.to(into.dtype), factor.x.to(into.dtype), out=into.view(n, c * (end - start), -1))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foretune.gradients.factors import Products
+from foretune.gradients.factors import Products, live_tokens
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import materialised_kernel
 from foretune.kernels.tile import Tile, by_precision, linear_factors
@@ -91,7 +91,8 @@ def contraction_flops(
     """
     c, inputs, features = len(left[0].g), left[0].x.shape[-1], left[0].features
     d = len(right[0].g)
-    tokens_left, tokens_right = (sum(f.live_tokens for f in side) for side in (left, right))
+    tokens_left = live_tokens(left)
+    tokens_right = tokens_left if same else live_tokens(right)
     rows, columns = (sum(len(f.x) * len(f.g) for f in side) for side in (left, right))
     triangle = 0.5 if same else 1.0
     entry, form = (_ENTRY_COST, _FORM_COST) if weighted else (0.0, 1.0)

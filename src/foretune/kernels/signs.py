@@ -29,7 +29,8 @@ from foretune.errors import UsageError
 from foretune.gradients.factors import Dense, FactorBatch, Rows
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
-from foretune.kernels.materialised import Side, add_triangle, gradient_chunks, mirror, side_of
+from foretune.kernels.materialised import Side, gradient_chunks, side_of
+from foretune.kernels.products import add_product, add_triangle, mirror
 from foretune.kernels.tile import Tile, Workspace, by_precision, zero_kernel
 from foretune.shapes import Float
 
@@ -204,7 +205,7 @@ def _kernels(
             if same and formula.symmetric:
                 add_triangle(matrix, first)
             else:
-                matrix += (first @ second.T).double()
+                add_product(matrix, first, second)
     for formula, matrix in matrices.items():
         if same and formula.symmetric:
             mirror(matrix)

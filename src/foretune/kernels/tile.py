@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
 from foretune.gradients.factors import FactorBatch, Products
+from foretune.kernels.tiles import CHUNK_BYTES
 from foretune.shapes import Float, Float64
 
-CHUNK_BYTES = 12 * 2**20
-"""Work is done on pieces of this size: two of them stay within a usual last-level cache."""
+ALIGNED = 8
+"""Entries: a GPU's fast products read and write rows that begin at a multiple of this."""
+_PIECE: ContextVar[int | None] = ContextVar("bytes of a piece", default=None)
 
 Tile = Sequence[FactorBatch]
+
+
+def chunk_bytes() -> int:
+    """Bytes of a piece of work here."""
+    return _PIECE.get() or CHUNK_BYTES
+
+
+@contextmanager
+def in_pieces_of(size: int) -> Iterator[None]:
+    """Work on pieces of another size: a GPU needs larger ones to be busy."""
+    before = _PIECE.set(size)
+    try:
+        yield
+    finally:
+        _PIECE.reset(before)
 
 
 class Workspace:
@@ -29,6 +49,16 @@ class Workspace:
         if name not in self.buffers or len(self.buffers[name]) < size:
             self.buffers[name] = self.like.new_empty(size)
         return self.buffers[name][:size]
+
+    def matrices(self, name: str, *shape: int) -> Float[Tensor, "..."]:
+        """A buffer as matrices of a shape, each row of them where a fast product can write it."""
+        width = aligned(shape[-1], self.like.device)
+        return self.take(name, math.prod(shape[:-1]) * width).view(*shape[:-1], width)[..., : shape[-1]]
+
+
+def aligned(size: int, device: torch.device) -> int:
+    """Entries of a row with what is left free behind it, so that the next begins at a place that suits the device."""
+    return size if device.type == "cpu" else -(-size // ALIGNED) * ALIGNED
 
 
 def by_precision(

@@ -26,20 +26,27 @@ _UNITS = {
     "mib": 2**20,
     "gib": 2**30,
 }
+CHUNK_BYTES = 12 * 2**20
+"""Work is done on pieces of this size: two of them stay within a usual last-level cache."""
 BATCH = 8
 """Examples per forward pass: small enough that similar lengths meet, large enough for efficient products."""
 _ALLOCATOR = 0.85
 """Share of the budget that tensors may fill; the rest is what the allocator keeps between them."""
-_RESERVE = 96 * 2**20
-"""Bytes kept free for chunks of formed gradients, products and the allocator."""
+_PIECES = 8
+"""Pieces of work kept free for chunks of formed gradients, products and the allocator."""
+AUTO = "auto"
+_USUAL = 2 * 2**30
+"""The budget where none is given."""
 
 
 def memory_bytes(memory: str | int) -> int:
-    """A budget such as `"2GiB"`, `"500MB"` or a number of bytes, in bytes.
+    """A budget such as `"2GiB"`, `"500MB"` or a number of bytes, in bytes; `"auto"` is 2 GiB.
 
     Raises:
         UsageError: it cannot be read or is not positive.
     """
+    if memory == AUTO:
+        return _USUAL
     if isinstance(memory, int):
         amount = float(memory)
     else:
@@ -69,6 +76,31 @@ class Footprint:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """How work is cut.
+
+    Attributes:
+        batch: examples per forward pass at most.
+        piece: bytes of a piece of work.
+        pair: bytes that a contraction holds for each pair of examples, beside its pieces.
+    """
+
+    batch: int = BATCH
+    piece: int = CHUNK_BYTES
+    pair: int = 0
+
+    @property
+    def reserve(self) -> int:
+        """Bytes kept free for pieces of work."""
+        return _PIECES * self.piece
+
+    @property
+    def batches(self) -> list[int]:
+        """Examples per forward pass that are tried."""
+        return [self.batch >> halved for halved in range(self.batch.bit_length())]
+
+
+@dataclass(frozen=True)
 class Plan:
     """Tile sizes.
 
@@ -94,6 +126,7 @@ def planned(
     *,
     overlap: bool,
     single: bool,
+    sizes: Sizes = Sizes(),
 ) -> Plan:
     """Tile sizes that keep factors and activations within `budget` bytes.
 
@@ -104,6 +137,7 @@ def planned(
         arrays: how many of them the kernels themselves take.
         overlap: the columns begin with the rows themselves (a symmetric part), so that these need no second copy.
         single: one example per forward pass.
+        sizes: how work is cut.
 
     Raises:
         UsageError: not even one example against another fits; the message says how much is needed.
@@ -111,27 +145,28 @@ def planned(
     refuse_too_large(arrays, budget)
     rows, columns = lengths
     n, m = len(rows), len(columns)
+    reserve, most = sizes.reserve + sizes.pair * n * m, sizes.batch
     longest = max((*rows, *columns))
     plans = []
-    for batch in [1] if single else [BATCH, 4, 2, 1]:
+    for batch in [1] if single else sizes.batches:
         graph = int(batch * longest * footprint.graph)
-        room = int((budget - arrays) * _ALLOCATOR) - _RESERVE - graph
-        everything = _held(footprint, columns if overlap else (*rows, *columns))
-        held = _held(footprint, rows)
+        room = int((budget - arrays) * _ALLOCATOR) - reserve - graph
+        everything = _held(footprint, columns if overlap else (*rows, *columns), most)
+        held = _held(footprint, rows, most)
         if everything <= room:
-            plans.append(Plan(batch, n, m, m if overlap else n + m, everything + graph + _RESERVE))
+            plans.append(Plan(batch, n, m, m if overlap else n + m, everything + graph + reserve))
             continue
-        beside = _widest(footprint, columns, room - held, batch)  # all rows held, columns in a stream
+        beside = _widest(footprint, columns, room - held, batch, most)  # all rows held, columns in a stream
         if beside:
-            peak = held + _window(footprint, columns, beside) + graph + _RESERVE
+            peak = held + _window(footprint, columns, beside, most) + graph + reserve
             plans.append(Plan(batch, n, beside, m if overlap else n + m, peak))
-        half = _widest(footprint, (*rows, *columns), room // 2, batch)
+        half = _widest(footprint, (*rows, *columns), room // 2, batch, most)
         if half:
-            peak = 2 * _window(footprint, (*rows, *columns), half) + graph + _RESERVE
+            peak = 2 * _window(footprint, (*rows, *columns), half, most) + graph + reserve
             plans.append(Plan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
     if plans and arrays <= budget // 2:
         return min(plans, key=lambda plan: (plan.passes, -plan.batch))
-    pair = _RESERVE + footprint.graph * longest + 2 * (footprint.fixed + footprint.token * longest)
+    pair = reserve + footprint.graph * longest + 2 * (footprint.fixed + footprint.token * longest)
     needed = max(2 * arrays, arrays + pair / _ALLOCATOR)
     raise UsageError(
         f"The memory budget of {shown(budget)} is too small: {shown(needed)} are needed, {shown(arrays)} of them for the "
@@ -173,23 +208,24 @@ def shown(size: int | float) -> str:
     return f"{math.ceil(size / 2**20 + 1)} MiB" if size < 10 * 2**30 else f"{math.ceil(size / 2**30)} GiB"
 
 
-def _held(footprint: Footprint, lengths: Sequence[int]) -> int:
-    """Bytes of the factors of some examples, padded in batches of similar length."""
+def _held(footprint: Footprint, lengths: Sequence[int], most: int) -> int:
+    """Bytes of the factors of some examples, padded in batches of similar length, `most` examples each."""
     ordered = sorted(lengths, reverse=True)
-    tokens = sum(ordered[start] * len(ordered[start : start + BATCH]) for start in range(0, len(ordered), BATCH))
+    tokens = sum(ordered[start] * len(ordered[start : start + most]) for start in range(0, len(ordered), most))
     return int(footprint.fixed * len(lengths) + footprint.token * tokens)
 
 
-def _window(footprint: Footprint, lengths: Sequence[int], size: int) -> int:
+def _window(footprint: Footprint, lengths: Sequence[int], size: int, most: int) -> int:
     """Bytes of the largest tile of `size` consecutive examples."""
-    return max(_held(footprint, lengths[start : start + size]) for start in range(max(1, len(lengths) - size + 1)))
+    starts = range(max(1, len(lengths) - size + 1))
+    return max(_held(footprint, lengths[start : start + size], most) for start in starts)
 
 
-def _widest(footprint: Footprint, lengths: Sequence[int], room: int, batch: int) -> int:
+def _widest(footprint: Footprint, lengths: Sequence[int], room: int, batch: int, most: int) -> int:
     """The most consecutive examples, a multiple of `batch`, whose factors always fit into `room` bytes; 0 for none."""
     fitting = 0
     for size in range(batch, len(lengths) + batch, batch):
-        if _window(footprint, lengths, size) > room:
+        if _window(footprint, lengths, size, most) > room:
             break
         fitting = size
     return fitting

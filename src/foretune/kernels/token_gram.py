@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from foretune.kernels import tile as tiles_of
-from foretune.kernels.materialised import mirror
 from foretune.kernels.packed import Layout, Packed, Packer
-from foretune.kernels.tile import Tile, Workspace, zero_kernel
+from foretune.kernels.products import mirror
+from foretune.kernels.tile import Tile, Workspace, aligned, zero_kernel
 from foretune.shapes import Float, Float64
 
-_DIAGONAL_PIECES = 4
+_DIAGONAL_PIECES, _GPU_DIAGONAL_PIECES = 4, 8
 """A symmetric kernel is cut into so many pieces of rows; each computes about half of its own square too much."""
-_MOST_SUMS = 16
+_MOST_SUMS, _GPU_MOST_SUMS = 16, 256
 """Examples times outputs of a piece: summing its tokens costs so many multiplications an entry."""
 
 
@@ -99,30 +99,41 @@ class _Shared:
             self.inputs, self.grams = (first.inputs, second.inputs), {}
         gram = self.grams.get(piece.begin)
         if gram is None:
-            gram = first.x[piece.rows] @ second.x[: piece.width].T
-            if sum(kept.nbytes for kept in self.grams.values()) + gram.nbytes <= 4 * tiles_of.CHUNK_BYTES:
+            gram = _gram(first.x[piece.rows], second.x[: piece.width])
+            if sum(kept.nbytes for kept in self.grams.values()) + gram.nbytes <= 4 * tiles_of.chunk_bytes():
                 self.grams[piece.begin] = gram
         if first.group is not None and second.group is not None:
             return gram * (first.group[piece.rows, None] == second.group[: piece.width])
         return gram
 
 
+def _gram(left: Float[Tensor, "t i"], right: Float[Tensor, "s i"]) -> Float[Tensor, "t s"]:
+    """The products of two lists of tokens."""
+    width = aligned(len(right), right.device)
+    if width == len(right):
+        return left @ right.T
+    return torch.mm(left, right.T, out=left.new_empty(len(left), width)[:, : len(right)])
+
+
 def _pieces(first: Packed, columns: Layout, *, same: bool) -> Iterator[_Piece]:
     """Pieces whose products fill a chunk; of a symmetric kernel each has a share of the examples at most."""
     layout = first.layout
     ends, n = layout.ends, len(layout.ends) - 1
-    most = max(1, min(-(-n // _DIAGONAL_PIECES) if same else n, _MOST_SUMS // layout.c))
+    on_cpu = first.x.device.type == "cpu"
+    sums, diagonal = (_MOST_SUMS, _DIAGONAL_PIECES) if on_cpu else (_GPU_MOST_SUMS, _GPU_DIAGONAL_PIECES)
+    most = max(1, min(-(-n // diagonal) if same else n, sums // layout.c))
     token_bytes = layout.c * columns.ends[-1] * first.x.element_size()
     end = 0
     while end < n:
         begin, end = end, end + 1
-        while end < min(n, begin + most) and (ends[end + 1] - ends[begin]) * token_bytes <= tiles_of.CHUNK_BYTES:
+        while end < min(n, begin + most) and (ends[end + 1] - ends[begin]) * token_bytes <= tiles_of.chunk_bytes():
             end += 1
         last = end if same else len(columns.ends) - 1
         if ends[end] > ends[begin] and columns.ends[last]:
             owners = torch.arange(begin, end, device=layout.lengths.device)
             of_token = owners.repeat_interleave(layout.lengths[begin:end])
-            members = (owners[:, None] == of_token).to(first.x.dtype)
+            members = first.x.new_empty(end - begin, aligned(len(of_token), of_token.device))[:, : len(of_token)]
+            members.copy_(owners[:, None] == of_token)
             yield _Piece(begin, end, slice(ends[begin], ends[end]), last, columns.ends[last], members)
 
 
@@ -131,7 +142,7 @@ def _fill(kernel: Float64[Tensor, "n c m d"], first: Packed, second: Packed, sha
     c = first.layout.c
     for piece in shared.pieces_of(first, second):
         gram = shared.gram(first, second, piece)  # (t, s)
-        entries = space.take("entries", c * gram.numel()).view(c, *gram.shape)
+        entries = space.matrices("entries", c, *gram.shape)
         lengths = second.layout.lengths[: piece.last]
         for output, others in enumerate(second.g):
             torch.bmm(first.g[:, piece.rows], others[: piece.width].T.expand(c, -1, -1), out=entries)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.errors import UsageError
+from foretune.model.device import examples_a_pass
 from foretune.model.encoding import Batch, Encoded
 from foretune.model.finite import non_finite
 from foretune.model.lost_text import lost_piece
@@ -116,14 +117,14 @@ def constant(values: Float64[np.ndarray, "e i"]) -> bool:
 
 
 def pretrained(
-    outputs: Outputs, rows: Rows, batch: int = 8, done: Callable[[int, int], None] = lambda *_: None
+    outputs: Outputs, rows: Rows, batch: int | None = None, done: Callable[[int, int], None] = lambda *_: None
 ) -> Pretrained:
     """The model's outputs and features.
 
     Args:
         outputs: the model as a function.
         rows: examples in any order.
-        batch: examples per forward pass.
+        batch: examples per forward pass; as many as suit the device when left out.
         done: called with the number of examples finished and of all.
 
     Raises:
@@ -133,7 +134,8 @@ def pretrained(
     encoded = _encoded(outputs, rows)
     f0: list[np.ndarray] = [np.empty(0)] * len(encoded)
     features, finished = list(f0), 0
-    for places, part in _batches(outputs, encoded, batch):
+    size = examples_a_pass(outputs.lm.device) if batch is None else batch
+    for places, part in _batches(outputs, encoded, size):
         logits, hidden = (tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(part))
         if not (np.isfinite(logits).all() and np.isfinite(hidden).all()):
             raise non_finite(outputs, part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from foretune.model.outputs import Outputs
@@ -30,5 +31,16 @@ def outputs_identity(outputs: Outputs, weights: Mapping[str, Tensor] | None = No
         "weights": fingerprint(outputs.module.state_dict() if weights is None else weights),
         "dtype": str(lm.dtype).removeprefix("torch."),
         "device": lm.device.type,
+        **_rounding(lm.device.type),
         "outputs": outputs.description,
     }
+
+
+def _rounding(device: str) -> dict[str, str]:
+    """What rounds products beside the model's own precision: autocast, and TF32 on a GPU. Nothing as a rule."""
+    found = {}
+    if torch.is_autocast_enabled(device):
+        found["autocast"] = str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+    if device == "cuda" and torch.get_float32_matmul_precision() != "highest":
+        found["float32 products"] = torch.get_float32_matmul_precision()
+    return found

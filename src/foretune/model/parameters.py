@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from foretune.errors import UsageError
 from foretune.naming import layer_number, layer_path
+
+if TYPE_CHECKING:  # torch is imported where it is used, so that the command line knows the filter without it
+    from torch import nn
 
 KINDS = ("linear", "bypassed", "embedding", "output", "bias", "other")
 
 
 def parameter_kind(owner: nn.Module, attribute: str, output_layer: nn.Module) -> str:
     """What a parameter is: weight of a linear layer, an embedding table or the output layer, a bias, or something else."""
+    from torch import nn
+
     if attribute == "bias":
         return "bias"
     if attribute == "weight" and owner is output_layer:
@@ -42,9 +46,9 @@ class ParameterFilter:
     Attributes:
         embeddings: keep embedding tables.
         head: keep what stands behind the transformer body: a classification head, or the head of a language model.
-        biases_only: only biases (BitFit).
-        lora_only: only adapters of a peft model.
-        layers: only these layers, by number.
+        biases_only: use only biases (BitFit).
+        lora_only: use only the adapters of a peft model.
+        layers: use only these layers, by number.
     """
 
     embeddings: bool = True

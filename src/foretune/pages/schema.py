@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
 from foretune.behaviour.page import BehaviourData
 from foretune.experiment.page import KernelData, SolveData
+from foretune.finetune.page import TrainingPlanData
 from foretune.finetune.report import RunReport
 from foretune.forecast.page import ForecastData
 from foretune.forecast.plan import PlanData
@@ -38,6 +39,7 @@ KINDS: Mapping[str, type] = {
     "kernel": KernelData,
     "solve": SolveData,
     "tune": RunReport,
+    "tune-plan": TrainingPlanData,
     "behaviour": BehaviourData,
     "validate": ValidationData,
     "reproduce": ReproductionData,
@@ -63,7 +65,7 @@ def document_model(kind: str) -> type[BaseModel]:
         kind: one of `KINDS`.
     """
     return create_model(
-        f"{kind.capitalize()}Document",
+        f"{kind.title().replace('-', '')}Document",
         __base__=_model(KINDS[kind]),
         format=(Literal[FORMAT], Field(description="Number of this layout.")),  # type: ignore[valid-type]
         foretune=(str, Field(description="Version that wrote it.")),

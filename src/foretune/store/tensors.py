@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _KEY = "checksum"
+_STAGED = 32 * 2**20
+"""Bytes of pinned memory that tensors on a GPU come through."""
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -22,10 +24,23 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
     digest = xxhash.xxh3_128()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach()
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for part in _on_host(tensor.contiguous().reshape(-1).view(torch.uint8)):
+            digest.update(part.numpy().data)
     return digest.hexdigest()
+
+
+def _on_host(values: Tensor) -> Iterator[Tensor]:
+    """A vector of bytes in parts; those on a GPU come through pinned memory, at many times the speed."""
+    import torch
+
+    if values.device.type != "cuda":
+        yield values.cpu()
+        return
+    staged = torch.empty(min(len(values), _STAGED), dtype=torch.uint8, pin_memory=True)
+    for part in values.split(_STAGED):
+        yield staged[: len(part)].copy_(part)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], **metadata: str) -> None:

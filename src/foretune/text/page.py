@@ -43,7 +43,7 @@ def tasks_page(tasks: Sequence[Task], models: Sequence[tuple[str, str]]) -> Page
             Table((Column("name", words=True), Column("what", words=True)), tuple(models), "Models"),
         ),
         findings=(
-            "Any hub id, model folder or .gguf file works instead of a model, any file or dataset id instead of a task.",
+            "MODEL can also be a hub id, a folder or a .gguf file; DATA can also be a file or a hub dataset id.",
         ),
         kind="tasks",
         data=TasksData({task.name: task for task in tasks}),

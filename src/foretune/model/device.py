@@ -1,0 +1,18 @@
+"""What differs between devices for passes through a model."""
+
+from __future__ import annotations
+
+import torch
+
+_EXAMPLES = {"cpu": 8, "cuda": 64}
+
+
+def examples_a_pass(device: torch.device) -> int:
+    """Examples per forward pass: on a CPU few, so that similar lengths meet; on a GPU enough to keep it busy."""
+    return _EXAMPLES.get(device.type, _EXAMPLES["cpu"])
+
+
+def finished(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked for: only then does a clock show what it took."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
