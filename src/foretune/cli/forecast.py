@@ -24,7 +24,7 @@ from foretune.cli.options import (
     RunOptions,
 )
 from foretune.cli.prepare import facts_of, inputs_of, prepared, record_of, reported
-from foretune.cli.settings import as_yaml, repeatable, typed_again
+from foretune.cli.settings import as_yaml, option_words, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
@@ -154,11 +154,10 @@ def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, Blo
     if which is None:
         return ()
     model, data, outputs = settings[:3]
-    method = {"--rank": picked.candidate.rank, "--alpha": f"{ALPHA:g}", **which}
-    training = {"--learning-rate": f"{rate:.2e}", "--batch-size": picked.adamw.batch, "--steps": picked.adamw.steps}
-    options = [str(word) for pair in {**method, **training}.items() for word in pair]
-    words = ["foretune", "tune", *typed_again((model, data, outputs)), "--method", "lora", *options]
-    return (shlex.join([*words, "--best-by", "loss", "--out", "runs/lora"]),)
+    method = {"method": "lora", "rank": picked.candidate.rank, "alpha": f"{ALPHA:g}", **which}
+    training = {"learning_rate": f"{rate:.2e}", "batch_size": picked.adamw.batch, "steps": picked.adamw.steps}
+    options = option_words({**method, **training, "best_by": "loss", "out": "runs/lora"})
+    return (shlex.join(["foretune", "tune", *typed_again((model, data, outputs)), *options]),)
 
 
 def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:
@@ -170,6 +169,6 @@ def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[s
     if len(paths) == 1:
         (path,) = paths
         if {name for name in able if layer_path(name) == path} == set(item.blocks):
-            return {"--layers": str(layer_number(path))}
+            return {"layers": str(layer_number(path))}
     modules = [name.removesuffix(".weight") for name in item.blocks]
-    return {"--target-modules": ",".join(modules)} if len(modules) <= _NAMED else None
+    return {"target_modules": ",".join(modules)} if len(modules) <= _NAMED else None

@@ -267,7 +267,8 @@ def repeatable(groups: tuple[Any, ...]) -> dict[str, object]:
 
 def typed_again(groups: tuple[Any, ...]) -> list[str]:
     """The arguments and options of some groups as words of a command line, without those left at their defaults."""
-    arguments, options = [], []
+    arguments: list[str] = []
+    options: dict[str, object] = {}
     for group in groups:
         hints = get_type_hints(type(group), include_extras=True)
         for field in dataclasses.fields(group):
@@ -275,10 +276,22 @@ def typed_again(groups: tuple[Any, ...]) -> list[str]:
             if isinstance(hints[field.name].__metadata__[0], ArgumentInfo):
                 arguments.append(str(value))
             elif value != field.default:
-                name = typed_name(field.name)
-                words = {True: [name], False: [f"--no-{name.removeprefix('--')}"]}
-                options += words[value] if isinstance(value, bool) else [name, str(value)]
-    return [*arguments, *options]
+                options[field.name] = value
+    return [*arguments, *option_words(options)]
+
+
+def option_words(values: Mapping[str, object]) -> list[str]:
+    """Options as words of a command line.
+
+    Args:
+        values: name of the field -> value.
+    """
+    words: list[str] = []
+    for field, value in values.items():
+        name = typed_name(field)
+        flags = {True: name, False: f"--no-{name.removeprefix('--')}"}
+        words += [flags[value]] if isinstance(value, bool) else [name, str(value)]
+    return words
 
 
 def as_yaml(name: str, groups: tuple[Any, ...]) -> str:
