@@ -81,3 +81,58 @@ def test_only_pages_imports_rich() -> None:
 def test_modules_stay_short() -> None:
     for file in MODULES:
         assert len(file.read_text().splitlines()) <= 400, file
+
+
+def above(layer: str) -> list[Path]:
+    """The modules of the layers above one."""
+    first = LAYERS.index(layer) + 1
+    return [file for file in MODULES if LAYERS.index(file.relative_to(SOURCE).parts[0]) >= first]
+
+
+def calls(file: Path) -> set[str]:
+    """The names of what a file calls."""
+    found = [node.func for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    return {node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "") for node in found}
+
+
+def test_above_finetune_only_experiments_read_data_and_ask_models() -> None:
+    builders = {"load_data", "HeadLogits", "AnswerLogits"}
+    found = {file.relative_to(SOURCE).parts[0] for file in above("finetune") if calls(file) & builders}
+    assert found == {"experiment"}
+
+
+def identities(node: ast.AST) -> set[str]:
+    """What a part of an expression names of identities and their hashes."""
+    named = {getattr(each, "attr", getattr(each, "id", getattr(each, "value", ""))) for each in ast.walk(node)}
+    return {"identity", "identity_hash", "hash"} & {name for name in named if isinstance(name, str)}
+
+
+def test_only_kept_compares_identities() -> None:
+    for file in MODULES:
+        if file.relative_to(SOURCE) == Path("store/kept.py"):
+            continue
+        tree = ast.parse(file.read_text())
+        compared = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Compare) and identities(node)]
+        assert not compared, f"{file} compares identities at {compared}"
+        assert "identity_difference" not in calls(file), file
+
+
+QUESTIONS = {"forecast": (), "behaviour": (), "validate": (), "reproduce": ("behaviour",)}
+"""The rooms of questions -> those that they may import: the measures of kernel behaviour are what papers print."""
+
+
+@pytest.mark.parametrize("room", QUESTIONS)
+def test_questions_do_not_import_each_other(room: str) -> None:
+    for file in (SOURCE / room).rglob("*.py"):
+        others = {module.split(".")[1] for module in imported(file)} & QUESTIONS.keys() - {room}
+        assert others <= set(QUESTIONS[room]), f"{file} imports {others}"
+
+
+def test_no_function_of_experiments_takes_more_than_five_values() -> None:
+    for file in (SOURCE / "experiment").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                taken = [
+                    each.arg for each in (*node.args.args, *node.args.kwonlyargs) if each.arg not in ("self", "cls")
+                ]
+                assert len(taken) <= 5, f"{file}: {node.name} takes {taken}"

@@ -52,20 +52,20 @@ def test_kernel_folder_can_be_read_without_foretune(bert_folder: Path, data_file
     out = tmp_path / "run"
     result = run_cli("kernel", bert_folder, data_file, "--k", 4, "--test", 5, "--out", out)
     assert result.returncode == 0, result.stderr
-    array = np.asarray(zarr.open_array(out / "sgd" / "kernel.zarr", mode="r")[:])
-    description = json.loads((out / "sgd" / "kernel.json").read_text())
+    array = np.asarray(zarr.open_array(out / "kernels" / "sgd" / "kernel.zarr", mode="r")[:])
+    description = json.loads((out / "kernels" / "sgd" / "kernel.json").read_text())
     assert array.shape == tuple(description["shape"]) == (len(description["names"]), 8, 1, 21, 1)
     np.testing.assert_allclose(array[:, :, :, :8], array[:, :, :, :8].transpose(0, 3, 4, 1, 2))
-    kernel = ft.BlockKernel.open(out / "sgd")
+    kernel = ft.BlockKernel.open(out / "kernels" / "sgd")
     assert np.array_equal(kernel.array, array)
 
     again = tmp_path / "again"
     repeated = run_cli("kernel", bert_folder, data_file, "--config", out / "run.yaml", "--out", again)
     assert repeated.returncode == 0, repeated.stderr
-    assert np.array_equal(ft.BlockKernel.open(again / "sgd").array, array)
+    assert np.array_equal(ft.BlockKernel.open(again / "kernels" / "sgd").array, array)
 
     other = run_cli("kernel", bert_folder, data_file, "--k", 4, "--test", 5, "--seed", 21, "--out", out)
-    assert_refused(other, 1, "holds a run on other examples", "y", "Choose another folder")
+    assert_refused(other, 2, "holds another experiment: it differs in test, train, validation", "Choose another folder")
 
 
 def test_plan_computes_nothing(llama_folder: Path, data_file: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_nothing_half_written(llama_folder: Path, data_file: 
     result = run_code(code, "kernel", llama_folder, data_file, WORDS, "--k", 4, "--out", out)
     assert_refused(result, 1, "The disk is full", "free some space")
     assert not list(out.rglob("*.npy*"))
-    assert not (out / "sgd" / "kernel.zarr").exists()
+    assert not (out / "kernels" / "sgd" / "kernel.zarr").exists()
 
 
 TILES = """
@@ -218,17 +218,17 @@ def _command(llama_folder: Path, data_file: Path, out: Path) -> tuple[object, ..
 def test_a_killed_run_resumes_to_the_same_bits(llama_folder: Path, data_file: Path, tmp_path: Path) -> None:
     whole = run_code(TILES.format(after="pass"), *_command(llama_folder, data_file, tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
-    reference = ft.BlockKernel.open(tmp_path / "whole" / "sgd").array
+    reference = ft.BlockKernel.open(tmp_path / "whole" / "kernels" / "sgd").array
     for tiles in (1, 4):
         command = _command(llama_folder, data_file, tmp_path / f"killed-{tiles}")
         killing = f"len(written) == {tiles} and os.kill(os.getpid(), signal.SIGKILL)"
         assert run_code(TILES.format(after=killing), *command).returncode == -signal.SIGKILL
         with pytest.raises(ft.ForetuneError, match="unfinished"):
-            ft.BlockKernel.open(tmp_path / f"killed-{tiles}" / "sgd")
-        assert len(list((tmp_path / f"killed-{tiles}" / "sgd" / "tiles").glob("*.npy"))) == tiles
+            ft.BlockKernel.open(tmp_path / f"killed-{tiles}" / "kernels" / "sgd")
+        assert len(list((tmp_path / f"killed-{tiles}" / "kernels" / "sgd" / "tiles").glob("*.npy"))) == tiles
         resumed = run_cli(*command)
         assert resumed.returncode == 0, resumed.stderr
-        assert np.array_equal(ft.BlockKernel.open(tmp_path / f"killed-{tiles}" / "sgd").array, reference)
+        assert np.array_equal(ft.BlockKernel.open(tmp_path / f"killed-{tiles}" / "kernels" / "sgd").array, reference)
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_control_c_stops_cleanly_and_can_be_resumed(llama_folder: Path, data_fil
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=interruptible,
     ) as process:  # fmt: skip
         end = time.monotonic() + 90
-        while not list((tmp_path / "run" / "sgd" / "tiles").glob("*.npy")):
+        while not list((tmp_path / "run" / "kernels" / "sgd" / "tiles").glob("*.npy")):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < end
             time.sleep(0.02)

@@ -72,7 +72,7 @@ def test_two_tunings_in_one_folder_are_one_and_a_refusal_that_names_it(
     first, second = sorted(at_once(tmp_path, command, command), key=lambda result: result.returncode)
     assert first.returncode == 0, first.stderr
     assert_refused(second, 1, f"{out} is in use by process ", "since 20", "choose another --out")
-    steps = [json.loads(line)["step"] for line in (out / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in next(out.glob("runs/*/point-0/log.jsonl")).read_text().splitlines()]
     assert steps == list(range(0, 31, 5))
     assert not list(out.rglob(".*"))
     again = run_cli(*command)
@@ -87,9 +87,9 @@ def test_the_same_kernels_at_once_are_right(bert_folder: Path, data: Path, tmp_p
     for result in at_once(tmp_path, (*command, out), (*command, out)):
         assert result.returncode == 0, result.stderr
     for label in ("sgd", "lora-r1"):
-        pair = [ft.BlockKernel.open(folder / label).array for folder in (out, tmp_path / "alone")]
+        pair = [ft.BlockKernel.open(folder / "kernels" / label).array for folder in (out, tmp_path / "alone")]
         assert np.array_equal(*pair)
-        assert sorted(os.listdir(out / label)) == ["kernel.json", "kernel.zarr"]  # noqa: PTH208
+        assert sorted(os.listdir(out / "kernels" / label)) == ["kernel.json", "kernel.zarr"]  # noqa: PTH208
     assert not list(out.rglob(".*"))
     assert run_cli("solve", out).returncode == 0
 
@@ -105,9 +105,9 @@ def test_of_two_different_runs_in_one_folder_one_is_there_whole(
     out = tmp_path / "run"
     command = ("kernel", bert_folder, data, "--k", 4, "--test", 8, "--out", out)
     results = at_once(tmp_path, (*command, *one), (*command, *other))
-    assert sorted(result.returncode for result in results) == [0, 1], [result.stderr for result in results]
+    assert sorted(result.returncode for result in results) == [0, 2], [result.stderr for result in results]
     winner = 0 if results[0].returncode == 0 else 1
-    assert_refused(results[1 - winner], 1, "it differs in")
+    assert_refused(results[1 - winner], 2, "it differs in")
     (option, value) = (one, other)[winner][-2:]
     assert yaml.safe_load((out / "run.yaml").read_text())[str(option).removeprefix("--")] == value
     assert run_cli("solve", out).returncode == 0
@@ -117,7 +117,7 @@ def test_formulas_that_join_at_once_are_all_named(bert_folder: Path, data: Path,
     command = ("kernel", bert_folder, data, "--k", 2, "--test", 4, "--out", tmp_path / "run")
     for result in at_once(tmp_path, *((*command, "--formula", name) for name in ("sgd", "signgd"))):
         assert result.returncode == 0, result.stderr
-    assert sorted(json.loads((tmp_path / "run" / "examples.json").read_text())["kernels"]) == ["sgd", "signgd"]
+    assert sorted(json.loads((tmp_path / "run" / "experiment.json").read_text())["kernels"]) == ["sgd", "signgd"]
 
 
 def test_another_model_never_joins_a_folder(bert_folder: Path, model_folder, data: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_another_model_never_joins_a_folder(bert_folder: Path, model_folder, dat
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
     for changed in (("kernel", other), ("forecast", other), ("kernel", bert_folder, "--dtype", "float64")):
         result = run_cli(*changed, *options, *(("--formula", "lora") if changed[0] == "kernel" else ()))
-        assert_refused(result, 1, "another model: it differs in", "Choose another folder")
+        assert_refused(result, 2, "holds another experiment: it differs in", "Choose another folder")
     assert before == {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
 

@@ -97,11 +97,13 @@ def assert_clear(result, *parts: str) -> None:
 
 
 KERNEL_FILES = (
-    "examples.json",
+    "experiment.json",
+    "head.safetensors",
     "run.yaml",
-    "sgd/kernel.json",
-    "sgd/kernel.zarr/zarr.json",
-    "sgd/kernel.zarr/c/0/0/0/0/0",
+    "kernels/sgd/kernel.json",
+    "kernels/sgd/kernel.zarr/zarr.json",
+    "kernels/sgd/kernel.zarr/c/0/0/0/0/0",
+    "values/pretrained-outputs.json",
 )
 
 
@@ -125,19 +127,29 @@ def test_a_damaged_file_of_a_kernel_is_refused_or_without_effect(name: str, kern
             harmless.append(kind)
         else:
             assert_clear(result)
-    if name != "run.yaml":
+    if name not in ("run.yaml", "head.safetensors"):
         assert set(harmless) <= {kind for kind in DAMAGE if kind.startswith("flipped")}, "a part was not missed"
 
 
-RUN_FILES = ("run.yaml", "result.json", "run/run.json", "run/log.jsonl", "run/best/parameters.safetensors",
-             "run/result.json", "run/test.npy")  # fmt: skip
+ITSELF = "runs/ft-adamw-ITS-HASH/point-0"
+RUN_FILES = ("run.yaml", "result.json", "experiment.json", "head.safetensors", f"{ITSELF}/run.json",
+             f"{ITSELF}/log.jsonl", f"{ITSELF}/best/parameters.safetensors", f"{ITSELF}/result.json",
+             f"{ITSELF}/test.npy")  # fmt: skip
+
+
+def found(run: Path, name: str) -> str:
+    """A name with the hash that the run's own folder has."""
+    (place,) = (run / "runs").iterdir()
+    return name.replace("ft-adamw-ITS-HASH", place.name)
+
+
 SOME = ("flipped-at-0.5", "flipped-at-0.9", "emptied", "cut", "deleted", "folder")
 
 
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_a_damaged_file_of_a_run_is_refused_or_without_effect(name: str, run: Path, tmp_path: Path) -> None:
-    assert sorted(files(run)) == sorted(RUN_FILES)
+    assert sorted(files(run)) == sorted(found(run, each) for each in RUN_FILES)
     target = tmp_path / "behaviour.json"
     options = ("--segment-points", 1, "--segment-examples", 1, "--json", target)
     assert run_cli("behaviour", run, *options).returncode == 0
@@ -145,7 +157,7 @@ def test_a_damaged_file_of_a_run_is_refused_or_without_effect(name: str, run: Pa
     for kind in SOME:
         copied = tmp_path / kind
         shutil.copytree(run, copied)
-        DAMAGE[kind](copied / name)
+        DAMAGE[kind](copied / found(run, name))
         result = run_cli("behaviour", copied, *options)
         if result.returncode == 0:
             assert numbers(target) == expected, kind
@@ -165,7 +177,7 @@ def test_a_damaged_run_is_shown_rightly_or_refused(
     for kind in ("flipped-at-0.5", "emptied", "deleted", "null", "deep", "folder"):
         copied = tmp_path / kind
         shutil.copytree(run, copied)
-        DAMAGE[kind](copied / name)
+        DAMAGE[kind](copied / found(run, name))
         result = run_cli(*command, "--out", copied, "--json", target)
         if result.returncode == 0:
             assert numbers(target) | {"about": 0} == expected | {"about": 0}, kind
@@ -210,14 +222,15 @@ def test_a_damaged_tile_is_named_and_computed_again(
 ) -> None:
     begun, whole = unfinished
     shutil.copytree(begun, tmp_path / "run")
-    tile = sorted((tmp_path / "run" / "sgd" / "tiles").glob("*.npy"))[1]
+    tile = sorted((tmp_path / "run" / "kernels" / "sgd" / "tiles").glob("*.npy"))[1]
     TILE_DAMAGE[kind](tile)
     result = run_cli(*kernel_command(llama_folder, data, tmp_path / "run"))
     assert result.returncode == 0, result.stderr
     named = f"{tile} is damaged" in result.stderr and "It is computed again" in result.stderr
     assert named is (kind != "deleted"), result.stderr
-    assert np.array_equal(ft.BlockKernel.open(tmp_path / "run" / "sgd").array, ft.BlockKernel.open(whole / "sgd").array)
-    assert sorted(path.name for path in (tmp_path / "run" / "sgd").iterdir()) == ["kernel.json", "kernel.zarr"]
+    made, same = (ft.BlockKernel.open(folder / "kernels" / "sgd").array for folder in (tmp_path / "run", whole))
+    assert np.array_equal(made, same)
+    assert sorted(path.name for path in tile.parents[1].iterdir()) == ["kernel.json", "kernel.zarr"]
 
 
 @pytest.fixture(scope="module")

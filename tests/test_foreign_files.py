@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from foretune.errors import ForetuneError
-from foretune.experiment.record import refuse_foreign
+from foretune.experiment.folder import described
 from foretune.finetune.folder import RunFolder
 from foretune.finetune.report import read_report
-from foretune.kernels.folder import refuse_foreign_kernel
+from foretune.kernels.folder import KERNEL
 from foretune.pages.folder import refuse_other
 from foretune.store.kept import write_kept
 from tests.conftest import assert_refused, run_cli
@@ -151,11 +151,11 @@ def kept(folder: Path, name: str) -> None:
 
 
 MOVED: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
-    "kernel": (lambda folder: kept(folder, "notes.txt"), refuse_foreign_kernel),
-    "damaged kernel": (lambda folder: kept(folder, "kernel.json"), refuse_foreign_kernel),
+    "kernel": (lambda folder: kept(folder, "notes.txt"), KERNEL.described),
+    "damaged kernel": (lambda folder: kept(folder, "kernel.json"), KERNEL.described),
     "run": (lambda folder: kept(folder, "notes.txt"), lambda folder: RunFolder(folder, {})),
     "damaged run": (lambda folder: kept(folder, "run.json"), lambda folder: RunFolder(folder, {})),
-    "record": (lambda folder: kept(folder, "examples.json"), refuse_foreign),
+    "record": (lambda folder: kept(folder, "experiment.json"), described),
     "page": (lambda folder: kept(folder, "table.csv"), refuse_other),
     "damaged page": (lambda folder: kept(folder, "page.md"), refuse_other),
     "report": (lambda folder: kept(folder, "result.json"), read_report),

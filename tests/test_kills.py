@@ -155,10 +155,10 @@ def test_a_study_killed_at_any_write_gives_the_page_of_an_unbroken_one(
 
 
 LEFTOVERS = {
-    "kernel": ("sgd/.kernel.json.abcd1234", "sgd/.kernel.zarr.x_y_z_00/zarr.json", ".run.yaml.abcd1234",
-               ".foretune-0123abcd/examples.json", "sgd/.foretune-0123abcd/kernel.json", ".foretune-lock"),
-    "tune": ("run/.run.json.abcd1234", ".run.yaml.abcd1234", ".foretune-0123abcd/run.yaml", "run/.foretune-lock",
-             ".foretune-lock", "run/best/.foretune-0123abcd/parameters.safetensors"),
+    "kernel": ("kernels/sgd/.kernel.json.abcd1234", "kernels/sgd/.kernel.zarr.x_y_z_00/zarr.json", ".run.yaml.abcd1234",
+               ".foretune-0123abcd/experiment.json", "kernels/sgd/.foretune-0123abcd/kernel.json", ".foretune-lock"),
+    "tune": ("runs/.run.json.abcd1234", ".run.yaml.abcd1234", ".foretune-0123abcd/run.yaml", "runs/.foretune-lock",
+             ".foretune-lock", "runs/best/.foretune-0123abcd/parameters.safetensors"),
 }  # fmt: skip
 
 
@@ -184,7 +184,7 @@ def test_what_only_resembles_a_leftover_is_something_else(bert_folder: Path, dat
     for name in (".foretune-notes", ".foretune", ".kernel.json.bak", "kernel.json.abcd1234", ".git"):
         (tmp_path / name).write_text("mine")
         result = run_cli(*commands(bert_folder, data)["kernel"], "--out", tmp_path)
-        assert_refused(result, 1, f"it holds {name!r}")
+        assert_refused(result, 2, f"it holds {name!r}")
         assert (tmp_path / name).read_text() == "mine"
         (tmp_path / name).unlink()
 
@@ -195,11 +195,11 @@ def test_tiles_of_a_finished_kernel_are_removed_and_files_of_a_user_beside_them_
     out = tmp_path / "run"
     arguments = (*commands(bert_folder, data)["kernel"], "--out", out)
     assert run_cli(*arguments).returncode == 0
-    (out / "sgd" / "tiles").mkdir()
-    np.save(out / "sgd" / "tiles" / "0-0.npy", np.zeros(3))
-    (out / "lora-r1" / "tiles").mkdir()
-    np.save(out / "lora-r1" / "tiles" / "0-0.npy", np.zeros(3))
-    (out / "lora-r1" / "tiles" / "notes.txt").write_text("mine")
+    (out / "kernels" / "sgd" / "tiles").mkdir()
+    np.save(out / "kernels" / "sgd" / "tiles" / "0-0.npy", np.zeros(3))
+    (out / "kernels" / "lora-r1" / "tiles").mkdir()
+    np.save(out / "kernels" / "lora-r1" / "tiles" / "0-0.npy", np.zeros(3))
+    (out / "kernels" / "lora-r1" / "tiles" / "notes.txt").write_text("mine")
     assert run_cli(*arguments).returncode == 0
-    assert not (out / "sgd" / "tiles").exists()
-    assert os.listdir(out / "lora-r1" / "tiles") == ["notes.txt"]  # noqa: PTH208
+    assert not (out / "kernels" / "sgd" / "tiles").exists()
+    assert os.listdir(out / "kernels" / "lora-r1" / "tiles") == ["notes.txt"]  # noqa: PTH208

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from foretune.analysis.rank_statistics import Interval
 from foretune.analysis.solvers import targets
 from foretune.behaviour.smoothness import ball_constants
 from foretune.candidates.pool import pool_of
@@ -34,7 +35,6 @@ from foretune.reproduce.afzal.spectrum import (
 )
 from foretune.reproduce.malladi.subspace import DIMENSIONS, RANKS, ProjectedKernel, Subspace, projected_kernels, slope
 from foretune.reproduce.recipe import Study
-from foretune.validate.ranking import Interval
 from tests.cases import language_model
 from tests.conftest import family
 

@@ -14,7 +14,7 @@ import torch
 import foretune as ft
 from foretune.errors import DataError, ModelError, UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.experiment import Experiment, Work
 from foretune.experiment.outcome import Outcome
 from foretune.finetune import search
 from foretune.kernels.block_kernel import BlockKernel
@@ -149,7 +149,7 @@ def test_kernels_of_a_table_come_from_one_pass_where_memory_allows(
 
     def counted(cell: Experiment, formulas: list[Formula]) -> dict[str, BlockKernel]:
         asked.append(len(formulas))
-        return kernels(dataclasses.replace(cell, memory="2GiB"), formulas)
+        return kernels(dataclasses.replace(cell, work=Work("2GiB")), formulas)
 
     monkeypatch.setattr(Experiment, "kernels", counted)
     analogs = (K_SGD, measures.K_SIGNGD, measures.K_A_SIGNGD)
@@ -158,7 +158,7 @@ def test_kernels_of_a_table_come_from_one_pass_where_memory_allows(
     assert asked == [4]  # both orientations of the asymmetric one
     assert found == analog_scores(cell, analogs)
     assert asked == [4]
-    tight = dataclasses.replace(cell, folder=tmp_path / "tight", memory="80KiB")  # a kernel takes 18.4 KiB
+    tight = dataclasses.replace(cell, folder=tmp_path / "tight", work=Work("80KiB"))  # a kernel takes 18.4 KiB
     assert found == analog_scores(tight, analogs)
     assert asked == [4, 2, 2]
     assert all(0 <= score <= 1 for score in found.values())

@@ -31,14 +31,19 @@ def run_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return out
 
 
+def pretrained(folder: Path) -> list[list[float]]:
+    """The outputs of all examples that are kept."""
+    return json.loads((folder / "values" / "pretrained-outputs.json").read_text())["value"]["f0"]
+
+
 def test_kernel_writes_one_folder_a_formula(run_folder: Path) -> None:
-    record = json.loads((run_folder / "examples.json").read_text())
+    record = json.loads((run_folder / "experiment.json").read_text())
     assert sorted(record["kernels"]) == [
         "asymmetric", "asymmetric-reversed", "lora-r1", "lora-r4", "rademacher-k16", "sgd", "signgd",
     ]  # fmt: skip
     for label in record["kernels"]:
-        assert ft.BlockKernel.open(run_folder / label).array.shape[1:] == (8, 1, 26, 1)
-    assert len(record["y"]) == len(record["f0"]) == 26
+        assert ft.BlockKernel.open(run_folder / "kernels" / label).array.shape[1:] == (8, 1, 26, 1)
+    assert len(record["y"]) == len(pretrained(run_folder)) == 26
     assert record["task"]["labels"] == ["negative", "positive"]
 
 
@@ -51,9 +56,9 @@ def test_solve_says_what_the_library_says(run_folder: Path, tmp_path: Path) -> N
     by_kernel = {item["kernel"]: item for item in found["solutions"]}
     assert by_kernel["asymmetric"]["solver"] == "asymmetric"
     assert {item["solver"] for label, item in by_kernel.items() if label != "asymmetric"} == {"ridge"}
-    record = json.loads((run_folder / "examples.json").read_text())
-    f0, y = np.array(record["f0"]), np.array(record["y"])
-    own = solved(KernelRidge(), joint_data(ft.BlockKernel.open(run_folder / "sgd").total(), f0, y, 8))
+    record = json.loads((run_folder / "experiment.json").read_text())
+    f0, y = np.array(pretrained(run_folder)), np.array(record["y"])
+    own = solved(KernelRidge(), joint_data(ft.BlockKernel.open(run_folder / "kernels" / "sgd").total(), f0, y, 8))
     assert by_kernel["sgd"]["solution"]["predictions"] == own.predictions.tolist()
     assert len(by_kernel["sgd"]["solution"]["grid"]) == 25
     assert f"{by_kernel['sgd']['score']['value']:.3f}" in result.stdout
@@ -68,7 +73,7 @@ def test_every_solver_runs_on_a_symmetric_kernel(run_folder: Path) -> None:
 
 
 def test_solve_refuses_what_does_not_fit(run_folder: Path, tmp_path: Path) -> None:
-    assert_refused(run_cli("solve", tmp_path), 1, "is not a run folder", "foretune kernel MODEL DATA --out")
+    assert_refused(run_cli("solve", tmp_path), 1, "is not a folder of kernels", "foretune kernel MODEL DATA --out")
     assert_refused(run_cli("solve", run_folder, "--solver", "rigde"), 2, "Did you mean 'ridge'")
     assert_refused(run_cli("solve", run_folder, "--kernels", "asymmetric", "--solver", "ridge"), 2, "not symmetric")
     assert_refused(
@@ -89,17 +94,17 @@ def test_solve_refuses_what_does_not_fit(run_folder: Path, tmp_path: Path) -> No
 def test_solve_refuses_a_folder_of_another_version_or_label_set(run_folder, tmp_path, change, message) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(run_folder, copied)
-    record = json.loads((copied / "examples.json").read_text())
+    record = json.loads((copied / "experiment.json").read_text())
     del record["checksum"]
-    write_kept(copied / "examples.json", {**record, **change}, ("about", "foretune"))
+    write_kept(copied / "experiment.json", {**record, **change}, ("about", "foretune"))
     assert_refused(run_cli("solve", copied), 1, message, "new folder")
 
 
 def test_a_folder_of_another_version_in_the_same_format_is_noted(run_folder: Path, tmp_path: Path) -> None:
     copied = tmp_path / "copied"
     shutil.copytree(run_folder, copied)
-    record = json.loads((copied / "examples.json").read_text())
-    (copied / "examples.json").write_text(json.dumps({**record, "foretune": "0.0.9"}))
+    record = json.loads((copied / "experiment.json").read_text())
+    (copied / "experiment.json").write_text(json.dumps({**record, "foretune": "0.0.9"}))
     result = run_cli("solve", copied, "--kernels", "sgd")
     assert result.returncode == 0, result.stderr
     assert "made by foretune 0.0.9" in " ".join(result.stdout.split())
@@ -112,7 +117,7 @@ def test_another_split_in_the_same_folder_is_refused_and_another_formula_joins(
     shutil.copytree(run_folder, copied)
     command = ("kernel", llama_folder, data, WORDS, *SMALL, "--out", copied)
     refused = run_cli(*command, "--seed", 21, "--formula", "sgd")
-    assert_refused(refused, 1, "holds a run on other examples", "y")
+    assert_refused(refused, 2, "holds another experiment: it differs in test, train, validation")
     joined = run_cli(*command, "--formula", "lora", "--rank", 2)
     assert joined.returncode == 0, joined.stderr
     result = run_cli("solve", copied, "--kernels", "lora-r2,sgd")
@@ -144,7 +149,7 @@ def test_filters_leave_some_blocks(llama_folder: Path, data_file: Path, tmp_path
     options = ("--layers", "1", "--blocks", "*proj*,*norm*", "--exclude-head", "--exclude-embeddings")
     result = run_cli("kernel", llama_folder, data_file, WORDS, *SMALL, *options, "--out", out)
     assert result.returncode == 0, result.stderr
-    names = ft.BlockKernel.open(out / "sgd").names
+    names = ft.BlockKernel.open(out / "kernels" / "sgd").names
     assert len(names) == 9
     assert all(".layers.1." in name for name in names)
 
@@ -163,9 +168,10 @@ def test_a_head_starts_from_the_linear_probe(bert_folder: Path, data_file: Path,
 
 
 def test_a_folder_with_train_and_test_files_and_a_task_file(llama_folder: Path, tmp_path: Path) -> None:
-    rows = many_rows()
+    rows, folder = many_rows(), tmp_path / "rows"
+    folder.mkdir()
     for name, part in (("train", rows[:30]), ("test", rows[30:])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     task = tmp_path / "task.yaml"
     task.write_text(
         'labels: [negative, positive]\ntemplate: "{text} it was {mask} ."\nwords: {negative: terrible, positive: great}\n'
@@ -174,7 +180,7 @@ def test_a_folder_with_train_and_test_files_and_a_task_file(llama_folder: Path, 
     shown = run_cli("tasks", task)
     assert "First text. it was [MASK] ." in shown.stdout
     target = tmp_path / "kernel.json"
-    result = run_cli("kernel", llama_folder, tmp_path, "--task", task, "--prompt", "null", "--k", 4,
+    result = run_cli("kernel", llama_folder, folder, "--task", task, "--prompt", "null", "--k", 4,
                      "--out", tmp_path / "run", "--json", target)  # fmt: skip
     assert result.returncode == 0, result.stderr
     record = json.loads(target.read_text())

@@ -124,9 +124,9 @@ def test_json_never_replaces_a_file_that_it_did_not_write(name: str, tmp_path: P
 
 
 INSIDE = {
-    "record": ("kernel", "examples.json"), "settings": ("kernel", "run.yaml"), "itself": ("forecast", ""),
-    "forecast": ("forecast", "forecast.json"), "deeper": ("kernel", "sgd/kernel.json"), "result": ("tune", "result.json"),
-    "run": ("tune", "run"), "in-run": ("tune", "run/mine.json"),
+    "record": ("kernel", "experiment.json"), "older": ("kernel", "examples.json"), "settings": ("kernel", "run.yaml"),
+    "itself": ("forecast", ""), "forecast": ("forecast", "forecast.json"), "deeper": ("kernel", "kernels/sgd/kernel.json"),
+    "result": ("tune", "result.json"), "run": ("tune", "runs"), "in-run": ("tune", "runs/mine.json"),
 }  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_an_estimate_may_stand_in_the_folder_that_was_planned(
         result = run_cli(*command, *options, "--json", tmp_path / "out" / "plan.json")
         assert result.returncode == 0, result.stderr
         assert json.loads((tmp_path / "out" / "plan.json").read_text())["foretune"]
-    assert (tmp_path / "out" / "examples.json").is_file()
+    assert (tmp_path / "out" / "experiment.json").is_file()
 
 
 OUT_TARGETS: dict[str, Callable[[Path], Path]] = {

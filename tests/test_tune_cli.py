@@ -98,7 +98,7 @@ def test_a_finished_run_answers_for_its_own_data_and_weights_only_and_lost_parts
     assert "nothing was trained" in result.stdout
     scores = json.loads((run / "result.json").read_text())["test"]
 
-    shutil.rmtree(run / "run")
+    shutil.rmtree(run / "runs")
     hint = shlex.join(["foretune", "tune", "--config", str(run / "run.yaml"), "--out", str(run)])
     assert_refused(run_cli("behaviour", run), 2, "is missing or incomplete", f"`{hint}` trains what is missing")
     trained = run_cli(*shlex.split(hint)[1:])
@@ -107,11 +107,11 @@ def test_a_finished_run_answers_for_its_own_data_and_weights_only_and_lost_parts
     assert json.loads((run / "result.json").read_text())["test"] == scores
 
     data.write_text("".join(row.replace("film", "movie") for row in rows))
-    assert_refused(run_cli(*again), 2, "holds another run: it differs in")
+    assert_refused(run_cli(*again), 2, "holds another experiment: it differs in test, train, validation")
     data.write_text("".join(rows))
     weights = load_file(model / "model.safetensors")
     save_file({name: 1.5 * tensor for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
-    assert_refused(run_cli(*again), 2, "holds another run: it differs in weights")
+    assert_refused(run_cli(*again), 2, "holds another experiment: it differs in weights")
 
 
 @pytest.mark.parametrize(
@@ -216,8 +216,11 @@ def test_an_interrupted_run_goes_on_where_it_stopped(llama_folder: Path, folder:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
         preexec_fn=interruptible,
     ) as process:  # fmt: skip
-        log, deadline = out / "run" / "log.jsonl", time.monotonic() + 120
-        while not (log.exists() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 120
+        while not (logs := list(out.glob("runs/*/point-0/log.jsonl"))) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        (log,) = logs
+        while log.read_text().count("\n") < 4 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, messages = process.communicate(timeout=60)

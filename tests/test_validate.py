@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, spearmanr
 
 import foretune as ft
+from foretune.analysis.rank_statistics import ceiling, median_correlation, rank_correlation, regret
 from foretune.analysis.transferability import (
     kernel_target_alignment,
     leep,
@@ -34,7 +35,6 @@ from foretune.model.head import HeadLogits
 from foretune.validate.chosen import chosen_labels, common_labels
 from foretune.validate.curves import curve_distance
 from foretune.validate.page import validation_page
-from foretune.validate.ranking import ceiling, median_correlation, rank_correlation, regret
 from foretune.validate.rankings import LOSS, SCORE, SWEEP, rankings, sweep
 from foretune.validate.runs import Measured, Validation, candidates_of, measured
 from foretune.validate.stopped import stopped_runs

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from foretune.analysis.rank_statistics import correlation_difference, mean_over_candidates
 from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, SCORES, warmed_name
 from foretune.cli.options import ModelOptions, ReportOptions
@@ -24,7 +25,6 @@ from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
 from foretune.validate.page import validation_page
-from foretune.validate.ranking import correlation_difference, mean_over_candidates
 from foretune.validate.rankings import LOSS, rankings
 from foretune.validate.runs import Measured, Validation, candidates_of, measured
 from foretune.validate.warm_up import loss_errors, warm_up_findings, warm_up_table

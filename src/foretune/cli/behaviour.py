@@ -92,7 +92,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     places.check()
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
-    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors)
+    found = prepared(recipe.experiment, places, measures.folder, errors)
     run = finished_run(measures.folder, recipe, found)
     pair = _pair(found, run, measures)
     with progress_bar(errors) as progress:

@@ -8,13 +8,12 @@ from typing import Protocol
 from foretune.cli.options import DataOptions, OutputOptions
 from foretune.cli.ranges import listed
 from foretune.errors import UsageError
+from foretune.experiment.data import check_rows
 from foretune.experiment.sample import FewShot, Full, Sample, Sampled
 from foretune.experiment.setting import DataSource, Question, Setting
-from foretune.text.builtin import load_data, load_task
 from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
 from foretune.text.quoted import pieces, unquoted
-from foretune.text.rows import require_columns
 
 _USUAL_K = 16
 
@@ -137,7 +136,4 @@ def check_data_folder(data: Path | None, tasks: tuple[str, ...]) -> None:
             f"{data / missing[0]} with train.jsonl and test.jsonl."
         )
     for name in tasks:
-        task = load_task(name)
-        for rows in load_data(data / name, task).parts.values():
-            require_columns(rows, [column for column in (task.text, task.text2, task.label) if column is not None])
-            task.check_labels(task.examples(rows))
+        check_rows(DataSource(data / name, task=name))

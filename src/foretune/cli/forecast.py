@@ -12,7 +12,7 @@ from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.cli.deliver import deliver
-from foretune.cli.kernel import computed, described, planned
+from foretune.cli.kernel import Settings, computed, described, planned
 from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
     BlockOptions,
@@ -23,10 +23,11 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import facts_of, inputs_of, prepared, record_of, reported
+from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, prepared, reported
 from foretune.cli.settings import as_yaml, option_words, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecast.cost import WARM_UP, cost
@@ -61,7 +62,8 @@ def run_forecast(
     errors = progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
-    found = prepared(model, data, outputs, places, errors)
+    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found.work.memory = run.memory
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
@@ -73,8 +75,9 @@ def run_forecast(
     job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
-    record = record_of(found, inputs, repeatable(settings))
-    kernels, record = computed(job, formulas, run, as_yaml("forecast", settings), record, found, errors)
+    record = record_of(found, about(found, repeatable(settings)))
+    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
+    record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(

@@ -54,9 +54,8 @@ INSTEAD: Mapping[str, str] = {
 """Their options that mean something else, and what is typed here."""
 _BATCH, _ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
 _FLAGS = {"bf16", "use_rslora", *(name for name, (off, _) in OFF.items() if off == "false")}
-_TRUTH: dict[str, str] = dict.fromkeys(("true", "yes", "on", "1"), "true") | dict.fromkeys(
-    ("false", "no", "off", "0"), "false"
-)
+_WORDS = {"true": ("true", "yes", "on", "1"), "false": ("false", "no", "off", "0")}
+_TRUTH = {word: truth for truth, words in _WORDS.items() for word in words}
 
 
 @dataclass(frozen=True)

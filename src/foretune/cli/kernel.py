@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import foretune
 from foretune.cli.deliver import deliver
-from foretune.cli.kernel_places import SETTINGS, kernel_places
+from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -18,22 +17,35 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import facts_of, inputs_of, prepared, record_of, reported, said
+from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, prepared, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.folder import SETTINGS
 from foretune.experiment.page import KernelData, kernel_page
-from foretune.experiment.record import Record, add_kernels, claimed
+from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
 from foretune.forecast.plan import PlanData, estimate, plan_page
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
 from foretune.pages.console import Console, progress_console
 from foretune.store.atomic import write_text
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options that repeat a command, and the folder that keeps them, if there is one."""
+
+    folder: Path | None
+    yaml: str
+
+    def write(self) -> None:
+        """Write run.yaml."""
+        if self.folder is not None:
+            write_text(self.folder / SETTINGS, self.yaml)
 
 
 def run_kernel(
@@ -56,7 +68,8 @@ def run_kernel(
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
     places = kernel_places(run.out, report.json, [each.label for each in formulas])
-    found = prepared(model, data, outputs, places, errors)
+    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found.work.memory = run.memory
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return planned(job, formulas, run, report, found)
@@ -64,12 +77,14 @@ def run_kernel(
     inputs = inputs_of(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
-    record = record_of(found, inputs, repeatable(settings))
-    kernels, record = computed(job, formulas, run, as_yaml("kernel", settings), record, found, errors)
-    about = {label: described(kernel) for label, kernel in kernels.items()}
+    record = record_of(found, about(found, repeatable(settings)))
+    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
+    record = named(found, record, kernels)
+    each = {label: described(kernel) for label, kernel in kernels.items()}
     stages = found.work.stages.finished
-    numbers = KernelData(**vars(record), kernel=about, stages=stages)
-    return deliver(kernel_page(kernels, run.out, stages, facts_of(found), inputs.warnings, numbers), report)
+    numbers = KernelData(**vars(record), kernel=each, stages=stages)
+    page = kernel_page(kernels, run.out, stages, facts_of(found), inputs.warnings, numbers)
+    return deliver(page, report, folder=run.out)
 
 
 def described(kernel: BlockKernel) -> dict[str, Any]:
@@ -78,22 +93,11 @@ def described(kernel: BlockKernel) -> dict[str, Any]:
 
 
 def computed(
-    job: Job, formulas: list[Formula], run: RunOptions, yaml: str, record: Record, found: Experiment, errors: Console
-) -> tuple[dict[str, BlockKernel], Record]:
-    """The kernels, and the record that names them; both are written where there is a folder, if it holds nothing else."""
-    with reported(found, "kernel", errors), ExitStack() as claim:
-        report = found.work.progress
-        out = run.out
-        if out is None:
-            return kernels_of(job, formulas, run.memory, progress=report), record
-        claim.enter_context(claimed(out, record, foretune.__version__))
-
-        def started() -> None:  # the folder is ours, each kernel's too: now the settings of another run are not lost
-            write_text(out / SETTINGS, yaml)
-            claim.close()
-
-        kernels = kernels_of(job, formulas, run.memory, out, report, started)
-    return kernels, add_kernels(out, record, kernels, foretune.__version__)
+    found: Experiment, job: Job, formulas: list[Formula], settings: Settings, errors: Console
+) -> dict[str, BlockKernel]:
+    """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
+    with reported(found, "kernel", errors):
+        return kernels_with(found, job, formulas, settings.write)
 
 
 def planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from foretune.cli.places import Places
 from foretune.cli.settings import is_written_yaml
 from foretune.errors import UsageError
-from foretune.experiment.record import refuse_foreign
-from foretune.kernels.folder import refuse_foreign_kernel
+from foretune.experiment.folder import KERNELS, SETTINGS, command_of, described
+from foretune.kernels.folder import KERNEL
 from foretune.store.atomic import check_file, moving
 from foretune.store.json import is_written_json
 
-SETTINGS, FORECAST = "run.yaml", "forecast.json"
+FORECAST = "forecast.json"
 _FILES: dict[str, Callable[[Path], bool]] = {
     SETTINGS: lambda file: is_written_yaml(file, ("forecast", "kernel")),
     FORECAST: is_written_json,
@@ -26,19 +26,21 @@ def kernel_places(out: Path | None, json: Path | None, labels: Iterable[str]) ->
     """What will be written to.
 
     Args:
-        out: the run folder, if there is one.
+        out: the folder of the experiment, if there is one.
         json: the file of `--json`, if there is one.
         labels: of the kernels to come.
 
     Raises:
-        KernelFolderError: --out holds something else.
-        UsageError, StorageError: something that foretune did not write stands where a file of its own will be.
+        UsageError, StorageError: --out holds something else, or something that foretune did not write stands where a file
+            of its own will be.
     """
     if out is None:
         return Places(json)
-    refuse_foreign(out)
+    described(out)
+    if command_of(out) == "tune":
+        raise UsageError(f"{out} holds a fine-tuning run. Choose an empty or new folder for --out.")
     for label in labels:
-        refuse_foreign_kernel(out / label)
+        KERNEL.described(out / KERNELS / label)
     for name, ours in _FILES.items() if out.is_dir() else ():
         file = out / name
         check_file(file)

@@ -15,7 +15,16 @@ from foretune.store.json import is_written_json
 from foretune.store.workspace import is_leftover_name
 
 _PAGE = "page.md"
-_MARKS = ("examples.json", "kernel.json", "run.json", "run/run.json", "cell.json", "zarr.json", _PAGE)
+_MARKS = (
+    "experiment.json",
+    "examples.json",
+    "kernel.json",
+    "run.json",
+    "run/run.json",
+    "cell.json",
+    "zarr.json",
+    _PAGE,
+)
 """By each of these files a folder is known as one of results."""
 _OWN = {*_MARKS, "run.yaml", "result.json", "forecast.json", "log.jsonl"}
 

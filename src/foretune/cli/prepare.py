@@ -7,7 +7,8 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,6 @@ from foretune.cli.places import Places, refuse_model_name
 from foretune.experiment.asked import Asked, asked, reading
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.inputs import Inputs
-from foretune.experiment.record import Record
 from foretune.model.load import HALF, LanguageModel, load_model
 from foretune.page import Fact
 from foretune.pages.console import Console
@@ -27,23 +27,40 @@ from foretune.progress import Stages
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
 
 
-def prepared(
-    model: ModelOptions, data: DataOptions, outputs: OutputOptions, places: Places, errors: Console
-) -> Experiment:
-    """Check every place that will be written to, read the data, then load the model."""
-    places.check(read_by(model, data, outputs))
-    read = read_data(data, outputs, errors)
+@dataclass(frozen=True)
+class ExperimentOptions:
+    """The options that say what an experiment is: its model, its rows and sample, and its question."""
+
+    model: ModelOptions
+    data: DataOptions
+    outputs: OutputOptions
+
+
+def prepared(options: ExperimentOptions, places: Places, folder: Path | None, errors: Console) -> Experiment:
+    """Check every place that will be written to, read the data, then load the model.
+
+    Args:
+        options: what the experiment is.
+        places: what is written to.
+        folder: keeps what is computed; nothing is kept without one.
+        errors: where progress is shown.
+
+    Raises:
+        UsageError, DataError, ModelError, StorageError: see `load_experiment`; or a place that must not be written to.
+    """
+    places.check(read_by(options.model, options.data, options.outputs))
+    read = read_data(options.data, options.outputs, errors)
     stages = Stages(
         read.stages.finished, around=lambda name: busy(errors, name) if name == "prompt or head" else nullcontext()
     )
 
     def load() -> LanguageModel:
-        for folder in places.folders:
-            refuse_model_name(folder, model.model)
+        for place in places.folders:
+            refuse_model_name(place, options.model.model)
         places.make()
-        return loaded_model(model, errors)
+        return loaded_model(options.model, errors)
 
-    return load_experiment(read.setting, load, work=Work(stages=stages), found=read.found)
+    return load_experiment(read.setting, load, folder, Work(stages=stages), read.found)
 
 
 def question_of(experiment: Experiment) -> Asked:
@@ -93,32 +110,16 @@ def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
     return lm
 
 
-def record_of(found: Experiment, inputs: Inputs, settings: dict[str, object]) -> Record:
-    """What a run folder says of its examples."""
-    task, split = found.task, found.split
-    return Record(
-        identity=found.identity,
-        task={
-            "name": task.name,
-            "prompt": task.prompt,
-            "labels": list(task.labels),
-            "template": task.template,
-            "words": dict(task.words),
-            "metric": task.metric,
-        },
-        outputs=found.outputs.description,
-        sizes={"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-        y=inputs.y,
-        f0=inputs.f0,
-        about={
-            "settings": settings,
-            "rows": found.account.rows["training"],
-            "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
-            **said(found),
-            "versions": versions(),
-            "threads": torch.get_num_threads(),
-        },
-    )
+def about(experiment: Experiment, settings: dict[str, object]) -> dict[str, object]:
+    """What result files say of an experiment besides its numbers."""
+    return {
+        "settings": settings,
+        "rows": experiment.account.rows["training"],
+        "left_out": {key: value for key, value in asdict(experiment.split).items() if isinstance(value, int)},
+        **said(experiment),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def versions() -> dict[str, str]:

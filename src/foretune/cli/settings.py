@@ -289,7 +289,7 @@ def option_words(values: Mapping[str, object]) -> list[str]:
     words: list[str] = []
     for field, value in values.items():
         name = typed_name(field)
-        flags = {True: name, False: f"--no-{name.removeprefix('--')}"}
+        flags = {True: name, False: typed_name(f"no_{field}")}
         words += [flags[value]] if isinstance(value, bool) else [name, str(value)]
     return words
 

@@ -9,10 +9,11 @@ from foretune.cli.options import ReportOptions, ShowOptions
 from foretune.cli.tune import reading_of
 from foretune.errors import UsageError
 from foretune.experiment.asked import Asked, reading
+from foretune.experiment.folder import EXPERIMENT
 from foretune.experiment.page import KernelData, kernel_page
 from foretune.experiment.record import read_kernel, read_record
 from foretune.finetune.page import run_page
-from foretune.finetune.report import read_report
+from foretune.finetune.report import RESULT, read_report
 from foretune.page import Page
 from foretune.pages.json import read_page
 from foretune.text.account import Account
@@ -49,10 +50,10 @@ def kept_page(place: Path) -> Page:
     report = read_report(place)
     if report is not None:
         return run_page(report, place, reading_of(report))
-    if (place / "examples.json").is_file():
+    if (place / EXPERIMENT.file).is_file():
         return _kernels(place)
     raise UsageError(
-        f"{place} holds no finished result: expected one of {', '.join(_PAGES)}, result.json and examples.json there. "
+        f"{place} holds no finished result: expected one of {', '.join(_PAGES)}, {RESULT} and {EXPERIMENT.file} there. "
         "Repeat the command that made it."
     )
 

@@ -20,7 +20,7 @@ from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions, SolverOptions
 from foretune.cli.places import Places
 from foretune.cli.ranges import listed
-from foretune.errors import KernelFolderError, UsageError
+from foretune.errors import UsageError
 from foretune.experiment.page import Solved, SolveData, solve_page
 from foretune.experiment.record import Record, read_kernel, read_record
 from foretune.pages.console import progress_console
@@ -35,7 +35,7 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
 
     Raises:
         UsageError: an unknown solver, or one that does not fit a kernel.
-        KernelFolderError: the folder is none, or its parts do not belong together.
+        KernelFolderError, StorageError: the folder is none, or its parts do not belong together.
     """
     folder, names = solver.folder, list(listed(solver, "solver"))
     Places(report.json, read=(folder,)).check()
@@ -44,8 +44,6 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
     labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
     if solver.kernels is not None:
         labels = list(listed(solver, "kernels"))
-    if not labels:
-        raise KernelFolderError(f"{folder} has no finished kernel. Repeat the command that made it.")
     work = [(label, name) for label in labels for name in _solvers(label, names)]
     found: list[Solved] = []
     with progress_bar(progress_console(quiet=report.quiet)) as progress:

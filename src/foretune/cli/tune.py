@@ -1,8 +1,10 @@
 """`tune`: fine-tuning into a folder, and such folders read again.
 
-run.yaml       the options that repeat the run
-run/           the run itself (foretune.finetune.folder); of a grid, one folder a point
-result.json    of a finished run: settings, curves and scores
+The folder is that of an experiment (foretune.experiment.folder), with
+
+run.yaml         the options that repeat the run
+runs/NAME/       the run itself (foretune.finetune.folder), point-0; of a grid, one folder per point
+result.json      of a finished run: settings, curves and scores
 """
 
 from __future__ import annotations
@@ -23,21 +25,21 @@ from foretune.cli.deliver import deliver
 from foretune.cli.early import read_by, refuse_half_weights
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import facts_of, prepared, reported, said, versions
+from foretune.cli.prepare import ExperimentOptions, facts_of, prepared, reported, said, versions
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
 from foretune.experiment.asked import Asked, reading
-from foretune.experiment.experiment import Experiment
-from foretune.experiment.record import strangers_in
-from foretune.finetune.folder import refuse_foreign_run
+from foretune.experiment.experiment import Experiment, run_name
+from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, described
+from foretune.finetune.folder import RUN, refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.page import TrainingPlanData, run_page, training_plan_page
 from foretune.finetune.plan import training_plan
-from foretune.finetune.report import RunReport, read_report, report_file, run_report, write_report
+from foretune.finetune.report import RESULT, RunReport, read_report, report_file, run_report, write_report
 from foretune.finetune.run import Run, fine_tuned
-from foretune.finetune.search import Search, best_of, paper_grid
+from foretune.finetune.search import paper_grid
 from foretune.finetune.training import Training
 from foretune.model.batches import pretrained
 from foretune.model.head import HeadLogits
@@ -45,11 +47,11 @@ from foretune.page import Fact
 from foretune.pages.console import Console, progress_console
 from foretune.pages.progress import busy
 from foretune.store.atomic import write_text
+from foretune.store.json import strangers_in
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
 from foretune.text.account import Account
 
-_SETTINGS = "run.yaml"
 _NO_MATTER = {"json", "out"}
 
 
@@ -68,6 +70,11 @@ class Recipe:
     def groups(self) -> tuple[Any, ...]:
         """Its groups of options."""
         return tuple(getattr(self, field.name) for field in fields(self))
+
+    @property
+    def experiment(self) -> ExperimentOptions:
+        """What the experiment is."""
+        return ExperimentOptions(self.model, self.data, self.outputs)
 
     def made(self) -> tuple[Method, list[Training]]:
         """The method and its settings: one, or the points of a grid.
@@ -107,7 +114,7 @@ def run_tune(
     places = Places(report.json, (run.out,))
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
-    refuse_foreign_run(run.out / "run")
+    refuse_foreign_run(run.out / RUNS)
     if run.plan:
         return _planned(recipe, report, errors)
     before = _kept(recipe)
@@ -116,10 +123,11 @@ def run_tune(
         refuse_model_name(run.out, model.model)
         with held(run.out):
             _refuse_other(run.out, recipe)  # another process may have begun or finished, since
+            sweep_tree(run.out)
             before = _kept(recipe) or _made(recipe, places, report, errors)
     else:
         sweep_tree(run.out)
-        found = prepared(model, data, outputs, places, errors)
+        found = prepared(recipe.experiment, places, run.out, errors)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
     return deliver(run_page(before, run.out, reading_of(before), kept=kept), report, folder=run.out)
 
@@ -134,9 +142,8 @@ def reading_of(report: RunReport) -> tuple[Fact, ...]:
 def _planned(recipe: Recipe, report: ReportOptions, errors: Console) -> None:
     """Print what the runs would need that are not finished in the folder; on request, write it as JSON."""
     method, grid = recipe.made()
-    found = prepared(recipe.model, recipe.data, recipe.outputs, Places(report.json), errors)
-    root = recipe.run.out / "run"
-    folders = [root] if recipe.run.grid is None else [root / f"point-{number}" for number in range(len(grid))]
+    found = prepared(recipe.experiment, Places(report.json), None, errors)
+    folders = [_run_folder(recipe.run.out, recipe, point) for point in range(len(grid))]
     left = [training for training, folder in zip(grid, folders, strict=True) if _unfinished(folder, method)]
     with busy(errors, "time one batch"):
         needed = training_plan(found.outputs, found.task, found.split, method, left)
@@ -155,23 +162,17 @@ def _kept(recipe: Recipe) -> RunReport | None:
 def _made(recipe: Recipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
-    found = prepared(recipe.model, recipe.data, recipe.outputs, places, errors)
-    file = recipe.run.out / _SETTINGS
+    found = prepared(recipe.experiment, places, recipe.run.out, errors)
+    file = recipe.run.out / SETTINGS
     if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
     with reported(found, "fine-tuning", errors):
-        ended, search = _trained(found, chosen, grid, recipe)
-    made = run_report(ended, search, _zero_shot(found), _about(found, recipe, chosen))
+        search = found.search(chosen, grid)
+    made = run_report(
+        search.best, None if recipe.run.grid is None else search, _zero_shot(found), _about(found, recipe, chosen)
+    )
     write_report(recipe.run.out, made)
     return made
-
-
-def _trained(found: Experiment, method: Method, grid: list[Training], recipe: Recipe) -> tuple[Run, Search | None]:
-    task, split, folder, progress = found.task, found.split, recipe.run.out / "run", found.work.progress
-    if recipe.run.grid is None:
-        return fine_tuned(found.outputs, task, split, method, grid[0], folder, progress), None
-    search = best_of(found.outputs, task, split, method, grid, folder, progress)
-    return search.best, search
 
 
 def _zero_shot(found: Experiment) -> Score | None:
@@ -217,17 +218,18 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
 
     Raises:
         UsageError: it holds something else.
+        StorageError: it cannot be read, or is of an older version.
     """
-    if not strangers_in(folder):
-        return
-    before = _settings(folder, "Choose an empty or new folder for --out.")
-    now = repeatable(recipe.groups)
-    differing = sorted(name for name in {*before, *now} - _NO_MATTER if before.get(name) != now.get(name))
-    if differing:
-        raise UsageError(
-            f"{folder} holds another run: it differs in {', '.join(differing)}. Choose another --out, or repeat that run "
-            f"with --config {shlex.quote(str(folder / _SETTINGS))}."
-        )
+    names = strangers_in(folder)
+    if EXPERIMENT.file in names:
+        described(folder)
+    if not names or (EXPERIMENT.file in names and not {SETTINGS, RUNS, RESULT} & {*names}):
+        return  # what stands there is of an experiment: of this one, as is seen when the data is read
+    before, now = _settings(folder, "Choose an empty or new folder for --out."), repeatable(recipe.groups)
+    described(folder)
+    then, asked = ({key: value for key, value in found.items() if key not in _NO_MATTER} for found in (before, now))
+    hint = f"repeat that run with --config {shlex.quote(str(folder / SETTINGS))}"
+    RUN.refuse_other(folder, then, asked, hint)
 
 
 def read_recipe(folder: Path) -> Recipe:
@@ -239,18 +241,18 @@ def read_recipe(folder: Path) -> Recipe:
     _settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`.")
     groups = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
     groups |= {"training": TrainingOptions, "run": TuneOptions}
-    return Recipe(**read_groups(folder / _SETTINGS, groups, {"out": folder}))
+    return Recipe(**read_groups(folder / SETTINGS, groups, {"out": folder}))
 
 
 def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
     """The options in the folder's run.yaml."""
-    file = folder / _SETTINGS
+    file = folder / SETTINGS
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
     if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
-        what = f"it has no {_SETTINGS}" if values is None else f"its {_SETTINGS} is not of `foretune tune`"
+        what = f"it has no {SETTINGS}" if values is None else f"its {SETTINGS} is not of `foretune tune`"
         raise UsageError(f"{folder} is not a folder of a fine-tuning run: {what}. {remedy}")
     return values
 
@@ -264,7 +266,7 @@ def finished_run(folder: Path, recipe: Recipe, found: Experiment) -> Run:
     report = finished_report(folder)
     method, grid = recipe.made()
     number = report.chosen_point
-    run = _run_folder(folder, report)
+    run = _run_folder(folder, recipe, number or 0)
     missing = _missing(folder, recipe, report)
     if missing:
         raise UsageError(
@@ -276,17 +278,17 @@ def finished_run(folder: Path, recipe: Recipe, found: Experiment) -> Run:
 
 def _again(folder: Path) -> str:
     """What repeats the run of a folder, or goes on with it."""
-    return shlex.join(["foretune", "tune", "--config", str(folder / _SETTINGS), "--out", str(folder)])
+    return shlex.join(["foretune", "tune", "--config", str(folder / SETTINGS), "--out", str(folder)])
 
 
-def _run_folder(folder: Path, report: RunReport) -> Path:
-    """The folder of the run itself; of a grid, of the best run."""
-    return folder / "run" if report.chosen_point is None else folder / "run" / f"point-{report.chosen_point}"
+def _run_folder(folder: Path, recipe: Recipe, point: int) -> Path:
+    """The folder of one run: of a grid, of one of its points."""
+    return folder / RUNS / run_name(*recipe.made()) / f"point-{point}"
 
 
 def _missing(folder: Path, recipe: Recipe, report: RunReport) -> list[Path]:
     """The stages of a finished run that are not there any more, or not whole."""
-    return _unfinished(_run_folder(folder, report), recipe.made()[0])
+    return _unfinished(_run_folder(folder, recipe, report.chosen_point or 0), recipe.made()[0])
 
 
 def _unfinished(run: Path, method: Method) -> list[Path]:

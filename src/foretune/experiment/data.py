@@ -95,12 +95,29 @@ def usual_sample(source: DataSource, k: int) -> Sample:
     Raises:
         UsageError, DataError: no such task, or rows that cannot be used.
     """
-    task = _named_task(source, Question())
-    if task is None:
-        raise UsageError("A sample by the task's rarest label needs a task. Name one.")
+    task = _task_of(source)
     texts = {example for example in task.examples(_read(source, task).train) if example.label is not None}
     fewest = min(sum(example.label == label for example in texts) for label in task.labels)
     return FewShot(k) if fewest >= 2 * k else Full()
+
+
+def check_rows(source: DataSource) -> None:
+    """See that the rows of a task have its columns and labels.
+
+    Raises:
+        UsageError, DataError: no such task, or rows that cannot be used.
+    """
+    task = _task_of(source)
+    for rows in _read(source, task).parts.values():
+        require_columns(rows, [column for column in (task.text, task.text2, task.label) if column is not None])
+        task.check_labels(task.examples(rows))
+
+
+def _task_of(source: DataSource) -> Task:
+    task = _named_task(source, Question())
+    if task is None:
+        raise UsageError("These rows need a task that says what their labels are. Name one.")
+    return task
 
 
 def _in_memory(rows: Any) -> bool:

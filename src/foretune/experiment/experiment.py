@@ -1,30 +1,20 @@
-"""An experiment: a model that is asked a task on a sample, with a folder that keeps what was computed.
-
-    cell.json          the model and the data that everything here is of
-    head.safetensors   a head that starts from the linear-probing solution
-    kernels/LABEL/     joint kernels (foretune.kernels.folder)
-    runs/NAME/         grids of fine-tuning runs (foretune.finetune)
-    values/NAME.json   everything else that takes long, each with a hash of what determines it
-    warm-up/NAME/      the model after a few steps (run/), with kernels of its own
-
-What is there already is read, not computed again; a changed model, data set or setting is computed anew, in a folder
-beside the one that holds the results of another model or other data.
-"""
+"""An experiment: a model that is asked a task on a sample, with a folder that keeps what was computed of it."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foretune.errors import NonFiniteError, StorageError
+from foretune.errors import NonFiniteError
 from foretune.experiment.data import Drawn, drawn
+from foretune.experiment.folder import EXPERIMENT, KERNELS, RUNS, WAIT, Inside, Place
 from foretune.experiment.function import asked_outputs, probed, with_weights
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.experiment.outcome import FORMAT, Outcome, kept_outcome, outcome_of
@@ -45,17 +35,13 @@ from foretune.model.load import LanguageModel, load_model
 from foretune.model.outputs import Outputs
 from foretune.progress import Progress, Stages
 from foretune.shapes import Int
-from foretune.store.atomic import moving, names_in
-from foretune.store.kept import DamagedError, identity_hash, read_kept, write_kept
+from foretune.store.kept import identity_hash, kept_value
 from foretune.store.lock import held
 from foretune.store.tensors import read_tensors, write_tensors
-from foretune.store.workspace import sweep
 from foretune.text.account import Account
 from foretune.text.example import Example
 from foretune.text.split import Split
 from foretune.text.task import Task
-
-_WAIT = 60.0
 
 
 @dataclass
@@ -100,8 +86,40 @@ class Experiment:
 
     @cached_property
     def identity(self) -> dict[str, object]:
-        """Everything that determines the results of the experiment, but for what is computed."""
-        return {**outputs_identity(self.outputs), **split_identity(self.task, self.split)}
+        """Everything that determines its results, but for what is computed.
+
+        The weights of a head are no part of it: those of a probed one follow from the rest up to rounding, and are kept.
+        """
+        weights = self.outputs.lm.module.state_dict()
+        return {**outputs_identity(self.outputs, weights), **split_identity(self.task, self.split)}
+
+    @property
+    def description(self) -> dict[str, dict[str, object]]:
+        """What is asked and of how many examples, for result files."""
+        task, split = self.task, self.split
+        return {
+            "task": {
+                "name": task.name,
+                "prompt": task.prompt,
+                "labels": list(task.labels),
+                "template": task.template,
+                "words": dict(task.words),
+                "metric": task.metric,
+            },
+            "outputs": self.outputs.description,
+            "sizes": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
+        }
+
+    def kept_in(self, place: Place) -> Experiment:
+        """The same in a folder, which is described as its own.
+
+        Raises:
+            UsageError: the folder holds another experiment or something else.
+            StorageError: it cannot be read or written.
+        """
+        y = [label for part in ("train", "validation", "test") for label in self.labels(part).tolist()]
+        others = {**self.description, "y": y, "kernels": {}, "about": {}, "foretune": version("foretune")}
+        return replace(self, folder=place.claimed(self.identity, others))
 
     def labels(self, part: str) -> Int[np.ndarray, "n"]:
         """The class numbers of `train`, `validation` or `test`."""
@@ -127,7 +145,7 @@ class Experiment:
         evaluation = [example for part in parts for example in getattr(self.split, part)]
         job = joint_job(self.outputs, self.split.train, evaluation, blocks)
         chosen = [] if blocks is None else [identity_hash({"blocks": list(job.kinds)})[:12]]
-        where = self._below("kernels", "-".join(parts), *chosen)
+        where = self._below(KERNELS, "-".join(parts), *chosen)
         return kernels_of(job, formulas, self.work.memory, where, self.work.progress)
 
     def run(self, method: Method, grid: Sequence[Training]) -> Run:
@@ -136,13 +154,13 @@ class Experiment:
         Raises:
             NonFiniteError: the loss became infinite or undefined at every point.
         """
-        return self._search(method, grid).best
+        return self.search(method, grid).best
 
     def outcome(self, method: Method, grid: Sequence[Training]) -> Outcome:
         """What the best run of a grid reached; without its model, so that a finished one is read at once."""
         key = {"method": repr(method), "grid": [repr(training) for training in grid], "format": FORMAT}
         return kept_outcome(
-            self.value(f"run-{_run_name(method, grid)}", key, lambda: asdict(self._outcome(method, grid)))
+            self.value(f"run-{run_name(method, grid)}", key, lambda: asdict(self._outcome(method, grid)))
         )
 
     def value(
@@ -158,16 +176,16 @@ class Experiment:
         file = self._below("values", f"{name}.json")
         if file is None:
             return json.loads(json.dumps(compute()))
-        wanted = identity_hash({**self.identity, **key})
-        if file.exists():
-            try:
-                kept = read_kept(file)
-                if kept["hash"] == wanted:
-                    return kept["value"]
-            except DamagedError as error:
-                warnings.warn(f"{error} It is made again.", stacklevel=2)
-        write_kept(file, {"hash": wanted, "key": key, "value": compute()})
-        return read_kept(file)["value"]
+        return kept_value(file, self.identity, key, compute)
+
+    def search(self, method: Method, grid: Sequence[Training]) -> Search:
+        """All runs of a grid.
+
+        Raises:
+            NonFiniteError: the loss became infinite or undefined at every point.
+        """
+        folder = self._below(RUNS, run_name(method, grid))
+        return best_of(self.outputs, self.task, self.split, method, grid, folder, self.work.progress)
 
     def warmed(self, steps: int) -> Experiment:
         """The same with the model after a warm-up (`warmed_outputs`), in a folder inside this one.
@@ -179,7 +197,9 @@ class Experiment:
             UsageError: steps below one, or a model in half precision.
             NonFiniteError: the loss became infinite or undefined.
         """
-        return replace(self, outputs=self._warm_up(steps).outputs, folder=self._warm_up_folder(steps))
+        warm = replace(self, outputs=self._warm_up(steps).outputs, folder=None)
+        folder = self._warm_up_folder(steps)
+        return warm if folder is None else warm.kept_in(Inside(folder))
 
     def warm_up_seconds(self, steps: int) -> float:
         """What a warm-up cost when it was made. Raises as `warmed` does."""
@@ -195,13 +215,9 @@ class Experiment:
         key = identity_hash({"training": repr(warm_up_training(steps))})
         return self._below("warm-up", f"{steps}-{key[:12]}")
 
-    def _search(self, method: Method, grid: Sequence[Training]) -> Search:
-        folder = self._below("runs", _run_name(method, grid))
-        return best_of(self.outputs, self.task, self.split, method, grid, folder, self.work.progress)
-
     def _outcome(self, method: Method, grid: Sequence[Training]) -> Outcome:
         try:
-            search = self._search(method, grid)
+            search = self.search(method, grid)
         except NonFiniteError as error:
             return Outcome(failure=str(error))
         return outcome_of(search, self.labels("test"))
@@ -212,20 +228,25 @@ class Experiment:
 
 
 def load_experiment(
-    setting: Setting, model: Model, root: Path | None = None, work: Work | None = None, found: Drawn | None = None
+    setting: Setting,
+    model: Model,
+    place: Path | Place | None = None,
+    work: Work | None = None,
+    found: Drawn | None = None,
 ) -> Experiment:
     """The experiment of a setting: its rows are read first, then the model is loaded and asked.
 
     Args:
         setting: what is asked for.
         model: a loaded model, what `load_model` takes, or what makes one when the rows are read.
-        root: a folder for all experiments with the model; nothing is kept without one.
+        place: the folder that keeps what is computed; nothing is kept without one.
         work: memory, and whom to tell how far the work is.
         found: what `drawn(setting)` has read already.
 
     Raises:
-        UsageError, DataError, ModelError: data that cannot be used, or a model that does not fit the task.
-        StorageError: what was kept cannot be read.
+        UsageError, DataError, ModelError: data that cannot be used, a model that does not fit the task, or a folder that
+            holds another experiment.
+        StorageError: the folder cannot be read or written.
     """
     work = work or Work()
     if found is None:
@@ -235,61 +256,31 @@ def load_experiment(
         lm = model if isinstance(model, LanguageModel) else model() if callable(model) else load_model(model)
     with work.stages.stage("prompt or head"):
         outputs = asked_outputs(setting.question, lm, found.task, setting.seed)
-        # a head's weights are no part of it: those of a probed one follow from the rest up to rounding, and are kept
-        identity = {**outputs_identity(outputs, lm.module.state_dict()), **split_identity(found.task, found.split)}
-        folder = None if root is None else _own_folder(root / setting.folder(found.task.name), identity)
+        made = Experiment(setting, outputs, found.task, found.split, found.account, work=work)
+        if place is not None:
+            made = made.kept_in(Place(place) if isinstance(place, Path) else place)
         if isinstance(outputs, HeadLogits) and setting.question.head == "probe":
-            outputs = _probed(outputs, found, folder)
-    return Experiment(setting, outputs, found.task, found.split, found.account, folder, work)
+            made = replace(made, outputs=_probed(outputs, made))
+    return made
 
 
-def _probed(head: HeadLogits, found: Drawn, folder: Path | None) -> HeadLogits:
+def _probed(head: HeadLogits, made: Experiment) -> HeadLogits:
     """The outputs with the head of linear probing: the one that was kept, so that other threads find the same."""
+    folder = made.folder
     if folder is None:
-        return probed(head, found.task, found.split)
+        return probed(head, made.task, made.split)
     file = folder / "head.safetensors"
     if not file.exists():
-        layer = probed(head, found.task, found.split).module.output_layer
-        with held(folder, wait=_WAIT):
+        layer = probed(head, made.task, made.split).module.output_layer
+        with held(folder, wait=WAIT):
             if not file.exists():  # by another process, since
                 write_tensors(file, {"weight": layer.weight, "bias": layer.bias})
-    try:
-        kept = read_tensors(file)
-    except DamagedError as error:
-        raise error.with_remedy(_delete(folder)) from error
+    kept = EXPERIMENT.whole(folder, lambda: read_tensors(file))
     return with_weights(head, kept["weight"], kept["bias"])
 
 
-def _own_folder(folder: Path, identity: Mapping[str, object]) -> Path:
-    """The folder, or one beside it where it holds the results of another model or other data."""
-    file, wanted = folder / "cell.json", identity_hash(identity)
-    if not file.exists():
-        with held(folder, wait=_WAIT):
-            if not file.exists():  # else another process made it, since
-                _refuse_foreign(folder)
-                write_kept(file, {"hash": wanted, "identity": identity})
-    for place in (folder, folder / "values"):
-        sweep(place)
-    try:
-        kept = read_kept(file)
-    except DamagedError as error:
-        raise error.with_remedy(_delete(folder)) from error
-    if kept["hash"] != wanted:
-        return _own_folder(folder.with_name(f"{folder.name}-{wanted[:12]}"), identity)
-    return folder
-
-
-def _refuse_foreign(folder: Path) -> None:
-    found = names_in(folder)
-    if found:
-        raise StorageError(f"{folder} has no cell.json but holds {found[0]!r}. {_delete(folder)}")
-
-
-def _delete(folder: Path) -> str:
-    return f"Move that folder and repeat the command that made it: {moving(folder)}"
-
-
-def _run_name(method: Method, grid: Sequence[Training]) -> str:
+def run_name(method: Method, grid: Sequence[Training]) -> str:
+    """The name of the folder that keeps the runs of a grid."""
     optimisers = "-".join(dict.fromkeys(training.optimiser.name for training in grid))
     key = identity_hash({"method": repr(method), "grid": [repr(training) for training in grid]})
     return f"{method.label}-{optimisers}-{key[:12]}"

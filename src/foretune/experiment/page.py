@@ -10,6 +10,7 @@ from typing import Any
 
 from foretune.analysis.scores import Score
 from foretune.analysis.solvers import Solution
+from foretune.experiment.folder import KERNELS
 from foretune.experiment.record import Record
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.page import Cell, Column, Fact, Page, Span, Table
@@ -106,7 +107,7 @@ def kernel_page(
         title=f"Kernels in {folder}",
         answer=f"{count} kernel{'s' if count > 1 else ''} in {folder}: {', '.join(kernels)}",
         about=about,
-        facts=(Fact("Written", ", ".join(str(folder / label) for label in kernels), 6), cost_fact(stages)),
+        facts=(Fact("Written", ", ".join(str(folder / KERNELS / label) for label in kernels), 6), cost_fact(stages)),
         notes=tuple(notes),
         tables=(Table(header, tuple(rows)), stage_table(stages)),
         next=(f"foretune solve {shlex.quote(str(folder))}",),

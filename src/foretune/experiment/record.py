@@ -1,44 +1,38 @@
-"""A run folder: kernels, and one file that says what their rows and columns are.
+"""What a folder with kernels says of its rows and columns: labels and pretrained outputs of all examples.
 
-    examples.json    model, task, split, labels y and pretrained outputs f0 of all examples, and the hash of each kernel
-    run.yaml         the options that repeat the run
-    sgd/, lora-r8/   kernel folders (foretune.kernels.folder), one for each formula
-
-Examples are ordered train, validation, test; kernels are train x (train, validation, test). examples.json is written
-first: it claims the folder for one model on one set of examples, and everything else there is of these.
+Examples are ordered train, validation, test; kernels are train x (train, validation, test).
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foretune.errors import KernelFolderError, nearest
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, described
 from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.compute import kernels_of
 from foretune.kernels.folder import read_description
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Job
 from foretune.shapes import Float64, Int
-from foretune.store.atomic import moving, names_in
-from foretune.store.json import is_written_json, plain
-from foretune.store.kept import DamagedError, identity_difference, identity_hash, read_kept, write_kept
+from foretune.store.json import plain
+from foretune.store.kept import identity_hash, is_of, read_kept
 from foretune.store.lock import held
-from foretune.store.workspace import sweep
 
-FORMAT = 3
-_FILE = "examples.json"
-_SAME = ("task", "sizes", "y")
-_UNCOVERED = ("about", "foretune")
-_WAIT = 60.0
+_F0 = "pretrained-outputs"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run folder says of its examples.
+    """What is known of an experiment's examples without its model.
 
     Attributes:
         identity: model, weights, precision, prompt or head, every text and versions: what all that stands here is of.
@@ -60,144 +54,124 @@ class Record:
     kernels: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def with_kernels(self, found: Mapping[str, BlockKernel], before: Record | None) -> Record:
-        """The record with some more kernels, besides those that stand in the folder already."""
-        hashes = {label: identity_hash(kernel.description) for label, kernel in found.items()}
-        return replace(self, kernels={**({} if before is None else before.kernels), **hashes})
+
+def record_of(experiment: Experiment, about: Mapping[str, Any]) -> Record:
+    """What is known of an experiment's examples; kept in its folder, if it has one.
+
+    Args:
+        experiment: model and examples.
+        about: settings and versions, for readers.
+    """
+    f0 = experiment.inputs.f0
+    experiment.value(_F0, {}, lambda: {"f0": f0.tolist()})
+    return Record(
+        identity=experiment.identity,
+        f0=f0,
+        y=experiment.inputs.y,
+        about=about,
+        **experiment.description,  # pyright: ignore[reportArgumentType]
+    )
 
 
-@contextmanager
-def claimed(folder: Path, record: Record, version: str) -> Iterator[None]:
-    """Claim a folder for a record, or find that it holds this one; for the length of the block no other process claims it.
+def kernels_with(
+    experiment: Experiment, job: Job, formulas: Sequence[Formula], begun: Callable[[], None] = lambda: None
+) -> dict[str, BlockKernel]:
+    """The kernels of a command by label; in the experiment's folder, if it has one.
+
+    Args:
+        experiment: model and examples.
+        job: the kernels between its examples.
+        formulas: which kernels.
+        begun: called when the folder of each kernel is known to be of this computation; until then no other process
+            writes to the experiment's folder.
 
     Raises:
-        KernelFolderError: it belongs to another model or other examples (the message says what differs), or is something
-            else.
+        UsageError: a folder holds another kernel.
         StorageError: the disk is full or the folder cannot be written.
     """
-    with held(folder, wait=_WAIT):
-        if present_record(folder, record) is None:
-            _write_record(folder, record, version)
-        sweep(folder)
-        yield
+    folder, work = experiment.folder, experiment.work
+    if folder is None:
+        return kernels_of(job, formulas, work.memory, progress=work.progress)
+    with ExitStack() as hold:
+        hold.enter_context(held(folder, wait=WAIT))
+
+        def started() -> None:
+            begun()
+            hold.close()
+
+        return kernels_of(job, formulas, work.memory, folder / KERNELS, work.progress, started)
 
 
-def add_kernels(folder: Path, record: Record, kernels: Mapping[str, BlockKernel], version: str) -> Record:
-    """Write examples.json with some more kernels, besides those that stand in the folder already.
+def named(experiment: Experiment, record: Record, kernels: Mapping[str, BlockKernel]) -> Record:
+    """The record with the kernels that its folder holds and these; written there.
 
     Raises:
-        KernelFolderError, StorageError: as in `claimed`.
+        UsageError: the folder holds another experiment.
+        StorageError: the disk is full or the folder cannot be written.
     """
-    with held(folder, wait=_WAIT):
-        record = record.with_kernels(kernels, present_record(folder, record))
-        _write_record(folder, record, version)
+    folder = experiment.folder
+    if folder is None:
+        return record
+    with held(folder, wait=WAIT):
+        before = EXPERIMENT.present(folder)
+        EXPERIMENT.refuse_other(folder, before["identity"], record.identity)
+        hashes = {label: identity_hash(kernel.description) for label, kernel in kernels.items()}
+        record = replace(record, kernels={**before["kernels"], **hashes})
+        changed: Any = plain({"kernels": record.kernels, "about": record.about})
+        EXPERIMENT.describe(folder, record.identity, {**before, **changed})
     return record
 
 
-def _write_record(folder: Path, record: Record, version: str) -> None:
-    values: Any = plain({"format": FORMAT, "foretune": version, **asdict(record)})
-    write_kept(folder / _FILE, values, _UNCOVERED)
-
-
-def strangers_in(folder: Path) -> list[str]:
-    """The names in a folder, but for what `--json` wrote: an estimate of the work to come may stand there before it.
-
-    Raises:
-        StorageError: it is a file, or cannot be read.
-    """
-    return [name for name in names_in(folder) if not (name.endswith(".json") and is_written_json(folder / name))]
-
-
-def refuse_foreign(folder: Path) -> None:
-    """See that a folder is empty or one of kernels, before the work.
-
-    Raises:
-        KernelFolderError: it holds something else, or its record is damaged.
-        StorageError: it cannot be read.
-    """
-    found = strangers_in(folder)
-    if not found:
-        return
-    if not (folder / _FILE).exists():
-        raise KernelFolderError(
-            f"{folder} is not a folder of kernels: it holds {found[0]!r} but no {_FILE}. Choose an empty or new folder for "
-            "--out."
-        )
-    read_record(folder)
-
-
-def present_record(folder: Path, wanted: Record) -> Record | None:
-    """The record that a folder holds already, None for a fresh one.
-
-    Raises:
-        KernelFolderError: it belongs to another model or other examples; the message says what differs.
-    """
-    refuse_foreign(folder)
-    if not (folder / _FILE).exists():
-        return None
-    before, _ = read_record(folder)
-    differing = identity_difference(before.identity, wanted.identity)
-    differing += [name for name in _SAME if plain(getattr(before, name)) != plain(getattr(wanted, name))]
-    if differing:
-        raise KernelFolderError(
-            f"{folder} holds a run on other examples or another model: it differs in {', '.join(differing)}. Choose "
-            f"another folder, or move this one: {moving(folder)}"
-        )
-    return before
-
-
 def read_record(folder: Path) -> tuple[Record, str]:
-    """The record of a run folder, and the version of foretune that wrote it.
+    """The record in a folder of an experiment, and the version of foretune that described it.
 
     Raises:
-        KernelFolderError: there is none, it is damaged, or this version cannot read it.
+        UsageError, KernelFolderError: there is none.
+        StorageError: it is damaged, or this version cannot read it.
     """
-    file = folder / _FILE
-    if not file.exists():
+    values = described(folder)
+    if values is None:
         raise KernelFolderError(
-            f"{folder} is not a run folder: it has no {_FILE}. Make one with `foretune kernel MODEL DATA --out "
-            f"{shlex.quote(str(folder))}`."
+            f"{folder} is not a folder of kernels: it has no {EXPERIMENT.file}. Make one with `foretune kernel MODEL DATA "
+            f"--out {shlex.quote(str(folder))}`."
         )
-    try:
-        values = read_kept(file, _UNCOVERED, FORMAT)
-    except DamagedError as error:
-        remedy = f"Repeat the command that made it in a new folder, or move this one first: {moving(folder)}"
-        raise KernelFolderError(str(error.with_remedy(remedy))) from error
-    found, version = values.pop("format"), values.pop("foretune", "an older version")
-    if found != FORMAT:
-        raise KernelFolderError(
-            f"{file} has format {found}, written by foretune {version}; this version reads format {FORMAT}. Repeat the "
-            "run in a new folder: `foretune kernel MODEL DATA --out NEW`, with --config and the run.yaml of this run."
-        )
-    values["y"] = np.array(values["y"], dtype=int)
-    values["f0"] = np.array(values["f0"], dtype=float)
-    return Record(**values), str(version)
+    if not values.get("kernels"):
+        within = sorted(str(place.parent) for place in folder.glob(f"warm-up/*/{EXPERIMENT.file}"))
+        where = f"Those after a warm-up are in {', '.join(within)}." if within else "Repeat the command that made it."
+        raise KernelFolderError(f"{folder} has no finished kernel. {where}")
+    file = folder / "values" / f"{_F0}.json"
+    f0 = EXPERIMENT.whole(folder, lambda: read_kept(file)["value"]["f0"])
+    known = {name: values[name] for name in ("identity", "task", "outputs", "sizes", "kernels", "about")}
+    y = np.array(values["y"], dtype=int)
+    return Record(y=y, f0=np.array(f0, dtype=float), **known), str(values.get("foretune", "an older version"))
 
 
 def read_kernel(folder: Path, record: Record, label: str) -> BlockKernel:
-    """One kernel of a run folder.
+    """One kernel of an experiment's folder.
 
     Raises:
         KernelFolderError: there is none of this label, it is unfinished, or it is not of the record's examples and labels.
+        StorageError: it is damaged.
     """
     if label not in record.kernels:
         known = ", ".join(record.kernels) or "none"
         raise KernelFolderError(
             f"{folder} has no finished kernel {label!r}; it has {known}.{nearest(label, record.kernels)}"
         )
-    identity = read_description(folder / label)["identity"]
-    if plain(identity["outputs"]) != plain(record.outputs):
+    place, file = folder / KERNELS / label, folder / EXPERIMENT.file
+    identity = read_description(place)["identity"]
+    if not EXPERIMENT.same(identity["outputs"], record.outputs):
         raise KernelFolderError(
-            f"{folder / label} was made with other labels or another prompt than {folder / _FILE} describes: "
+            f"{place} was made with other labels or another prompt than {file} describes: "
             f"{_shown(identity['outputs'])} against {_shown(record.outputs)}. Repeat the run in a new folder."
         )
-    kernel = BlockKernel.open(folder / label)
+    kernel = BlockKernel.open(place)
     (n, c), total = kernel.array.shape[1:3], sum(record.sizes.values())
     expected = (record.sizes["train"], record.f0.shape[1], total)
-    if (n, c, kernel.array.shape[3]) != expected or identity_hash(identity) != record.kernels[label]:
+    if (n, c, kernel.array.shape[3]) != expected or not is_of(identity, record.kernels[label]):
         raise KernelFolderError(
-            f"{folder / label} does not belong to {folder / _FILE}: the kernel has {n} x {kernel.array.shape[3]} examples "
-            f"and {c} outputs, expected {expected[0]} x {expected[2]} and {expected[1]}. Repeat the run in a new folder."
+            f"{place} does not belong to {file}: the kernel has {n} x {kernel.array.shape[3]} examples and {c} outputs, "
+            f"expected {expected[0]} x {expected[2]} and {expected[1]}. Repeat the run in a new folder."
         )
     return kernel
 

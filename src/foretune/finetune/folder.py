@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from foretune.errors import StorageError, UsageError
 from foretune.finetune.history import Evaluation
-from foretune.store.atomic import append_line, force_to_disk, library_writes, moving, names_in, write_text
+from foretune.store.atomic import append_line, force_to_disk, library_writes, names_in, write_text
 from foretune.store.kept import (
     DamagedError,
+    FolderKind,
     checksum,
     file_checksum,
-    identity_difference,
     identity_hash,
     read_array,
     read_kept,
@@ -45,9 +44,9 @@ from foretune.store.lock import held
 from foretune.store.tensors import read_tensors, write_tensors
 from foretune.store.workspace import remove_folder, sweep_tree
 
-_FORMAT = 2
+RUN = FolderKind("run", "run.json", 2, "Repeat the command that made it in a new folder.")
 _MARK = "complete"
-_PART = re.compile(r"probing|tuning|point-\d+")
+_PART = re.compile(r"probing|tuning|point-\d+|[a-z-]+-[0-9a-f]{12}")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -70,18 +69,15 @@ class RunFolder:
 
     def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
         self.path = path
-        self._now = {"format": _FORMAT, "hash": identity_hash(identity), "identity": dict(identity)}
-        self._file = path / "run.json"
+        self._identity, self._hash = dict(identity), identity_hash(identity)
         self._refuse_other()
         if self.finished and main_process():  # killed between its last file and here
             self._tidy()
 
     def _refuse_other(self) -> None:
-        found = names_in(self.path)
-        if self._file.name in found:
-            _refuse_other(self.path, self._before(), self._now)
-        elif found and main_process():
-            raise _not_a_run(self.path, found[0])
+        before = RUN.described(self.path, () if main_process() else names_in(self.path))
+        if before is not None:
+            RUN.refuse_other(self.path, before["identity"], self._identity)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -96,8 +92,8 @@ class RunFolder:
             return
         with held(self.path):
             self._refuse_other()
-            if not self._file.exists():
-                write_kept(self._file, self._now)
+            if not (self.path / RUN.file).exists():
+                RUN.describe(self.path, self._identity, {})
             self._tidy()
             yield
 
@@ -106,9 +102,6 @@ class RunFolder:
         sweep_tree(self.path)
         if self.finished:
             self._drop_checkpoints()
-
-    def _before(self) -> dict[str, Any]:
-        return self._read(lambda: read_kept(self._file, format=_FORMAT))
 
     @property
     def checkpoints(self) -> Path:
@@ -183,7 +176,7 @@ class RunFolder:
         Raises:
             StorageError: the log is damaged.
         """
-        return self._read(lambda: [_evaluation(self._log, line) for line in self._lines()])
+        return RUN.whole(self.path, lambda: [_evaluation(self._log, line) for line in self._lines()])
 
     @property
     def _log(self) -> Path:
@@ -233,7 +226,7 @@ class RunFolder:
         Raises:
             StorageError: the file is missing or damaged.
         """
-        return self._read(lambda: read_tensors(self._best))
+        return RUN.whole(self.path, lambda: read_tensors(self._best))
 
     def finish(self, result: Mapping[str, object], test_logits: np.ndarray) -> None:
         """Write what came of the run and drop its checkpoints.
@@ -241,7 +234,7 @@ class RunFolder:
         Raises:
             StorageError: the folder cannot be written.
         """
-        write_array(self.path / "test.npy", test_logits, self._now["hash"])
+        write_array(self.path / "test.npy", test_logits, self._hash)
         write_kept(self.path / "result.json", {**result, "log": checksum("".join(self._lines()).encode())})
         self._drop_checkpoints()
 
@@ -256,44 +249,25 @@ class RunFolder:
             result = read_kept(self.path / "result.json")
             if checksum("".join(self._lines()).encode()) != result["log"]:
                 raise DamagedError(self._log, "its checksum does not fit its values")
-            return result, read_array(self.path / "test.npy", self._now["hash"])
+            return result, read_array(self.path / "test.npy", self._hash)
 
-        return self._read(read)
-
-    def _read(self, read: Any) -> Any:
-        """What `read` returns; damage comes with what to do about it."""
-        try:
-            return read()
-        except DamagedError as error:
-            raise error.with_remedy(_again(self.path)) from error
+        return RUN.whole(self.path, read)
 
 
 def refuse_foreign_run(path: Path) -> None:
-    """See that a folder is new, empty, or one of runs that were begun: of one, of two stages, or of a grid.
+    """See that a folder is new, empty, or one of runs that were begun: of one, of two stages, of a grid, or of several.
 
     Raises:
         UsageError: it holds something else.
         StorageError: it is a file, or cannot be read.
     """
     found = names_in(path)
-    if "run.json" in found:
+    if RUN.file in found:
         return
-    for name in found:
-        if not _PART.fullmatch(name) or not (path / name).is_dir():
-            raise _not_a_run(path, name)
+    parts = [name for name in found if _PART.fullmatch(name) and (path / name).is_dir()]
+    RUN.described(path, parts)
+    for name in parts:
         refuse_foreign_run(path / name)
-
-
-def _not_a_run(path: Path, name: str) -> UsageError:
-    return UsageError(
-        f"{path} exists and is not a run folder: it holds {name!r}. Choose an empty or new folder, or move this one: "
-        f"{moving(path)}"
-    )
-
-
-def _again(folder: Path) -> str:
-    """What to do about a damaged folder."""
-    return f"Move that folder and repeat the command that made it: {moving(folder)}"
 
 
 def _file_checksums(folder: Path) -> dict[str, str]:
@@ -311,18 +285,3 @@ def _evaluation(file: Path, line: str) -> Evaluation:
         return Evaluation(**json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:
         raise DamagedError(file, f"a line is not an evaluation: {line.strip()[:40]!r}") from error
-
-
-def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if before["format"] != _FORMAT:
-        raise StorageError(
-            f"{path} has format {before['format']}; this version reads {_FORMAT}. Repeat the command that made it in a new "
-            "folder."
-        )
-    if before["hash"] == now["hash"]:
-        return
-    differing = identity_difference(before["identity"], now["identity"])
-    raise UsageError(
-        f"{path} holds another run: it differs in {', '.join(differing) or 'its format'}. Choose another folder, or "
-        f"move this one: {moving(path)}"
-    )

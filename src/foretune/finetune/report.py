@@ -15,7 +15,7 @@ from foretune.store.atomic import moving
 from foretune.store.json import plain
 from foretune.store.kept import DamagedError, read_kept, write_kept
 
-_FILE = "result.json"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def read_report(folder: Path) -> RunReport | None:
     Raises:
         StorageError: the file is damaged.
     """
-    file = folder / _FILE
+    file = folder / RESULT
     if not file.exists():
         return None
     remedy = (
@@ -138,7 +138,7 @@ def write_report(folder: Path, report: RunReport) -> None:
         StorageError: the disk is full or the folder cannot be written.
     """
     values: Any = plain(report)
-    write_kept(folder / _FILE, values)
+    write_kept(folder / RESULT, values)
 
 
 _SCORES = ("zero_shot", "test")
@@ -146,4 +146,4 @@ _SCORES = ("zero_shot", "test")
 
 def report_file(folder: Path) -> Path:
     """Where a finished run's report stands."""
-    return folder / _FILE
+    return folder / RESULT

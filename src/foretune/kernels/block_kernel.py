@@ -80,7 +80,7 @@ class BlockKernel:
         """Write a kernel folder: `kernel.zarr` and a readable `kernel.json`.
 
         Raises:
-            KernelFolderError: the folder holds another computation.
+            UsageError: the folder holds another computation.
             StorageError: the disk is full or the folder cannot be written.
         """
         write_folder(Path(folder), self.names, self.array, self.description)
@@ -90,7 +90,8 @@ class BlockKernel:
         """Read a complete kernel folder.
 
         Raises:
-            KernelFolderError: no kernel there, or an unfinished or damaged one.
+            KernelFolderError: no kernel there, or an unfinished one.
+            StorageError: it is damaged.
         """
         names, array, description = read_folder(Path(folder))
         return cls(tuple(names), array, description)

@@ -53,7 +53,7 @@ def block_kernels(
 
     Raises:
         UsageError: no examples, no matching block, or too little memory.
-        KernelFolderError: `out` holds another computation.
+        UsageError: `out` holds another computation.
         NonFiniteError: infinite or undefined activations or gradients, with the module's name.
     """
     job = separate_job(outputs, rows, columns, blocks)

@@ -22,27 +22,31 @@ import numpy as np
 import torch
 
 from foretune.errors import KernelFolderError, StorageError
-from foretune.store.atomic import moving, names_in, new_folder
+from foretune.store.atomic import new_folder
 from foretune.store.kept import (
     DamagedError,
+    FolderKind,
     checksum,
-    identity_difference,
     identity_hash,
     read_array,
-    read_kept,
     refuse_streams,
     whole,
     write_array,
-    write_kept,
 )
 from foretune.store.lock import held
 from foretune.store.workspace import sweep
 
-_FORMAT = 2
+KERNEL = FolderKind(
+    "kernel",
+    "kernel.json",
+    2,
+    "Make the kernel again in a new folder: `foretune kernel MODEL DATA --out NEW`, with --config and the run.yaml of this "
+    "run.",
+    folders=("tiles", "kernel.zarr"),
+)
 _AXES = ("block", "row", "row_output", "column", "column_output")
 _CHECKSUM = "foretune_checksum"
 _WAIT = 60.0
-_FOLDERS = ("tiles", "kernel.zarr")
 _TILE = re.compile(r"\d+-\d+\.npy")
 
 
@@ -58,7 +62,7 @@ class KernelFolder:
         plan: sizes that fix the tiles of a kernel that was begun before, else None: `begin` sets them.
 
     Raises:
-        KernelFolderError: the folder belongs to another computation, or is something else.
+        UsageError: the folder belongs to another computation, or is something else.
         StorageError: it cannot be read.
     """
 
@@ -67,24 +71,23 @@ class KernelFolder:
     ) -> None:
         self.path, self.names, self.shape = path, list(names), tuple(shape)
         self.plan: Mapping[str, Any] | None = None
-        self._description = {
-            "format": _FORMAT,
-            "hash": identity_hash(identity),
-            "names": self.names,
-            "shape": list(shape),
-            "identity": dict(identity),
-        }
-        refuse_foreign_kernel(path)
-        if (path / "kernel.json").exists():
-            self._adopt()
+        self._identity, self._hash = dict(identity), identity_hash(identity)
+        before = KERNEL.described(path)
+        if before is not None:
+            self._adopt(before)
         sweep(path)
         if self.finished:
             _drop_tiles(path)
 
-    def _adopt(self) -> None:
+    def _adopt(self, before: Mapping[str, Any]) -> None:
         """Go on with the kernel that was begun here, if it is this one."""
-        before = read_description(self.path)
-        _refuse_other(self.path, before, self._description)
+        then, now = before["identity"], self._identity
+        array = ("names", "shape")
+        KERNEL.refuse_other(
+            self.path,
+            {**then, **{name: before[name] for name in array}},
+            {**now, **{name: getattr(self, name) for name in array}},
+        )
         self.plan = before["plan"]
         if not self.finished and before["threads"] != torch.get_num_threads():
             warnings.warn(
@@ -97,16 +100,18 @@ class KernelFolder:
         """Write the description of a new kernel; returns its plan, which is that of another process that came first.
 
         Raises:
-            KernelFolderError: another process has begun another kernel here.
+            UsageError: another process has begun another kernel here.
             StorageError: the disk is full or the folder cannot be written.
         """
         with held(self.path, wait=_WAIT):
-            if (self.path / "kernel.json").exists():
-                self._adopt()
+            before = KERNEL.described(self.path)
+            if before is not None:
+                self._adopt(before)
             else:
                 self.plan = dict(plan)
-                record = {**self._description, "plan": self.plan, "threads": torch.get_num_threads()}
-                write_kept(self.path / "kernel.json", record)
+                array = {"names": self.names, "shape": list(self.shape)}
+                others = {**array, "plan": self.plan, "threads": torch.get_num_threads()}
+                KERNEL.describe(self.path, self._identity, others)
         return self.plan or plan
 
     @property
@@ -134,7 +139,7 @@ class KernelFolder:
         write_array(self.path / "tiles" / f"{name}.npy", values, self._tile_identity(name))
 
     def _tile_identity(self, name: str) -> str:
-        return identity_hash({"kernel": self._description["hash"], "plan": self.plan, "tile": name})
+        return identity_hash({"kernel": self._hash, "plan": self.plan, "tile": name})
 
     def finish(self, array: np.ndarray) -> None:
         """Write the whole array and drop the tiles.
@@ -166,29 +171,9 @@ class KernelFolder:
         """The finished array.
 
         Raises:
-            KernelFolderError: it is damaged.
+            DamagedError: it is not what was written.
         """
         return _stored_array(self.path, self.shape)
-
-
-def refuse_foreign_kernel(path: Path) -> None:
-    """See that a folder is new, empty, or one of a kernel, with no place of its own taken by something else.
-
-    Raises:
-        KernelFolderError: it holds something else.
-        StorageError: it is a file, or cannot be read.
-    """
-    found = names_in(path)
-    if not found:
-        return
-    remedy = f"Choose an empty or new folder, or move this one: {moving(path)}"
-    if "kernel.json" not in found:
-        raise KernelFolderError(f"{path} exists and is not a kernel folder: it holds {found[0]!r}. {remedy}")
-    read_description(path)
-    for name in _FOLDERS:
-        place = path / name
-        if place.is_symlink() or (place.exists() and not place.is_dir()):
-            raise KernelFolderError(f"{place} is not a folder that foretune made. {remedy}")
 
 
 def _array_checksum(array: np.ndarray) -> str:
@@ -206,22 +191,13 @@ def _drop_tiles(path: Path) -> None:
         tiles.rmdir()
 
 
-def _refuse_other(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if all(before[key] == now[key] for key in ("hash", "names", "shape")):
-        return
-    differing = identity_difference(before["identity"], now["identity"])
-    raise KernelFolderError(
-        f"{path} holds another kernel: it differs in {', '.join(differing) or 'its shape'}. Choose another folder, or "
-        f"move this one: {moving(path)}"
-    )
-
-
 def _stored_array(path: Path, shape: Sequence[int]) -> np.ndarray:
     """The array of a finished kernel; chunks that are missing would be read as zeros, which the checksum tells."""
     import zarr
 
     stored = path / "kernel.zarr"
-    try:
+
+    def read() -> np.ndarray:
         for file in stored.rglob("*"):
             if not file.is_dir():
                 refuse_streams(file)
@@ -231,32 +207,22 @@ def _stored_array(path: Path, shape: Sequence[int]) -> np.ndarray:
         array = whole(stored, lambda: np.asarray(found[:]))
         if found.attrs.get(_CHECKSUM) != _array_checksum(array):
             raise DamagedError(stored, "a part is missing or its checksum does not fit its values")
-    except DamagedError as error:
-        remedy = f"Move that folder and repeat the command that made it: {moving(path)}"
-        raise KernelFolderError(str(error.with_remedy(remedy))) from error
-    return array
+        return array
+
+    return KERNEL.whole(path, read)
 
 
 def read_description(path: Path) -> dict[str, Any]:
     """The description of a kernel folder.
 
     Raises:
-        KernelFolderError: there is none, or this version cannot read it.
+        UsageError, KernelFolderError: there is none.
+        StorageError: this version cannot read it.
     """
-    file = path / "kernel.json"
-    if not file.exists():
+    description = KERNEL.described(path)
+    if description is None:
         raise KernelFolderError(
-            f"{path} is not a kernel folder: it has no kernel.json. Make one with `foretune kernel`."
-        )
-    try:
-        description = read_kept(file, format=_FORMAT)
-    except DamagedError as error:
-        remedy = f"Move that folder and repeat the command that made it: {moving(path)}"
-        raise KernelFolderError(str(error.with_remedy(remedy))) from error
-    if description["format"] != _FORMAT:
-        raise KernelFolderError(
-            f"{file} has format {description['format']}; this version reads {_FORMAT}. Make the kernel again in a new "
-            "folder: `foretune kernel MODEL DATA --out NEW`, with --config and the run.yaml of this run."
+            f"{path} is not a kernel folder: it has no {KERNEL.file}. Make one with `foretune kernel`."
         )
     return description
 
@@ -265,7 +231,8 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
     """Names, array and identity of a finished kernel folder.
 
     Raises:
-        KernelFolderError: no kernel there, or an unfinished or damaged one.
+        UsageError, KernelFolderError: no kernel there, or an unfinished one.
+        StorageError: it is damaged.
     """
     description = read_description(path)
     if not (path / "kernel.zarr").exists():
@@ -277,7 +244,7 @@ def write_folder(path: Path, names: Sequence[str], array: np.ndarray, identity: 
     """Write a finished kernel.
 
     Raises:
-        KernelFolderError: the folder holds another computation.
+        UsageError: the folder holds another computation.
         StorageError: it cannot be written.
     """
     values = _array_checksum(array)

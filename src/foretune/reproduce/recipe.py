@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment, Work, load_experiment
+from foretune.experiment.folder import Beside
 from foretune.experiment.sample import FewShot, Sample
 from foretune.experiment.setting import PROMPT, DataSource, Question, Setting
 from foretune.model.load import LanguageModel
@@ -70,8 +71,9 @@ class Study:
         Raises:
             UsageError, DataError, ModelError: see `load_experiment`.
         """
-        work = Work(self.memory, self.progress)
-        return load_experiment(self.setting(task, sample, seed, output, **how), self.lm, self.root, work)
+        setting = self.setting(task, sample, seed, output, **how)
+        folder = Beside(self.root / setting.folder(load_task(task).name))
+        return load_experiment(setting, self.lm, folder, Work(self.memory, self.progress))
 
     def source(self, task: str) -> DataSource:
         """Where the rows of a task are, and its words."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foretune.store.atomic import write_text
+from foretune.store.atomic import names_in, write_text
 
 
 def plain(value: object) -> object:
@@ -52,6 +52,15 @@ def is_written_json(path: Path) -> bool:
     except (OSError, ValueError, RecursionError, MemoryError):
         return False
     return isinstance(found, dict) and isinstance(found.get("foretune"), str) and "checksum" not in found
+
+
+def strangers_in(folder: Path) -> list[str]:
+    """The names in a folder, but for what `--json` wrote: an estimate of the work to come may stand there before it.
+
+    Raises:
+        StorageError: it is a file, or cannot be read.
+    """
+    return [name for name in names_in(folder) if not (name.endswith(".json") and is_written_json(folder / name))]
 
 
 def write_json(path: Path, value: object) -> None:

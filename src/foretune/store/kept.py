@@ -15,15 +15,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
 
-from foretune.errors import StorageError
-from foretune.store.atomic import check_own_file, replacing, write_text
+from foretune.errors import StorageError, UsageError
+from foretune.store.atomic import check_own_file, moving, replacing, write_text
+from foretune.store.json import strangers_in
 
 T = TypeVar("T")
 
@@ -53,6 +56,154 @@ def identity_difference(before: Mapping[str, object], now: Mapping[str, object])
     """The names under which two identities differ, one of them read back from JSON."""
     then, asked = (json.loads(json.dumps(dict(identity), default=str)) for identity in (before, now))
     return sorted(key for key in {*then, *asked} if then.get(key) != asked.get(key))
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder whose contents are all of one computation, which a file in it describes.
+
+    Attributes:
+        name: what the folder holds: `kernel`, for example.
+        file: name of the description, a kept file with `format` and `identity`.
+        format: number of the format that this version writes and reads.
+        again: what to type where the folder has another format.
+        uncovered: values of the description that are for readers only.
+        folders: names in it that are folders of its own, and nothing else.
+    """
+
+    name: str
+    file: str
+    format: int
+    again: str
+    uncovered: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+    def described(self, folder: Path, ours: Sequence[str] = ()) -> dict[str, Any] | None:
+        """The description of a folder; None where the folder is empty or not there yet.
+
+        Args:
+            folder: it.
+            ours: names that may stand there before the description.
+
+        Raises:
+            UsageError: it holds something else.
+            DamagedError, StorageError: the description cannot be read, or is of another format.
+        """
+        found = strangers_in(folder)
+        if self.file in found:
+            self._refuse_strange(folder)
+            return self._read(folder / self.file)
+        foreign = next((name for name in found if name not in ours), None)
+        if foreign is not None:
+            raise UsageError(
+                f"{folder} exists and is not {_a(self.name)} folder: it holds {foreign!r} but no {self.file}. Choose an "
+                f"empty or new folder, or move this one: {moving(folder)}"
+            )
+        return None
+
+    def _refuse_strange(self, folder: Path) -> None:
+        for place in (folder / name for name in self.folders):
+            if place.is_symlink() or (place.exists() and not place.is_dir()):
+                raise UsageError(
+                    f"{place} is not a folder that foretune made. Choose an empty or new folder, or move this one: "
+                    f"{moving(folder)}"
+                )
+
+    def present(self, folder: Path) -> dict[str, Any]:
+        """The description of a folder that has one. Errors as in `described`."""
+        return self._read(folder / self.file)
+
+    def whole(self, folder: Path, read: Callable[[], T]) -> T:
+        """What `read` returns of a folder; damage comes with what to do about it.
+
+        Raises:
+            DamagedError: a file is not what was written.
+        """
+        try:
+            return read()
+        except DamagedError as error:
+            raise error.with_remedy(
+                f"Move that folder and repeat the command that made it: {moving(folder)}"
+            ) from error
+
+    def _read(self, file: Path) -> dict[str, Any]:
+        values = self.whole(file.parent, lambda: read_kept(file, self.uncovered, self.format))
+        if values["format"] != self.format:
+            by = f", written by foretune {values['foretune']}" if "foretune" in values else ""
+            raise StorageError(
+                f"{file} has format {values['format']}{by}; this version reads format {self.format}. {self.again}"
+            )
+        return values
+
+    def describe(self, folder: Path, identity: Mapping[str, object], others: Mapping[str, object]) -> None:
+        """Write the description of a folder.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        own = {"format": self.format, "hash": identity_hash(identity), "identity": dict(identity)}
+        written = {**own, **{name: value for name, value in others.items() if name not in own}}
+        write_kept(folder / self.file, written, self.uncovered)
+
+    def same(self, before: Mapping[str, object], now: Mapping[str, object]) -> bool:
+        """Whether two identities are of the same computation."""
+        return not identity_difference(before, now)
+
+    def refuse_other(
+        self, folder: Path, before: Mapping[str, object], now: Mapping[str, object], hint: str = ""
+    ) -> None:
+        """See that a folder holds what is asked for.
+
+        Args:
+            folder: the folder.
+            before: the identity of what it holds.
+            now: the identity of what is asked for.
+            hint: what else can be done than to choose another folder; by default, to move this one.
+
+        Raises:
+            UsageError: it holds something else; the message says what differs.
+        """
+        differing = identity_difference(before, now)
+        if differing:
+            raise UsageError(
+                f"{folder} holds another {self.name}: it differs in {', '.join(differing)}. Choose another folder, or "
+                f"{hint or f'move this one: {moving(folder)}'}"
+            )
+
+
+def kept_value(
+    file: Path, identity: Mapping[str, object], key: Mapping[str, object], compute: Callable[[], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """A result that is kept: read where the file is of the same identity, else computed and written.
+
+    Args:
+        file: where it is kept.
+        identity: everything that determines it, but for the key.
+        key: what else determines it, written beside it for readers.
+        compute: makes it, as plain values that JSON holds.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    of = {**identity, **key}
+    if file.exists():
+        try:
+            kept = read_kept(file)
+            if is_of(of, kept["hash"]):
+                return kept["value"]
+        except DamagedError as error:
+            warnings.warn(f"{error} It is made again.", stacklevel=3)
+    write_kept(file, {"hash": identity_hash(of), "key": key, "value": compute()})
+    return read_kept(file)["value"]
+
+
+def _a(name: str) -> str:
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def is_of(identity: Mapping[str, object], hash: str) -> bool:
+    """Whether a hash is that of an identity."""
+    return identity_hash(identity) == hash
 
 
 def checksum(*parts: bytes | memoryview) -> str:

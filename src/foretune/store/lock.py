@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from foretune.store.atomic import storage_error
 from foretune.store.workspace import LOCK_FILE, is_at, locked
 
 _PAUSE = 0.05
+_MINE: set[tuple[Path, int]] = set()
+"""The folders that this process holds, each with the thread that does."""
 _TO_SIGN = 1.0
 """Seconds that a holder may take between locking its file and writing its name there."""
 
@@ -25,7 +28,8 @@ _TO_SIGN = 1.0
 def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a folder for the length of the block; it is made where it is missing.
 
-    A process that was killed holds nothing. Where the file system has no locks, the block runs without one.
+    A process that was killed holds nothing, and who holds the folder already goes on. Where the file system has no
+    locks, the block runs without one.
 
     Args:
         folder: what is written to.
@@ -34,14 +38,20 @@ def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
     Raises:
         StorageError: another process holds it, or it cannot be written.
     """
+    mine = (Path(os.path.realpath(folder)), threading.get_ident())
+    if mine in _MINE:
+        yield
+        return
     try:
         made = not folder.exists()
         handle = _acquired(folder, wait)
     except OSError as error:
         raise storage_error(folder, error) from error
+    _MINE.add(mine)
     try:
         yield
     finally:
+        _MINE.discard(mine)
         with contextlib.suppress(OSError):
             if is_at(handle, folder / LOCK_FILE):
                 (folder / LOCK_FILE).unlink()

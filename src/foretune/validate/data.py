@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from foretune.validate.ranking import Ceiling
+from foretune.analysis.rank_statistics import Ceiling
 from foretune.validate.rankings import Ranking
 from foretune.validate.runs import Measured
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from foretune.analysis.rank_statistics import Ceiling
 from foretune.candidates.adam import best_predicted
 from foretune.page import Curve, Figure, Page, Table, mean_and_spread
 from foretune.shapes import Float64
 from foretune.validate.curves import curve_distance
 from foretune.validate.formatting import shown, shown_interval
-from foretune.validate.ranking import Ceiling
 from foretune.validate.rankings import (
     LOSS,
     SCORE,

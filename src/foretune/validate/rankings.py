@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.rank_statistics import Ceiling, ceiling, median_correlation, rank_correlation, regret
 from foretune.candidates.scores import SCORES, warmed_name
 from foretune.shapes import Float64
-from foretune.validate.ranking import Ceiling, ceiling, median_correlation, rank_correlation, regret
 from foretune.validate.runs import Measured
 
 SWEEP = "real runs of all, by validation loss"

@@ -22,6 +22,7 @@ from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment, Work, load_experiment
+from foretune.experiment.folder import Beside
 from foretune.experiment.outcome import Outcome
 from foretune.experiment.sample import Sample
 from foretune.experiment.setting import PROBED_HEAD, DataSource, Question, Setting
@@ -76,7 +77,8 @@ class Validation:
         """
         source = DataSource(task if self.data is None else self.data / load_task(task).name, task=task)
         setting = Setting(source, self.sample, seed, self.test, Question.answered_by(self.output))
-        return load_experiment(setting, self.lm, self.root, Work(self.memory, self.progress))
+        folder = self.root / setting.folder(load_task(task).name)
+        return load_experiment(setting, self.lm, Beside(folder), Work(self.memory, self.progress))
 
 
 @dataclass(frozen=True)

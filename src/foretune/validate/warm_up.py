@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.rank_statistics import Interval, correlation_difference, mean_over_candidates
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, warmed_name
 from foretune.finetune.warm_up import warm_up_training
 from foretune.page import Table
 from foretune.shapes import Float64
 from foretune.validate.formatting import shown, shown_interval
-from foretune.validate.ranking import Interval, correlation_difference, mean_over_candidates
 from foretune.validate.rankings import LOSS, Ranking, results_of, scores_of
 from foretune.validate.runs import Measured, Validation
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from foretune.analysis.rank_statistics import Interval, median_correlation
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.pool import pool_of
@@ -30,7 +31,6 @@ from foretune.reproduce.afzal.runs import (
     trained_placement,
 )
 from foretune.reproduce.recipe import Defaults, Recipe, Study
-from foretune.validate.ranking import Interval, median_correlation
 
 KINDS = ("W_k", "W_q, W_v")
 PRINTED = {"rate": 1, "score": -1}
