@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check sweep docs format benchmark clean
+.PHONY: demo test check sweep docs format schema benchmark clean
 
 demo: $(READY)
 	$(BIN)/foretune forecast smollm2 movies --k 16 --test 64 --json demo.json
@@ -28,6 +28,9 @@ docs: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix src tests benchmarks examples docs
 	$(BIN)/ruff format src tests benchmarks examples docs
+
+schema: $(READY)
+	$(BIN)/python -m foretune.pages.schema
 
 benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps nngeometry==0.4

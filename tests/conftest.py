@@ -90,6 +90,14 @@ def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return PROCESSES.result(Call([*map(str, arguments)], code))
 
 
+def assert_valid(kind: str, record: dict) -> None:
+    """See that a record is what the shipped schema says of its kind."""
+    from foretune.pages.schema import document_model
+
+    assert record["kind"] == kind
+    document_model(kind).model_validate(record)
+
+
 def assert_refused(result: subprocess.CompletedProcess[str], *said: int | str) -> None:
     """A command said no as it should: one message and nothing on standard output.
 

@@ -95,6 +95,18 @@ def test_the_picture_shows_the_rooms_as_they_are() -> None:
     assert picture() == (SOURCE.parent.parent / "docs" / "architecture.svg").read_text()
 
 
+def test_only_pages_imports_rich() -> None:
+    for file in MODULES:
+        modules = [
+            name
+            for node in ast.walk(ast.parse(file.read_text()))
+            for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+            + ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [])
+        ]
+        if file.relative_to(SOURCE).parts[0] != "pages":
+            assert not any(name.split(".")[0] == "rich" for name in modules), file
+
+
 def test_modules_stay_short() -> None:
     for file in MODULES:
         assert len(file.read_text().splitlines()) <= 400, file

@@ -15,8 +15,9 @@ import pytest
 import zarr
 
 import foretune as ft
+from foretune.pages.terminal import SCREEN
 from tests.command_line import ENVIRONMENT
-from tests.conftest import WORDS, assert_refused, interruptible, many_rows, run_cli, run_code
+from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli, run_code
 
 
 def test_import_and_help_do_not_load_torch() -> None:
@@ -33,8 +34,12 @@ def test_forecast_writes_everything_it_prints(llama_folder: Path, data_file: Pat
     result = run_cli("forecast", llama_folder, data_file, WORDS, "--k", 4, "--test", 10, "--json", target)
     assert result.returncode == 0, result.stderr
     record = json.loads(target.read_text())
+    assert_valid("forecast", record)
     found = record["forecast"]
-    assert found["answer"] in " ".join(result.stdout.split())
+    shown = " ".join(result.stdout.split())
+    assert shown.endswith(record["page"]["answer"]) and found["answer"] not in shown
+    assert len(run_cli("show", target, env={"COLUMNS": "80"}).stdout.splitlines()) <= SCREEN
+    assert found["answer"] in " ".join(run_cli("show", target, "--details").stdout.split())
     assert record["sizes"]["train"] == 8
     assert {part["kind"] for part in found["parts"]} == {"layer", "module type"}
     assert 0 <= found["whole"]["score"]["value"] <= 1

@@ -25,7 +25,7 @@ from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
 from foretune.text.rows import read_rows
 from foretune.text.split import full_split, sampled_split
-from tests.conftest import WORDS, many_rows, run_cli
+from tests.conftest import WORDS, assert_valid, many_rows, run_cli
 
 ROWS = many_rows(40)
 TEXTS = [row["text"] for row in ROWS]
@@ -665,11 +665,13 @@ def test_every_run_says_what_was_read_and_what_is_asked(llama_folder: Path, bert
     shown = " ".join(plan.stdout.split())
     for said in (
         f"Read {file}: 41 rows", "Labels negative", "Left out 3 rows without a label (empty)",
-        "Left out 1 row repeating an earlier text", "Used 4 examples for training, 4 for validation, 4 for testing",
+        "; 1 row repeating an earlier text", "Used 4 examples for training, 4 for validation, 4 for testing",
         "Prompt {text} This is {mask} .", "Words negative=terrible, positive=great", "This is [answer]",
     ):  # fmt: skip
         assert said in shown, plan.stdout + plan.stderr
-    record = json.loads((tmp_path / "p.json").read_text())["about"]
+    whole = json.loads((tmp_path / "p.json").read_text())
+    assert_valid("plan", whole)
+    record = whole["about"]
     assert record["data"]["left_out"] == {"without a label (empty)": 3, "repeating an earlier text": 1}
     assert record["asked"]["words"] == {"negative": "terrible", "positive": "great"}
     tuned = run_cli(

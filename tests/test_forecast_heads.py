@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 import foretune as ft
 from foretune.analysis.scores import Score
@@ -48,9 +47,11 @@ from foretune.finetune.warm_up import warmed_outputs
 from foretune.forecast.advice import advice
 from foretune.forecast.cost import cost
 from foretune.forecast.forecast import Forecast, forecast
+from foretune.forecast.page import Seen, forecast_page
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
-from foretune.pages.terminal import print_forecast
+from foretune.pages.console import PlainConsole
+from foretune.pages.terminal import print_page
 from foretune.progress import Stage
 from tests.cases import ROWS, TASK, language_model, outputs_of
 from tests.conftest import family, many_rows
@@ -202,7 +203,7 @@ def test_a_head_with_nothing_else_to_train_is_not_compared() -> None:
     found = forecast(pool_of({"sgd": kernels["sgd"].select("head.*")}, inputs))
     assert found.advice.beats_probing is None
     assert found.answer.startswith("Fine-tuning")
-    assert found.answer.endswith("Recommended because there is nothing else to train.")
+    assert found.answer.endswith("It comes first because there is nothing else to train.")
 
 
 def test_linear_probing_is_simulated_however_few_candidates_are() -> None:
@@ -288,7 +289,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
             BlockOptions(blocks="encoder.layer.0.attention.self.query.*,head.*"),
             ForecastOptions(warm_up),
             RunOptions(),
-            ReportOptions(json=target),
+            ReportOptions(json=target, details=True),
         )
 
     run(2)
@@ -322,8 +323,9 @@ def test_the_table_has_the_recommended_candidate_and_linear_probing() -> None:
     kernels, inputs = synthetic()
     found = forecast(pool_of(kernels, inputs))
     stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
-    console = Console(width=160, record=True, file=io.StringIO())
-    print_forecast(console, found, stages, "accuracy", None, cost(stages, 10, 4, 10, 3))
+    console = PlainConsole(width=160, record=True, file=io.StringIO())
+    seen = Seen("model on data", (), "accuracy", {"train": 24, "validation": 24, "test": 24})
+    print_page(console, forecast_page(found, cost(stages, 10, 4, 10, 3), stages, seen, {}), details=True)
     shown = " ".join(console.export_text().split())
     assert "head alone" in shown
     assert "+ beats linear probing beyond the spread" in shown

@@ -14,9 +14,9 @@ import pytest
 from foretune.errors import ForetuneError
 from foretune.experiment.folder import folder_description
 from foretune.finetune.folder import RunFolder
+from foretune.finetune.report import read_report
 from foretune.kernels.folder import KERNEL
 from foretune.pages.folder import refuse_other
-from foretune.pages.runs import read_report
 from foretune.store.kept import write_kept
 from tests.conftest import assert_refused, run_cli
 from tests.test_targets import snapshot

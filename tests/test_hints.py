@@ -205,5 +205,5 @@ def test_next_lines_can_be_typed(llama_folder: Path, data_file: Path, tmp_path: 
     import shlex
 
     made = run_cli("kernel", llama_folder, data_file, WORDS, "--k", 2, "--test", 4, "--out", tmp_path / "a folder")
-    words = shlex.split(hinted(made.stdout, r"Next: foretune (.*)$"))
+    words = shlex.split(hinted(made.stdout, r"Next: foretune (.*?) foretune show "))
     assert run_cli(*words).returncode == 0

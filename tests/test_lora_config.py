@@ -24,8 +24,8 @@ from foretune.errors import UsageError
 from foretune.finetune.adapters import adapted
 from foretune.finetune.lora_config import adaptable, classes_for, lora_config, refused_modules
 from foretune.finetune.methods import LoRATuning
+from foretune.finetune.snippet import head_note, python_snippet
 from foretune.model.outputs import Outputs
-from foretune.pages.advice import head_note, python_snippet
 from tests.cases import ROWS, TASK, tokenizer
 from tests.conftest import run_cli
 from tests.families import FAMILIES, saved

@@ -26,8 +26,10 @@ from foretune.experiment.budget import Budget
 from foretune.experiment.sample import Full
 from foretune.finetune import search
 from foretune.page import Curve, Figure, Page, Table
-from foretune.pages.folder import csv_text, markdown, print_page, write_page
+from foretune.pages.folder import write_page
+from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
+from foretune.pages.terminal import print_page
 from foretune.reproduce.afzal import cost as afzal
 from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
 from foretune.reproduce.lpft.calibration import _pooled
@@ -41,7 +43,7 @@ from foretune.reproduce.sections import TaskGroup
 from foretune.text.example import Example
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
-from tests.conftest import assert_refused, family, interruptible, many_rows, run_cli
+from tests.conftest import assert_refused, assert_valid, family, interruptible, many_rows, run_cli
 
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"adamw": (1e-3,)})
 COST = AFZAL_RECIPES[0]
@@ -308,7 +310,8 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
         process.send_signal(signal.SIGINT)
         shown, messages = process.communicate(timeout=60)
     stopped = subprocess.CompletedProcess(command, process.returncode, shown, messages)
-    assert_refused(stopped, 130, "Stopped. Repeat the same command to go on where it stopped.")
+    assert stopped.returncode == 130 and not stopped.stdout.strip() and "Traceback" not in stopped.stderr
+    assert stopped.stderr.splitlines()[-1] == "Stopped. Repeat the same command to go on where it stopped."
     assert not (tmp_path / "lpft-features").exists()
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}
     run_reproduce(options, cut, ReportOptions(json=tmp_path / "page.json"))
@@ -316,7 +319,9 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     page = (tmp_path / "lpft-features" / "page.md").read_text()
     assert f"foretune reproduce lpft-features --model {bert_folder} --tasks mr --k 2 --seeds 13 --test 8" in page
     assert "Pre-trained" in capsys.readouterr().out
-    assert json.loads((tmp_path / "page.json").read_text())["page"]["tables"][0]["rows"][1][0] == "LP"
+    record = json.loads((tmp_path / "page.json").read_text())
+    assert_valid("reproduce", record)
+    assert record["page"]["tables"][0]["rows"][1][0] == "LP"
     monkeypatch.setattr(search, "fine_tuned", lambda *_: pytest.fail("trained again"))
     run_reproduce(options, cut, ReportOptions())
     assert (tmp_path / "lpft-features" / "page.md").read_text() == page

@@ -13,7 +13,7 @@ import pytest
 import foretune as ft
 from foretune.analysis.solvers import KernelRidge, joint_data, solved
 from foretune.store.kept import write_kept
-from tests.conftest import WORDS, assert_refused, many_rows, run_cli
+from tests.conftest import WORDS, assert_refused, assert_valid, many_rows, run_cli
 
 FORMULAS = "sgd,signgd,asymmetric,lora,projection"
 SMALL = ("--k", 4, "--test", 10)
@@ -52,6 +52,7 @@ def test_solve_says_what_the_library_says(run_folder: Path, tmp_path: Path) -> N
     result = run_cli("solve", run_folder, "--json", target)
     assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())
+    assert_valid("solve", found)
     by_kernel = {item["kernel"]: item for item in found["solutions"]}
     assert by_kernel["asymmetric"]["solver"] == "asymmetric"
     assert {item["solver"] for label, item in by_kernel.items() if label != "asymmetric"} == {"ridge"}
@@ -183,6 +184,7 @@ def test_a_folder_with_train_and_test_files_and_a_task_file(llama_folder: Path, 
                      "--out", tmp_path / "run", "--json", target)  # fmt: skip
     assert result.returncode == 0, result.stderr
     record = json.loads(target.read_text())
+    assert_valid("kernel", record)
     assert record["sizes"]["test"] == 10
     assert record["task"]["prompt"] == "null"
     task.write_text("labels: [a, b]\ntemplat: x\n")

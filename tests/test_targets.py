@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import assert_refused, run_cli, run_code
+from tests.conftest import assert_refused, assert_valid, run_cli, run_code
 
 LONG = "n" * 300
 
@@ -78,6 +78,7 @@ def test_json_goes_through_links_and_streams_and_over_files(tmp_path: Path) -> N
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "link.json").is_symlink()
     assert json.loads((tmp_path / "there.json").read_text())["name"] == "sst2"
+    assert_valid("task", json.loads((tmp_path / "new.json").read_text()))
     assert stat.S_IMODE((tmp_path / "there.json").stat().st_mode) == 0o600
     umask = os.umask(0)
     os.umask(umask)

@@ -17,19 +17,20 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import foretune
-from foretune.cli import progress
-from foretune.cli.console import PlainConsole
-from foretune.cli.progress import busy, progress_bar
 from foretune.naming import one_line, visible
-from foretune.pages.layout import Column, table
-from foretune.pages.terminal import _short
+from foretune.page import Column, Table, short_count
+from foretune.pages import progress
+from foretune.pages.console import PlainConsole
+from foretune.pages.layout import draw
+from foretune.pages.progress import busy, progress_bar
 from tests.command_line import ENVIRONMENT
 from tests.conftest import WORDS, assert_refused, interruptible, run_cli, run_code
 
 WIDTHS = (40, 80, 90, 100, 120, 200)
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?[kMB]?")
 COLUMNS = [
-    Column("", words=True), Column("blocks", words=True), Column("method", words=True), Column("trained", drop=1),
+    Column("", words=True), Column("blocks", words=True), Column("method", words=True),
+    Column("trained", drop=1, words=False),
     Column("loss"), Column("95% spread", drop=2), Column("risk", drop=4), Column("rate", drop=3), Column("accuracy"),
 ]  # fmt: skip
 NAMES = ("layer.3", "transformer.encoder.transformer_blocks.117.attention.self_attention.query", "評価" * 20, "x" * 90)
@@ -43,7 +44,8 @@ ROWS = [
 def drawn(width: int, columns: list[Column], rows: list[tuple[str, ...]]) -> str:
     file = io.StringIO()
     console = PlainConsole(file=file, width=width)
-    console.print(table(console, "A title that is somewhat long, with 12 numbers", columns, rows, elsewhere="--json"))
+    page = Table(tuple(columns), tuple(rows), "A title that is somewhat long, with 12 numbers")
+    console.print(draw(console, page, elsewhere="--json"))
     return file.getvalue()
 
 
@@ -76,7 +78,7 @@ def test_long_names_are_folded_between_their_parts() -> None:
      (134_515_008, "135M"), (7_000_000_000, "7B"), (999_600_000_000, "1,000B"), (1_234_567_890_123, "1,235B")],
 )  # fmt: skip
 def test_counts_have_three_digits_and_a_unit(count: int, shown: str) -> None:
-    assert _short(count) == shown
+    assert short_count(count) == shown
 
 
 HOSTILE = ("[red]", "[/x]", "[bold]a[/bold]", "\x1b[31mred\x1b[0m", "bell\x07", "a\rb", "\u202eevil", ":smile:")
@@ -87,7 +89,7 @@ def test_text_of_others_is_shown_and_not_obeyed(text: str) -> None:
     file = io.StringIO()
     console = PlainConsole(file=file, width=80, force_terminal=True, color_system="standard", no_color=True)
     console.print(f"name {text}", highlight=False)
-    console.print(table(console, text, [Column(text, words=True)], [(text,)]))
+    console.print(draw(console, Table((Column(text, words=True),), ((text,),), text)))
     shown = re.sub("\x1b\\[[0-9;]*m", "", file.getvalue().replace("\x1b[31m", "OBEYED"))
     assert "OBEYED" not in shown and not set(shown) & {"\x1b", "\x07", "\r", "\u202e"}
     assert shown.count(visible(text)) >= 4

@@ -24,7 +24,7 @@ from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOpti
 from foretune.errors import DataError, UsageError
 from foretune.text.split import full_split
 from tests.command_line import ENVIRONMENT
-from tests.conftest import WORDS, assert_refused, interruptible, many_rows, run_cli
+from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli
 
 SMALL = ("--k", 4, "--test", 10, "--steps", 8, "--evaluate-every", 4)
 
@@ -45,6 +45,7 @@ def lora_run(llama_folder: Path, folder: Path) -> Path:
     record = json.loads((folder / "lora.json").read_text())
     assert next(iter(record)) == "foretune"
     assert f"test accuracy {record['test']['value']:.3f}" in " ".join(result.stdout.split())
+    assert_valid("tune", record)
     assert "bound" in result.stdout
     return folder / "lora"
 
@@ -73,7 +74,7 @@ def test_a_run_folder_repeats_the_run_and_holds_what_was_printed(lora_run: Path)
 
 def test_a_finished_run_is_shown_without_training_and_another_refused(lora_run: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in lora_run.rglob("*") if file.is_file()}
-    again = run_cli("tune", "--config", lora_run / "run.yaml")
+    again = run_cli("tune", "--config", lora_run / "run.yaml", "--details")
     assert again.returncode == 0, again.stderr
     assert "nothing was trained" in again.stdout
     assert "chosen" in again.stdout
@@ -136,7 +137,7 @@ def test_a_wrong_value_in_the_settings_of_a_run_is_named(line: str, message: str
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("chapter one")
     options = (ModelOptions("minilm"), DataOptions("movies"), OutputOptions(), MethodOptions(), TrainingOptions())
-    with pytest.raises(UsageError, match=r"no folder of a fine-tuning run.*Choose an empty or new folder"):
+    with pytest.raises(UsageError, match=r"not a folder of a fine-tuning run.*Choose an empty or new folder"):
         run_tune(*options, TuneOptions(tmp_path), ReportOptions())
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -146,6 +147,7 @@ def test_behaviour_says_the_verdict_with_every_number(lora_run: Path, tmp_path: 
     result = run_cli("behaviour", lora_run, "--test-examples", 6, "--segment-points", 2, "--json", target)  # fmt: skip
     assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())
+    assert_valid("behaviour", found)
     verdict = found["verdict"]
     assert f"Kernel behaviour: {verdict['kernel_behaviour']}" in result.stdout
     assert verdict["linearization"]["threshold"] == 0.5
@@ -185,7 +187,8 @@ def test_behaviour_of_a_head_measures_features_from_the_end_of_probing(probed_ru
     assert len(found["head"]["row_norms"][0]) == 2
     assert found["head"]["features"]["cosine"] <= 1
     assert "after linear probing" in " ".join(result.stdout.split())
-    assert "Fisher ratio" in result.stdout
+    assert_valid("behaviour", found)
+    assert "Fisher ratio" in run_cli("show", target, "--details").stdout
 
 
 def test_only_the_head_moves_in_linear_probing_so_its_kernel_stays(bert_folder: Path, folder: Path) -> None:

@@ -44,7 +44,7 @@ from foretune.validate.runs import (
 )
 from foretune.validate.stopped import stopped_runs
 from tests.cases import ROWS, language_model
-from tests.conftest import assert_refused, family, run_cli
+from tests.conftest import assert_refused, assert_valid, family, run_cli
 from tests.validations import FOUR, small_validation
 
 GRID = tuple(
@@ -308,6 +308,7 @@ def test_the_command_writes_a_page_and_json(
     assert "foretune validate" in text and "--candidates" in text
     assert (out / "validate" / "table-1.csv").exists() and (out / "validate" / "curves-mr.svg").exists()
     record = json.loads((tmp_path / "v.json").read_text())
+    assert_valid("validate", record)
     assert [cell["scores"]["trace"] for cell in record["cells"]] == [list(cell.scores["trace"]) for cell in cells]
     assert len(record["rankings"]["test loss"]) == len(SCORES)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from foretune.analysis.scores import Score
 from foretune.candidates.adam import reach
@@ -21,10 +20,12 @@ from foretune.forecast.baseline import ClassRule, rule_for
 from foretune.forecast.cost import FORECAST_STAGES, cost
 from foretune.forecast.forecast import Forecast
 from foretune.forecast.forecast import forecast as forecast_of
+from foretune.forecast.page import Seen, forecast_page
 from foretune.forecast.prediction import prediction
 from foretune.forecast.verdict import claim, verdict
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.pages.terminal import print_forecast
+from foretune.pages.console import PlainConsole
+from foretune.pages.terminal import print_page
 from foretune.progress import Stage
 from tests.test_forecast import NAMES, QUICK, SIZE, WEIGHTS, synthetic
 
@@ -41,8 +42,10 @@ def scaled(kernels: dict[str, BlockKernel], factor: float) -> dict[str, BlockKer
 
 def shown(found: Forecast) -> str:
     stages = [Stage(name, 1.0, 0, 0) for name in FORECAST_STAGES]
-    console = Console(width=200, record=True, file=io.StringIO())
-    print_forecast(console, found, stages, "accuracy", None, cost(stages, 10, 4, 10, 3))
+    console = PlainConsole(width=200, record=True, file=io.StringIO())
+    seen = Seen("model on data", (), "accuracy", {"train": 24, "validation": 24, "test": 24})
+    page = forecast_page(found, cost(stages, 10, 4, 10, 3), stages, seen, {})
+    print_page(console, page, details=True)
     return " ".join(console.export_text().split())
 
 

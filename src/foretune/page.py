@@ -1,7 +1,8 @@
-"""What a study says: tables and figures as plain data, drawn elsewhere."""
+"""What a command says, as plain data: an answer first, then facts, notes, tables and figures. `pages` draws it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,23 +12,140 @@ from foretune.shapes import Float64
 
 
 @dataclass(frozen=True)
-class Table:
-    """Text in rows and columns.
+class Quantity:
+    """A number that has a format of its own, apart from those in its column.
 
     Attributes:
-        header: of the columns.
-        rows: as long as the header.
-        caption: above it; may be empty.
+        value: unrounded; None or NaN where there is none.
+        form: format of Python that rounds it, such as `.3f`, or `count` for three digits and a unit of thousands.
+        unit: written behind it; empty for none.
+        missing: what stands in the place of no number.
     """
 
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    value: float | None
+    form: str = ".3f"
+    unit: str = ""
+    missing: str = ""
+
+    @property
+    def text(self) -> str:
+        """The number as it is shown."""
+        if self.value is None or math.isnan(self.value):
+            return self.missing
+        return f"{rounded(self.value, self.form)}{f' {self.unit}' if self.unit else ''}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """An interval, shown as `0.34 - 0.74`.
+
+    Attributes:
+        low: its lower end.
+        high: its upper end.
+        form: format of Python that rounds both.
+    """
+
+    low: float
+    high: float
+    form: str = ".2f"
+
+    @property
+    def text(self) -> str:
+        """The interval as it is shown."""
+        return f"{rounded(self.low, self.form)} - {rounded(self.high, self.form)}"
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """One number for each seed, shown as mean and standard deviation: `76.2 (1.3)`.
+
+    Attributes:
+        values: unrounded; NaN for a run that failed.
+        scale: by which they are multiplied before they are shown, 100 for percents.
+        digits: behind the point.
+    """
+
+    values: Sequence[float]
+    scale: float = 100.0
+    digits: int = 1
+
+    @property
+    def text(self) -> str:
+        """Mean and spread as they are shown."""
+        return mean_and_spread(self.values, self.scale, self.digits)
+
+
+Cell = str | float | int | Quantity | Span | Repeats | None
+"""What stands in a table: text, a number that the column's format rounds, or one that brings its own; None for nothing."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: on top of it.
+        form: format of Python that rounds its plain numbers, or `count`; empty for text.
+        words: whether it holds words, which may be folded; None to see from its cells.
+        drop: how early it is left out where there is no room: the highest first, 0 never.
+    """
+
+    heading: str
+    form: str = ""
+    words: bool | None = None
+    drop: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """Values in rows and columns; their formats stand in the columns, and who draws the table rounds.
+
+    Attributes:
+        header: the columns; a text is a column with that heading.
+        rows: as long as the header.
+        caption: above it; may be empty.
+        few: places of the rows that a terminal shows; None for all.
+        details: whether only a view with all details shows it.
+        headings: whether the headings are shown.
+    """
+
+    header: tuple[str | Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
     caption: str = ""
+    few: tuple[int, ...] | None = field(default=None, kw_only=True)
+    details: bool = field(default=False, kw_only=True)
+    headings: bool = field(default=True, kw_only=True)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The header, each a column that knows whether it holds words."""
+        return tuple(self._column(place) for place in range(len(self.header)))
+
+    @property
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """The rows as they are shown."""
+        forms = [head.form if isinstance(head, Column) else "" for head in self.header]
+        return tuple(tuple(map(cell_text, row, forms)) for row in self.rows)
+
+    def _column(self, place: int) -> Column:
+        head = self.header[place]
+        column = head if isinstance(head, Column) else Column(head)
+        if column.words is not None:
+            return column
+        cells = [row[place] for row in self.rows]
+        numbers = any(not isinstance(cell, str) or any(map(str.isdigit, cell)) for cell in cells if cell is not None)
+        return Column(column.heading, column.form, place == 0 or not (numbers or column.form), column.drop)
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a figure; without x, the numbers 1, 2, ..."""
+    """One line of a figure; without x, the numbers 1, 2, ...
+
+    Attributes:
+        name: in the legend.
+        y: heights.
+        x: places; None for 1, 2, ...
+    """
 
     name: str
     y: Float64[np.ndarray, "k"]
@@ -40,11 +158,13 @@ class Figure:
 
     Attributes:
         name: of its file, without an ending.
-        title, x_label, y_label: texts; units in brackets.
+        title: above the picture.
+        x_label: of the horizontal axis, its unit in brackets.
+        y_label: of the vertical axis, its unit in brackets.
         curves: what is drawn.
-        logarithmic: the vertical axis.
-        diagonal: a line y = x, for a reliability diagram.
-        points: markers instead of lines, for a scatter plot.
+        logarithmic: whether the vertical axis is logarithmic.
+        diagonal: whether a line y = x is drawn, for a reliability diagram.
+        points: whether markers are drawn instead of lines, for a scatter plot.
         ticks: names of the places 1, 2, ... on the horizontal axis; empty for numbers.
     """
 
@@ -60,21 +180,103 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Page:
-    """The result of a study.
+class Fact:
+    """A name and what stands beside it: `Will it work?` and its answer.
 
     Attributes:
-        title: of the page.
-        notes: what stands on top: settings, and what differs from the source.
-        tables, figures: the results.
-        findings: what they say, in sentences made from the numbers.
+        name: in front.
+        text: beside it; short, its most important word first.
+        lines: at most this many lines of a narrow terminal are for it; its end is left out where it has more.
+    """
+
+    name: str
+    text: str
+    lines: int = 2
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Text that is copied as it stands, such as Python.
+
+    Attributes:
+        title: above it.
+        text: what is copied.
+        language: of the text; empty for none.
     """
 
     title: str
-    notes: tuple[str, ...]
-    tables: tuple[Table, ...]
-    figures: tuple[Figure, ...] = field(default=())
-    findings: tuple[str, ...] = field(default=())
+    text: str
+    language: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """The result of a command.
+
+    Attributes:
+        title: of the page.
+        notes: what a reader must know before believing the rest; the most important first.
+        tables: the results as tables.
+        figures: the results as pictures.
+        findings: what they say, in sentences made from the numbers.
+        answer: the result in one sentence; empty where the findings are the answer.
+        about: what was read and what was asked: the question that the answer belongs to.
+        facts: the answer in parts, a question of the reader each.
+        details: sentences that only a view with all details shows.
+        listings: texts to be copied; only a view with all details shows them.
+        next: commands that go on from here.
+        kind: what made it: `forecast`, `plan`, `kernel`, `solve`, `tune`, `tune-plan`, `behaviour`,
+            `tasks`, `task`, `validate` or `reproduce`.
+        data: the numbers behind all this, unrounded; its fields are named in the JSON schema of the kind.
+    """
+
+    title: str
+    notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    findings: tuple[str, ...] = ()
+    answer: str = field(default="", kw_only=True)
+    about: tuple[Fact, ...] = field(default=(), kw_only=True)
+    facts: tuple[Fact, ...] = field(default=(), kw_only=True)
+    details: tuple[str, ...] = field(default=(), kw_only=True)
+    listings: tuple[Listing, ...] = field(default=(), kw_only=True)
+    next: tuple[str, ...] = field(default=(), kw_only=True)
+    kind: str = field(default="", kw_only=True)
+    data: object = field(default_factory=dict, kw_only=True)
+
+    @property
+    def has_details(self) -> bool:
+        """Whether a short view leaves something out."""
+        hidden = any(table.details for table in self.tables)
+        return bool(hidden or self.details or self.listings)
+
+
+def cell_text(cell: Cell, form: str = "") -> str:
+    """A cell as it is shown.
+
+    Args:
+        cell: what stands there.
+        form: of plain numbers, `Column.form`.
+    """
+    if cell is None or isinstance(cell, str):
+        return cell or ""
+    if isinstance(cell, Quantity | Span | Repeats):
+        return cell.text
+    return Quantity(cell, form).text
+
+
+def rounded(value: float, form: str) -> str:
+    """A number in a format of Python, or as a `count`."""
+    return short_count(int(value)) if form == "count" else format(value, form)
+
+
+def short_count(count: int) -> str:
+    """Three digits and a unit: `163k`."""
+    for unit, size in (("", 1), ("k", 10**3), ("M", 10**6)):
+        shown = str(count) if size == 1 else f"{count / size:.3g}"
+        if float(shown) < 1000:
+            return f"{shown}{unit}"
+    return f"{count / 10**9:.3g}B" if count < 999.5 * 10**9 else f"{count / 10**9:,.0f}B"
 
 
 def mean_and_spread(values: Sequence[float], scale: float = 100.0, digits: int = 1) -> str:

@@ -79,7 +79,13 @@ class Temperature:
 
 @dataclass(frozen=True)
 class TemperatureScaling:
-    """Calibration on test data without and with a temperature fitted on validation data."""
+    """Calibration on test data without and with a temperature fitted on validation data.
+
+    Attributes:
+        without: of the outputs as they stand.
+        scaled: of the outputs over the temperature.
+        temperature: fitted on validation data.
+    """
 
     without: Calibration
     scaled: Calibration

@@ -176,13 +176,18 @@ class AdamRate:
     batch: int
 
     @property
+    def at_limit(self) -> bool:
+        """Whether it is the largest rate that was tried: a larger one may be better, or overwrite the weights."""
+        return self.learning_rate == _within(self.reach)[-1]
+
+    @property
     def words(self) -> str:
         """The rate, and what it is of."""
         tried, runs = _within(self.reach), f"simulated: {self.steps} steps, batches of {self.batch}"
         if self.learning_rate is None:
             return f"no learning rate from {tried[0]:.0e} to {tried[-1]:.0e} lowers the validation loss ({runs})"
         notes = [runs]
-        if self.learning_rate == tried[-1]:
+        if self.at_limit:
             limit = "" if tried[-1] == RATES[-1] else ": more could move the weights by their norm"
             notes.append(f"the largest tried{limit}")
         elif not math.isinf(self.worse_from):

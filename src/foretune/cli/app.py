@@ -22,6 +22,8 @@ from foretune.cli.options import (
     OutputOptions,
     ReportOptions,
     RunOptions,
+    SchemaName,
+    ShowOptions,
     SolverOptions,
     TaskName,
 )
@@ -133,6 +135,20 @@ COMMANDS: Mapping[str, Entry] = {
         """,
         {"model": ModelOptions, "options": ValidateOptions, "report": ReportOptions},
         _check_tasks,
+    ),
+    "show": Entry(
+        """Print a result again: that of a folder made with --out, or of a file written by --json.
+
+        Example: foretune show runs/movies --details
+        """,
+        {"options": ShowOptions},
+    ),
+    "schema": Entry(
+        """Print the JSON schema of the results that --json writes, with the meaning and the unit of each field.
+
+        Example: foretune schema forecast
+        """,
+        {"name": SchemaName},
     ),
     "tasks": Entry(
         """List the built-in tasks and models, or show one task with its prompts, label words, limits and sources.

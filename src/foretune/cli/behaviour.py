@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import foretune
 from foretune.behaviour.measure import Extent, measured_behaviour
-from foretune.cli.console import console, progress_console
+from foretune.behaviour.page import behaviour_data, behaviour_page
+from foretune.cli.deliver import deliver
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import Places
 from foretune.cli.prepare import prepared, versions
-from foretune.cli.progress import progress_bar
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
 from foretune.kernels.formula import Formula
-from foretune.pages.behaviour import behaviour_fields, print_behaviour
-from foretune.store.json import write_json
+from foretune.pages.console import progress_console
+from foretune.pages.progress import progress_bar
 
 
 def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
@@ -23,7 +22,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     Raises:
         UsageError: the folder holds no finished run of `foretune tune`.
     """
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     formula = _formula(measures)
     places = Places(report.json, read=(measures.folder,))
     places.check()
@@ -34,10 +33,8 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     with progress_bar(errors) as progress:
         about = {"model": recipe.model.model, "task": recipe.data.data}
         result = measured_behaviour(found, run, _extent(measures, formula), about, progress)
-    if report.json is not None:
-        whole = {"foretune": foretune.__version__, "folder": measures.folder, **behaviour_fields(result)}
-        write_json(report.json, {**whole, "versions": versions(), "stages": found.work.stages.finished})
-    print_behaviour(out, result)
+    data = behaviour_data(result, str(measures.folder), versions(), found.work.stages.finished)
+    deliver(behaviour_page(result, data), report)
 
 
 def _formula(measures: BehaviourOptions) -> Formula:

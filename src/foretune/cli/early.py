@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-
-from foretune.cli.console import progress_console
 from foretune.cli.data import asked_setting, check_data_folder
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places
-from foretune.cli.progress import busy
 from foretune.cli.ranges import items
 from foretune.errors import UsageError
 from foretune.experiment.data import Drawn, drawn
 from foretune.experiment.setting import Setting
+from foretune.pages.console import Console, progress_console
+from foretune.pages.progress import busy
 from foretune.progress import Stages
 from foretune.text.builtin import load_task
 

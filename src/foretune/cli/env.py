@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 
 import foretune
-from foretune.cli.console import console
 from foretune.cli.prepare import versions
 from foretune.model.builtin import MODELS
-from foretune.pages.layout import Column, table
+from foretune.page import Column, Page, Table
+from foretune.pages.console import console
+from foretune.pages.terminal import print_page
 from foretune.store.packages import cache_folder
 
 
 def run_env() -> None:
     """Versions, devices, cache."""
-    out = console()
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows = [*versions().items()]
     rows.append(("built-in models", ", ".join(MODELS)))
@@ -25,6 +25,5 @@ def run_env() -> None:
     rows.append(("threads", str(torch.get_num_threads())))
     rows.append(("cache", str(Path(cache_folder()))))
     rows.append(("offline", "yes" if os.environ.get("HF_HUB_OFFLINE") else "no"))
-    columns = [Column("what", words=True), Column("value", words=True)]
-    out.print(table(out, "", columns, rows, headings=False))
-    out.print(f"foretune {foretune.__version__}")
+    table = Table((Column("what", words=True), Column("value", words=True)), tuple(rows), headings=False)
+    print_page(console(), Page(f"foretune {foretune.__version__}", tables=(table,)))

@@ -1,16 +1,17 @@
-"""`forecast`: what fine-tuning would reach, what to train, and at which learning rate."""
+"""`forecast`: what fine-tuning would reach, what to train, and how."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-
-from rich.console import Console
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, RANKS, formulas_for, kernel_label, parameter_sizes
+from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
-from foretune.cli.console import console, progress_console
+from foretune.cli.deliver import deliver
 from foretune.cli.kernel import Settings, computed, described, planned
 from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
@@ -22,20 +23,26 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import ExperimentOptions, about, inputs_of, prepared, question_of, reported
-from foretune.cli.progress import busy
-from foretune.cli.settings import as_yaml, repeatable
+from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, prepared, reported
+from foretune.cli.settings import as_yaml, option_words, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
+from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
+from foretune.forecast.page import ForecastData, Seen, forecast_page
+from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.job import joint_job
-from foretune.pages.advice import head_note, python_snippet
-from foretune.pages.reading import print_reading
-from foretune.pages.terminal import print_forecast
-from foretune.store.json import write_json
+from foretune.naming import layer_number, layer_path
+from foretune.page import Listing
+from foretune.pages.console import Console, progress_console
+from foretune.pages.json import write_page_json
+from foretune.pages.progress import busy
+
+_NAMED = 3
+"""Modules that the command which goes on may name."""
 
 
 def run_forecast(
@@ -52,7 +59,7 @@ def run_forecast(
     Raises:
         UsageError: --warm-up in half precision.
     """
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
     found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
@@ -64,7 +71,7 @@ def run_forecast(
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
-        return planned(job, formulas, run, report, out, found)
+        return planned(job, formulas, run, report, found)
     job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
@@ -77,34 +84,35 @@ def run_forecast(
         found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
     with busy(errors, "ask peft for the adapters"):
-        config = _adapters(result, found, able)
-    note = head_note(found.outputs, config)
-    whole = {
-        "foretune": foretune.__version__,
-        **asdict(record),
-        "kernel": described(kernels["sgd"]),
-        "kernels_described": {label: described(kernel) for label, kernel in kernels.items()},
-        "verdict": result.verdict,
-        "forecast": result,
-        "lora_config": None if config is None else config.arguments,
-        "lora_config_classes": None
+        config, picked = (_adapters(item, found, able) for item in (result.advice.adapter, _picked(result)))
+        config = None if result.verdict == "no" else config
+    numbers = ForecastData(
+        **vars(record),
+        kernel=described(kernels["sgd"]),
+        kernels_described={label: described(kernel) for label, kernel in kernels.items()},
+        verdict=result.verdict if result.recommended is None else result.recommended.verdict,
+        forecast=result,
+        lora_config=None if config is None else config.arguments,
+        lora_config_classes=None
         if config is None
         else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
-        "beside_lora_config": note,
-        "cost": costs,
-        "stages": found.work.stages.finished,
-    }
+        beside_lora_config=head_note(found.outputs, config),
+        recommended_lora_config=None if picked is None else picked.arguments,
+        cost=costs,
+        stages=found.work.stages.finished,
+    )
+    seen = Seen(
+        title=f"{model.model} on {data.data}",
+        about=facts_of(found),
+        metric=inputs.metric,
+        sizes=record.sizes,
+        snippet=_snippet(result, found, config, picked),
+        next=_next(result, settings, kernels),
+    )
+    page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
-        write_json(run.out / FORECAST, whole)
-    if report.json is not None:
-        write_json(report.json, whole)
-    rate, advised = result.adapter_adamw, result.advice.beats_probing is not False
-    snippet = None
-    if config is not None and rate is not None and advised:
-        snippet = python_snippet(config, f"AdamW: {rate.words}.", note)
-    print_reading(out, found.account, question_of(found))
-    print_forecast(out, result, found.work.stages.finished, inputs.metric, snippet, costs)
-    return None
+        write_page_json(run.out / FORECAST, page, foretune.__version__)
+    return deliver(page, report, folder=run.out)
 
 
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
@@ -113,9 +121,57 @@ def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
         return found.warmed(steps)
 
 
-def _adapters(result: Forecast, found: Experiment, able: Adaptable) -> AdapterConfig | None:
-    """The LoraConfig of the best candidate with adapters; none where nothing should be trained."""
-    adapter = result.advice.adapter
-    if adapter is None or adapter.rank is None or result.verdict == "no":
+def _adapters(adapter: Candidate | None, found: Experiment, able: Adaptable) -> AdapterConfig | None:
+    """The LoraConfig of a candidate; none where it has no adapters."""
+    if adapter is None or adapter.rank is None:
         return None
     return lora_config(found.outputs, able.classes, adapter.blocks, adapter.rank, ALPHA)
+
+
+def _picked(result: Forecast) -> Candidate | None:
+    return None if result.recommended is None else result.recommended.candidate
+
+
+def _snippet(
+    result: Forecast, found: Experiment, config: AdapterConfig | None, picked: AdapterConfig | None
+) -> Listing | None:
+    """Python that makes the recommended adapters, or those that come first where no adapters are recommended."""
+    chosen, rate, best = _picked(result), None, ""
+    if picked is not None and result.recommended is not None:
+        config, rate = picked, result.recommended.adamw
+    elif config is not None and result.advice.beats_probing is not False:
+        chosen, rate, best = result.advice.adapter, result.adapter_adamw, "the best candidate with adapters, "
+    if config is None or rate is None or chosen is None:
+        return None
+    text = python_snippet(config, f"AdamW: {rate.words}.", head_note(found.outputs, config))
+    return Listing(f"LoraConfig of {best}{chosen.title} ({chosen.parameters:,} parameters)", text, "python")
+
+
+def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:
+    """The real run of what is recommended, where options of `tune` say which weights it trains."""
+    picked = result.recommended
+    rate = None if picked is None else picked.adamw.learning_rate
+    if picked is None or rate is None or picked.candidate.rank is None:
+        return ()
+    which = _lora_options(picked.candidate, kernels)
+    if which is None:
+        return ()
+    model, data, outputs = settings[:3]
+    method = {"method": "lora", "rank": picked.candidate.rank, "alpha": f"{ALPHA:g}", **which}
+    training = {"learning_rate": f"{rate:.2e}", "batch_size": picked.adamw.batch, "steps": picked.adamw.steps}
+    options = option_words({**method, **training, "best_by": "loss", "out": "runs/lora"})
+    return (shlex.join(["foretune", "tune", *typed_again((model, data, outputs)), *options]),)
+
+
+def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:
+    """The options of `tune --method lora` that adapt exactly these weights; None where none do so in few words."""
+    able = kernels[kernel_label(item.rank)].names
+    if set(able) == set(item.blocks):
+        return {}
+    paths = {path for name in item.blocks if (path := layer_path(name)) is not None}
+    if len(paths) == 1:
+        (path,) = paths
+        if {name for name in able if layer_path(name) == path} == set(item.blocks):
+            return {"layers": str(layer_number(path))}
+    modules = [name.removesuffix(".weight") for name in item.blocks]
+    return {"target_modules": ",".join(modules)} if len(modules) <= _NAMED else None

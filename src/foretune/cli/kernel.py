@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-import foretune
-from foretune.cli.console import console, progress_console
+from foretune.cli.deliver import deliver
 from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
     BlockOptions,
@@ -20,23 +17,22 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import ExperimentOptions, about, inputs_of, prepared, question_of, reported, said
+from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, prepared, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import SETTINGS
+from foretune.experiment.page import KernelData, kernel_page
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
-from foretune.forecast.plan import estimate
+from foretune.forecast.plan import PlanData, estimate, plan_page
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
-from foretune.pages.reading import print_reading
-from foretune.pages.terminal import print_estimate, print_kernels
+from foretune.pages.console import Console, progress_console
 from foretune.store.atomic import write_text
-from foretune.store.json import write_json
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def run_kernel(
     Raises:
         UsageError: no --out.
     """
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
@@ -76,7 +72,7 @@ def run_kernel(
     found.work.memory = run.memory
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
-        return planned(job, formulas, run, report, out, found)
+        return planned(job, formulas, run, report, found)
     job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
@@ -84,13 +80,11 @@ def run_kernel(
     record = record_of(found, about(found, repeatable(settings)))
     kernels = computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
     record = named(found, record, kernels)
-    if report.json is not None:
-        each = {label: described(kernel) for label, kernel in kernels.items()}
-        costs = {"kernel": each, "stages": found.work.stages.finished}
-        write_json(report.json, {"foretune": foretune.__version__, **asdict(record), **costs})
-    print_reading(out, found.account, question_of(found))
-    print_kernels(out, kernels, run.out, found.work.stages.finished, inputs.warnings)
-    return None
+    each = {label: described(kernel) for label, kernel in kernels.items()}
+    stages = found.work.stages.finished
+    numbers = KernelData(**vars(record), kernel=each, stages=stages)
+    page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
+    return deliver(page, report, folder=run.out)
 
 
 def described(kernel: BlockKernel) -> dict[str, Any]:
@@ -106,12 +100,7 @@ def computed(
         return kernels_with(found, job, formulas, settings.write)
 
 
-def planned(
-    job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, out: Console, found: Experiment
-) -> None:
+def planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:
     """Print what the kernels would need, and what the model is asked; on request, write it as JSON."""
     needed = estimate(job, formulas, run.memory)
-    print_reading(out, found.account, question_of(found))
-    print_estimate(out, needed)
-    if report.json is not None:
-        write_json(report.json, {"foretune": foretune.__version__, **asdict(needed), "about": said(found)})
+    deliver(plan_page(needed, facts_of(found), PlanData(**vars(needed), about=said(found))), report)

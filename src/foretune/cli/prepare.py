@@ -11,16 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from foretune.cli.early import read_by, read_data
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.progress import busy, progress_bar
+from foretune.experiment.asked import Asked, asked, reading
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.inputs import Inputs
 from foretune.model.load import HALF, LanguageModel, load_model
-from foretune.pages.reading import Asked, asked
+from foretune.page import Fact
+from foretune.pages.console import Console
+from foretune.pages.progress import busy, progress_bar
 from foretune.progress import Stages
 
 PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
@@ -65,6 +66,11 @@ def prepared(options: ExperimentOptions, places: Places, folder: Path | None, er
 def question_of(experiment: Experiment) -> Asked:
     """What the model is asked, with the first training example."""
     return asked(experiment.outputs, experiment.task, experiment.split.train[0])
+
+
+def facts_of(experiment: Experiment) -> tuple[Fact, ...]:
+    """What was read and what is asked, for pages."""
+    return reading(experiment.account, question_of(experiment))
 
 
 def said(experiment: Experiment) -> dict[str, object]:

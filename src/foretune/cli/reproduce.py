@@ -7,24 +7,25 @@ OUT/TABLE/      the page: page.md, a .csv for each table, an .svg for each figur
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import foretune
-from foretune.cli.console import console, progress_console
 from foretune.cli.data import check_data_folder, label_words
+from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import versions
-from foretune.cli.progress import busy, progress_bar
 from foretune.cli.ranges import listed
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError, nearest
 from foretune.experiment.budget import Budget
 from foretune.model.load import load_model
-from foretune.pages.folder import print_page, write_page
+from foretune.pages.console import progress_console
+from foretune.pages.folder import write_page
+from foretune.pages.progress import busy, progress_bar
+from foretune.reproduce.data import ReproductionData
 from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.recipes import recipe_named
-from foretune.store.json import write_json
 from foretune.text.builtin import load_task
 
 
@@ -51,7 +52,7 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     check_data_folder(options.data, asked.tasks)
     command = _command(options, cut, asked)
     places = study_places(options.out, recipe.name, command, asked.model, report.json, options.data)
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)
     with progress_bar(errors) as progress:
@@ -71,12 +72,9 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
                 progress=progress,
             )
         )
-    write_page(places.page, page, command)
-    if report.json is not None:
-        about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
-        write_json(report.json, {**about, "page": page})
-    print_page(out, page)
-    out.print(f"\nWritten: {places.page}", soft_wrap=True)
+    page = replace(page, kind="reproduce", data=ReproductionData(versions()))
+    write_page(places.page, page, command, foretune.__version__)
+    deliver(page, report, folder=places.page, command=command)
 
 
 def _asked(recipe: Recipe, options: ReproduceOptions) -> RecipeSettings:

@@ -26,7 +26,7 @@ from foretune.errors import UsageError, nearest
 from foretune.text.quoted import quoted
 from foretune.text.yaml_values import given, key_nodes, plain_values, yaml_root, yaml_text
 
-_NOT_REPEATED = {"plan", "debug", "quiet"}
+_NOT_REPEATED = {"plan", "debug", "quiet", "details"}
 _BLANK = ("--delimiter",)
 """Options that may be a blank or a tab."""
 _TRUTH = ("true", "false", "yes", "no", "on", "off")
@@ -263,6 +263,35 @@ def repeatable(groups: tuple[Any, ...]) -> dict[str, object]:
         for name, value in values.items()
         if name not in _NOT_REPEATED and value is not None
     }
+
+
+def typed_again(groups: tuple[Any, ...]) -> list[str]:
+    """The arguments and options of some groups as words of a command line, without those left at their defaults."""
+    arguments: list[str] = []
+    options: dict[str, object] = {}
+    for group in groups:
+        hints = get_type_hints(type(group), include_extras=True)
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            if isinstance(hints[field.name].__metadata__[0], ArgumentInfo):
+                arguments.append(str(value))
+            elif value != field.default:
+                options[field.name] = value
+    return [*arguments, *option_words(options)]
+
+
+def option_words(values: Mapping[str, object]) -> list[str]:
+    """Options as words of a command line.
+
+    Args:
+        values: name of the field -> value.
+    """
+    words: list[str] = []
+    for field, value in values.items():
+        name = typed_name(field)
+        flags = {True: name, False: typed_name(f"no_{field}")}
+        words += [flags[value]] if isinstance(value, bool) else [name, str(value)]
+    return words
 
 
 def as_yaml(name: str, groups: tuple[Any, ...]) -> str:

@@ -16,15 +16,15 @@ from foretune.analysis.solvers import (
     named_solver,
     solved,
 )
-from foretune.cli.console import console, progress_console
+from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions, SolverOptions
 from foretune.cli.places import Places
-from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import listed
 from foretune.errors import UsageError
+from foretune.experiment.page import Solved, SolveData, solve_page
 from foretune.experiment.record import Record, read_kernel, read_record
-from foretune.pages.solutions import Solved, print_solutions
-from foretune.store.json import write_json
+from foretune.pages.console import progress_console
+from foretune.pages.progress import progress_bar
 
 _REVERSED = "-reversed"
 _FOLDS = 5
@@ -54,16 +54,22 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
             found.append(Solved(label, name, score, solution))
             progress("solve", done + 1, len(work))
     start = _zero_shot(record)
-    if report.json is not None:
-        whole = {"foretune": foretune.__version__, "made_by": version, "folder": str(folder), "task": record.task}
-        whole |= {"sizes": record.sizes, "choose": solver.choose, "blocks": solver.select, "zero_shot": start}
-        write_json(report.json, {**whole, "solutions": found})
     note = (
         ""
         if version == foretune.__version__
         else f"{folder} was made by foretune {version}, this is {foretune.__version__}."
     )
-    print_solutions(console(), record, start, found, note)
+    numbers = SolveData(
+        made_by=version,
+        folder=str(folder),
+        task=record.task,
+        sizes=record.sizes,
+        choose=solver.choose,
+        blocks=solver.select,
+        zero_shot=start,
+        solutions=found,
+    )
+    deliver(solve_page(record, start, found, note, numbers), report)
 
 
 def _folds(record: Record) -> CrossValidation:

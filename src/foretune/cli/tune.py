@@ -18,35 +18,36 @@ from typing import Any
 
 import numpy as np
 import yaml
-from rich.console import Console
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.cli.console import console, progress_console
+from foretune.cli.deliver import deliver
 from foretune.cli.early import read_by, refuse_half_weights
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import ExperimentOptions, prepared, question_of, reported, said, versions
-from foretune.cli.progress import busy
+from foretune.cli.prepare import ExperimentOptions, facts_of, prepared, reported, said, versions
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
+from foretune.experiment.asked import Asked, reading
 from foretune.experiment.experiment import Experiment, run_name
 from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, folder_description
 from foretune.finetune.folder import RUN, refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
+from foretune.finetune.page import TrainingPlanData, run_page, training_plan_page
 from foretune.finetune.plan import training_plan
+from foretune.finetune.report import RESULT, RunReport, read_report, report_file, run_report, write_report
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import paper_grid
 from foretune.finetune.training import Training
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
-from foretune.pages.layout import Column, table
-from foretune.pages.reading import Asked, print_reading
-from foretune.pages.runs import RESULT, RunReport, print_run, read_report, report_file, run_report, write_report
+from foretune.page import Fact
+from foretune.pages.console import Console, progress_console
+from foretune.pages.progress import busy
 from foretune.store.atomic import write_text
-from foretune.store.json import strangers_in, write_json
+from foretune.store.json import strangers_in
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
 from foretune.text.account import Account
@@ -108,15 +109,16 @@ def run_tune(
     """
     refuse_half_weights(model)
     recipe = RunRecipe(model, data, outputs, method, training, run)
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     recipe.made()
     places = Places(report.json, (run.out,))
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
     refuse_foreign_run(run.out / RUNS)
     if run.plan:
-        return _planned(recipe, report, out, errors)
+        return _planned(recipe, report, errors)
     before = _kept(recipe)
+    kept = before is not None
     if before is None:
         refuse_model_name(run.out, model.model)
         with held(run.out):
@@ -127,16 +129,17 @@ def run_tune(
         sweep_tree(run.out)
         found = prepared(recipe.experiment, places, run.out, errors)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
-        out.print(f"{run.out} already contains this run; nothing was trained.")
-    if report.json is not None:
-        write_json(report.json, {"foretune": foretune.__version__, **vars(before)})
-    if {"data", "asked"} <= set(before.about):
-        print_reading(out, Account(**before.about["data"]), Asked(**before.about["asked"]))
-    print_run(out, before, run.out)
-    return None
+    return deliver(run_page(before, run.out, reading_of(before), kept=kept), report, folder=run.out)
 
 
-def _planned(recipe: RunRecipe, report: ReportOptions, out: Console, errors: Console) -> None:
+def reading_of(report: RunReport) -> tuple[Fact, ...]:
+    """What was read and asked by a run, as its report says."""
+    if not {"data", "asked"} <= set(report.about):
+        return ()
+    return reading(Account(**report.about["data"]), Asked(**report.about["asked"]))
+
+
+def _planned(recipe: RunRecipe, report: ReportOptions, errors: Console) -> None:
     """Print what the runs would need that are not finished in the folder; on request, write it as JSON."""
     method, grid = recipe.made()
     found = prepared(recipe.experiment, Places(report.json), None, errors)
@@ -144,21 +147,10 @@ def _planned(recipe: RunRecipe, report: ReportOptions, out: Console, errors: Con
     left = [training for training, folder in zip(grid, folders, strict=True) if _unfinished(folder, method)]
     with busy(errors, "time one batch"):
         needed = training_plan(found.outputs, found.task, found.split, method, left)
-    print_reading(out, found.account, question_of(found))
-    rows = (
-        ("runs to train", f"{needed.runs:,}"),
-        ("runs to read, finished in the folder", f"{len(grid) - len(left):,}"),
-        ("training steps, of all runs", f"{needed.steps:,}"),
-        ("evaluations, of all runs", f"{needed.evaluations:,}"),
-        ("parameters trained", f"{needed.trained:,}"),
-        ("time", f"about {needed.seconds:,.0f} s"),
-        ("folder", str(recipe.run.out)),
+    data = TrainingPlanData(
+        **vars(needed), finished=len(grid) - len(left), folder=str(recipe.run.out), about=said(found)
     )
-    title = "Plan: the model was loaded and one batch was timed; nothing was trained or written"
-    out.print(table(out, title, [Column("what", words=True), Column("how much")], rows))
-    if report.json is not None:
-        plan = {**asdict(needed), "finished": len(grid) - len(left), "folder": recipe.run.out, "about": said(found)}
-        write_json(report.json, {"foretune": foretune.__version__, **plan})
+    deliver(training_plan_page(data, facts_of(found)), report)
 
 
 def _kept(recipe: RunRecipe) -> RunReport | None:

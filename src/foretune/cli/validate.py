@@ -7,24 +7,25 @@ OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figur
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import foretune
-from foretune.cli.console import console, progress_console
 from foretune.cli.data import check_data_folder, chosen_sample
+from foretune.cli.deliver import deliver
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import loaded_model, versions
-from foretune.cli.progress import progress_bar
 from foretune.cli.ranges import listed
 from foretune.cli.study_options import ValidateOptions
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
-from foretune.pages.folder import print_page, write_page
-from foretune.store.json import write_json
+from foretune.pages.console import progress_console
+from foretune.pages.folder import write_page
+from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
+from foretune.validate.data import ValidationData
 from foretune.validate.page import validation_page
 from foretune.validate.rankings import LOSS, SCORE, ceilings, rankings
 from foretune.validate.runs import ValidationStudy, measured_candidates
@@ -48,7 +49,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     check_data_folder(options.data, tasks)
     command = _command(model, options)
     places = study_places(options.out, _PAGE, command, model.model, report.json, options.data)
-    out, errors = console(), progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
     globs = listed(options, "candidates") or None
     with progress_bar(errors) as progress:
@@ -69,15 +70,16 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             progress=progress,
         )
         cells = measured_candidates(study)
-    page = validation_page(cells, study)
-    write_page(places.page, page, command)
-    if report.json is not None:
-        about = {"foretune": foretune.__version__, "command": command, "versions": versions()}
-        found = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
-        limits = {measure.name: ceilings(cells, measure) for measure in (LOSS, SCORE)}
-        write_json(report.json, {**about, "rankings": found, "ceilings": limits, "cells": cells})
-    print_page(out, page)
-    out.print(f"\nWritten: {places.page}", soft_wrap=True)
+    measures = (LOSS, SCORE)
+    made = ValidationData(
+        versions=versions(),
+        rankings={measure.name: rankings(cells, measure) for measure in measures},
+        ceilings={measure.name: ceilings(cells, measure) for measure in measures},
+        cells=cells,
+    )
+    page = replace(validation_page(cells, study), kind="validate", data=made)
+    write_page(places.page, page, command, foretune.__version__)
+    deliver(page, report, folder=places.page, command=command)
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:

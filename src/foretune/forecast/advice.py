@@ -80,7 +80,7 @@ def advice(compared: Comparison, pool: Pool, start: Score, rule: ClassRule | Non
         beats_probing=None if probing is None or len(candidates) == 1 else bool(worthy),
         reason=_reason(chosen, candidates[0], others, len(spread), criterion),
         ties=tuple(item.title for item in others),
-        regime=_regime(chosen, predicted.score, inputs, start),
+        regime=regime(chosen, predicted.score, inputs, start),
     )
 
 
@@ -140,8 +140,15 @@ def _reason(
     )
 
 
-def _regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Score) -> tuple[str, ...]:
-    """What the kernel alone says against trusting the forecast."""
+def regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Score) -> tuple[str, ...]:
+    """What the kernel alone says against trusting the forecast of a candidate.
+
+    Args:
+        chosen: the candidate.
+        predicted: its score.
+        inputs: labels and how many examples there are.
+        start: score without training, by the same rule.
+    """
     score, found = chosen.score, []
     if score.steps == 0:
         found.append("No simulated step lowers the validation loss: training is not expected to help.")

@@ -23,6 +23,7 @@ from foretune.forecast.advice import Advice, advice
 from foretune.forecast.baseline import ClassRule, rule_for
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
+from foretune.forecast.recommended import Recommendation, recommendation
 from foretune.forecast.sound import refuse_useless, silent_adapters
 from foretune.forecast.verdict import Verdict, claim
 
@@ -32,9 +33,12 @@ class Forecast:
     """Everything that one pass says.
 
     Attributes:
-        answer: what to train and what it would reach, in a sentence or two.
-        verdict: `help`, `may`, `no` or `cannot tell`, see `forecast.verdict`.
-        advice: the recommended candidate, and why.
+        answer: what comes first, what training it would reach, and why, in a sentence or two.
+        verdict: `help`, `may`, `no` or `cannot tell` on what comes first, see `forecast.verdict`.
+        advice: the candidate that comes first, and why.
+        recommended: what to train: of the choices that tie with the first, the smallest; None after a no.
+        before: score without training, by the rule that scores predictions.
+        thresholded: whether that rule tells two classes apart by a threshold set on validation examples, not by sign.
         comparison: all candidates.
         started: what the outputs before the simulated training are called, such as `zero-shot`.
         zero_shot: score of these outputs as they stand.
@@ -47,7 +51,7 @@ class Forecast:
         sigma: absolute ridge strength of the condition numbers.
         learning_rate: largest stable learning rate.
         rates_are_for: the kind of training that this and the candidates' learning rates are for, in words.
-        adamw: where to begin with AdamW, for the recommended candidate; None where nothing is recommended.
+        adamw: where to begin with AdamW, for the candidate that comes first; None after a no.
         adapter_adamw: the same for `advice.adapter`; None without one.
         warm_up: steps of real training before everything here was measured; 0 for the pretrained model.
         warnings: what the reader must know.
@@ -56,6 +60,9 @@ class Forecast:
     answer: str
     verdict: Verdict
     advice: Advice
+    recommended: Recommendation | None
+    before: Score
+    thresholded: bool
     comparison: Comparison
     started: str
     zero_shot: Score
@@ -116,6 +123,9 @@ def forecast(pool: Pool) -> Forecast:
         answer=_answer(inputs, advised, start, rule, adamw),
         verdict=advised.verdict,
         advice=advised,
+        recommended=recommendation(advised, compared, pool, start, rule),
+        before=start,
+        thresholded=rule.thresholded,
         comparison=compared,
         started=inputs.started,
         zero_shot=zero_shot,
@@ -156,7 +166,7 @@ def _answer(inputs: Inputs, advised: Advice, start: Score, rule: ClassRule, adam
     )
     if adamw is None:
         return f"{found} Nothing is recommended: of what could be trained this comes first because {advised.reason}"
-    return f"{found} For AdamW: {adamw.words}. Recommended because {advised.reason}"
+    return f"{found} For AdamW: {adamw.words}. It comes first because {advised.reason}"
 
 
 def _warm_up_warning(inputs: Inputs) -> list[str]:

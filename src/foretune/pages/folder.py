@@ -1,5 +1,6 @@
-"""A page of a study as Markdown, as CSV, on the terminal, and as a folder.
+"""A page of a study as a folder.
 
+page.json       the same for programs, with the numbers behind it; `foretune show` reads it
 page.md         notes, findings and tables, with the command that makes them on top; its last line, a comment, says which
                 files are the page's, so that nothing else is ever replaced
 table-1.csv     one file a table
@@ -8,54 +9,35 @@ NAME.svg        one file a figure
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from foretune.errors import UsageError
-from foretune.page import Page, Table
-from foretune.pages.layout import Column, faint, strong, table
+from foretune.page import Page
+from foretune.pages.json import document
+from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
 from foretune.store.atomic import moving, names_in, replacing_folder
+from foretune.store.json import json_text
 from foretune.store.kept import checksum, file_checksum
 
 _FILE = "page.md"
+JSON = "page.json"
 _MARK = "<!-- foretune page "
 _COMMAND = re.compile(r"^```\n.*?\n```\n\n", re.MULTILINE | re.DOTALL)
 _OUT = re.compile(r" --out ('[^']*'|\S+)")
 
 
-def markdown(page: Page, command: str | None = None) -> str:
-    """The page as Markdown; figures are named as files beside it.
+def write_page(folder: Path, page: Page, command: str | None = None, version: str = "") -> None:
+    """Write a folder, whole or not at all; an older page there is replaced.
 
     Args:
+        folder: where to.
         page: what to write.
-        command: what makes the page, if it is to be told.
-    """
-    parts = [f"# {page.title}"]
-    if command is not None:
-        parts.append(f"```\n{command}\n```")
-    parts += [_list(lines) for lines in (page.notes, page.findings) if lines]
-    for each in page.tables:
-        parts.append("\n\n".join(([f"**{each.caption}**"] if each.caption else []) + [_rows(each)]))
-    parts += [f"![{figure.title}]({figure.name}.svg)" for figure in page.figures]
-    return "\n\n".join(parts) + "\n"
-
-
-def csv_text(table: Table) -> str:
-    """Header and rows, as CSV; the caption is left out."""
-    made = io.StringIO()
-    csv.writer(made, lineterminator="\n").writerows([table.header, *table.rows])
-    return made.getvalue()
-
-
-def write_page(folder: Path, page: Page, command: str | None = None) -> None:
-    """Write a folder, whole or not at all; an older page there is replaced.
+        command: what makes it, if that is to be told.
+        version: of foretune; without one there is no page.json.
 
     Raises:
         UsageError: the folder holds something else.
@@ -64,6 +46,8 @@ def write_page(folder: Path, page: Page, command: str | None = None) -> None:
     refuse_other(folder)
     texts = {f"table-{number}.csv": csv_text(each) for number, each in enumerate(page.tables, 1)}
     texts |= {f"{figure.name}.svg": svg(figure) for figure in page.figures}
+    if version:
+        texts[JSON] = json_text(document(page, version, command or ""))
     made = {
         "of": _command_hash(command),
         "page": checksum(markdown(page).encode()),
@@ -134,42 +118,3 @@ def _made(folder: Path) -> dict[str, Any]:
 
 def _command_hash(command: str | None) -> str:
     return checksum(_OUT.sub("", command or "").encode())
-
-
-def print_page(console: Console, page: Page) -> None:
-    """Print title, notes, tables and findings; figures are in the folder only."""
-    console.print()
-    console.print(strong(page.title))
-    console.print()
-    for text in page.notes:
-        console.print(faint(text))
-    for each in page.tables:
-        columns = [Column(heading, words=left) for heading, left in zip(each.header, _left(each), strict=True)]
-        console.print()
-        console.print(table(console, each.caption or "", columns, each.rows))
-    if page.findings:
-        console.print()
-    for finding in page.findings:
-        console.print(f"- {finding}")
-
-
-def _left(table: Table) -> list[bool]:
-    """Which columns hold words."""
-    return [
-        place == 0 or not any(character.isdigit() for row in table.rows for character in row[place])
-        for place in range(len(table.header))
-    ]
-
-
-def _list(lines: tuple[str, ...]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _rows(table: Table) -> str:
-    alignment = ["---" if left else "---:" for left in _left(table)]
-    lines = [map(_cell, table.header), alignment, *(map(_cell, row) for row in table.rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -8,35 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Table as Drawing
 from rich.text import Text
 
 from foretune.naming import visible
+from foretune.page import Column, Table
 
 _NARROWEST = 12
 """Columns of the terminal that a column of words keeps at least, if its words are that wide."""
 _BORDER = 3
 _PARTS = re.compile(r"[-+]?\d[\d.,]*(?:e[-+]?\d+)?|[^\W\d_]+|.")
 """Numbers, runs of letters, and single other characters."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Attributes:
-        heading: on top.
-        words: it holds words, which may be folded; else numbers, which may not.
-        drop: how early it is left out where there is no room: the highest first, 0 never.
-    """
-
-    heading: str
-    words: bool = False
-    drop: int = 0
 
 
 def note(text: str) -> Text:
@@ -54,7 +39,19 @@ def faint(text: str) -> Text:
     return Text(visible(text), style="dim")
 
 
-def table(
+def draw(console: Console, table: Table, *, elsewhere: str = "") -> RenderableType:
+    """A table of a page that fits.
+
+    Args:
+        console: what it will be printed on.
+        table: of the page.
+        elsewhere: where what is left out can be found, such as `--json has all`.
+    """
+    rows = table.texts if table.few is None else [table.texts[place] for place in table.few]
+    return table_lines(console, table.caption, table.columns, rows, headings=table.headings, elsewhere=elsewhere)
+
+
+def table_lines(
     console: Console,
     title: str,
     columns: Sequence[Column],
@@ -104,12 +101,12 @@ def _drawn(
     *,
     headings: bool,
     elsewhere: str,
-) -> Table:
+) -> Drawing:
     left_out = [visible(columns[place].heading) for place in range(len(columns)) if place not in kept]
     caption = (
         f"Left out at this width: {', '.join(left_out)}{f' ({elsewhere})' if elsewhere else ''}." if left_out else ""
     )
-    drawn = Table(
+    made = Drawing(
         title=_text(title, "italic"),
         title_justify="left",
         caption=_text(caption, "dim"),
@@ -118,7 +115,7 @@ def _drawn(
     )
     for place in kept:
         column = columns[place]
-        drawn.add_column(
+        made.add_column(
             Text(visible(column.heading)),
             justify="left" if column.words else "right",
             width=widths[place],
@@ -126,12 +123,12 @@ def _drawn(
             overflow="fold",
         )
     for row in rows:
-        cells = (_folded(row[place], widths[place]) if columns[place].words else row[place] for place in kept)
-        drawn.add_row(*map(Text, cells))
-    return drawn
+        cells = (folded(row[place], widths[place]) if columns[place].words else row[place] for place in kept)
+        made.add_row(*map(Text, cells))
+    return made
 
 
-def _folded(text: str, width: int) -> str:
+def folded(text: str, width: int) -> str:
     """Lines of at most `width` columns, broken at blanks, within long words between their parts, never within a number."""
     return "\n".join(line for given in text.split("\n") for line in _lines(given, width))
 
@@ -157,7 +154,7 @@ def _records(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]],
     parts = [Text(visible(title), style="italic")] if title else []
     for row in rows:
         lines = [f"{heading}: {cell}" if heading else cell for heading, cell in zip(headings, row, strict=True) if cell]
-        parts.append(Text("\n".join(_folded(line, width) for line in lines) + "\n"))
+        parts.append(Text("\n".join(folded(line, width) for line in lines) + "\n"))
     return Group(*parts)
 
 

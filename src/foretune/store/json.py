@@ -70,4 +70,9 @@ def write_json(path: Path, value: object) -> None:
         UsageError: `path` is a folder.
         StorageError: the disk is full or the folder cannot be written.
     """
-    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """The text of a JSON file."""
+    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""The recommended adapters as Python that a reader can run, and what to know beside them."""
+"""Adapters as Python that a reader can run, and what to know beside them."""
 
 from __future__ import annotations
 

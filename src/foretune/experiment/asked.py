@@ -1,16 +1,12 @@
-"""What was read and what is asked, on the terminal: the question that an answer belongs to."""
+"""What was read and what is asked: the question that an answer belongs to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from foretune.model.outputs import Outputs
-from foretune.naming import visible
+from foretune.page import Fact
 from foretune.text.account import Account
 from foretune.text.example import Example
 from foretune.text.task import Task
@@ -51,38 +47,39 @@ def asked(outputs: Outputs, task: Task, example: Example) -> Asked:
     return Asked(str(template), dict(task.words), None, filled, example.label)
 
 
-def print_reading(console: Console, account: Account, question: Asked) -> None:
-    """Print what was read, what was left out and why, what is used, and what is asked."""
-    table = Table.grid(padding=(0, 2))
-    for name, text in [*_read(account), *_question(question)]:
-        table.add_row(Text(name, "bold"), Text(_plain(text)))
-    console.print(table)
-    console.print()
+def reading(account: Account, question: Asked) -> tuple[Fact, ...]:
+    """What was read, what was left out and why, what is used, and what is asked."""
+    return tuple(Fact(name, _plain(text), lines) for name, text, lines in (*_read(account), *_question(question)))
 
 
-def _read(account: Account) -> Iterator[tuple[str, str]]:
-    for name, count in account.rows.items():
-        purpose = f" for {name}" if len(account.rows) > 1 else ""
-        yield "Read", f"{account.sources[name]}: {count:,} rows{purpose}"
+def _read(account: Account) -> Iterator[tuple[str, str, int]]:
+    several = len(account.rows) > 1
+    files = [
+        f"{account.sources[name]}: {count:,} rows{f' for {name}' if several else ''}"
+        for name, count in account.rows.items()
+    ]
     labels = [f"{label} {count:,}" for label, count in list(account.labels.items())[:_LABELS]]
     more = [f"and {len(account.labels) - _LABELS} more labels"] if len(account.labels) > _LABELS else []
-    yield "Labels", ", ".join([*labels, *more])
-    for reason, count in account.left_out.items():
-        yield "Left out", f"{count:,} row{'s' if count > 1 else ''} {reason}"
-    for note in account.notes:
-        yield "Note", note
+    out = [f"{count:,} row{'s' if count > 1 else ''} {reason}" for reason, count in account.left_out.items()]
     (first, count), *others = account.used.items()
-    yield "Used", ", ".join([f"{count:,} examples for {first}", *(f"{count:,} for {name}" for name, count in others)])
+    used = [f"{count:,} examples for {first}", *(f"{count:,} for {name}" for name, count in others)]
+    yield "Read", "; ".join(files), 2
+    yield "Labels", ", ".join([*labels, *more]), 1
+    if out:
+        yield "Left out", "; ".join(out), 2
+    if account.notes:
+        yield "Note", " ".join(account.notes), 2
+    yield "Used", ", ".join(used), 1
 
 
-def _question(question: Asked) -> Iterator[tuple[str, str]]:
+def _question(question: Asked) -> Iterator[tuple[str, str, int]]:
     if question.template is None:
-        yield "Head", str(question.head)
+        yield "Head", str(question.head), 1
     else:
         words = [f"{label}={word}" for label, word in list(question.words.items())[:_LABELS]]
-        yield "Prompt", question.template
-        yield "Words", ", ".join([*words, *(["..."] if len(question.words) > _LABELS else [])])
-    yield "Example", f"{question.example}  (label: {question.label})"
+        yield "Prompt", question.template, 1
+        yield "Words", ", ".join([*words, *(["..."] if len(question.words) > _LABELS else [])]), 1
+    yield "Example", f"{question.example}  (label: {question.label})", 2
 
 
 def _short(text: str) -> str:
@@ -93,4 +90,4 @@ def _short(text: str) -> str:
 
 def _plain(text: str) -> str:
     """The text on one line, line ends and tabs written out: they are a part of a prompt."""
-    return visible(text.replace("\n", "\\n").replace("\t", "\\t"))
+    return text.replace("\n", "\\n").replace("\t", "\\t")

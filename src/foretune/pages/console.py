@@ -2,7 +2,7 @@
 
 Names, paths, labels, prompts and messages may hold square brackets, which rich would take for markup, and control
 characters, which the terminal would obey. Here plain strings are never markup, and control characters are shown as
-escapes; styles come from `rich.text.Text`, made in the `report` layer.
+escapes; styles come from `rich.text.Text`, made in `pages` only.
 """
 
 from __future__ import annotations

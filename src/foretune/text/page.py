@@ -1,14 +1,11 @@
-"""Tasks on the terminal, and as plain values."""
+"""Pages of tasks: all of them, or one."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-
-from foretune.pages.layout import Column, table
+from foretune.page import Column, Page, Table
 from foretune.text.example import Example
 from foretune.text.hub import HubSource
 from foretune.text.task import Task
@@ -17,19 +14,43 @@ _METRICS = {"f1": "F1 of {!r}", "matthews": "Matthews correlation, accuracy besi
 _EXAMPLE = Example("First text.", "Second text.")
 
 
-def task_fields(task: Task) -> dict[str, Any]:
-    """Everything that a task says, as plain values."""
-    return dataclasses.asdict(task)
+@dataclasses.dataclass(frozen=True)
+class TasksData:
+    """The built-in tasks for programs.
+
+    Attributes:
+        tasks: name -> task.
+    """
+
+    tasks: Mapping[str, Task]
 
 
-def print_tasks(console: Console, tasks: Sequence[Task]) -> None:
-    """One line a task."""
-    columns = [Column(name, words=True) for name in ("name", "labels", "template", "metric", "prompts")]
-    rows = [(task.name, ", ".join(task.labels), task.template, task.metric, ", ".join(task.prompts)) for task in tasks]
-    console.print(table(console, "Tasks (foretune tasks NAME shows one)", columns, rows))
+def tasks_page(tasks: Sequence[Task], models: Sequence[tuple[str, str]]) -> Page:
+    """A line for each task and each model.
+
+    Args:
+        tasks: the built-in ones.
+        models: name and what each is.
+    """
+    columns = tuple(Column(name, words=True) for name in ("name", "labels", "template", "metric", "prompts"))
+    rows = tuple(
+        (task.name, ", ".join(task.labels), task.template, task.metric, ", ".join(task.prompts)) for task in tasks
+    )
+    return Page(
+        title="Built-in tasks and models",
+        tables=(
+            Table(columns, rows, "Tasks (foretune tasks NAME shows one)"),
+            Table((Column("name", words=True), Column("what", words=True)), tuple(models), "Models"),
+        ),
+        findings=(
+            "MODEL can also be a hub id, a folder or a .gguf file; DATA can also be a file or a hub dataset id.",
+        ),
+        kind="tasks",
+        data=TasksData({task.name: task for task in tasks}),
+    )
 
 
-def print_task(console: Console, task: Task) -> None:
+def task_page(task: Task) -> Page:
     """Prompts with their words, data, limits and sources of one task."""
     rows: list[tuple[str, str]] = []
     for name in task.prompts:
@@ -51,10 +72,8 @@ def print_task(console: Console, task: Task) -> None:
     rows.append(("test examples", f"at most {task.test_cap}" if task.test_cap else "all that are left"))
     rows.append(("data on the hub", _hub(task.hub)))
     rows.append(("sources", task.origin or "-"))
-    title = f"{task.name}: {task.about or 'a task'}"
-    console.print(
-        table(console, title, [Column("what", words=True), Column("value", words=True)], rows, headings=False)
-    )
+    table = Table((Column("what", words=True), Column("value", words=True)), tuple(rows), headings=False)
+    return Page(f"{task.name}: {task.about or 'a task'}", tables=(table,), kind="task", data=task)
 
 
 def _hub(hub: HubSource | None) -> str:

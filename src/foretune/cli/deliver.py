@@ -1,0 +1,35 @@
+"""What a command does last: its page goes to the terminal and, on request, to JSON."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import foretune
+from foretune.cli.options import ReportOptions
+from foretune.page import Page
+from foretune.pages.console import console
+from foretune.pages.json import write_page_json
+from foretune.pages.terminal import print_page
+
+_OPTION = "repeat with --details"
+
+
+def deliver(page: Page, report: ReportOptions, *, folder: Path | None = None, command: str = "") -> None:
+    """Write and print a page.
+
+    Args:
+        page: the result.
+        report: where it goes besides the terminal, and how much of it is printed.
+        folder: a folder that `foretune show` reads; None where nothing was kept.
+        command: what made it, if that is told.
+
+    Raises:
+        UsageError: `--json` is a folder.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    if report.json is not None:
+        write_page_json(report.json, page, foretune.__version__, command)
+    kept = folder if folder is not None else report.json
+    where = _OPTION if kept is None else f"foretune show {shlex.quote(str(kept))} --details"
+    print_page(console(), page, details=report.details, where=where)

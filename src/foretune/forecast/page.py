@@ -1,0 +1,366 @@
+"""The page of a forecast: will it work, train what, how, how sure, at what cost; the tables behind it as details."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from foretune.analysis.scores import Score
+from foretune.candidates.candidate import PROBING, Candidate
+from foretune.candidates.scored import ScoredCandidate
+from foretune.experiment.page import stage_table
+from foretune.experiment.record import Record
+from foretune.forecast.cost import Cost
+from foretune.forecast.forecast import Forecast
+from foretune.forecast.parts import Part, ranked
+from foretune.forecast.recommended import Recommendation
+from foretune.forecast.verdict import Verdict
+from foretune.page import Cell, Column, Curve, Fact, Figure, Listing, Page, Span, Table, short_count
+from foretune.progress import Stage
+
+_SHOWN = 8
+_PARTS = 3
+_NAMED = 2
+"""Modules of a greedy choice that are named on the screen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastData(Record):
+    """A forecast for programs.
+
+    Attributes:
+        kernel: what determines the kernel of full tuning, and its shape.
+        kernels_described: label -> the same of every kernel.
+        verdict: `help`, `may`, `no` or `cannot tell`: on training what is recommended, or what comes first.
+        forecast: every number of it.
+        lora_config: arguments of `peft.LoraConfig` for `forecast.advice.adapter`; null where nothing should be trained.
+        lora_config_classes: classes of transformers that this config fits: `trained`, `also`, and those that it does not.
+        beside_lora_config: what has to be trained beside these adapters; null for nothing.
+        recommended_lora_config: arguments of `peft.LoraConfig` for `forecast.recommended`; null where that is not LoRA.
+        cost: seconds of the forecast and of the runs that it replaces.
+        stages: seconds and memory of each stage.
+    """
+
+    kernel: Mapping[str, Any]
+    kernels_described: Mapping[str, Mapping[str, Any]]
+    verdict: Verdict
+    forecast: Forecast
+    lora_config: Mapping[str, Any] | None
+    lora_config_classes: Mapping[str, Any] | None
+    beside_lora_config: str | None
+    recommended_lora_config: Mapping[str, Any] | None
+    cost: Cost
+    stages: Sequence[Stage]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a page of a forecast says besides the forecast.
+
+    Attributes:
+        title: model and data.
+        about: what was read and asked.
+        metric: `accuracy`, `f1` or `matthews`.
+        sizes: how many examples are for training, validation and test.
+        snippet: Python that makes adapters, and of which candidate it is; None where none can be made.
+        next: commands that go on from here.
+    """
+
+    title: str
+    about: tuple[Fact, ...]
+    metric: str
+    sizes: Mapping[str, int]
+    snippet: Listing | None = None
+    next: tuple[str, ...] = field(default=())
+
+
+def forecast_page(found: Forecast, costs: Cost, stages: Sequence[Stage], seen: Seen, data: object) -> Page:
+    """The page.
+
+    Args:
+        found: the forecast.
+        costs: of it, against the runs that it replaces.
+        stages: measured.
+        seen: what was read and asked.
+        data: all this for programs, a `ForecastData`.
+    """
+    picked, metric = found.recommended, seen.metric
+    rate = found.learning_rate
+    return Page(
+        title=seen.title,
+        answer=short_answer(found, metric),
+        about=seen.about,
+        facts=_facts(found, costs, seen),
+        notes=_doubts(found)[1:],
+        tables=(
+            _scores(found, metric),
+            _candidates(found, metric),
+            _parts(found, metric),
+            stage_table(stages),
+        ),
+        figures=(_losses(found),),
+        details=(
+            _compared(found),
+            f"First by {found.comparison.criterion.name}: {found.answer}",
+            *found.comparison.limits,
+            f"Largest stable learning rate: {rate.cross_entropy:.2e} (cross-entropy), {rate.squared:.2e} (squared loss). "
+            f"Assumes {rate.assumption}.",
+            *([f"AdamW, {picked.candidate.title}: {picked.adamw.words}."] if picked is not None else []),
+            _long_cost(found, costs),
+        ),
+        listings=() if seen.snippet is None else (seen.snippet,),
+        next=seen.next,
+        kind="forecast",
+        data=data,
+    )
+
+
+def short_answer(found: Forecast, metric: str) -> str:
+    """The verdict and what to train, in one short sentence."""
+    picked = found.recommended
+    if picked is None:
+        score = found.advice.predicted.score
+        return (
+            f"No: {metric} {found.before.value:.2f} now, {score.value:.2f} predicted. Training is not expected to help."
+        )
+    score = picked.predicted.score
+    word = {"help": "Yes", "may": "Perhaps", "cannot tell": "It cannot be told", "no": "No"}[picked.verdict]
+    return f"{word}: {metric} {found.before.value:.2f} -> {score.value:.2f} with {_named(picked.candidate)}."
+
+
+def _facts(found: Forecast, costs: Cost, seen: Seen) -> tuple[Fact, ...]:
+    picked = found.recommended
+    facts = [Fact("Will it work?", _works(found, seen.metric), 3)]
+    if picked is not None:
+        facts += [Fact("Train what?", _what(found, picked), 3), Fact("How?", _how(picked))]
+    return (*facts, Fact("How sure?", _sure(found, seen), 3), Fact("Cost", _cost(found, costs), 1))
+
+
+def _works(found: Forecast, metric: str) -> str:
+    picked, before = found.recommended, found.before
+    predicted = found.advice.predicted if picked is None else picked.predicted
+    word = "no" if picked is None else picked.verdict
+    score = predicted.score
+    said = {
+        "help": "Yes.",
+        "may": "Perhaps: the gain is within the interval.",
+        "cannot tell": "It cannot be told: validation examples gain, test examples do not.",
+        "no": "No: training is not expected to help.",
+    }[word]
+    if found.advice.beats_probing is False:
+        said = f"Adapting is not expected to beat linear probing. Linear probing: {said[0].lower()}{said[1:]}"
+    beside = ", threshold set on validation" if found.thresholded else ""
+    change = (
+        f"{metric[0].upper()}{metric[1:]} {before.value:.2f} ({found.started}{beside}) -> {score.value:.2f} "
+        f"(95%: {score.low:.2f} - {score.high:.2f})."
+    )
+    probe, majority = found.probe.value, found.majority.value
+    return f"{said} {change}\nA linear probe alone: {probe:.2f}, the majority label: {majority:.2f}."
+
+
+def _what(found: Forecast, picked: Recommendation) -> str:
+    first, chosen = found.advice.candidate, picked.candidate
+    if chosen.kind == PROBING:
+        return f"The head alone, by linear probing ({chosen.parameters:,} parameters)."
+    named = f"{_named(chosen)} ({chosen.parameters:,} parameters)"
+    if picked.ties == 1:
+        return f"{named}: the first by {found.comparison.criterion.name}."
+    if chosen is first:
+        return f"{picked.ties} choices tie: take the smallest, {named}. It is also the first by simulation."
+    smallest = "take the smallest" if _is_smallest(found, picked) else "take the smallest that gains"
+    return (
+        f"{picked.ties} choices tie: {smallest}, {named}. First by {found.comparison.criterion.name}: {_named(first)} "
+        f"({short_count(first.parameters)})."
+    )
+
+
+def _is_smallest(found: Forecast, picked: Recommendation) -> bool:
+    tied = [item for item in found.comparison.candidates if item.title in found.advice.ties]
+    return all(item.parameters >= picked.candidate.parameters for item in (*tied, found.advice.candidate))
+
+
+def _how(picked: Recommendation) -> str:
+    rate = picked.adamw
+    if rate.learning_rate is None:
+        return f"No learning rate lowers the validation loss in {rate.steps} steps of AdamW, batches of {rate.batch}."
+    upper = "; the highest tried, so try lower too" if rate.at_limit else ""
+    return (
+        f"AdamW at {rate.learning_rate:.1e} (constant{upper}), batches of {rate.batch}, {rate.steps} steps, best "
+        "checkpoint by validation loss."
+    )
+
+
+def _sure(found: Forecast, seen: Seen) -> str:
+    """How many examples it rests on, and the first reason to doubt it."""
+    examples = f"{seen.sizes['test']} test and {seen.sizes['validation']} validation examples."
+    return " ".join([examples, *_doubts(found)[:1]])
+
+
+def _doubts(found: Forecast) -> tuple[str, ...]:
+    """What the reader must know, the most important first."""
+    picked = found.recommended
+    return (*found.warnings, *(found.advice.regime if picked is None else picked.regime))
+
+
+def _compared(found: Forecast) -> str:
+    compared = sum(item.spread is not None for item in found.comparison.candidates)
+    predicted = found.advice.predicted if found.recommended is None else found.recommended.predicted
+    return (
+        f"Predicted {predicted.by}; {compared} of {found.comparison.considered} choices were compared over resamples."
+    )
+
+
+def _cost(found: Forecast, costs: Cost) -> str:
+    run = "" if found.recommended is None else f"; one training run about {costs.run:,.0f} s here"
+    return f"This forecast took {costs.forecast:.1f} s{run}."
+
+
+def _long_cost(found: Forecast, costs: Cost) -> str:
+    warmed = f", {costs.warm_up:.1f} s of it for {found.warm_up} warm-up steps" if found.warm_up else ""
+    return (
+        f"This forecast took {costs.forecast:.1f} s{warmed}. One training run would take about {costs.run:,.0f} s here, a "
+        f"run for each candidate and learning rate ({costs.runs:,} runs) about {costs.comparison / 3600:,.1f} h "
+        f"({costs.assumption})."
+    )
+
+
+def _named(item: Candidate) -> str:
+    """A choice as a short sentence names it, the modules of a greedy one with it."""
+    if item.kind == PROBING:
+        return "the head alone"
+    if item.kind != "greedy":
+        return f"{item.label}, {item.method}"
+    modules = [".".join(name.removesuffix(".weight").split(".")[-3:]) for name in item.blocks[:_NAMED]]
+    more = f" and {len(item.blocks) - _NAMED} more" if len(item.blocks) > _NAMED else ""
+    return f"{', '.join(modules)}{more}, {item.method}"
+
+
+def _scores(found: Forecast, metric: str) -> Table:
+    chosen = found.whole.regression.chosen.parameters
+    rows: list[tuple[str, Score | None]] = [
+        ("majority label", found.majority),
+        (found.started, found.zero_shot),
+        (f"{found.started}, threshold set on validation", found.zero_shot_threshold),
+        (f"linear probe (C = {found.probe_strength:g})", found.probe),
+        (f"kernel regression (ridge {chosen['strength']:g}, f0 / {chosen['f0_scale']:g})", found.whole.score),
+    ]
+    shown = [(name, item) for name, item in rows if item is not None]
+    beside = any(item.accuracy is not None for _, item in shown)
+    columns = (
+        Column("method", words=True),
+        Column(metric, ".3f"),
+        Column("from - to", words=False),
+        *([Column("accuracy", ".3f")] if beside else []),
+    )
+    cells = tuple(
+        (name, item.value, Span(item.low, item.high), *([item.accuracy] if beside else [])) for name, item in shown
+    )
+    return Table(columns, cells, f"Test {metric}, 95% interval", details=True)
+
+
+def _candidates(found: Forecast, metric: str) -> Table:
+    """All candidates, the recommended one marked; a terminal shows the first."""
+    every, first = found.comparison.candidates, found.advice.candidate
+    chosen = first if found.recommended is None else found.recommended.candidate
+    probing, criterion = found.advice.probing, found.comparison.criterion
+    few = _few(every, [item for item in (first, chosen, probing) if item is not None])
+    title = (
+        f"Candidates: {len(few)} of {found.comparison.considered} by {criterion.name} (--json has all); "
+        f"* {'first' if found.recommended is None else 'recommended'}, = not told from the best by resampling"
+        f"{', + beats linear probing beyond the spread' if probing is not None else ''}; {metric} of the simulated run; "
+        f"GD rates are for {found.rates_are_for}"
+    )
+    columns = (
+        Column("", words=True),
+        Column("blocks", words=True),
+        Column("method", words=True),
+        Column("trained", "count", drop=1),
+        Column(criterion.short, ".3f"),
+        Column("95% spread", words=False, drop=2),
+        Column("risk", ".3f", drop=4),
+        Column("kappa", ".1f", drop=5),
+        Column("GD rate", ".1e", drop=3),
+        Column(metric, ".3f"),
+    )
+    rows = tuple(_candidate_row(item, item is chosen, criterion.of(item.score)) for item in every)
+    return Table(columns, rows, title, few=few, details=True)
+
+
+def _few(every: Sequence[ScoredCandidate], kept: Sequence[ScoredCandidate]) -> tuple[int, ...]:
+    """Places of the first candidates, and of some that are shown in any case."""
+    always = [place for place, item in enumerate(every) if any(item is one for one in kept)]
+    others = [place for place in range(len(every)) if place not in always][: max(0, _SHOWN - len(always))]
+    return tuple(sorted([*always, *others]))
+
+
+def _candidate_row(item: ScoredCandidate, chosen: bool, value: float) -> tuple[Cell, ...]:
+    spread = item.spread
+    tie = "=" if spread is not None and not spread.apart else ""
+    return (
+        f"{'*' if chosen else ''}{tie}{'+' if spread is not None and spread.beats_probing else ''}",
+        ".".join(item.name.split(".")[-2:]) if item.kind == "layer" else item.name,
+        item.method,
+        item.parameters,
+        value,
+        None if spread is None else Span(spread.low, spread.high),
+        item.score.risk.exact,
+        item.score.condition_number,
+        item.score.learning_rate,
+        item.score.score.value,
+    )
+
+
+def _parts(found: Forecast, metric: str) -> Table:
+    """Spectra of the whole model and of its layers and module types; a terminal shows those that validation ranks first."""
+    every = [found.whole, *found.parts]
+    first = [
+        part
+        for kind in ("layer", "module type")
+        for part in ranked([part for part in found.parts if part.kind == kind])[:_PARTS]
+    ]
+    few = (0, *(place for one in first for place, part in enumerate(every) if part is one))
+    columns = (
+        Column("part", words=True),
+        Column("weights", "count", drop=1),
+        Column("l. max", ".1e", drop=4),
+        Column("l. min", ".1e", drop=3),
+        Column("kappa", ".1f", drop=2),
+        Column("risk", ".3f", drop=5),
+        Column("valid.", ".3f"),
+        Column(metric, ".3f"),
+    )
+    title = f"Kernel regression, {len(first)} of {len(found.parts)} layers and module types (--json has all)"
+    return Table(columns, tuple(map(_part_row, every)), title, few=few, details=True)
+
+
+def _part_row(part: Part) -> tuple[Cell, ...]:
+    return (
+        ".".join(part.name.split(".")[-2:]) if part.kind == "layer" else part.name,
+        part.parameters,
+        part.largest,
+        part.smallest,
+        part.condition_number,
+        part.ridge_risk,
+        part.regression.chosen.validation,
+        part.score.value,
+    )
+
+
+def _losses(found: Forecast) -> Figure:
+    """The criterion of every candidate against the number of its parameters."""
+    criterion, every = found.comparison.criterion, found.comparison.candidates
+    kinds = {"LoRA": [item for item in every if item.rank is not None]}
+    kinds["full tuning"] = [item for item in every if item.rank is None]
+    curves = tuple(
+        Curve(
+            name,
+            np.array([criterion.of(item.score) for item in items]),
+            np.log10(np.array([max(item.parameters, 1) for item in items], dtype=float)),
+        )
+        for name, items in kinds.items()
+        if items
+    )
+    return Figure("candidates", "Candidates", "trained parameters (log10)", criterion.name, curves, points=True)

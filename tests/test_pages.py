@@ -1,0 +1,160 @@
+"""A page is an answer first: on one screen of a terminal, as Markdown, and as JSON with a schema that is shipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+
+from foretune.page import Column, Curve, Fact, Figure, Listing, Page, Quantity, Repeats, Span, Table
+from foretune.pages.console import PlainConsole
+from foretune.pages.json import FORMAT, document, read_page, write_page_json
+from foretune.pages.markdown import csv_text, markdown
+from foretune.pages.schema import FOLDER, KINDS, document_model, schema_text
+from foretune.pages.terminal import SCREEN, print_page
+from tests.conftest import assert_refused, assert_valid, run_cli
+
+LONG = "a text of many words that goes on and on " * 12
+WORD = "x" * 300
+TABLE = Table(
+    (Column("what", words=True), Column("loss", ".3f"), Column("trained", "count", drop=1), Column("spread", drop=2)),
+    (
+        ("first", 0.123456789, 162_816, Span(0.2, 0.85)),
+        ("second", float("inf"), 999, None),
+        ("third", float("nan"), 5, Quantity(8.5, "+.1f", "points")),
+        ("fourth", None, 7, Repeats((0.75, 0.77))),
+    ),
+    "A table",
+    few=(0, 3),
+    details=True,
+)
+FIGURE = Figure("f", "A figure", "step", "loss (nats)", (Curve("one", np.array([1.0, np.inf]), np.array([0.0, 1.0])),))
+PAGE = Page(
+    "model on data",
+    ("a note",),
+    (TABLE,),
+    (FIGURE,),
+    answer="Yes: accuracy 0.60 -> 0.84.",
+    about=(Fact("Read", "data: 60 rows"),),
+    facts=(Fact("Will it work?", "Yes. Accuracy 0.60 -> 0.84."), Fact("How?", "AdamW at 1.0e-03.", 1)),
+    details=("A detail.",),
+    listings=(Listing("Python", "x = 1", "python"),),
+    next=("foretune show runs/a",),
+    kind="reproduce",
+    data={"versions": {}},
+)
+
+
+def shown(page: Page, width: int = 80, *, details: bool = False, where: str = "foretune show DIR --details") -> str:
+    console = PlainConsole(width=width, file=io.StringIO())
+    print_page(console, page, details=details, where=where)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def crowded(text: str, notes: int) -> Page:
+    """A page whose texts are all longer than there is room for."""
+    about = tuple(Fact(f"About {number}", text, 2) for number in range(7))
+    facts = tuple(Fact(name, text, 3) for name in ("Will it work?", "Train what?", "How?", "How sure?", "Cost"))
+    return dataclasses.replace(
+        PAGE, title=text, about=about, facts=facts, notes=(text,) * notes, next=(f"foretune tune {text}",)
+    )
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+@pytest.mark.parametrize("notes", [0, 1, 9])
+@pytest.mark.parametrize("text", ["short", LONG, WORD, "評価 " * 90], ids=["short", "long", "word", "wide"])
+def test_a_short_page_is_one_screen_whatever_it_says(text: str, notes: int, width: int) -> None:
+    lines = shown(crowded(text, notes), width).splitlines()
+    assert sum(max(1, -(-cell_len(line) // width)) for line in lines) <= SCREEN
+    assert max(cell_len(line) for line in lines if "foretune tune" not in line) <= width
+    assert lines[-1] == PAGE.answer
+    assert notes == 0 or any(line.startswith("Note: ") for line in lines)
+
+
+def test_a_short_page_says_the_answer_and_where_the_rest_is() -> None:
+    short, long = shown(PAGE), shown(PAGE, details=True)
+    assert "Yes. Accuracy 0.60 -> 0.84." in short and "foretune show DIR --details" in short
+    for hidden in ("0.123", "A detail.", "x = 1"):
+        assert hidden in long and hidden not in short
+    assert short.splitlines()[-1] == long.splitlines()[-1] == PAGE.answer
+    assert "Note: a note" in short
+
+
+def test_commands_are_not_broken_and_can_be_copied() -> None:
+    command = "foretune tune " + "word " * 30
+    assert f"Next: {command.strip()}" in shown(dataclasses.replace(PAGE, next=(command.strip(),)), details=True)
+
+
+def test_a_table_keeps_values_and_who_draws_it_rounds() -> None:
+    assert TABLE.texts[0] == ("first", "0.123", "163k", "0.20 - 0.85")
+    assert [row[1] for row in TABLE.texts] == ["0.123", "inf", "", ""]
+    assert TABLE.texts[2][3] == "+8.5 points" and TABLE.texts[3][3] == "76.0 (1.4)"
+    assert [column.words for column in TABLE.columns] == [True, False, False, False]
+    assert "second" not in shown(PAGE, details=True) and "second" in markdown(PAGE)
+    assert csv_text(TABLE).splitlines()[:2] == ["what,loss,trained,spread", "first,0.123,163k,0.20 - 0.85"]
+
+
+def test_json_holds_unrounded_values_and_the_page_reads_back(tmp_path: Path) -> None:
+    write_page_json(tmp_path / "page.json", PAGE, "0.1.0", "foretune x")
+    record = json.loads((tmp_path / "page.json").read_text())
+    assert_valid("reproduce", record)
+    assert record["format"] == FORMAT and record["command"] == "foretune x"
+    assert record["page"]["tables"][0]["rows"][0][:3] == ["first", 0.123456789, 162_816]
+    again = read_page(tmp_path / "page.json")
+    for details in (False, True):
+        assert shown(again, details=details) == shown(PAGE, details=details)
+    assert markdown(again) == markdown(PAGE)
+    np.testing.assert_array_equal(again.figures[0].curves[0].y, FIGURE.curves[0].y)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shipped_schema_is_that_of_the_code_and_names_every_field(kind: str) -> None:
+    text = schema_text(kind)
+    assert (FOLDER / f"{kind}.json").read_text() == text, "`make schema` writes it again"
+    schema = json.loads(text)
+    for name, part in {kind: schema, **schema["$defs"]}.items():
+        for field, said in part.get("properties", {}).items():
+            assert said.get("description", "").strip(), f"{name}.{field}: its dataclass does not say what it is"
+
+
+def test_a_schema_refuses_what_is_missing_unknown_or_of_another_type() -> None:
+    record = document(PAGE, "0.1.0")
+    model = document_model("reproduce")
+    model.model_validate(record)
+    page = record["page"]
+    for bad in ({**record, "more": 1}, {**record, "format": 0}, {**record, "page": {**page, "answer": 3}}):
+        with pytest.raises(ValueError, match="validation error"):
+            model.model_validate(bad)
+    del record["versions"]
+    with pytest.raises(ValueError, match="versions"):
+        model.model_validate(record)
+
+
+def test_schema_prints_what_is_shipped() -> None:
+    assert run_cli("schema").stdout.split() == sorted(KINDS)
+    assert json.loads(run_cli("schema", "solve").stdout) == json.loads((FOLDER / "solve.json").read_text())
+    assert_refused(run_cli("schema", "forcast"), "Did you mean 'forecast'")
+
+
+def test_show_refuses_what_is_not_a_result(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"a": 1}')
+    (tmp_path / "old.json").write_text('{"format": 0, "foretune": "0.0.9"}')
+    assert_refused(run_cli("show", tmp_path / "nothing"), "does not exist")
+    assert_refused(run_cli("show", tmp_path), "holds no finished result")
+    assert_refused(run_cli("show", tmp_path / "other.json"), "is not a result of foretune")
+    assert_refused(run_cli("show", tmp_path / "old.json"), "format 0", "expected format 1")
+
+
+def test_lists_of_tasks_are_json_by_the_schema_too(tmp_path: Path) -> None:
+    assert run_cli("tasks", "--json", tmp_path / "t.json").returncode == 0
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert_valid("tasks", record)
+    assert "sst2" in record["tasks"]
+    shown_again = run_cli("show", tmp_path / "t.json").stdout
+    assert re.search(r"\bsst2\b", shown_again)
