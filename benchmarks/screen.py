@@ -38,7 +38,9 @@ def picture(folder: Path) -> str:
 def main() -> None:
     """Run the command, and write the picture."""
     with tempfile.TemporaryDirectory() as place:
-        subprocess.run([sys.executable, "-m", "foretune", *COMMAND, "--quiet"], check=True, cwd=place, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "foretune", *COMMAND, "--quiet"], check=True, cwd=place, stdout=subprocess.DEVNULL
+        )
         made = picture(Path(place) / COMMAND[-1]).replace(f"{place}/", "")
     (ROOT / "docs" / "pictures" / "screen.svg").write_text(made, encoding="utf-8")
 

@@ -25,10 +25,12 @@ html_copy_source = False
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+suppress_warnings = ["myst.header"]  # measured pages go from the title to their third level
 nb_execution_mode = "force"
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_output_stderr = "remove"  # progress bars of the libraries
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"

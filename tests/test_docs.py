@@ -1,12 +1,13 @@
 """What the README and the documentation print works as printed.
 
-Every page is gone through from top to bottom in an empty folder, with tiny random models in place of the named ones. Pages that
-train for longer run under `sweep` (`LONG`); their commands are at least parsed in every run of the tests.
+Every page is gone through from top to bottom in an empty folder, with tiny random models in place of the named ones. Pages
+that train for longer run under `sweep` (`LONG`); their commands are parsed in every run of the tests.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,17 @@ import typer
 from transformers import BertConfig, BertForMaskedLM
 
 import foretune as ft
-
 from tests.conftest import many_rows, run_cli, run_code
 from tests.printed import ROOT, Step, pages, steps, words
 
-LONG = {"tutorials/papers.md", "tutorials/platform.md", "howto/papers.md", "howto/rate.md", "howto/verdict.md"}
+LONG = {
+    "tutorials/engineer.md",
+    "tutorials/papers.md",
+    "tutorials/platform.md",
+    "howto/papers.md",
+    "howto/rate.md",
+    "howto/verdict.md",
+}
 """Pages whose commands train or forecast several times: `make sweep`."""
 PAGES = [page for page in pages() if steps(page)]
 
@@ -46,10 +53,15 @@ def stand_ins(llama_folder: Path, bert_folder: Path, tmp_path_factory: pytest.Te
 def desk(tmp_path: Path) -> Path:
     """A reader's folder: the examples of the clone, and files that are theirs."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    rows = [(f"{row['text']} {number}", {"positive": "good", "negative": "bad"}[row["label"]]) for number, row in enumerate(many_rows(200))]
+    rows = [
+        (f"{row['text']} {number}", {"positive": "good", "negative": "bad"}[row["label"]])
+        for number, row in enumerate(many_rows(200))
+    ]
     with (tmp_path / "reviews.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("body", "stars"), *rows])
-    subprocess.run([sys.executable, ROOT / "examples" / "tickets.py", "held-out.csv"], check=True, cwd=tmp_path)
+    subprocess.run([sys.executable, "examples/tickets.py", "held-out.csv"], check=True, cwd=tmp_path)
+    theirs = tmp_path / "held-out.csv"
+    theirs.write_text(re.sub(r'\.("?),', r". Thank you.\1,", theirs.read_text()))
     return tmp_path
 
 

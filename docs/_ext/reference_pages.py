@@ -10,12 +10,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import foretune
 from sphinx.application import Sphinx
+
+import foretune
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -41,7 +43,15 @@ def _write(app: Sphinx) -> None:
 
 def _api() -> list[str]:
     """Every public name with its docstring."""
-    lines = ["# Python", "", "```python", "import foretune as ft", "```", "", "Names are imported when they are first used."]
+    lines = [
+        "# Python",
+        "",
+        "```python",
+        "import foretune as ft",
+        "```",
+        "",
+        "Names are imported when they are first used.",
+    ]
     names = sorted((name for name in foretune.__all__ if not name.startswith("_")), key=str.lower)
     for name in names:
         thing = getattr(foretune, name)
@@ -64,7 +74,9 @@ def _command(name: str, command: Any) -> Iterator[str]:
     help_text, _, example = inspect.cleandoc(command.help or "").partition("Example: ")
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     yield from (f"# foretune {name}", "", help_text.strip(), "")
-    usage = " ".join(["foretune", name, *[each.name.upper() if each.required else f"[{each.name.upper()}]" for each in arguments]])
+    usage = " ".join(
+        ["foretune", name, *[each.name.upper() if each.required else f"[{each.name.upper()}]" for each in arguments]]
+    )
     yield from ("```text", f"{usage} [OPTIONS]", "```", "")
     if example:
         yield from (f"Example: `{' '.join(example.split())}`", "")
@@ -82,18 +94,27 @@ def _command(name: str, command: Any) -> Iterator[str]:
 def _option(option: Any) -> Iterator[str]:
     """An option as an entry of a list of definitions."""
     spelled = [*option.opts, *option.secondary_opts] if option.param_type_name == "option" else [option.name.upper()]
-    said = " ".join((option.help or "").split())
+    said = " ".join((option.help or "").replace("\\[", "[").split())
+    said = re.sub(r"\s*\[default: (.*)\]$", r" Default: \1.", said)
     default = getattr(option, "show_default", None)
     if isinstance(default, str):
         said += f" Default: {default}."
-    elif option.default not in (None, False, "", ()) and not callable(option.default) and option.param_type_name == "option":
+    elif (
+        option.default not in (None, False, "", ())
+        and not callable(option.default)
+        and option.param_type_name == "option"
+    ):
         said += f" Default: {option.default}."
     yield from (", ".join(f"`{each}`" for each in spelled), f": {_escaped(said)}", "")
 
 
 def _schemas() -> Iterator[str]:
     """The fields of every kind of result."""
-    yield from ("# JSON", "", "`foretune schema KIND` prints the schema itself. Losses are in nats, times in seconds, memory in bytes,")
+    yield from (
+        "# JSON",
+        "",
+        "`foretune schema KIND` prints the schema itself. Losses are in nats, times in seconds, memory in bytes,",
+    )
     yield from ("unless a field says otherwise.", "")
     folder = Path(foretune.__file__).parent / "pages" / "schemas"
     for file in sorted(folder.glob("*.json")):
