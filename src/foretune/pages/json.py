@@ -123,7 +123,7 @@ def _figure(values: Mapping[str, Any]) -> Figure:
         Curve(each["name"], _array(each["y"]), None if each["x"] is None else _array(each["x"]))
         for each in values["curves"]
     )
-    return Figure(**{**values, "curves": curves})
+    return Figure(**{**values, "curves": curves, "ticks": tuple(values["ticks"])})
 
 
 def _array(values: Sequence[Any]) -> np.ndarray:
