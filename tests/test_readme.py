@@ -28,7 +28,7 @@ def test_the_library_example_runs_and_its_comments_hold() -> None:
 
 
 def test_the_lines_on_ones_own_file_work_as_printed(llama_folder: Path, bert_folder: Path, tmp_path: Path) -> None:
-    """On one made-up file, with tiny models in the place of the printed ones, up to the point where time is spent."""
+    """On one made-up file, with tiny models instead of the printed ones, up to the point where time is spent."""
     lines = [line.split("#")[0].split()[2:] for line in (ROOT / "README.md").read_text().splitlines()
              if line.startswith("$ foretune") and "reviews.csv" in line]  # fmt: skip
     assert len(lines) >= 3

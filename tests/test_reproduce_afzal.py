@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from foretune.analysis.rank_statistics import Interval
-from foretune.analysis.solvers import targets
+from foretune.analysis.losses import targets
+from foretune.analysis.rank_statistics import BootstrapEstimate
 from foretune.behaviour.smoothness import ball_constants
 from foretune.candidates.pool import pool_of
 from foretune.errors import UsageError
@@ -27,7 +27,7 @@ from foretune.reproduce.afzal.runs import (
     trained_placement,
 )
 from foretune.reproduce.afzal.spectrum import (
-    Point,
+    PlacementPoint,
     SpectrumAgainstTraining,
     correlation,
     correlation_finding,
@@ -91,9 +91,9 @@ def test_the_spectrum_page_sets_kappa_beside_rate_and_score(study: Study) -> Non
 
 
 def test_correlations_leave_failed_runs_out_and_findings_say_when_the_sign_cannot_be_told() -> None:
-    def seed(values: list[float]) -> list[Point]:
+    def seed(values: list[float]) -> list[PlacementPoint]:
         return [
-            Point(str(n), 1.0, 0.0, float(n), TrainedPlacement((1.0, float(np.exp(-value))), 0.5))
+            PlacementPoint(str(n), 1.0, 0.0, float(n), TrainedPlacement((1.0, float(np.exp(-value))), 0.5))
             for n, value in enumerate(values)
         ]
 
@@ -104,8 +104,8 @@ def test_correlations_leave_failed_runs_out_and_findings_say_when_the_sign_canno
     assert correlation([failed], "rate").value == pytest.approx(1)
     assert np.isnan(correlation([failed], "score").value)
     assert "fewer than three" in correlation_finding("x", "score", correlation([failed], "score"))
-    assert "of the other sign" in correlation_finding("x", "score", Interval(0.5, 0.2, 0.8))
-    assert "sign cannot be told" in correlation_finding("x", "rate", Interval(0.5, -0.2, 0.8))
+    assert "of the other sign" in correlation_finding("x", "score", BootstrapEstimate(0.5, 0.2, 0.8))
+    assert "sign cannot be told" in correlation_finding("x", "rate", BootstrapEstimate(0.5, -0.2, 0.8))
 
 
 def test_adding_a_layer_has_the_exact_ratio_of_the_ridge_risks_between_its_brackets(study: Study) -> None:

@@ -24,8 +24,8 @@ from foretune.reproduce.malladi import measures
 from foretune.reproduce.malladi.findings import apart, moved_little, reached, recovered
 from foretune.reproduce.malladi.measures import K_SGD, SGD_FT, analog_scores, zero_shot
 from foretune.reproduce.malladi.recipes import MALLADI_RECIPES
-from foretune.reproduce.malladi.scores import Layout, Scores, difference_notes
-from foretune.reproduce.malladi.verdict import Verdicts, verdict
+from foretune.reproduce.malladi.scores import PrintedLayout, Scores, difference_notes
+from foretune.reproduce.malladi.verdict import Verdicts, task_verdict
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from tests.cases import language_model
@@ -89,6 +89,11 @@ def test_a_table_has_the_papers_rows_and_is_read_again_without_computing(
     assert tuple(row[0] for row in table.rows) == ROWS[name]
     assert table.header[1:] == ("MR",)
     assert all(math.isfinite(float(row[1])) for row in table.rows)
+    drawn = {curve.name for figure in page.figures for curve in figure.curves}
+    assert drawn <= {row[0] for row in table.rows} and bool(drawn) == (name in ("malladi-7", "malladi-8"))
+    for figure in page.figures:
+        assert figure.ticks == ("MR",)
+        assert all(f"{curve.y[0]:.1f}" == dict(table.rows)[curve.name] for curve in figure.curves)
     refuse_work(monkeypatch)
     assert RECIPES[name].page(study) == page
 
@@ -199,13 +204,13 @@ def test_the_papers_figures_stand_below_ours_where_the_model_is_the_same(study: 
     ]  # fmt: skip
     assert any("printed there" in note for note in page.notes)
     scores = Scores({"SGD-FT": {"sst2": (0.9, 0.92), "qqp": (0.5, float("nan"))}}, 16)
-    assert Layout(4).drawn(scores, "", beside=True).rows == (
+    assert PrintedLayout(4).drawn(scores, "", beside=True).rows == (
         ("SGD-FT", "91.0 (1.4)", "50.0, 1 failed"),
         ("paper: SGD-FT", "89.0 (1.5)", "62.1 (2.3)"),
     )
-    assert Layout(4).drawn(scores, "", beside=True).header == ("Method", "SST-2", "QQP (F1)")
-    assert len(Layout(4).drawn(scores, "", beside=False).rows) == 1
-    assert len(Layout(4).drawn(dataclasses.replace(scores, k=8), "", beside=True).rows) == 1
+    assert PrintedLayout(4).drawn(scores, "", beside=True).header == ("Method", "SST-2", "QQP (F1)")
+    assert len(PrintedLayout(4).drawn(scores, "", beside=False).rows) == 1
+    assert len(PrintedLayout(4).drawn(dataclasses.replace(scores, k=8), "", beside=True).rows) == 1
 
 
 def test_a_page_says_what_differs_from_the_paper(study: Study) -> None:
@@ -264,7 +269,7 @@ def test_the_marks_of_table_1_follow_from_the_papers_figures_but_where_the_paper
     settings = [printed_scores(4, k) for k in (16, 64)]
     both = {**printed_scores(8, 64).values, **printed_scores(6, 64).values}
     properties = Scores({**both, "Frobenius": both["Distance"]}, 64)
-    found = Verdicts({task: verdict(task, settings, properties) for task in properties.tasks}, 64)
+    found = Verdicts({task: task_verdict(task, settings, properties) for task in properties.tasks}, 64)
     rows = {row[0]: row[1:] for row in found.marks(beside=True).rows}
     odd = {
         (name, task)
@@ -288,7 +293,7 @@ def test_marks_from_numbers_made_by_hand() -> None:
         return Scores({name: {"mr": (value,)} for name, value in rows.items()}, 64)
 
     def column(*arguments: object) -> tuple[str, ...]:
-        found = Verdicts({"mr": verdict("mr", *arguments)}, 64)  # pyright: ignore[reportArgumentType]
+        found = Verdicts({"mr": task_verdict("mr", *arguments)}, 64)  # pyright: ignore[reportArgumentType]
         return tuple(row[1] for row in found.marks(beside=False).rows[1:])
 
     good, bad = scores(0.86, 0.9, 16), scores(0.8, 0.9, 64)

@@ -164,7 +164,8 @@ class Figure:
         curves: what is drawn.
         logarithmic: whether the vertical axis is.
         diagonal: whether there is a line y = x, for a reliability diagram.
-        points: whether markers stand in the place of lines, for a scatter plot.
+        points: whether there are markers instead of lines, for a scatter plot.
+        ticks: names of the places 1, 2, ... on the horizontal axis; empty for numbers.
     """
 
     name: str
@@ -175,6 +176,7 @@ class Figure:
     logarithmic: bool = False
     diagonal: bool = False
     points: bool = False
+    ticks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -142,14 +142,15 @@ def _candidates(found: Forecast) -> Figure:
 
 
 def _map(title: str, note: str, places: Sequence[Place], values: Sequence[float], form: str) -> HeatMap:
-    """A row for each layer, then one for each module outside the layers, which has a column of its own."""
+    """A row for each layer, then one for each module outside the layers, in a column of its own."""
     known = {
         (place.layer or place.module, place.module if place.layer else _OUTSIDE): value
         for place, value in zip(places, values, strict=True)
     }
     ordered = sorted(places, key=lambda place: not place.layer)
     rows = tuple(dict.fromkeys(place.layer or place.module for place in ordered))
-    columns = tuple(dict.fromkeys(place.module if place.layer else _OUTSIDE for place in ordered))
+    outside = (_OUTSIDE,) if any(not place.layer for place in places) else ()
+    columns = (*outside, *dict.fromkeys(place.module for place in ordered if place.layer))
     cells = tuple(tuple(known.get((row, column)) for column in columns) for row in rows)
     inside = {place.layer for place in places}
     names = tuple(".".join(row.split(".")[-2:]) if row in inside else row for row in rows)

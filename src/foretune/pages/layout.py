@@ -50,10 +50,10 @@ def draw(console: Console, table: Table, *, elsewhere: str = "") -> RenderableTy
     rows = table.texts if table.few is None else [table.texts[place] for place in table.few]
     left = f" ({len(rows)} of {len(table.rows)} rows; --json has all)" if len(rows) < len(table.rows) else ""
     title = f"{table.caption}{left}".lstrip()
-    return drawn(console, title, table.columns, rows, headings=table.headings, elsewhere=elsewhere)
+    return fitting_table(console, title, table.columns, rows, headings=table.headings, elsewhere=elsewhere)
 
 
-def drawn(
+def fitting_table(
     console: Console,
     title: str,
     columns: Sequence[Column],
