@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.groups import layers, module_types
-from foretune.analysis.solvers import targets
+from foretune.analysis.losses import targets
 from foretune.analysis.transferability import kernel_target_alignment
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Pool

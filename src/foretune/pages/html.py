@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -169,9 +169,9 @@ def _pictures(page: Page) -> tuple[list[tuple[str, Markup]], list[str]]:
     """Titles and figures, and the titles of those that there is no room for."""
     found, left, size = [], [], 0
     for number, figure in enumerate(page.figures, 1):
-        drawn = inline_svg(figure, f"figure-{number}")
+        drawn = inline_svg(figure, f"figure-{number}") if not left else ""
         size += len(drawn)
-        if size > _PICTURES:
+        if left or size > _PICTURES:
             left.append(figure.title)
         else:
             found.append((figure.title, Markup(drawn)))  # noqa: S704 - serialised by ElementTree, which escapes
@@ -182,12 +182,12 @@ def _tables(tables: Sequence[Table]) -> list[ShownTable]:
     """The tables, what a short view shows first; all cells together as many as there is room for."""
     room, found = _CELLS, []
     for table in sorted(tables, key=lambda table: table.details):
-        rows = table.rows[: max(room // max(len(table.header), 1), 0)]
-        room -= len(rows) * len(table.header)
+        kept = replace(table, rows=table.rows[: max(room // max(len(table.header), 1), 0)])
+        room -= len(kept.rows) * len(table.header)
         shown = tuple(
-            (_is_picked(row), tuple(map(_cell, row, texts))) for row, texts in zip(rows, table.texts, strict=False)
+            (_is_picked(row), tuple(map(_cell, row, texts))) for row, texts in zip(kept.rows, kept.texts, strict=True)
         )
-        found.append(ShownTable(table, shown, len(table.rows) - len(rows)))
+        found.append(ShownTable(kept, shown, len(table.rows) - len(kept.rows)))
     return found
 
 

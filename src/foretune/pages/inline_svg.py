@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from foretune.naming import visible
 from foretune.page import Figure
 from foretune.pages.svg import svg
 
@@ -36,7 +37,7 @@ def inline_svg(figure: Figure, name: str) -> str:
         "stroke-linejoin": "round",
     }
     title, description = (ElementTree.Element(tag, {"id": f"{name}-{tag}"}) for tag in ("title", "desc"))
-    title.text, description.text = figure.title, described(figure)
+    title.text, description.text = visible(figure.title), visible(described(figure))
     root[:0] = [title, description]
     return ElementTree.tostring(root, encoding="unicode")
 

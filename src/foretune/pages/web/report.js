@@ -43,7 +43,7 @@
     const input = part.querySelector("input"), status = part.querySelector("[role=status]");
     const rows = [...document.getElementById(input.dataset.table).tBodies[0].rows];
     const show = () => {
-      const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const words = input.value.toLowerCase().split(",").map((word) => word.trim()).filter(Boolean);
       let count = 0;
       rows.forEach((row) => {
         const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
@@ -89,7 +89,7 @@
       }
       answer.textContent = lines.join("\n");
     };
-    [rank, most, rate].forEach((each) => each?.addEventListener("input", tell));
+    ["input", "change"].forEach((event) => form.addEventListener(event, tell));
     form.addEventListener("submit", (event) => event.preventDefault());
     form.hidden = false;
     tell();
