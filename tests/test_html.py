@@ -256,7 +256,7 @@ def test_a_real_run_beside_a_forecast_is_drawn(forecast_folder: Path, tmp_path: 
     assert other.returncode == 0, other.stderr
     assert run_cli("show", tmp_path / "a forecast", "--html", tmp_path / "x.html").returncode == 0
     text = Seen((tmp_path / "x.html").read_text()).text
-    assert "real: real & <b>, full" in text and "real: other" not in text
+    assert "real: real & <b>, ft at" in text and "real: other" not in text
 
 
 # In a browser.

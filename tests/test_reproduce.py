@@ -310,7 +310,8 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
         process.send_signal(signal.SIGINT)
         shown, messages = process.communicate(timeout=60)
     stopped = subprocess.CompletedProcess(command, process.returncode, shown, messages)
-    assert_refused(stopped, 130, "Stopped. Repeat the same command to go on where it stopped.")
+    assert stopped.returncode == 130 and not stopped.stdout.strip() and "Traceback" not in stopped.stderr
+    assert stopped.stderr.splitlines()[-1] == "Stopped. Repeat the same command to go on where it stopped."
     assert not (tmp_path / "lpft-features").exists()
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}
     run_reproduce(options, cut, ReportOptions(json=tmp_path / "page.json"))

@@ -137,7 +137,7 @@ def test_a_wrong_value_in_the_settings_of_a_run_is_named(line: str, message: str
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("chapter one")
     options = (ModelOptions("minilm"), DataOptions("movies"), OutputOptions(), MethodOptions(), TrainingOptions())
-    with pytest.raises(UsageError, match=r"no folder of a fine-tuning run.*Choose an empty or new folder"):
+    with pytest.raises(UsageError, match=r"not a folder of a fine-tuning run.*Choose an empty or new folder"):
         run_tune(*options, TuneOptions(tmp_path), ReportOptions())
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 

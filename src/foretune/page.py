@@ -162,9 +162,9 @@ class Figure:
         x_label: of the horizontal axis, its unit in brackets.
         y_label: of the vertical axis, its unit in brackets.
         curves: what is drawn.
-        logarithmic: whether the vertical axis is.
-        diagonal: whether there is a line y = x, for a reliability diagram.
-        points: whether there are markers instead of lines, for a scatter plot.
+        logarithmic: whether the vertical axis is logarithmic.
+        diagonal: whether a line y = x is drawn, for a reliability diagram.
+        points: whether markers are drawn instead of lines, for a scatter plot.
         ticks: names of the places 1, 2, ... on the horizontal axis; empty for numbers.
     """
 

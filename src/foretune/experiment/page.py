@@ -88,7 +88,7 @@ def kernel_page(
         folder: that holds them.
         about: what was read and asked.
         notes: for readers.
-        data: the same for programs.
+        data: the same for programs, with what it cost.
     """
     rows: list[tuple[Cell, ...]] = []
     for label, kernel in kernels.items():
