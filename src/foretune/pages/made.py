@@ -32,10 +32,10 @@ def made(values: Mapping[str, Any]) -> Made:
     Args:
         values: the document (`foretune.pages.json.document`).
     """
-    about = values.get("about") if isinstance(values.get("about"), Mapping) else {}
+    about = _first("about", values)
     settings = _first("settings", about, values)
     versions = {"foretune": values.get("foretune", ""), **_first("versions", about, values)}
-    identity = values.get("identity") if isinstance(values.get("identity"), Mapping) else {}
+    identity = _first("identity", values)
     seeds = {"seed": settings["seed"]} if "seed" in settings else {}
     return Made(
         command=str(values.get("command", "")),
@@ -45,7 +45,8 @@ def made(values: Mapping[str, Any]) -> Made:
     )
 
 
-def _first(name: str, *places: Any) -> Mapping[str, Any]:
+def _first(name: str, *places: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is named so in the first of some places that has it; empty where none has."""
     return next((place[name] for place in places if isinstance(place.get(name), Mapping)), {})
 
 
