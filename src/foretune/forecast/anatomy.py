@@ -23,7 +23,7 @@ from foretune.shapes import Float64
 
 
 @dataclass(frozen=True)
-class Place:
+class ModuleShare:
     """A module of a layer.
 
     Attributes:
@@ -51,7 +51,7 @@ class Anatomy:
 
     spectrum: Float64[np.ndarray, "k"]
     chosen_spectrum: Float64[np.ndarray, "k"]
-    places: tuple[Place, ...]
+    places: tuple[ModuleShare, ...]
 
 
 def anatomy(pool: Pool, chosen: Candidate, spectrum: Float64[np.ndarray, "k"]) -> Anatomy:
@@ -69,7 +69,7 @@ def anatomy(pool: Pool, chosen: Candidate, spectrum: Float64[np.ndarray, "k"]) -
     )
 
 
-def _places(pool: Pool, chi: Float64[np.ndarray, "n c"]) -> tuple[Place, ...]:
+def _places(pool: Pool, chi: Float64[np.ndarray, "n c"]) -> tuple[ModuleShare, ...]:
     kernel, inputs = pool.kernels["sgd"], pool.inputs
     y = targets(inputs.y[: inputs.n_train], inputs.f0.shape[1])
     total = max(_gradient(kernel.total(), chi), np.finfo(float).tiny)
@@ -77,7 +77,7 @@ def _places(pool: Pool, chi: Float64[np.ndarray, "n c"]) -> tuple[Place, ...]:
     for layer, module, blocks in _modules(kernel.names):
         own = pool.summed(blocks, None)
         aligned = kernel_target_alignment(own[:, :, : inputs.n_train], y)
-        found.append(Place(layer, module, _gradient(own, chi) / total, aligned))
+        found.append(ModuleShare(layer, module, _gradient(own, chi) / total, aligned))
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from foretune.candidates.adam import AdamRate
 from foretune.candidates.candidate import Candidate
 from foretune.finetune.report import RunReport
-from foretune.forecast.anatomy import Place
+from foretune.forecast.anatomy import ModuleShare
 from foretune.forecast.forecast import Forecast
 from foretune.page import Curve, Figure, HeatMap, Page
 
@@ -141,7 +141,7 @@ def _candidates(found: Forecast) -> Figure:
     return Figure("candidates", "Candidates", "trained parameters (log10)", criterion.name, curves, points=True)
 
 
-def _map(title: str, note: str, places: Sequence[Place], values: Sequence[float], form: str) -> HeatMap:
+def _map(title: str, note: str, places: Sequence[ModuleShare], values: Sequence[float], form: str) -> HeatMap:
     """A row for each layer, then one for each module outside the layers, in a column of its own."""
     known = {
         (place.layer or place.module, place.module if place.layer else _OUTSIDE): value
