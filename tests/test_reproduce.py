@@ -102,7 +102,7 @@ def test_a_table_survives_csv_and_markdown() -> None:
     (table,) = PAGE.tables
     header, *rows = csv.reader(io.StringIO(csv_text(table)))
     assert tuple(header) == table.header
-    assert tuple(map(tuple, rows)) == table.rows
+    assert tuple(map(tuple, rows)) == table.texts
     lines = markdown(PAGE, "foretune reproduce it").splitlines()
     assert lines[:5] == ["# Norms | of $x_1$", "", "```", "foretune reproduce it", "```"]
     assert "| LP-FT | 76.2 (1.3) |" in lines
@@ -140,11 +140,11 @@ def test_a_printed_page_shows_brackets_as_they_are() -> None:
 def test_the_feature_table_has_the_posters_rows_and_figures(study: Study) -> None:
     page = RECIPES["lpft-features"].page(study)
     ours, posters = page.tables
-    assert [row[0] for row in ours.rows] == ["Pre-trained", "LP", "FT", "LoRA", "LP-FT", "LP-LoRA"]
+    assert [row[0] for row in ours.texts] == ["Pre-trained", "LP", "FT", "LoRA", "LP-FT", "LP-LoRA"]
     assert ours.header[1:-1] == posters.header[1:] == ("rte: CS(F)", "rte: Diff(F)", "rte: FDR(F)", "rte: Norm(C)")
-    before, probed = ours.rows[:2]
+    before, probed = ours.texts[:2]
     assert before[1:4] == probed[1:4]  # a head alone leaves the features as they are
-    assert posters.rows[4] == ("LP-FT", "0.942", "4.7", "157", "31.0")
+    assert posters.texts[4] == ("LP-FT", "0.942", "4.7", "157", "31.0")
     found = feature_measures(study)
     assert found["LP"][0].norm != found["Pre-trained"][0].norm
     assert all(one.difference == 0 for one in found["LP"])
@@ -165,18 +165,18 @@ def test_every_lpft_page_comes_from_the_same_runs(study: Study, monkeypatch: pyt
         again = RECIPES["lpft-norms"].page(study)
     assert (again.tables, again.findings) == (norms.tables, norms.findings)
     ours, posters = calibration.tables
-    assert [row[:2] for row in ours.rows] == [row[:2] for row in posters.rows]
-    assert posters.rows[1] == ("ECE", "LP-FT", "21.72", "5.48", "16.24")
+    assert [row[:2] for row in ours.texts] == [row[:2] for row in posters.texts]
+    assert posters.texts[1] == ("ECE", "LP-FT", "21.72", "5.48", "16.24")
     assert [figure.name for figure in calibration.figures] == [
         f"reliability-rte-k2-{name}" for name in ("ft", "lp-ft", "lora", "lp-lora")
     ]
     assert [len(curve.y) for curve in spectra.figures[0].curves] == [4] * 4  # k = 2 of two classes, one output
-    assert spectra.tables[0].rows[0][2:] == spectra.tables[0].rows[3][2:]  # one P for both
+    assert spectra.tables[0].texts[0][2:] == spectra.tables[0].texts[3][2:]  # one P for both
     along, against = norms.figures
     _, slopes = norms.tables
-    assert [row[0] for row in slopes.rows] == ["not_entailment", "entailment"]
+    assert [row[0] for row in slopes.texts] == ["not_entailment", "entailment"]
     derivative = head_norm_slopes(study.cell("rte", 2, 13, "random head").outputs, *_train_rows(study))
-    assert [float(row[2]) for row in slopes.rows] == pytest.approx(derivative / 4, rel=5e-3)
+    assert [float(row[2]) for row in slopes.texts] == pytest.approx(derivative / 4, rel=5e-3)
     assert [curve.name for curve in along.curves] == list(METHODS)
     assert [curve.name for curve in against.curves] == ["FT", "LoRA", "LP-FT", "LP-LoRA"]
     assert all(len(curve.y) == 1 for curve in against.curves)
@@ -215,7 +215,7 @@ def test_findings_say_what_the_numbers_say() -> None:
     ]
     two = [Measures(difference=1.0), Measures(failure="it fell"), Measures(difference=2.0)]
     assert finished_mean(two, "difference") == 1.5
-    assert three_digits(finished_mean(two[1:2], "difference")) == "-"
+    assert three_digits(finished_mean(two[1:2], "difference")).text == "-"
     failed = {**found, "FT": [Measures(failure="the loss became infinite")]}
     assert len(smaller_changes(TaskGroup("rte", 2, (13,), failed))) == 1
 
@@ -239,7 +239,7 @@ def test_cost_times_both_together_and_once(study: Study, monkeypatch: pytest.Mon
     timed = Study(study.lm, ("mr", "rte"), (), (13,), 8, study.root, study.data, Budget(steps=3))
     page = COST.page(timed)
     ours = page.tables[0]
-    assert [row[0] for row in ours.rows] == ["mr", "rte"]
+    assert [row[0] for row in ours.texts] == ["mr", "rte"]
     assert ours.header[-1] == "10 epochs, extrapolated (s)"
     assert any("cut to 3 steps instead of 10 epochs" in note for note in page.notes)
     assert all("(extrapolated)" in finding for finding in page.findings)

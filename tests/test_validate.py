@@ -258,8 +258,8 @@ def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], st
     assert all(np.isnan(found[name].median) for name in ("LogME", "LEEP", "NCE", "random choice"))
     assert found["LogME"].regret == pytest.approx(found["random choice"].regret)
     page = validation_page(cells, study)
-    assert [row[0] for row in page.tables[0].rows] == [*SCORES, EXHAUSTIVE, "noise ceiling"]
-    assert all(len(row) == len(table.header) for table in page.tables for row in table.rows)
+    assert [row[0] for row in page.tables[0].texts] == [*SCORES, EXHAUSTIVE, "noise ceiling"]
+    assert all(len(row) == len(table.header) for table in page.tables for row in table.texts)
     assert any("no score can rank" in line or "ranks best" in line for line in page.findings)
     whole = stopped_runs(cells)[-1]  # not stopped: the sweep
     both = exhaustive_search(cells, LOSS), exhaustive_search(cells, SCORE)
@@ -279,7 +279,7 @@ def test_the_second_call_trains_nothing_and_one_seed_has_no_ceiling(
     assert [cell.outcomes for cell in again] == [cell.outcomes for cell in cells]
     alone = validation_page(again[:1], replace(study, seeds=(13,)))
     assert any(line.startswith("One seed") for line in alone.findings)
-    assert alone.tables[0].rows[-1][1] == "-"
+    assert alone.tables[0].texts[-1][1] == "-"
 
 
 def test_the_defaults_make_the_runs_that_their_settings_say() -> None:

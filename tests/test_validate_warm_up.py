@@ -210,9 +210,9 @@ def test_scores_after_a_warm_up_stand_below_their_own_and_in_a_table_with_their_
         assert names[names.index(name) + 1] == warmed_name(name, STEPS)
     assert len(names) == len(SCORES) + len(AFTER_WARM_UP)
     table = warm_up_table(warmed, ranked)
-    assert [row[:2] for row in table.rows] == [(name, word) for name in AFTER_WARM_UP for word in ("none", str(STEPS))]
-    assert [row[4] == "-" for row in table.rows] == [row[0] not in LOSSES for row in table.rows]
-    assert [row[5] for row in table.rows[::2]] == ["0.0"] * len(AFTER_WARM_UP)
+    assert [row[:2] for row in table.texts] == [(name, word) for name in AFTER_WARM_UP for word in ("none", str(STEPS))]
+    assert [row[4] == "-" for row in table.texts] == [row[0] not in LOSSES for row in table.texts]
+    assert [row[5] for row in table.texts[::2]] == ["0.0"] * len(AFTER_WARM_UP)
     with_it, without = validation_page(warmed, replace(study, warm_up=(STEPS,))), validation_page(plain[0], study)
     assert table in with_it.tables and len(without.tables) == len(with_it.tables) - 1
     assert any(note.startswith(f"Warm-up: {STEPS} real steps of adamw at 5e-05") for note in with_it.notes)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from foretune.experiment.experiment import Experiment
-from foretune.page import Figure, Page, Table
+from foretune.page import Cell, Figure, Page, Table
 from foretune.reproduce.recipe import Recipe, Study
 
 Found = TypeVar("Found")
@@ -130,11 +130,11 @@ class SectionedRecipe(Recipe, Generic[Found]):
         return ()
 
 
-def table_of(columns: Mapping[str, Callable[[Item], str]], items: Sequence[Item], caption: str = "") -> Table:
+def table_of(columns: Mapping[str, Callable[[Item], Cell]], items: Sequence[Item], caption: str = "") -> Table:
     """A table with a row for each item.
 
     Args:
-        columns: heading -> an item's text.
+        columns: heading -> an item's cell.
         items: of the rows.
         caption: above the table.
     """

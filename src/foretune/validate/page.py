@@ -8,7 +8,7 @@ import numpy as np
 
 from foretune.analysis.rank_statistics import Ceiling
 from foretune.candidates.adam import PredictedRun, best_predicted
-from foretune.page import Curve, Figure, Page, Table, mean_and_spread
+from foretune.page import Cell, Curve, Figure, Page, Table, mean_and_spread
 from foretune.shapes import Float64
 from foretune.validate.rankings import (
     EXHAUSTIVE,
@@ -155,7 +155,7 @@ def _curve_table(cells: Sequence[Measured]) -> Table:
     return Table(header, tuple(rows), caption)
 
 
-def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[str, ...]:
+def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[Cell, ...]:
     pairs = [pair for cell in cells for pair in zip(cell.outcomes, cell.predicted, strict=True)]
     done = [(outcome, runs) for outcome, runs in pairs if outcome.failure is None]
     distances = [
@@ -184,7 +184,7 @@ def _candidate_table(cells: Sequence[Measured]) -> Table:
     tasks = tasks_of(cells)
     rows = []
     for number, name in enumerate(cells[0].names):
-        row = [name]
+        row: list[Cell] = [name]
         for task in tasks:
             chosen = [cells[place].outcomes[number] for place in places_of(cells, task)]
             row.append(mean_and_spread([outcome.test_loss for outcome in chosen], 1.0, 3))

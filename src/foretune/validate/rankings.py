@@ -9,6 +9,7 @@ import numpy as np
 
 from foretune.analysis.rank_statistics import Ceiling, ceiling, median_correlation, rank_correlation, regret
 from foretune.candidates.scores import SCORES, warmed_name
+from foretune.page import Quantity
 from foretune.shapes import Float64
 from foretune.validate.runs import Measured
 
@@ -125,9 +126,9 @@ def places_of(cells: Sequence[Measured], task: str) -> list[int]:
     return [place for place, cell in enumerate(cells) if cell.task == task]
 
 
-def number_text(value: float, digits: int = 2) -> str:
-    """A number, or a dash where there is none."""
-    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+def number_text(value: float, digits: int = 2) -> Quantity:
+    """A number as a cell, a dash where there is none."""
+    return Quantity(float(value), f".{digits}f", missing="-")
 
 
 def interval_text(value: float, low: float, high: float, digits: int = 2) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.experiment.outcome import Outcome
-from foretune.page import Table
+from foretune.page import Cell, Table
 from foretune.validate.rankings import number_text, places_of, tasks_of
 from foretune.validate.runs import Measured
 
@@ -91,7 +91,7 @@ def lost(outcome: Outcome, rate: float) -> float:
     return lowest.get(rate, outcome.start_validation_loss) - min(lowest.values())
 
 
-def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tuple[str, ...]:
+def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tuple[Cell, ...]:
     if not guesses:
         return ("-",) * 6
     best = [outcome.learning_rate for outcome, _ in guesses]

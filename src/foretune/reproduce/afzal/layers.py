@@ -18,7 +18,7 @@ from foretune.analysis.losses import targets
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
-from foretune.page import Curve, Figure, mean_and_spread
+from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
 from foretune.reproduce.afzal.runs import RANK, SIGMA, placement, projections, single_training, trained_placement
 from foretune.reproduce.recipe import Defaults, Study
@@ -130,11 +130,11 @@ def _log_ends(brackets: Sequence[Bracket]) -> str:
     return f"{low:.2f} to {high:.2f}"
 
 
-COLUMNS: Mapping[str, Callable[[Sequence[AddedLayer]], str]] = {
+COLUMNS: Mapping[str, Callable[[Sequence[AddedLayer]], Cell]] = {
     "layers": lambda every: f"0, {every[0].number}",
     "log risk ratio (ridge)": lambda every: mean_and_spread([layer.ridge for layer in every], 1.0, 3),
     "log lambda_max ratio": lambda every: mean_and_spread([layer.proxy for layer in every], 1.0, 3),
-    "eta": lambda every: f"{np.mean([layer.bounds.eta for layer in every]):.2f}",
+    "eta": lambda every: Quantity(float(np.mean([layer.bounds.eta for layer in every])), ".2f"),
     "eq. 7 bounds below": lambda every: "yes" if all(layer.bounds.eta < 1 for layer in every) else "no",
     "eq. 8, log": _bracket,
     "sharp bracket, log": lambda every: _log_ends([layer.bounds.sharp_risk_ratio for layer in every]),

@@ -14,7 +14,7 @@ import numpy as np
 
 from foretune.behaviour.smoothness import ball_constants
 from foretune.experiment.experiment import Experiment
-from foretune.page import Curve, Figure, mean_and_spread
+from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import Section, TaskGroup, table_of
@@ -71,9 +71,9 @@ def constants(cell: Experiment) -> list[list[float]]:
     return cell.value("lipschitz-ball", key, measured)["constants"]
 
 
-COLUMNS: Mapping[str, Callable[[tuple[float, np.ndarray]], str]] = {
-    "radius / ||theta_0||": lambda at: f"{at[0]:g}",
-    "radius": lambda at: f"{at[1][:, 0].mean():.3g}",
+COLUMNS: Mapping[str, Callable[[tuple[float, np.ndarray]], Cell]] = {
+    "radius / ||theta_0||": lambda at: Quantity(at[0], "g"),
+    "radius": lambda at: Quantity(float(at[1][:, 0].mean()), ".3g"),
     "L_avg": lambda at: mean_and_spread(at[1][:, 1].tolist(), 1.0, 3),
     "L_upper": lambda at: mean_and_spread(at[1][:, 2].tolist(), 1.0, 3),
 }

@@ -18,7 +18,7 @@ from foretune.candidates.evidence import Pool
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
-from foretune.page import Curve, Figure, mean_and_spread
+from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
 from foretune.reproduce.afzal.runs import (
     EPOCHS,
@@ -165,11 +165,11 @@ def _mean(every: Sequence[PlacementPoint], name: str) -> float:
     return float(np.mean([getattr(point, name) for point in every]))
 
 
-COLUMNS: Mapping[str, Callable[[Sequence[PlacementPoint]], str]] = {
+COLUMNS: Mapping[str, Callable[[Sequence[PlacementPoint]], Cell]] = {
     "LoRA r = 8 on": lambda every: every[0].name,
-    "lambda_max": lambda every: f"{_mean(every, 'largest'):.3g}",
-    "lambda_min": lambda every: f"{_mean(every, 'smallest'):.1e}",
-    "kappa(K + sigma I)": lambda every: f"{_mean(every, 'kappa'):.2f}",
+    "lambda_max": lambda every: Quantity(_mean(every, "largest"), ".3g"),
+    "lambda_min": lambda every: Quantity(_mean(every, "smallest"), ".1e"),
+    "kappa(K + sigma I)": lambda every: Quantity(_mean(every, "kappa"), ".2f"),
     "convergence rate (1 / epoch)": lambda every: mean_and_spread([point.run.rate for point in every], 1.0, 3),
     "test score (%)": lambda every: mean_and_spread([point.run.score for point in every]),
 }

@@ -6,10 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-import numpy as np
-
 from foretune.experiment.experiment import Experiment
-from foretune.page import Table
+from foretune.page import Quantity, Table
 from foretune.reproduce.lpft.measures import AUTHORS, head_cell
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
@@ -60,9 +58,9 @@ def one_seed_note(study: Study) -> tuple[str, ...]:
     return ("One seed: no interval and no noise floor. A comparison below says what this seed showed, not what holds.",)
 
 
-def three_digits(value: float) -> str:
-    """A number as the poster has it; a dash for what is not a number."""
-    return "-" if np.isnan(value) else f"{value:.3g}"
+def three_digits(value: float) -> Quantity:
+    """A number as the poster has it, as a cell; a dash for what is not a number."""
+    return Quantity(float(value), ".3g", missing="-")
 
 
 def poster_table(name: str, tasks: Sequence[str], columns: Sequence[str]) -> list[Table]:

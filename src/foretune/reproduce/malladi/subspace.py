@@ -21,7 +21,7 @@ from foretune.kernels.job import separate_job
 from foretune.kernels.lora import LoRA
 from foretune.kernels.projection import IntrinsicDimension
 from foretune.kernels.sgd import SGD
-from foretune.page import Curve, Figure, mean_and_spread
+from foretune.page import Cell, Curve, Figure, mean_and_spread
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import Section, SectionedRecipe, TaskGroup, by_item, table_of
 
@@ -144,7 +144,7 @@ def _bound(every: Sequence[ProjectedKernel]) -> str:
     return "says nothing" if every[0].kind == "IntrinsicDimension" else "-"
 
 
-COLUMNS: Mapping[str, Callable[[Sequence[ProjectedKernel]], str]] = {
+COLUMNS: Mapping[str, Callable[[Sequence[ProjectedKernel]], Cell]] = {
     "kernel": lambda every: f"{every[0].kind}, {'r' if every[0].kind == 'LoRA' else 'k'} = {every[0].size}",
     "largest deviation / largest entry": lambda every: mean_and_spread([item.largest for item in every], 1.0, 3),
     "bound": _bound,
