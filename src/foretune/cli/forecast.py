@@ -11,7 +11,8 @@ import foretune
 from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
-from foretune.cli.deliver import deliver
+from foretune.cli.beside import real_runs
+from foretune.cli.deliver import deliver, keep_report
 from foretune.cli.kernel import Settings, computed, described, planned
 from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
@@ -31,6 +32,7 @@ from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecast.cost import WARM_UP, cost
+from foretune.forecast.figures import with_real_runs
 from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.page import ForecastData, Seen, forecast_page
 from foretune.kernels.block_kernel import BlockKernel
@@ -112,6 +114,7 @@ def run_forecast(
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
         write_page_json(run.out / FORECAST, page, foretune.__version__)
+        keep_report(run.out, with_real_runs(page, real_runs(run.out)))
     return deliver(page, report, folder=run.out)
 
 
