@@ -27,6 +27,7 @@ LAYERS = [
     "forecast",
     "validate",
     "reproduce",
+    "handover",
     "pages",
     "cli",
 ]

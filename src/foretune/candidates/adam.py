@@ -166,6 +166,8 @@ class AdamRate:
         reach: no larger rate was considered (`reach`); infinite for a head alone.
         validation_loss: the lowest, nats.
         steps, batch: of the simulated runs.
+        evaluated: steps at which the simulated run of this rate was evaluated, the first before training.
+        validation_losses: there, nats; of a model that no rate improves, the first only.
     """
 
     learning_rate: float | None
@@ -174,6 +176,8 @@ class AdamRate:
     validation_loss: float
     steps: int
     batch: int
+    evaluated: tuple[int, ...] = ()
+    validation_losses: tuple[float, ...] = ()
 
     @property
     def at_limit(self) -> bool:
@@ -214,9 +218,10 @@ def adam_rate(
     lowest = [float(run.validation_loss[1:].min()) for run in runs]
     best = int(np.argmin(lowest))
     if not lowest[best] < start:
-        return AdamRate(None, rates[0], within, start, STEPS, batch)
+        return AdamRate(None, rates[0], within, start, STEPS, batch, (0,), (start,))
     worse = (rate for rate, loss in zip(rates[best:], lowest[best:], strict=True) if loss >= start)
-    return AdamRate(rates[best], next(worse, math.inf), within, lowest[best], STEPS, batch)
+    steps, losses = tuple(map(int, runs[best].steps)), tuple(map(float, runs[best].validation_loss))
+    return AdamRate(rates[best], next(worse, math.inf), within, lowest[best], STEPS, batch, steps, losses)
 
 
 def _within(reach: float) -> tuple[float, ...]:
