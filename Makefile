@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check sweep format schema benchmark clean
+.PHONY: demo test check sweep docs format schema benchmark clean
 
 demo: $(READY)
 	$(BIN)/foretune forecast smollm2 movies --k 16 --test 64 --json demo.json
@@ -16,15 +16,18 @@ sweep: $(READY)
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m sweep
 
 check: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples docs
+	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not sweep" \
 		--jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
 
+docs: $(READY)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+
 format: $(READY)
-	$(BIN)/ruff check --fix src tests benchmarks examples
-	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples docs
+	$(BIN)/ruff format src tests benchmarks examples docs
 
 schema: $(READY)
 	$(BIN)/python -m foretune.pages.schema
@@ -36,8 +39,8 @@ benchmark: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --upgrade-strategy only-if-needed -c constraints.txt -e ".[dev,docs]"
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo.json
+	rm -rf $(VENV) demo.json docs/_build docs/reference/generated docs/jupyter_execute

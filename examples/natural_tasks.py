@@ -32,7 +32,7 @@ from sweep import Law, law_table, options, slopes, table
 import foretune as ft
 from foretune.analysis.output_derivative import OutputDerivative, output_derivative
 from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measured import fixed_features
+from foretune.behaviour.measure import change_of_kernel
 from foretune.finetune.losses import CrossEntropy
 
 PROMPTS = {"people say": 0.3, "friends think": 0.15, "i felt": 0.07, "it was": 0.03, "verdict :": 0.0}
@@ -184,7 +184,7 @@ def behaviour(lm: ft.LanguageModel, prompt: str, rule: Rule, rows: Sequence[ft.E
     chi = output_derivative(before.forward(before.batch(rows)).detach().numpy(), y)
     rate = rule.rate(ft.block_kernels(before, rows, formula=rule.formula).matrix(), chi)
     after = fine_tuned(before, rows, y, rule, rate)
-    fixed = fixed_features(ft.block_kernels(before, rows), ft.block_kernels(after, rows))
+    fixed = change_of_kernel(ft.block_kernels(before, rows), ft.block_kernels(after, rows))
     gap = linearization(before, after, rows).relative_gap
     return Behaviour(chi.mean_absolute, gap, fixed.frobenius, fixed.distance)
 

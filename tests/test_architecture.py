@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
+from benchmarks.architecture import FLOORS, picture
 
 SOURCE = Path(__file__).parent.parent / "src" / "foretune"
 LAYERS = [
@@ -77,6 +78,34 @@ def test_only_pages_imports_rich() -> None:
         ]
         if file.relative_to(SOURCE).parts[0] != "pages":
             assert not any(name.split(".")[0] == "rich" for name in modules), file
+
+
+def test_no_class_and_no_public_function_has_two_homes() -> None:
+    homes: dict[str, list[str]] = {}
+    for file in MODULES:
+        place = str(file.relative_to(SOURCE))
+        for node in ast.parse(file.read_text()).body:
+            command = isinstance(node, ast.FunctionDef) and place.startswith("cli/")  # named as it is typed
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_") and not command:
+                homes.setdefault(node.name, []).append(place)
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_the_questions_do_not_import_each_other() -> None:
+    questions = {"forecast", "behaviour", "validate", "reproduce"}
+    for file in MODULES:
+        own = file.relative_to(SOURCE).parts[0]
+        asked = {module.split(".")[1] for module in imported(file) if "." in module} & questions
+        # the tables of a paper's verdict are measured by the library of `behaviour`
+        allowed = {own} | ({"behaviour"} if own == "reproduce" else set())
+        assert own not in questions or asked <= allowed, file
+
+
+def test_the_picture_shows_the_rooms_as_they_are() -> None:
+    shown = [name for floor in reversed(FLOORS) for rooms, _ in floor for name in rooms.split(", ")]
+    rooms = {file.relative_to(SOURCE).parts[0] for file in MODULES}
+    assert rooms <= set(shown)
+    assert picture() == (SOURCE.parent.parent / "docs" / "architecture.svg").read_text()
 
 
 def test_modules_stay_short() -> None:

@@ -123,7 +123,7 @@ def test_all_seeds_have_one_rule(seed: str, tmp_path: Path) -> None:
 def test_the_largest_and_smallest_values_are_accepted() -> None:
     ranges.SEED.check("--seed", 2**32 - 1, {})
     ranges.SEED.check("--seed", 0, {})
-    ranges.Number("1").check("--clip", 1e38, {})
+    ranges.NumberRange("1").check("--clip", 1e38, {})
     assert ranges.numbers("--layers", "0,4-7", "0,4-7") == (0, 4, 5, 6, 7)
     assert ranges.items("--blocks", " a , b", "a,b") == ["a", "b"]
     with pytest.raises(UsageError, match="Write 1-3"):

@@ -22,10 +22,9 @@ from foretune.analysis.kernel_behaviour import (
 from foretune.behaviour import head
 from foretune.behaviour.change import parameter_change
 from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measured import fixed_features as kernel_distance
-from foretune.behaviour.measured import measured_behaviour
+from foretune.behaviour.measure import change_of_kernel
 from foretune.behaviour.smoothness import ball_constants, segment_constants
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from tests.cases import FALLBACKS, FAMILIES, ROWS, TASK, language_model, outputs_of
 from tests.conftest import family
 from tests.oracles import jacobian_kernel, jacobians
@@ -250,7 +249,6 @@ def test_the_two_parts_sum_to_the_kernel_and_scale_with_the_classifier(differenc
     assert np.allclose(longer.pretrain_effective, split.pretrain_effective, rtol=1e-9)
     assert np.allclose(longer.ft_effective, 16 * split.ft_effective, rtol=1e-9, atol=1e-9)
     assert longer.norms == pytest.approx((split.norms[0], 16 * split.norms[1]))
-    assert longer.ft_share > split.ft_share
     assert {name: values.frobenius for name, values in split.spectra.items()} == pytest.approx(
         {
             "pretrain_effective": split.norms[0],
@@ -258,7 +256,7 @@ def test_the_two_parts_sum_to_the_kernel_and_scale_with_the_classifier(differenc
             "total": np.linalg.norm(kernel.total()),
         }
     )
-    hidden = pretrained(heads(0.0, difference, 1.0, n)[0], ROWS[:3]).features
+    hidden = outputs_and_features(heads(0.0, difference, 1.0, n)[0], ROWS[:3]).features
     inner = np.einsum("ij,ab->iajb", hidden @ hidden.T + 1, 2 * np.eye(1) if difference else np.eye(n))
     assert np.allclose(split.pretrain_effective, inner)
 
@@ -285,13 +283,13 @@ def test_the_two_parts_with_adapters() -> None:
 
 def test_feature_change_of_models_and_row_norms() -> None:
     before, after = heads(0.3)
-    found = head.feature_change(before, after, ROWS, Y)
+    found = head.change_of_features(before, after, ROWS, Y)
     assert found.difference > 0
     assert found.cosine < 1
-    assert head.feature_change(before, before, ROWS, Y).difference == 0
-    assert head.row_norms(before) == pytest.approx(before.parameters()["head.weight"].norm(dim=1).numpy())
+    assert head.change_of_features(before, before, ROWS, Y).difference == 0
+    assert head.head_row_norms(before) == pytest.approx(before.parameters()["head.weight"].norm(dim=1).numpy())
     with pytest.raises(ft.ForetuneError, match="HeadLogits"):
-        head.row_norms(outputs_of(language_model(family("bert-masked"))))
+        head.head_row_norms(outputs_of(language_model(family("bert-masked"))))
 
 
 @pytest.mark.parametrize("difference", [False, True])
@@ -303,24 +301,25 @@ def test_slopes_along_row_norms_are_those_of_autograd(difference) -> None:
     both = torch.cat([torch.zeros_like(logits), logits], 1) if difference else logits
     loss = torch.nn.functional.cross_entropy(both, torch.tensor(Y), reduction="sum")
     (gradient,) = torch.autograd.grad(loss, norms)
-    found = head.norm_slopes(outputs, ROWS, Y)
+    found = head.head_norm_slopes(outputs, ROWS, Y)
     assert found == pytest.approx(gradient[:, 0].numpy(), rel=1e-9)
     assert np.array_equal(np.sign(found), np.sign(gradient[:, 0].numpy()))
 
 
 def test_the_verdict_of_a_run_rests_on_its_kernels() -> None:
     before, after = heads(0.05, difference=True, n=2)
-    analog = AnalogTest(0.8, 0.82, "sgd, k=3")
-    found = measured_behaviour(before, after, ROWS, Y, [analog])
+    kernels = [ft.block_kernels(outputs, ROWS) for outputs in (before, after)]
+    fixed = change_of_kernel(*kernels)
     old, new = (sum(jacobian_kernel(outputs, ROWS).values()) for outputs in (before, after))
-    assert found.fixed.distance == pytest.approx(float(np.mean(np.abs(new - old) / np.abs(old))), rel=1e-6)
+    assert fixed.distance == pytest.approx(float(np.mean(np.abs(new - old) / np.abs(old))), rel=1e-6)
+    assert set(fixed.blocks) == set(before.parameters())
+    analogs = (AnalogTest(0.8, 0.82, "sgd, k=3"),)
+    found = KernelBehaviour(analogs, linearization(before, after, ROWS).test(Y, "accuracy"), fixed)
     assert found.summary["solved"]["answer"] == "yes"  # type: ignore[index]
-    assert set(found.fixed.blocks) == set(before.parameters())
-    same = measured_behaviour(before, before, ROWS, Y)
-    assert same.fixed.distance == 0
+    unmoved = change_of_kernel(kernels[0], kernels[0])
+    assert unmoved.distance == 0
+    same = KernelBehaviour(analogs, linearization(before, before, ROWS).test(Y, "accuracy"), unmoved)
     assert same.verdict == "cannot say"  # nothing was gained
-    with pytest.raises(ft.ForetuneError, match="2 labels"):
-        measured_behaviour(before, after, ROWS, Y[:2])
     kernel = ft.block_kernels(before, ROWS[:2])
     with pytest.raises(ft.ForetuneError, match="same order"):
-        kernel_distance(kernel, kernel.select("head.*"))
+        change_of_kernel(kernel, kernel.select("head.*"))

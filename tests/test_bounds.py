@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 import foretune as ft
-from foretune.analysis.bounds import Bracket, candidate_bounds, relative_spectrum, residual_bounds, risk_bounds
+from foretune.analysis.bounds import Bracket, candidate_bounds, relative_spectrum, risk_bounds
 from foretune.analysis.lanczos import iterative_spectrum
-from foretune.analysis.spectrum import spectrum
+from foretune.analysis.spectrum import Spectrum, spectrum
 
 SEEDS = st.integers(0, 2**32 - 1)
 SIGMAS = st.floats(1e-3, 1e3)
@@ -28,6 +28,14 @@ def vector(seed: int, size: int) -> np.ndarray:
 
 def brackets(bracket: Bracket, slack: float = 1e-8) -> bool:
     return bracket.low * (1 - slack) <= bracket.exact <= bracket.high * (1 + slack)
+
+
+def residual_bounds(eigen: Spectrum, y: np.ndarray, sigma: float) -> Bracket:
+    """The squared residual sigma^2 y'(K + sigma I)^-2 y of ridge regression, and its bounds: eq. 6's factors squared."""
+    shares = (eigen.vectors.T @ y) ** 2
+    exact = float((shares * (sigma / (sigma + np.clip(eigen.values, 0, None))) ** 2).sum())
+    low, high = (float(y @ y) * (sigma / (sigma + value)) ** 2 for value in (eigen.largest, eigen.smallest))
+    return Bracket(low, exact, high)
 
 
 @settings(max_examples=60, deadline=None)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 import foretune as ft
 from foretune.analysis.dynamics import (
-    CrossEntropy,
     Descent,
     FunctionSpace,
     GradientDescent,
+    HalfSquaredLoss,
+    LogLoss,
     SignDescent,
-    SquaredLoss,
     best_run,
     closed_form_curves,
     curves,
@@ -31,7 +31,7 @@ from foretune.analysis.dynamics import (
 from foretune.analysis.spectrum import spectrum, stable_learning_rate
 
 SEEDS = st.integers(0, 2**32 - 1)
-LOSSES = st.sampled_from([SquaredLoss(), CrossEntropy()])
+LOSSES = st.sampled_from([HalfSquaredLoss(), LogLoss()])
 OUTPUTS = st.sampled_from([1, 2, 3])
 
 
@@ -50,7 +50,7 @@ def space_of(jacobian, f0, y, n: int, loss, signs: bool = False, **more: Any) ->
 def example_losses(f: torch.Tensor, y: torch.Tensor, loss) -> torch.Tensor:
     """Losses by torch's own functions."""
     c = f.shape[1]
-    if isinstance(loss, CrossEntropy):
+    if isinstance(loss, LogLoss):
         if c > 1:
             return torch.nn.functional.cross_entropy(f, y, reduction="none")
         return torch.nn.functional.binary_cross_entropy_with_logits(f[:, 0], y.double(), reduction="none")
@@ -113,7 +113,7 @@ def test_sign_steps_over_single_examples_and_outputs_are_sign_descent_of_the_par
 @pytest.mark.parametrize(("c", "batch"), [(1, 4), (3, 1), (3, 4)])
 def test_other_sign_steps_are_means_of_the_steps_of_every_example_and_output(c: int, batch: int) -> None:
     jacobian, f0, y = linear_model(0, 4, 3, c, 20)
-    space = space_of(jacobian, f0, y, 4, CrossEntropy(), signs=True)
+    space = space_of(jacobian, f0, y, 4, LogLoss(), signs=True)
     descent = SignDescent(0.01, batch)
     (run,) = curves(space, descent, 1)
     picked = next(drawn_batches(4, descent))
@@ -121,7 +121,7 @@ def test_other_sign_steps_are_means_of_the_steps_of_every_example_and_output(c: 
     single = -0.01 * np.einsum("nc,ncp->np", np.sign(chi), np.sign(jacobian[picked]))
     assert_close(run.outputs, f0 + jacobian @ single.mean(0))
     assert np.abs(single.mean(0)).max() <= 0.01 * c
-    outputs, _ = trained_outputs(jacobian, f0, y, CrossEntropy(), descent, [picked])
+    outputs, _ = trained_outputs(jacobian, f0, y, LogLoss(), descent, [picked])
     assert np.linalg.norm(run.outputs - outputs) > 1e-3  # SignGD itself goes elsewhere
 
 
@@ -136,7 +136,7 @@ def test_other_sign_steps_are_means_of_the_steps_of_every_example_and_output(c: 
 )
 def test_the_closed_form_is_the_simulation(seed, n, c, p, proximal, rate) -> None:
     jacobian, f0, y = linear_model(seed, n, 4, c, p)
-    space = space_of(jacobian, f0, y, n, SquaredLoss())
+    space = space_of(jacobian, f0, y, n, HalfSquaredLoss())
     bound = stable_learning_rate(spectrum(space.train_matrix).largest, n, c, proximal).squared
     descent = GradientDescent(rate / 2 * bound, proximal=proximal)
     (run,) = curves(space, descent, 100, 20)
@@ -150,7 +150,7 @@ def test_the_closed_form_is_the_simulation(seed, n, c, p, proximal, rate) -> Non
 
 def test_the_proximal_limit_is_kernel_ridge_regression() -> None:
     jacobian, f0, y = linear_model(0, 6, 4, 2, 40)
-    space = space_of(jacobian, f0, y, 6, SquaredLoss())
+    space = space_of(jacobian, f0, y, 6, HalfSquaredLoss())
     solved = closed_form_curves(space, GradientDescent(0.5, proximal=0.1), [100_000])
     alpha = np.linalg.solve(space.train_matrix + 6 * 0.1 * np.eye(12), (space.targets - f0)[:6].reshape(-1))
     assert_close(solved.coefficients.reshape(-1), alpha)
@@ -174,8 +174,8 @@ def test_given_batches_are_followed() -> None:
     jacobian, f0, y = linear_model(2, 6, 2, 1, 20)
     batches = [np.array([0, 3]), np.array([5]), np.array([1, 2, 4])]
     descent = GradientDescent(0.1, 2)
-    (run,) = curves(space_of(jacobian, f0, y, 6, CrossEntropy()), descent, 3, batches=batches)
-    assert_close(run.outputs, trained_outputs(jacobian, f0, y, CrossEntropy(), descent, batches)[0])
+    (run,) = curves(space_of(jacobian, f0, y, 6, LogLoss()), descent, 3, batches=batches)
+    assert_close(run.outputs, trained_outputs(jacobian, f0, y, LogLoss(), descent, batches)[0])
 
 
 def test_an_epoch_sees_every_example_once() -> None:
@@ -190,7 +190,7 @@ def test_an_epoch_sees_every_example_once() -> None:
 @pytest.mark.filterwarnings("error")
 def test_divergence_is_an_infinite_loss_and_stops_no_other_run(batch, every: int) -> None:
     jacobian, f0, y = linear_model(0, 6, 5, 2, 40)
-    space = space_of(jacobian, f0, y, 6, SquaredLoss(), validation=3)
+    space = space_of(jacobian, f0, y, 6, HalfSquaredLoss(), validation=3)
     good, bad = curves(space, GradientDescent(0.1, batch), 2000, every, [0.1, 1e4])
     (alone,) = curves(space, GradientDescent(0.1, batch), 2000, every)
     assert (good.diverged, bad.diverged) == (False, True)
@@ -208,7 +208,7 @@ def test_divergence_is_an_infinite_loss_and_stops_no_other_run(batch, every: int
 @given(seed=SEEDS, c=OUTPUTS, proximal=st.sampled_from([0.0, 0.1]))
 def test_the_simulated_edge_of_stability_is_two_over_the_curvature(seed, c, proximal) -> None:
     jacobian, f0, y = linear_model(seed, 6, 2, c, 30)
-    space = space_of(jacobian, f0, y, 6, SquaredLoss())
+    space = space_of(jacobian, f0, y, 6, HalfSquaredLoss())
     edge = stability_edge(space, GradientDescent(1.0, proximal=proximal), steps=2000)
     assert edge.stable < edge.unstable < 1.003 * edge.stable
     assert edge.formula == pytest.approx(2 / (spectrum(space.train_matrix).largest / 6 + proximal))
@@ -217,10 +217,10 @@ def test_the_simulated_edge_of_stability_is_two_over_the_curvature(seed, c, prox
 
 def test_cross_entropy_is_stable_up_to_its_bound_at_least() -> None:
     jacobian, f0, y = linear_model(1, 8, 2, 3, 10)
-    space = space_of(jacobian, f0, y, 8, CrossEntropy())
+    space = space_of(jacobian, f0, y, 8, LogLoss())
     edge = stability_edge(space, GradientDescent(1.0))
     assert edge.stable >= edge.formula
-    signs = stability_edge(space_of(jacobian, f0, y, 8, CrossEntropy(), signs=True), SignDescent(1.0))
+    signs = stability_edge(space_of(jacobian, f0, y, 8, LogLoss(), signs=True), SignDescent(1.0))
     assert np.isnan(signs.formula)
     assert signs.stable > 0
 
@@ -229,7 +229,7 @@ def test_validation_chooses_rate_and_steps_and_the_test_has_no_say() -> None:
     jacobian, f0, y = linear_model(3, 12, 20, 2, 30)
     truth = np.random.default_rng(4).normal(size=30)
     y = ((jacobian[:, 1] - jacobian[:, 0]) @ truth > 0).astype(int)
-    space = space_of(jacobian, f0, y, 12, CrossEntropy(), validation=8)
+    space = space_of(jacobian, f0, y, 12, LogLoss(), validation=8)
     best = best_run(space, GradientDescent(1.0, 4), 200)
     scores = np.array([run.validation_score for run in best.curves])
     assert best.validation_score == scores.max()
@@ -247,7 +247,7 @@ def test_validation_chooses_rate_and_steps_and_the_test_has_no_say() -> None:
 
 def test_f1_scores_like_scikit_learn() -> None:
     jacobian, f0, y = linear_model(3, 6, 10, 1, 30)
-    (run,) = curves(space_of(jacobian, f0, y, 6, CrossEntropy(), metric="f1"), GradientDescent(0.5), 20)
+    (run,) = curves(space_of(jacobian, f0, y, 6, LogLoss(), metric="f1"), GradientDescent(0.5), 20)
     predicted = (run.outputs[6:, 0] > 0).astype(int)
     true = int((predicted * y[6:]).sum())
     assert run.validation_score[-1] == pytest.approx(2 * true / (predicted.sum() + y[6:].sum()))
@@ -255,7 +255,7 @@ def test_f1_scores_like_scikit_learn() -> None:
 
 def test_thousands_of_steps_a_second() -> None:
     jacobian, f0, y = linear_model(0, 128, 128, 2, 300)
-    space = space_of(jacobian, f0, y, 128, CrossEntropy())
+    space = space_of(jacobian, f0, y, 128, LogLoss())
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -266,7 +266,7 @@ def test_thousands_of_steps_a_second() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     jacobian, f0, y = linear_model(0, 4, 2, 2, 10)
-    space = space_of(jacobian, f0, y, 4, CrossEntropy())
+    space = space_of(jacobian, f0, y, 4, LogLoss())
     descent = GradientDescent(0.1)
     cases = [
         (lambda: replace(space, f0=f0[:5]), r"\(n \+ m, c, n, c\)"),
@@ -279,8 +279,11 @@ def test_what_does_not_fit_is_refused() -> None:
         (lambda: curves(space, descent, 3, batches=[np.array([0])]), "1 batches for 3 steps"),
         (lambda: curves(space, descent, 1, batches=[np.array([0, 0])]), "Batch 0"),
         (lambda: closed_form_curves(space, descent, [1]), r"SquaredLoss\(\)"),
-        (lambda: closed_form_curves(replace(space, loss=SquaredLoss()), GradientDescent(0.1, 2), [1]), "batches of 2"),
-        (lambda: closed_form_curves(replace(space, loss=SquaredLoss()), descent, [2, 1]), "ascending"),
+        (
+            lambda: closed_form_curves(replace(space, loss=HalfSquaredLoss()), GradientDescent(0.1, 2), [1]),
+            "batches of 2",
+        ),
+        (lambda: closed_form_curves(replace(space, loss=HalfSquaredLoss()), descent, [2, 1]), "ascending"),
         (lambda: best_run(replace(space, validation=0), descent, 5), "validation >= 1"),
         (lambda: stability_edge(space, descent, rise=1.0), "above one"),
         (lambda: typical_learning_rate(replace(space, kernel=0 * space.kernel), descent), "only zeros"),

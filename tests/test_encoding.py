@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
 import foretune as ft
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.model.encoding import Accepted, PlainEncoder, PromptEncoder
 from foretune.model.kinds import kind_of
 from foretune.model.outputs import body_of
@@ -391,10 +391,10 @@ def test_texts_whose_characters_are_dropped_are_counted_and_said() -> None:
     heads = ft.HeadLogits(made("bert", tokens), 2)
     prompts = ft.AnswerLogits(made("llama", tokens), asked("{text}={mask}", {"negative": "N", "positive": "Y"}))
     for outputs in (heads, prompts):
-        found = pretrained(outputs, ["\u65e5\u672c", "\u4e2d", "ACGT"])
+        found = outputs_and_features(outputs, ["\u65e5\u672c", "\u4e2d", "ACGT"])
         assert found.dropped == 2
         assert any("2 of 3 texts have no token of their own" in note for note in found.notes)
-        found = pretrained(outputs, ["A1", "A2", "A3"])
+        found = outputs_and_features(outputs, ["A1", "A2", "A3"])
         assert any("All 3 texts have the same tokens, though they differ" in note for note in found.notes)
-        assert pretrained(outputs, ["A", "AC"]).notes == ()
-        assert pretrained(outputs, ["A", "A"]).notes == ()
+        assert outputs_and_features(outputs, ["A", "AC"]).notes == ()
+        assert outputs_and_features(outputs, ["A", "A"]).notes == ()

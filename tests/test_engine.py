@@ -14,7 +14,7 @@ import foretune as ft
 from foretune.gradients.source import GradientSource
 from foretune.kernels import sgd, tile
 from foretune.kernels.job import Job
-from foretune.kernels.tiles import Footprint, Plan, machine_memory, memory_bytes, planned, refuse_too_large
+from foretune.kernels.tiles import Footprint, Plan, machine_memory, memory_bytes, refuse_too_large, tile_plan
 from foretune.progress import peak_memory
 from tests.cases import FAMILIES, ROWS, TASK, language_model, outputs_of, tokenizer
 from tests.conftest import assert_refused, family, run_cli
@@ -215,13 +215,13 @@ def test_memory_budgets_are_read_and_plans_keep_them() -> None:
     lengths = [10 + i % 30 for i in range(200)]
     for budget in (2**28, 2**29, 2**31, 2**33):
         for overlap in (True, False):
-            plan = planned(
+            plan = tile_plan(
                 Footprint(2**16, 2.0**20, 2.0**19), (lengths[:64], lengths), budget, overlap=overlap, single=False
             )
             assert plan.peak <= budget
             assert plan.passes >= 200
     with pytest.raises(ft.ForetuneError, match="too small"):
-        planned(Footprint(2**16, 2.0**20, 2.0**19), (lengths[:64], lengths), 2**27, overlap=True, single=False)
+        tile_plan(Footprint(2**16, 2.0**20, 2.0**19), (lengths[:64], lengths), 2**27, overlap=True, single=False)
 
 
 @pytest.mark.slow
@@ -257,9 +257,9 @@ def test_a_kernel_that_overflows_names_its_block() -> None:
 def test_the_budget_that_a_refusal_names_is_enough(token: float, arrays: int, lengths: list[int]) -> None:
     footprint = Footprint(2**16, token, token / 2)
     with pytest.raises(ft.ForetuneError, match="too small") as refused:
-        planned(footprint, (lengths, lengths), 1000, arrays, overlap=True, single=False)
+        tile_plan(footprint, (lengths, lengths), 1000, arrays, overlap=True, single=False)
     hint = str(refused.value).split("--memory ")[1].split(",")[0]
-    planned(footprint, (lengths, lengths), memory_bytes(hint), arrays, overlap=True, single=False)
+    tile_plan(footprint, (lengths, lengths), memory_bytes(hint), arrays, overlap=True, single=False)
     assert memory_bytes("4e9") == memory_bytes("4e9 bytes") == 4_000_000_000
 
 
@@ -284,5 +284,5 @@ WORD = ["good", "bad", "dull", "slow", "fast", "sad", "fine"]
 @pytest.mark.parametrize("arrays", [2**40, machine_memory() + 1])
 def test_no_budget_allows_kernels_larger_than_the_machine(arrays: int) -> None:
     with pytest.raises(ft.ForetuneError, match="too many for this machine's"):
-        planned(Footprint(1, 1.0, 1.0), ([3], [3]), 2**60, arrays, overlap=True, single=False)
+        tile_plan(Footprint(1, 1.0, 1.0), ([3], [3]), 2**60, arrays, overlap=True, single=False)
     refuse_too_large(2**20, 2**10)  # a larger budget helps

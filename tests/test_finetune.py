@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import foretune as ft
-from foretune.analysis.solvers.problem import targets
+from foretune.analysis.losses import targets
 from foretune.errors import UsageError
 from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.losses import CrossEntropy, Loss, SquaredLoss
@@ -27,7 +27,7 @@ from foretune.finetune.methods import (
 )
 from foretune.finetune.optimisers import SGDOptimiser, SignGDOptimiser
 from foretune.finetune.run import Run, fine_tuned
-from foretune.finetune.sign_descent import SignDescent
+from foretune.finetune.sign_descent import SignOptimizer
 from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import pull
@@ -252,7 +252,7 @@ def test_the_selective_pull_acts_only_where_the_objective_grows_away_from_the_st
 def test_sign_descent_moves_every_entry_by_the_learning_rate() -> None:
     parameter = torch.nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([3.0, -1e-9, 0.0])
-    SignDescent([parameter], 0.5).step()
+    SignOptimizer([parameter], 0.5).step()
     assert parameter.tolist() == [-0.5, 0.5, 0.0]
     run = run_of(outputs_of(language_model(BERT)), LinearProbing(), Training(SignGDOptimiser(0.01), steps=1))
     change = run.history[-1].distance

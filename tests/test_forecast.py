@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import foretune as ft
-from foretune.analysis.dynamics import CrossEntropy, FunctionSpace, GradientDescent, curves
+from foretune.analysis.dynamics import FunctionSpace, GradientDescent, LogLoss, curves
 from foretune.analysis.scores import Score
 from foretune.candidates.candidate import (
     Candidate,
@@ -314,7 +314,7 @@ def test_a_tiny_model_gets_a_forecast_from_its_own_kernels(difference: bool) -> 
     assert {item.rank for item in found.comparison.candidates} == {None, 1, 4}
     chosen = found.advice.candidate
     joint = pool.evidence(chosen).kernel
-    space = FunctionSpace(joint.transpose(2, 3, 0, 1), f0, y, CrossEntropy(), 6)
+    space = FunctionSpace(joint.transpose(2, 3, 0, 1), f0, y, LogLoss(), 6)
     (run,) = curves(space, GradientDescent(chosen.score.learning_rate), chosen.score.steps, max(chosen.score.steps, 1))
     assert run.validation_loss[-1] == pytest.approx(chosen.score.validation_loss)
     assert run.test_loss[-1] == pytest.approx(chosen.score.test_loss)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from foretune.errors import ForetuneError
-from foretune.experiment.folder import described
+from foretune.experiment.folder import folder_description
 from foretune.finetune.folder import RunFolder
 from foretune.finetune.report import read_report
 from foretune.kernels.folder import KERNEL
@@ -155,7 +155,7 @@ MOVED: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "damaged kernel": (lambda folder: kept(folder, "kernel.json"), KERNEL.described),
     "run": (lambda folder: kept(folder, "notes.txt"), lambda folder: RunFolder(folder, {})),
     "damaged run": (lambda folder: kept(folder, "run.json"), lambda folder: RunFolder(folder, {})),
-    "record": (lambda folder: kept(folder, "experiment.json"), described),
+    "record": (lambda folder: kept(folder, "experiment.json"), folder_description),
     "page": (lambda folder: kept(folder, "table.csv"), refuse_other),
     "damaged page": (lambda folder: kept(folder, "page.md"), refuse_other),
     "report": (lambda folder: kept(folder, "result.json"), read_report),

@@ -15,7 +15,7 @@ from foretune.kernels import tile, token_gram
 from foretune.kernels.budget import device_bytes, refuse_beyond_host, sizes_on
 from foretune.kernels.products import add_in_parts
 from foretune.kernels.tile import CHUNK_BYTES, chunk_bytes, in_pieces_of
-from foretune.kernels.tiles import BATCH, Footprint, Sizes, planned
+from foretune.kernels.tiles import BATCH, Footprint, Sizes, tile_plan
 from foretune.model.fingerprint import outputs_identity
 from tests.cases import ROWS, language_model, outputs_of
 from tests.conftest import family
@@ -71,7 +71,7 @@ def test_work_is_cut_for_the_device() -> None:
     assert small.batch == large.batch == 64 and small.piece < large.piece
     for sizes, budget in ((small, 2**31), (large, 100 * 2**30)):
         footprint = Footprint(2**16, 2.0**18, 2.0**17)
-        plan = planned(footprint, ([60] * 96, [60] * 96), budget, overlap=True, single=False, sizes=sizes)
+        plan = tile_plan(footprint, ([60] * 96, [60] * 96), budget, overlap=True, single=False, sizes=sizes)
         assert sizes.reserve <= budget / 4 and plan.peak <= budget
 
 

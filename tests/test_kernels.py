@@ -252,30 +252,25 @@ def test_projected_kernels_are_unbiased(kind, name: str) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    n=st.integers(2, 10**5), c=st.floats(1e-3, 1e4), delta=st.floats(1e-6, 0.5), layers=st.none() | st.integers(1, 100),
-    epsilon=st.floats(0.01, 0.6),
-)  # fmt: skip
-def test_dimension_and_deviation_are_inverse(n, c, delta, layers, epsilon) -> None:
-    premises = JohnsonLindenstrauss(n, c, delta, layers)
-    deviation = epsilon * premises.unit
-    k = premises.dimension(deviation)
-    failure = 4 * n**2 * np.exp(-(layers or 1) * (epsilon**2 - epsilon**3) * k / 4)
-    assert failure <= delta * (1 + 1e-6)
-    assert premises.deviation(k) <= deviation * (1 + 1e-6)
-    assert k == 1 or premises.deviation(k - 1) >= deviation * (1 - 1e-6)
+@given(n=st.integers(2, 10**5), c=st.floats(1e-3, 1e4), delta=st.floats(1e-6, 0.5), k=st.integers(1, 10**6))
+def test_a_deviation_fails_with_the_chance_that_was_asked_for(n, c, delta, k) -> None:
+    epsilon = JohnsonLindenstrauss(n, c, delta).deviation(k) / c
+    if np.isinf(epsilon):
+        assert 4 * n**2 * np.exp(-4 / 27 * k / 4) >= delta
+    else:
+        assert np.log(4 * n**2) - (epsilon**2 - epsilon**3) * k / 4 == pytest.approx(np.log(delta))
 
 
 def test_measured_deviations_stay_below_the_bound() -> None:
     outputs = outputs_of(language_model(family("gpt2-causal")))
     full = ft.block_kernels(outputs, ROWS).matrix()
-    premises = JohnsonLindenstrauss(len(full), c=float(np.abs(full).max()), delta=0.05)
-    k = premises.dimension(0.5 * premises.c)
-    projected = ft.block_kernels(outputs, ROWS, formula=ft.Rademacher(k)).matrix()
-    deviation = measured_deviation(full, projected, k, premises)
-    assert deviation.largest < deviation.bound <= 0.5 * premises.c
-    with pytest.raises(ft.ForetuneError, match="epsilon"):
-        premises.dimension(premises.c)
+    premises, k = JohnsonLindenstrauss(len(full), c=float(np.abs(full).max())), 512
+    deviation = measured_deviation(
+        full, ft.block_kernels(outputs, ROWS, formula=ft.Rademacher(k)).matrix(), k, premises
+    )
+    assert deviation.largest < deviation.bound <= 2 / 3 * premises.c
+    with pytest.raises(ft.ForetuneError, match="k is 0"):
+        premises.deviation(0)
 
 
 def test_filters_choose_parameters() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import foretune as ft
 from foretune.analysis import calibration as calibrating
 from foretune.analysis import classifier, features
-from foretune.analysis.losses import CrossEntropy, SquaredLoss
+from foretune.analysis.losses import HalfSquaredLoss, LogLoss
 from foretune.analysis.output_derivative import chi, output_derivative
 from foretune.analysis.singular_values import singular_values
 from foretune.analysis.solvers.estimator import class_probabilities
@@ -36,7 +36,7 @@ def test_chi_is_the_derivative_of_the_loss(seed, n, c, squared) -> None:
         logits = torch.cat([torch.zeros_like(f), f], 1) if c == 1 else f
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, f)
-    kind = SquaredLoss() if squared else CrossEntropy()
+    kind = HalfSquaredLoss() if squared else LogLoss()
     kept = values.copy()
     assert np.allclose(chi(values, y, kind), gradient.numpy(), atol=1e-12)
     assert np.array_equal(values, kept)

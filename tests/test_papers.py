@@ -192,7 +192,7 @@ def test_words_of_several_tokens_answer_with_their_first_piece_in_table_9_and_th
 ) -> None:
     made = Study(cut_words, ("sst2",), (2,), (13,), 6, tmp_path / "cells", written(tmp_path / "data", "sst2"), CUT)
     page = RECIPES["malladi-9"].page(made)
-    rows = {row[0]: row[1] for row in page.tables[0].rows}
+    rows = {row[0]: row[1] for row in page.tables[0].texts}
     assert all(math.isfinite(float(rows[f"Search, {name}"])) for name in ("Adam-FT", "SGD-FT", "K(SGD)"))
     assert any("'pathetic' by" in note and "(Search, SST-2)" in note for note in page.notes)
     assert not words_in_pieces(made)
@@ -251,7 +251,7 @@ def test_every_recipe_finds_its_words_at_its_defaults(name: str, tmp_path: Path)
         assert len(words_in_pieces(made, *([] if asked is None else [asked]))) == (name == "malladi-9")
     if name == "malladi-9":
         page = recipe.page(dataclasses.replace(made, tasks=("sst2", "rte")))
-        assert all(math.isfinite(float(cell)) for row in page.tables[0].rows for cell in row[1:])
+        assert all(math.isfinite(float(cell)) for row in page.tables[0].texts for cell in row[1:])
 
 
 def test_a_joint_kernel_that_is_asymmetric_needs_its_other_orientation() -> None:
@@ -346,5 +346,5 @@ def test_a_cell_of_cola_reports_the_correlation(lm: LanguageModel, tmp_path: Pat
     assert cell.task.words == {"unacceptable": "bad", "acceptable": "good"}
     (table,) = RECIPES["malladi-4"].page(made).tables
     assert table.header[1] == "cola (Matthews)"
-    assert all(-100 <= float(row[1]) <= 100 for row in table.rows)
+    assert all(-100 <= float(row[1]) <= 100 for row in table.texts)
     assert TASK.metric == "accuracy"

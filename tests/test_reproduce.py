@@ -17,6 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from foretune.behaviour.head import head_norm_slopes
 from foretune.cli.options import ReportOptions
 from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
@@ -32,11 +33,14 @@ from foretune.pages.terminal import print_page
 from foretune.reproduce.afzal import cost as afzal
 from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
 from foretune.reproduce.lpft.calibration import _pooled
-from foretune.reproduce.lpft.features import mean, measured_rows, shown, smaller_changes
-from foretune.reproduce.lpft.measures import METHODS, Bins, Measures, head_cell, method_grid
+from foretune.reproduce.lpft.features import Features, smaller_changes
+from foretune.reproduce.lpft.measures import METHODS, Bins, ByMethod, Measures, finished_mean, head_cell, method_grid
+from foretune.reproduce.lpft.page import three_digits
 from foretune.reproduce.lpft.recipes import LPFT_RECIPES
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
+from foretune.reproduce.sections import TaskGroup
+from foretune.text.example import Example
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
 from tests.conftest import assert_refused, assert_valid, family, interruptible, many_rows, run_cli
@@ -80,6 +84,15 @@ def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return Study(lm, ("rte",), (2,), (13,), 8, tmp_path_factory.mktemp("cells"), data, CUT)
 
 
+def feature_measures(study: Study) -> ByMethod:
+    return Features().measure(study, [head_cell(study, "rte", 2, 13)])
+
+
+def _train_rows(study: Study) -> tuple[list[Example], np.ndarray]:
+    cell = study.cell("rte", 2, 13, "random head")
+    return cell.split.train, cell.labels("train")
+
+
 def texts(figure: Figure) -> list[str]:
     root = ElementTree.fromstring(svg(figure))  # noqa: S314 - its own text
     return ["".join(node.itertext()).strip() for node in root.iter("{http://www.w3.org/2000/svg}text")]
@@ -89,7 +102,7 @@ def test_a_table_survives_csv_and_markdown() -> None:
     (table,) = PAGE.tables
     header, *rows = csv.reader(io.StringIO(csv_text(table)))
     assert tuple(header) == table.header
-    assert tuple(map(tuple, rows)) == table.rows
+    assert tuple(map(tuple, rows)) == table.texts
     lines = markdown(PAGE, "foretune reproduce it").splitlines()
     assert lines[:5] == ["# Norms | of $x_1$", "", "```", "foretune reproduce it", "```"]
     assert "| LP-FT | 76.2 (1.3) |" in lines
@@ -127,21 +140,21 @@ def test_a_printed_page_shows_brackets_as_they_are() -> None:
 def test_the_feature_table_has_the_posters_rows_and_figures(study: Study) -> None:
     page = RECIPES["lpft-features"].page(study)
     ours, posters = page.tables
-    assert [row[0] for row in ours.rows] == ["Pre-trained", "LP", "FT", "LoRA", "LP-FT", "LP-LoRA"]
+    assert [row[0] for row in ours.texts] == ["Pre-trained", "LP", "FT", "LoRA", "LP-FT", "LP-LoRA"]
     assert ours.header[1:-1] == posters.header[1:] == ("rte: CS(F)", "rte: Diff(F)", "rte: FDR(F)", "rte: Norm(C)")
-    before, probed = ours.rows[:2]
+    before, probed = ours.texts[:2]
     assert before[1:4] == probed[1:4]  # a head alone leaves the features as they are
-    assert posters.rows[4] == ("LP-FT", "0.942", "4.7", "157", "31.0")
-    found = measured_rows(study, 2)
-    assert found["rte", "LP"][0].norm != found["rte", "Pre-trained"][0].norm
-    assert all(one.difference == 0 for one in found["rte", "LP"])
-    assert all(one.difference > 0 for name in ("FT", "LoRA", "LP-FT", "LP-LoRA") for one in found["rte", name])
+    assert posters.texts[4] == ("LP-FT", "0.942", "4.7", "157", "31.0")
+    found = feature_measures(study)
+    assert found["LP"][0].norm != found["Pre-trained"][0].norm
+    assert all(one.difference == 0 for one in found["LP"])
+    assert all(one.difference > 0 for name in ("FT", "LoRA", "LP-FT", "LP-LoRA") for one in found[name])
     assert len(page.findings) == 2
     assert any("Cut against the paper: 2 steps" in note for note in page.notes)
 
 
 def test_every_lpft_page_comes_from_the_same_runs(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured_rows(study, 2)
+    feature_measures(study)
     with monkeypatch.context() as patched:
         patched.setattr(search, "fine_tuned", lambda *_: pytest.fail("trained again"))
         calibration = RECIPES["lpft-calibration"].page(study)
@@ -152,14 +165,18 @@ def test_every_lpft_page_comes_from_the_same_runs(study: Study, monkeypatch: pyt
         again = RECIPES["lpft-norms"].page(study)
     assert (again.tables, again.findings) == (norms.tables, norms.findings)
     ours, posters = calibration.tables
-    assert [row[:2] for row in ours.rows] == [row[:2] for row in posters.rows]
-    assert posters.rows[1] == ("ECE", "LP-FT", "21.72", "5.48", "16.24")
+    assert [row[:2] for row in ours.texts] == [row[:2] for row in posters.texts]
+    assert posters.texts[1] == ("ECE", "LP-FT", "21.72", "5.48", "16.24")
     assert [figure.name for figure in calibration.figures] == [
         f"reliability-rte-k2-{name}" for name in ("ft", "lp-ft", "lora", "lp-lora")
     ]
     assert [len(curve.y) for curve in spectra.figures[0].curves] == [4] * 4  # k = 2 of two classes, one output
-    assert spectra.tables[0].rows[0][2:] == spectra.tables[0].rows[3][2:]  # one P for both
+    assert spectra.tables[0].texts[0][2:] == spectra.tables[0].texts[3][2:]  # one P for both
     along, against = norms.figures
+    _, slopes = norms.tables
+    assert [row[0] for row in slopes.texts] == ["not_entailment", "entailment"]
+    derivative = head_norm_slopes(study.cell("rte", 2, 13, "random head").outputs, *_train_rows(study))
+    assert [float(row[2]) for row in slopes.texts] == pytest.approx(derivative / 4, rel=5e-3)
     assert [curve.name for curve in along.curves] == list(METHODS)
     assert [curve.name for curve in against.curves] == ["FT", "LoRA", "LP-FT", "LP-LoRA"]
     assert all(len(curve.y) == 1 for curve in against.curves)
@@ -168,7 +185,7 @@ def test_every_lpft_page_comes_from_the_same_runs(study: Study, monkeypatch: pyt
 
 
 def test_norms_of_two_stages_follow_each_other(study: Study) -> None:
-    (both,) = measured_rows(study, 2)["rte", "LP-FT"]
+    (both,) = feature_measures(study)["LP-FT"]
     assert both.probing in (1, 2)
     assert both.steps[-1] == both.probing + 2
     assert list(both.steps) == sorted(set(both.steps))
@@ -188,19 +205,19 @@ def test_a_task_with_a_rare_label_is_used_whole(study: Study) -> None:
 
 
 def test_findings_say_what_the_numbers_say() -> None:
-    found = {("rte", name): [Measures(difference=change, norm=norm)] for name, change, norm in
+    found = {name: [Measures(difference=change, norm=norm)] for name, change, norm in
              (("FT", 9.8, 1.0), ("LP-FT", 3.1, 7.5), ("LoRA", 1.0, 1.0), ("LP-LoRA", 2.0, 7.0))}  # fmt: skip
-    assert smaller_changes(found, ["rte"]) == [
+    assert smaller_changes(TaskGroup("rte", 2, (13,), found)) == [
         "LP-FT changes features less than FT on rte: Diff 3.1 against 9.8 (one seed: no interval), with classifier norms "
         "7.5 against 1.",
         "LP-LoRA changes features more than LoRA on rte: Diff 2 against 1 (one seed: no interval), with classifier norms "
         "7 against 1.",
     ]
     two = [Measures(difference=1.0), Measures(failure="it fell"), Measures(difference=2.0)]
-    assert mean(two, "difference") == 1.5
-    assert shown(mean(two[1:2], "difference")) == "-"
-    failed = {**found, ("rte", "FT"): [Measures(failure="the loss became infinite")]}
-    assert len(smaller_changes(failed, ["rte"])) == 1
+    assert finished_mean(two, "difference") == 1.5
+    assert three_digits(finished_mean(two[1:2], "difference")).text == "-"
+    failed = {**found, "FT": [Measures(failure="the loss became infinite")]}
+    assert len(smaller_changes(TaskGroup("rte", 2, (13,), failed))) == 1
 
 
 def test_pooled_bins_weigh_every_example_alike() -> None:
@@ -222,9 +239,9 @@ def test_cost_times_both_together_and_once(study: Study, monkeypatch: pytest.Mon
     timed = Study(study.lm, ("mr", "rte"), (), (13,), 8, study.root, study.data, Budget(steps=3))
     page = COST.page(timed)
     ours = page.tables[0]
-    assert [row[0] for row in ours.rows] == ["mr", "rte"]
+    assert [row[0] for row in ours.texts] == ["mr", "rte"]
     assert ours.header[-1] == "10 epochs, extrapolated (s)"
-    assert any("cut to 3 steps in the place of 10 epochs" in note for note in page.notes)
+    assert any("cut to 3 steps instead of 10 epochs" in note for note in page.notes)
     assert all("(extrapolated)" in finding for finding in page.findings)
     monkeypatch.setattr(afzal, "_timed", lambda *_: pytest.fail("timed again"))
     assert COST.page(timed).tables == page.tables
@@ -293,7 +310,8 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
         process.send_signal(signal.SIGINT)
         shown, messages = process.communicate(timeout=60)
     stopped = subprocess.CompletedProcess(command, process.returncode, shown, messages)
-    assert_refused(stopped, 130, "Stopped. Repeat the same command to go on where it stopped.")
+    assert stopped.returncode == 130 and not stopped.stdout.strip() and "Traceback" not in stopped.stderr
+    assert stopped.stderr.splitlines()[-1] == "Stopped. Repeat the same command to go on where it stopped."
     assert not (tmp_path / "lpft-features").exists()
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}
     run_reproduce(options, cut, ReportOptions(json=tmp_path / "page.json"))

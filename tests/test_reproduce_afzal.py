@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from foretune.analysis.rank_statistics import Interval
-from foretune.analysis.solvers import targets
+from foretune.analysis.losses import targets
+from foretune.analysis.rank_statistics import BootstrapEstimate
 from foretune.behaviour.smoothness import ball_constants
 from foretune.candidates.pool import pool_of
 from foretune.errors import UsageError
@@ -27,7 +27,7 @@ from foretune.reproduce.afzal.runs import (
     trained_placement,
 )
 from foretune.reproduce.afzal.spectrum import (
-    Point,
+    PlacementPoint,
     SpectrumAgainstTraining,
     correlation,
     correlation_finding,
@@ -78,7 +78,7 @@ def test_placements_are_keys_and_queries_with_values_of_some_layers_and_are_what
 def test_the_spectrum_page_sets_kappa_beside_rate_and_score(study: Study) -> None:
     page = SpectrumAgainstTraining().page(study)
     (table,) = page.tables
-    assert len(table.rows) >= 6 and all(len(row) == len(table.header) for row in table.rows)
+    assert len(table.texts) >= 6 and all(len(row) == len(table.header) for row in table.texts)
     assert [figure.name for figure in page.figures] == ["kappa-rate-mr-k4", "kappa-score-mr-k4"]
     assert all(figure.points and len(figure.curves) == 2 for figure in page.figures)
     cell = study.cell("mr", 4, 13, "random head")
@@ -91,9 +91,9 @@ def test_the_spectrum_page_sets_kappa_beside_rate_and_score(study: Study) -> Non
 
 
 def test_correlations_leave_failed_runs_out_and_findings_say_when_the_sign_cannot_be_told() -> None:
-    def seed(values: list[float]) -> list[Point]:
+    def seed(values: list[float]) -> list[PlacementPoint]:
         return [
-            Point(str(n), 1.0, 0.0, float(n), TrainedPlacement((1.0, float(np.exp(-value))), 0.5))
+            PlacementPoint(str(n), 1.0, 0.0, float(n), TrainedPlacement((1.0, float(np.exp(-value))), 0.5))
             for n, value in enumerate(values)
         ]
 
@@ -104,8 +104,8 @@ def test_correlations_leave_failed_runs_out_and_findings_say_when_the_sign_canno
     assert correlation([failed], "rate").value == pytest.approx(1)
     assert np.isnan(correlation([failed], "score").value)
     assert "fewer than three" in correlation_finding("x", "score", correlation([failed], "score"))
-    assert "of the other sign" in correlation_finding("x", "score", Interval(0.5, 0.2, 0.8))
-    assert "sign cannot be told" in correlation_finding("x", "rate", Interval(0.5, -0.2, 0.8))
+    assert "of the other sign" in correlation_finding("x", "score", BootstrapEstimate(0.5, 0.2, 0.8))
+    assert "sign cannot be told" in correlation_finding("x", "rate", BootstrapEstimate(0.5, -0.2, 0.8))
 
 
 def test_adding_a_layer_has_the_exact_ratio_of_the_ridge_risks_between_its_brackets(study: Study) -> None:
@@ -122,8 +122,8 @@ def test_adding_a_layer_has_the_exact_ratio_of_the_ridge_risks_between_its_brack
     sharp = layer.bounds.sharp_risk_ratio
     assert sharp.low - 1e-12 <= after / before <= sharp.high + 1e-12
     page = LayerChoice().page(study)
-    assert page.tables[0].rows[0][0] == "0, 1" and len(page.figures[0].curves) == 3
-    assert all(len(row) == len(page.tables[0].header) for row in page.tables[0].rows)
+    assert page.tables[0].texts[0][0] == "0, 1" and len(page.figures[0].curves) == 3
+    assert all(len(row) == len(page.tables[0].header) for row in page.tables[0].texts)
     assert any("eta is" in line for line in page.findings)
 
 
@@ -136,7 +136,7 @@ def test_lipschitz_constants_by_radius_are_those_of_random_directions(study: Stu
     again = ball_constants(cell.outputs, cell.split.test[:4], [RADII[2] * norm])
     assert found[2, 1] == pytest.approx(again.average[0], rel=1e-5)
     page = Lipschitz().page(replace(study, seeds=(13,)))
-    assert len(page.tables[0].rows) == len(RADII) and page.figures[0].logarithmic
+    assert len(page.tables[0].texts) == len(RADII) and page.figures[0].logarithmic
 
 
 def test_deviations_of_projected_kernels_fall_as_the_root_of_their_size(study: Study) -> None:
@@ -153,5 +153,5 @@ def test_deviations_of_projected_kernels_fall_as_the_root_of_their_size(study: S
         assert sizes[-1] < 0.5 * sizes[0]
     assert all(item.largest <= item.bound for item in measured)
     page = Subspace().page(seeds)
-    assert len(page.tables[0].rows) == len(DIMENSIONS) + len(RANKS)
+    assert len(page.tables[0].texts) == len(DIMENSIONS) + len(RANKS)
     assert all("(theory: -0.5)" in line for line in page.findings)

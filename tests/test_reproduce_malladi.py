@@ -24,8 +24,8 @@ from foretune.reproduce.malladi import measures
 from foretune.reproduce.malladi.findings import apart, moved_little, reached, recovered
 from foretune.reproduce.malladi.measures import K_SGD, SGD_FT, analog_scores, zero_shot
 from foretune.reproduce.malladi.recipes import MALLADI_RECIPES
-from foretune.reproduce.malladi.scores import Layout, Scores, difference_notes
-from foretune.reproduce.malladi.verdict import Verdicts, verdict
+from foretune.reproduce.malladi.scores import PrintedLayout, Scores, difference_notes
+from foretune.reproduce.malladi.verdict import Verdicts, task_verdict
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from tests.cases import language_model
@@ -86,9 +86,14 @@ def test_a_table_has_the_papers_rows_and_is_read_again_without_computing(
 ) -> None:
     page = RECIPES[name].page(study)
     (table,) = page.tables
-    assert tuple(row[0] for row in table.rows) == ROWS[name]
+    assert tuple(row[0] for row in table.texts) == ROWS[name]
     assert table.header[1:] == ("MR",)
-    assert all(math.isfinite(float(row[1])) for row in table.rows)
+    assert all(math.isfinite(float(row[1])) for row in table.texts)
+    drawn = {curve.name for figure in page.figures for curve in figure.curves}
+    assert drawn <= {row[0] for row in table.texts} and bool(drawn) == (name in ("malladi-7", "malladi-8"))
+    for figure in page.figures:
+        assert figure.ticks == ("MR",)
+        assert all(f"{curve.y[0]:.1f}" == dict(table.texts)[curve.name] for curve in figure.curves)
     refuse_work(monkeypatch)
     assert RECIPES[name].page(study) == page
 
@@ -99,12 +104,12 @@ def test_table_1_reuses_what_other_tables_measured(study: Study, monkeypatch: py
     refuse_work(monkeypatch)
     page = RECIPES["malladi-1"].page(study)
     marks, numbers = page.tables
-    assert [row[0] for row in marks.rows] == [
+    assert [row[0] for row in marks.texts] == [
         "Num. classes C", "eNTK solvable", "Linearization", "Fixed Features", "Kernel behavior",
     ]  # fmt: skip
-    assert marks.rows[0][1] == "2"
-    assert {row[1] for row in marks.rows[1:]} <= {"✓", "(✓)", "✗"}
-    assert [row[0] for row in numbers.rows][:2] == [
+    assert marks.texts[0][1] == "2"
+    assert {row[1] for row in marks.texts[1:]} <= {"✓", "(✓)", "✗"}
+    assert [row[0] for row in numbers.texts][:2] == [
         "SGD-FT, k = 2: kernel - tuned, points", "Adam-FT, k = 2: kernel - tuned, points",
     ]  # fmt: skip
     assert "of 1 task(s)" in page.findings[0]
@@ -112,7 +117,7 @@ def test_table_1_reuses_what_other_tables_measured(study: Study, monkeypatch: py
 
 def test_a_task_without_a_prompt_has_a_dash(study: Study) -> None:
     page = RECIPES["malladi-9"].page(dataclasses.replace(study, tasks=("mpqa",)))
-    cells = {row[0]: row[1] for row in page.tables[0].rows}
+    cells = {row[0]: row[1] for row in page.tables[0].texts}
     assert {cells[f"Search, {name}"] for name in ("Adam-FT", "SGD-FT", "K(SGD)")} == {"-"}
     assert all(math.isfinite(float(cells[f"{asked}, K(SGD)"])) for asked in ("Manual", "Null"))
     assert not any("Search" in sentence for sentence in page.findings)
@@ -121,9 +126,9 @@ def test_a_task_without_a_prompt_has_a_dash(study: Study) -> None:
 def test_the_output_derivative_needs_no_training(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_work(monkeypatch)
     (table,) = RECIPES["malladi-5"].page(dataclasses.replace(study, ks=(1, 2))).tables
-    assert table.rows[0][0] == "roberta-masked"
-    assert 0 < float(table.rows[0][1]) < 1
-    assert len(table.rows) == 1
+    assert table.texts[0][0] == "roberta-masked"
+    assert 0 < float(table.texts[0][1]) < 1
+    assert len(table.texts) == 1
 
 
 def test_changed_data_are_computed_anew_and_the_former_ones_kept(
@@ -175,7 +180,7 @@ def test_a_grid_that_fails_leaves_no_numbers_and_is_counted(study: Study, monkey
     monkeypatch.setattr(Experiment, "outcome", lambda *_: Outcome(failure="the loss became undefined"))
     assert math.isnan(SGD_FT.score(study.cell("mr", 2, 13), CUT))
     (table,) = RECIPES["malladi-8"].page(study).tables
-    cells = {row[0]: row[1] for row in table.rows}
+    cells = {row[0]: row[1] for row in table.texts}
     assert cells["FT"] == cells["Lin."] == "-, 1 failed"
     assert math.isfinite(float(cells["0-shot"]))
 
@@ -194,18 +199,18 @@ def test_words_and_data_are_checked_before_anything_is_computed(study: Study, mo
 def test_the_papers_figures_stand_below_ours_where_the_model_is_the_same(study: Study) -> None:
     same = dataclasses.replace(study.lm, name="somebody/RoBERTa-base")
     page: Page = RECIPES["malladi-5"].page(dataclasses.replace(study, lm=same, root=study.root / "same"))
-    assert list(page.tables[0].rows[1:]) == [
+    assert list(page.tables[0].texts[1:]) == [
         ("paper: RoBERTa-base", "0.32"), ("paper: RoBERTa-large", "0.25"),
     ]  # fmt: skip
     assert any("printed there" in note for note in page.notes)
     scores = Scores({"SGD-FT": {"sst2": (0.9, 0.92), "qqp": (0.5, float("nan"))}}, 16)
-    assert Layout(4).drawn(scores, "", beside=True).rows == (
+    assert PrintedLayout(4).drawn(scores, "", beside=True).texts == (
         ("SGD-FT", "91.0 (1.4)", "50.0, 1 failed"),
         ("paper: SGD-FT", "89.0 (1.5)", "62.1 (2.3)"),
     )
-    assert Layout(4).drawn(scores, "", beside=True).header == ("Method", "SST-2", "QQP (F1)")
-    assert len(Layout(4).drawn(scores, "", beside=False).rows) == 1
-    assert len(Layout(4).drawn(dataclasses.replace(scores, k=8), "", beside=True).rows) == 1
+    assert PrintedLayout(4).drawn(scores, "", beside=True).header == ("Method", "SST-2", "QQP (F1)")
+    assert len(PrintedLayout(4).drawn(scores, "", beside=False).texts) == 1
+    assert len(PrintedLayout(4).drawn(dataclasses.replace(scores, k=8), "", beside=True).texts) == 1
 
 
 def test_a_page_says_what_differs_from_the_paper(study: Study) -> None:
@@ -264,8 +269,8 @@ def test_the_marks_of_table_1_follow_from_the_papers_figures_but_where_the_paper
     settings = [printed_scores(4, k) for k in (16, 64)]
     both = {**printed_scores(8, 64).values, **printed_scores(6, 64).values}
     properties = Scores({**both, "Frobenius": both["Distance"]}, 64)
-    found = Verdicts({task: verdict(task, settings, properties) for task in properties.tasks}, 64)
-    rows = {row[0]: row[1:] for row in found.marks(beside=True).rows}
+    found = Verdicts({task: task_verdict(task, settings, properties) for task in properties.tasks}, 64)
+    rows = {row[0]: row[1:] for row in found.marks(beside=True).texts}
     odd = {
         (name, task)
         for name in printed_figures("malladi")["marks"]
@@ -288,7 +293,7 @@ def test_marks_from_numbers_made_by_hand() -> None:
         return Scores({name: {"mr": (value,)} for name, value in rows.items()}, 64)
 
     def column(*arguments: object) -> tuple[str, ...]:
-        found = Verdicts({"mr": verdict("mr", *arguments)}, 64)  # pyright: ignore[reportArgumentType]
+        found = Verdicts({"mr": task_verdict("mr", *arguments)}, 64)  # pyright: ignore[reportArgumentType]
         return tuple(row[1] for row in found.marks(beside=False).rows[1:])
 
     good, bad = scores(0.86, 0.9, 16), scores(0.8, 0.9, 64)

@@ -16,12 +16,13 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import SVC, SVR
 
 import foretune as ft
+from foretune.analysis.losses import targets
 from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers import (
     SOLVERS,
     AsymmetricKernel,
     CrossValidation,
-    Data,
+    JointData,
     KernelLogistic,
     KernelRidge,
     KernelSolver,
@@ -31,9 +32,8 @@ from foretune.analysis.solvers import (
     named_solver,
     sample_major,
     solved,
-    targets,
 )
-from foretune.analysis.solvers.logistic import cross_entropy
+from foretune.analysis.solvers.logistic import loss_and_derivative
 
 SEEDS = st.integers(0, 2**32 - 1)
 OUTPUTS = st.sampled_from([1, 2, 3])
@@ -41,17 +41,17 @@ GAMMAS = st.sampled_from([0.01, 0.1, 1.0, 10.0])
 INF = float("inf")
 
 
-def split(seed: int, c: int, n: int = 8, v: int = 6, m: int = 7, rank: int = 200) -> Data:
+def split(seed: int, c: int, n: int = 8, v: int = 6, m: int = 7, rank: int = 200) -> JointData:
     """A random kernel with pretrained outputs and balanced random labels."""
     generator = np.random.default_rng(seed)
     factor = generator.normal(size=((n + v + m) * c, rank))
     kernel = (factor @ factor.T / rank).reshape(n + v + m, c, n + v + m, c)
     y = np.concatenate([generator.permutation(np.arange(size) % max(2, c)) for size in (n, v, m)])
     f0 = 3 * generator.normal(size=(n + v + m, c))
-    return Data(kernel[:n, :, :n], kernel[n:, :, :n], f0[:n], f0[n:], y[:n], y[n:], v)
+    return JointData(kernel[:n, :, :n], kernel[n:, :, :n], f0[:n], f0[n:], y[:n], y[n:], v)
 
 
-def asymmetric_split(seed: int, c: int, n: int = 8, v: int = 6, m: int = 7) -> Data:
+def asymmetric_split(seed: int, c: int, n: int = 8, v: int = 6, m: int = 7) -> JointData:
     """The same with K[i, j] = <phi_s(x_i), phi_t(x_j)>, phi_t the signs of phi_s."""
     data = split(seed, c, n, v, m)
     phi = np.random.default_rng(seed).normal(size=((n + v + m) * c, 5 * n * c))
@@ -60,12 +60,12 @@ def asymmetric_split(seed: int, c: int, n: int = 8, v: int = 6, m: int = 7) -> D
     return replace(data, train=kernel[:n, :, :n], evaluation=kernel[n:, :, :n], reversed=exchanged)
 
 
-def matrices(data: Data) -> tuple[np.ndarray, np.ndarray]:
+def matrices(data: JointData) -> tuple[np.ndarray, np.ndarray]:
     k = data.f0_train.size
     return data.train.reshape(k, k), data.evaluation.reshape(-1, k)
 
 
-def fitted(solver: KernelSolver, data: Data) -> tuple[KernelSolver, np.ndarray]:
+def fitted(solver: KernelSolver, data: JointData) -> tuple[KernelSolver, np.ndarray]:
     """The solver fitted to the training examples, and its outputs on the evaluation examples."""
     train, cross = matrices(data)
     solver.fit(train, data.y_train, data.f0_train)
@@ -157,7 +157,7 @@ def test_logistic_regression_is_what_a_generic_minimiser_finds(seed, c, strength
     # the optimality condition that the module states
     at = (train @ alpha).reshape(-1, c) + offset
     np.testing.assert_allclose(
-        ridge * train @ alpha, -train @ cross_entropy(at, data.y_train)[1].reshape(-1), atol=1e-5
+        ridge * train @ alpha, -train @ loss_and_derivative(at, data.y_train)[1].reshape(-1), atol=1e-5
     )
 
 
@@ -166,7 +166,7 @@ def test_warm_starts_along_the_grid_end_where_cold_starts_do() -> None:
     warm = solved(KernelLogistic(), data, grid={"f0_scale": [10.0, INF], "strength": [1.0, 0.1, 0.01]})
     for point in warm.grid:
         _, f = fitted(KernelLogistic(**point.parameters), data)
-        loss = cross_entropy(f[: data.validation], data.y_evaluation[: data.validation])[0]
+        loss = loss_and_derivative(f[: data.validation], data.y_evaluation[: data.validation])[0]
         assert point.validation_loss == pytest.approx(loss, abs=1e-4)
         assert point.converged
 

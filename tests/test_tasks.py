@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 import datasets
 import pytest
 import transformers
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -17,8 +21,8 @@ import foretune as ft
 from foretune.model.encoding import PromptEncoder
 from foretune.text.builtin import TASKS, load_data
 from foretune.text.split import SEEDS
-from foretune.text.task import Prompt
-from foretune.text.task_file import parsed_task, task_yaml
+from foretune.text.task import MANUAL, Prompt
+from foretune.text.task_file import parsed_task
 from foretune.text.template import template_pieces
 from tests.cases import TASK, language_model, tokenizer
 from tests.conftest import family, many_rows
@@ -160,6 +164,22 @@ def test_prompts_are_switched_by_name_and_back() -> None:
     assert task.prompted("search").prompted("manual") == task
     with pytest.raises(ft.ForetuneError, match=r"no prompt 'serch'.*manual, null, search.*Did you mean 'search'"):
         task.prompted("serch")
+
+
+def task_yaml(task: ft.Task) -> str:
+    """The task as a YAML file."""
+    values = _without_empty(dataclasses.asdict(task.prompted(MANUAL)))
+    values["prompts"] = values.pop("variants", {})
+    del values["prompt"]
+    filled = {key: value for key, value in values.items() if value not in ({}, "")}
+    return yaml.safe_dump(filled, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _without_empty(value: Any) -> Any:
+    """Mappings and lists without their empty places, as YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _without_empty(inner) for key, inner in value.items() if inner is not None}
+    return list(value) if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize("name", TASKS)

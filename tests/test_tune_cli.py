@@ -17,9 +17,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import foretune as ft
-from foretune.cli.behaviour import _fitting
+from foretune.behaviour.measure import _fitting
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
-from foretune.cli.tune import Recipe, read_recipe, run_tune
+from foretune.cli.tune import RunRecipe, read_recipe, run_tune
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import DataError, UsageError
 from foretune.text.split import full_split
@@ -137,7 +137,7 @@ def test_a_wrong_value_in_the_settings_of_a_run_is_named(line: str, message: str
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("chapter one")
     options = (ModelOptions("minilm"), DataOptions("movies"), OutputOptions(), MethodOptions(), TrainingOptions())
-    with pytest.raises(UsageError, match=r"no folder of a fine-tuning run.*Choose an empty or new folder"):
+    with pytest.raises(UsageError, match=r"not a folder of a fine-tuning run.*Choose an empty or new folder"):
         run_tune(*options, TuneOptions(tmp_path), ReportOptions())
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -293,8 +293,8 @@ def test_behaviour_refuses_what_is_no_run(tmp_path: Path) -> None:
         read_recipe(tmp_path)
 
 
-def _recipe(method: dict[str, Any], training: dict[str, Any], grid: str | None = None) -> Recipe:
-    return Recipe(
+def _recipe(method: dict[str, Any], training: dict[str, Any], grid: str | None = None) -> RunRecipe:
+    return RunRecipe(
         ModelOptions("minilm"),
         DataOptions("movies"),
         OutputOptions(),

@@ -14,7 +14,7 @@ import foretune as ft
 from foretune.finetune.methods import METHODS
 from foretune.finetune.run import fine_tuned
 from foretune.finetune.training import Training
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from tests.conftest import WORDS, assert_refused, many_rows, run_cli
 from tests.families import saved
 from tests.test_bad_models import weights
@@ -121,7 +121,7 @@ def test_a_weight_that_breaks_in_the_library_is_named(tmp_path: Path) -> None:
     outputs = ft.HeadLogits(lm)
     lm.module.encoder.layer[1].output.dense.weight.data[0, 0] = np.nan
     with pytest.raises(ft.ForetuneError, match=r"The weight 'encoder.layer.1.output.dense.weight' holds"):
-        pretrained(outputs, ["the film", "a story"])
+        outputs_and_features(outputs, ["the film", "a story"])
 
 
 def test_a_model_that_overflows_is_not_blamed_on_the_learning_rate(tmp_path: Path) -> None:

@@ -32,11 +32,16 @@ from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.head import HeadLogits
-from foretune.validate.chosen import chosen_labels, common_labels
-from foretune.validate.curves import curve_distance
-from foretune.validate.page import validation_page
-from foretune.validate.rankings import LOSS, SCORE, SWEEP, rankings, sweep
-from foretune.validate.runs import Measured, Validation, candidates_of, measured
+from foretune.validate.page import curve_distance, validation_page
+from foretune.validate.rankings import EXHAUSTIVE, LOSS, SCORE, exhaustive_search, rankings
+from foretune.validate.runs import (
+    Measured,
+    ValidationStudy,
+    candidates_of,
+    chosen_labels,
+    common_labels,
+    measured_candidates,
+)
 from foretune.validate.stopped import stopped_runs
 from tests.cases import ROWS, language_model
 from tests.conftest import assert_refused, assert_valid, family, run_cli
@@ -49,13 +54,13 @@ GRID = tuple(
 
 
 @pytest.fixture(scope="module")
-def study(bert_folder: Path, mr_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Validation:
+def study(bert_folder: Path, mr_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ValidationStudy:
     return small_validation(bert_folder, mr_data, tmp_path_factory.mktemp("cells"), (13, 21), GRID)
 
 
 @pytest.fixture(scope="module")
-def cells(study: Validation) -> list[Measured]:
-    return measured(study)
+def cells(study: ValidationStudy) -> list[Measured]:
+    return measured_candidates(study)
 
 
 # --- scores that others use
@@ -142,7 +147,7 @@ def test_ceiling_is_the_agreement_of_seeds_and_says_what_cannot_be_ranked() -> N
     opposite = np.stack([same[0], same[0, ::-1]])
     assert ceiling(opposite).correlation == -1 and "below 0.3" in str(ceiling(opposite).reason)
     noisy = np.array([[0.0, 0.1, 0.2, 10.0], [5.0, 5.1, 5.2, 5.3]])
-    assert "over seeds" in str(ceiling(noisy).reason)
+    assert "from seed to seed" in str(ceiling(noisy).reason)
     assert "the same" in str(ceiling(np.ones((2, 4))).reason)
     alone = ceiling(same[:1])
     assert np.isnan(alone.correlation) and alone.reason is None
@@ -203,14 +208,14 @@ def test_labels_are_chosen_by_globs_among_those_that_every_cell_has() -> None:
         chosen_labels(labels, ["layer*"])
 
 
-def test_validate_runs_the_candidates_that_a_forecast_of_the_same_kernels_ranks(study: Validation) -> None:
+def test_validate_runs_the_candidates_that_a_forecast_of_the_same_kernels_ranks(study: ValidationStudy) -> None:
     cell = study.cell("mr", 13)
     asked = {item.key for item in candidates_of(cell, 2)}
     ranked = {item.key for item in pool_of(cell, 2).candidates if item.rank == 2}
     assert asked == ranked and any(item.kind == "greedy" for item in candidates_of(cell, 2))
 
 
-def test_evidence_adds_up_to_what_the_method_trains(study: Validation, cells: list[Measured]) -> None:
+def test_evidence_adds_up_to_what_the_method_trains(study: ValidationStudy, cells: list[Measured]) -> None:
     cell = study.cell("mr", 13)
     pool, known = pool_of(cell, 2, GRID), {item.label: item for item in candidates_of(cell, 2)}
     for label, outcome in zip(cells[0].names, cells[0].outcomes, strict=True):
@@ -225,7 +230,7 @@ def test_evidence_adds_up_to_what_the_method_trains(study: Validation, cells: li
     ("model", "output", "rank"), [("bert-encoder", "probed head", None), ("bert-masked", "prompt", 2)]
 )
 def test_evidence_of_full_tuning_and_of_prompts(
-    model: str, output: str, rank: int | None, study: Validation, tmp_path: Path
+    model: str, output: str, rank: int | None, study: ValidationStudy, tmp_path: Path
 ) -> None:
     cell = replace(study, lm=language_model(family(model)), output=output, root=tmp_path).cell("mr", 13)
     pool = pool_of(cell, rank, GRID)
@@ -239,7 +244,7 @@ def test_evidence_of_full_tuning_and_of_prompts(
 # --- end to end
 
 
-def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], study: Validation) -> None:
+def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], study: ValidationStudy) -> None:
     assert [(cell.task, cell.seed) for cell in cells] == [("mr", 13), ("mr", 21)]
     for cell in cells:
         assert len(cell.names) == len(cell.outcomes) == len(cell.predicted) == 4
@@ -253,28 +258,28 @@ def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], st
     assert all(np.isnan(found[name].median) for name in ("LogME", "LEEP", "NCE", "random choice"))
     assert found["LogME"].regret == pytest.approx(found["random choice"].regret)
     page = validation_page(cells, study)
-    assert [row[0] for row in page.tables[0].rows] == [*SCORES, SWEEP, "noise ceiling"]
-    assert all(len(row) == len(table.header) for table in page.tables for row in table.rows)
-    assert any("cannot be ranked" in line or "ranks best" in line for line in page.findings)
+    assert [row[0] for row in page.tables[0].texts] == [*SCORES, EXHAUSTIVE, "noise ceiling"]
+    assert all(len(row) == len(table.header) for table in page.tables for row in table.texts)
+    assert any("no score can rank" in line or "ranks best" in line for line in page.findings)
     whole = stopped_runs(cells)[-1]  # not stopped: the sweep
-    both = sweep(cells, LOSS), sweep(cells, SCORE)
+    both = exhaustive_search(cells, LOSS), exhaustive_search(cells, SCORE)
     assert [(a.median, a.regret) for a in both] == [(a.median, a.regret) for a in (whole.by_loss, whole.by_score)]
 
 
 def test_the_second_call_trains_nothing_and_one_seed_has_no_ceiling(
-    study: Validation, cells: list[Measured], monkeypatch: pytest.MonkeyPatch
+    study: ValidationStudy, cells: list[Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
     for name in ("foretune.experiment.experiment.best_of", "foretune.experiment.experiment.kernels_of"):
         monkeypatch.setattr(name, refused)
-    again = measured(study)
+    again = measured_candidates(study)
     assert [cell.scores for cell in again] == [cell.scores for cell in cells]
     assert [cell.outcomes for cell in again] == [cell.outcomes for cell in cells]
     alone = validation_page(again[:1], replace(study, seeds=(13,)))
     assert any(line.startswith("One seed") for line in alone.findings)
-    assert alone.tables[0].rows[-1][1] == "-"
+    assert alone.tables[0].texts[-1][1] == "-"
 
 
 def test_the_defaults_make_the_runs_that_their_settings_say() -> None:
@@ -288,7 +293,7 @@ def test_the_defaults_make_the_runs_that_their_settings_say() -> None:
 
 
 def test_the_command_writes_a_page_and_json(
-    bert_folder: Path, mr_data: Path, study: Validation, cells, tmp_path
+    bert_folder: Path, mr_data: Path, study: ValidationStudy, cells, tmp_path
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()

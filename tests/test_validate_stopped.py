@@ -48,7 +48,7 @@ def test_runs_stopped_early_rank_by_their_lowest_validation_loss_so_far() -> Non
     assert half.seconds == third.seconds == 5 * 2 and most.seconds == 5 * 4 and whole.seconds == 5 * 6
     assert most.by_loss.median == whole.by_loss.median == pytest.approx(1) and whole.by_score.regret == 0
     table = stopped_table([cell], [third, half, most, whole])
-    assert [row[0] for row in table.rows] == ["the first 1/3 of the steps", "the first 1/2 of the steps",
+    assert [row[0] for row in table.texts] == ["the first 1/3 of the steps", "the first 1/2 of the steps",
                                               "the first 2/3 of the steps", "all steps"]  # fmt: skip
 
 

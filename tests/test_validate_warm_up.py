@@ -26,7 +26,7 @@ from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
 from foretune.validate.page import validation_page
 from foretune.validate.rankings import LOSS, rankings
-from foretune.validate.runs import Measured, Validation, candidates_of, measured
+from foretune.validate.runs import Measured, ValidationStudy, candidates_of, measured_candidates
 from foretune.validate.warm_up import loss_errors, warm_up_findings, warm_up_table
 from tests.validations import FOUR, small_validation
 
@@ -35,7 +35,7 @@ GRID = (Training(optimiser=AdamWOptimiser(1e-2), batch_size=4, epochs=1, evaluat
 
 
 @pytest.fixture(scope="module")
-def study(bert_folder: Path, mr_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Validation:
+def study(bert_folder: Path, mr_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ValidationStudy:
     return small_validation(bert_folder, mr_data, tmp_path_factory.mktemp("cells"), (13,), GRID)
 
 
@@ -46,21 +46,21 @@ def files(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def plain(study: Validation) -> tuple[list[Measured], dict[str, str]]:
+def plain(study: ValidationStudy) -> tuple[list[Measured], dict[str, str]]:
     """Without a warm-up, with the files that it leaves."""
-    return measured(study), files(study.root)
+    return measured_candidates(study), files(study.root)
 
 
 @pytest.fixture(scope="module")
-def warmed(study: Validation, plain: object) -> list[Measured]:
-    return measured(replace(study, warm_up=(STEPS,)))
+def warmed(study: ValidationStudy, plain: object) -> list[Measured]:
+    return measured_candidates(replace(study, warm_up=(STEPS,)))
 
 
 # --- the cell
 
 
 def test_a_warmed_cell_holds_the_model_of_the_forecasts_warm_up_and_leaves_its_own_alone(
-    study: Validation, warmed: list[Measured]
+    study: ValidationStudy, warmed: list[Measured]
 ) -> None:
     cell = study.cell("mr", 13)
     before = {name: tensor.clone() for name, tensor in cell.outputs.parameters().items()}
@@ -78,7 +78,7 @@ def test_a_warmed_cell_holds_the_model_of_the_forecasts_warm_up_and_leaves_its_o
 
 
 def test_a_warm_up_changes_no_file_that_was_there(
-    study: Validation, plain: tuple[list[Measured], dict[str, str]], warmed: list[Measured]
+    study: ValidationStudy, plain: tuple[list[Measured], dict[str, str]], warmed: list[Measured]
 ) -> None:
     after = files(study.root)
     assert plain[1].items() <= after.items()
@@ -96,7 +96,7 @@ def test_hashes_of_examples_stay_what_they_were() -> None:
 
 
 def test_scores_after_a_warm_up_are_those_of_the_warmed_cell(
-    study: Validation, plain: tuple[list[Measured], dict[str, str]], warmed: list[Measured]
+    study: ValidationStudy, plain: tuple[list[Measured], dict[str, str]], warmed: list[Measured]
 ) -> None:
     cell = study.cell("mr", 13)
     chosen = {item.label: item for item in candidates_of(cell, 2)}
@@ -112,18 +112,18 @@ def test_scores_after_a_warm_up_are_those_of_the_warmed_cell(
 
 
 def test_the_second_call_neither_warms_up_nor_computes(
-    study: Validation, warmed: list[Measured], monkeypatch: pytest.MonkeyPatch
+    study: ValidationStudy, warmed: list[Measured], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("computed again")
 
     for name in ("best_of", "kernels_of", "warmed_outputs"):
         monkeypatch.setattr(f"foretune.experiment.experiment.{name}", refused)
-    assert measured(replace(study, warm_up=(STEPS,))) == warmed
+    assert measured_candidates(replace(study, warm_up=(STEPS,))) == warmed
 
 
 def test_a_model_in_half_precision_is_refused_before_any_run(
-    study: Validation, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: ValidationStudy, bert_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("a run was begun")
@@ -131,7 +131,7 @@ def test_a_model_in_half_precision_is_refused_before_any_run(
     monkeypatch.setattr("foretune.experiment.experiment.best_of", refused)
     half = replace(study, lm=load_model(str(bert_folder), dtype="bfloat16"), root=tmp_path, warm_up=(STEPS,))
     with pytest.raises(UsageError, match="--dtype float32"):
-        measured(half)
+        measured_candidates(half)
 
 
 # --- comparison
@@ -202,7 +202,7 @@ def test_scores_that_rank_nothing_are_said_to_rank_nothing() -> None:
 
 
 def test_scores_after_a_warm_up_stand_below_their_own_and_in_a_table_with_their_cost(
-    study: Validation, plain: tuple[list[Measured], dict[str, str]], warmed: list[Measured]
+    study: ValidationStudy, plain: tuple[list[Measured], dict[str, str]], warmed: list[Measured]
 ) -> None:
     ranked = rankings(warmed, LOSS)
     names = [ranking.score for ranking in ranked]
@@ -210,9 +210,9 @@ def test_scores_after_a_warm_up_stand_below_their_own_and_in_a_table_with_their_
         assert names[names.index(name) + 1] == warmed_name(name, STEPS)
     assert len(names) == len(SCORES) + len(AFTER_WARM_UP)
     table = warm_up_table(warmed, ranked)
-    assert [row[:2] for row in table.rows] == [(name, word) for name in AFTER_WARM_UP for word in ("none", str(STEPS))]
-    assert [row[4] == "-" for row in table.rows] == [row[0] not in LOSSES for row in table.rows]
-    assert [row[5] for row in table.rows[::2]] == ["0.0"] * len(AFTER_WARM_UP)
+    assert [row[:2] for row in table.texts] == [(name, word) for name in AFTER_WARM_UP for word in ("none", str(STEPS))]
+    assert [row[4] == "-" for row in table.texts] == [row[0] not in LOSSES for row in table.texts]
+    assert [row[5] for row in table.texts[::2]] == ["0.0"] * len(AFTER_WARM_UP)
     with_it, without = validation_page(warmed, replace(study, warm_up=(STEPS,))), validation_page(plain[0], study)
     assert table in with_it.tables and len(without.tables) == len(with_it.tables) - 1
     assert any(note.startswith(f"Warm-up: {STEPS} real steps of adamw at 5e-05") for note in with_it.notes)
@@ -223,7 +223,11 @@ def test_scores_after_a_warm_up_stand_below_their_own_and_in_a_table_with_their_
 
 
 def test_the_command_prints_the_comparison(
-    study: Validation, warmed: list[Measured], bert_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: ValidationStudy,
+    warmed: list[Measured],
+    bert_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()

@@ -16,7 +16,7 @@ from foretune.candidates.scored import LowestLoss
 from foretune.candidates.scores import VALIDATION_LOSS
 from foretune.errors import ModelError, NonFiniteError, UsageError
 from foretune.experiment.inputs import Inputs
-from foretune.forecast.baseline import Rule, rule_for
+from foretune.forecast.baseline import ClassRule, rule_for
 from foretune.forecast.cost import FORECAST_STAGES, cost
 from foretune.forecast.forecast import Forecast
 from foretune.forecast.forecast import forecast as forecast_of
@@ -83,12 +83,12 @@ def test_test_labels_change_scores_and_nothing_that_is_chosen(seed: int) -> None
 def test_the_rule_is_the_better_one_on_validation_examples() -> None:
     y = np.array([0, 1, 0, 1, 0, 1])
     shifted = Inputs(y, np.array([[0.0], [0.0], [4.0], [6.0], [4.0], [6.0]]), np.zeros((6, 1)), 2, 2, 2, {}, "accuracy")
-    assert rule_for(shifted) == Rule(thresholded=True)
+    assert rule_for(shifted) == ClassRule(thresholded=True)
     assert rule_for(shifted).score(shifted.f0[2:], shifted).value == 1.0
-    assert Rule().score(shifted.f0[2:], shifted).value == 0.5
+    assert ClassRule().score(shifted.f0[2:], shifted).value == 0.5
     centred = replace(shifted, f0=shifted.f0 - 5)
-    assert rule_for(centred) == Rule()
-    assert rule_for(replace(shifted, f0=np.zeros((6, 2)))) == Rule()
+    assert rule_for(centred) == ClassRule()
+    assert rule_for(replace(shifted, f0=np.zeros((6, 2)))) == ClassRule()
 
 
 def test_a_run_of_no_steps_scores_as_no_run() -> None:

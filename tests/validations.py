@@ -8,16 +8,16 @@ from pathlib import Path
 from foretune.experiment.sample import FewShot
 from foretune.finetune.training import Training
 from foretune.model.load import load_model
-from foretune.validate.runs import Validation
+from foretune.validate.runs import ValidationStudy
 
 FOUR = "layer*,all linear,attention.self.query"
 
 
 def small_validation(
     model: Path, data: Path, root: Path, seeds: tuple[int, ...], grid: Sequence[Training]
-) -> Validation:
+) -> ValidationStudy:
     """Of `FOUR` on mr, with four examples a label."""
-    return Validation(
+    return ValidationStudy(
         lm=load_model(str(model)),
         tasks=("mr",),
         sample=FewShot(4),

@@ -28,7 +28,7 @@ from foretune.kernels.job import Job
 from foretune.kernels.law import check_law
 from foretune.kernels.signs import SignFormula
 from foretune.kernels.tiles import BATCH, Plan
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.model.outputs import Outputs
 
 FORMULAS: tuple[Formula, ...] = (
@@ -114,7 +114,7 @@ def _kernels(outputs: Outputs, *, few: bool) -> Values:
     if not few:
         with patch.object(Job, "plan", lambda *_: Plan(batch=2, rows=3, columns=4, passes=0, peak=0)):
             found["sgd, in tiles"] = ft.kernels_of(job, formulas[:1])["sgd"].array
-    inputs = pretrained(outputs, [*train, *others])
+    inputs = outputs_and_features(outputs, [*train, *others])
     return {**found, "outputs": inputs.outputs, "features": inputs.features}
 
 
@@ -133,7 +133,7 @@ def _training(outputs: Outputs, method: Method) -> Values:
 def _warmed(outputs: Outputs) -> Values:
     split = ft.Split(examples(12, 9), examples(6, 9, seed=1), [])
     warmed = warmed_outputs(outputs, TASK, split, 2)
-    return {"outputs after 2 steps": pretrained(warmed.outputs, split.validation).outputs}
+    return {"outputs after 2 steps": outputs_and_features(warmed.outputs, split.validation).outputs}
 
 
 def _linear(outputs: Outputs) -> Values:

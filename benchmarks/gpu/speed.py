@@ -20,7 +20,7 @@ from benchmarks.gpu.models import SIZES, SMALL_SIZES, Model, examples
 from benchmarks.gpu.record import Record, Table
 from foretune.gradients.factors import Products
 from foretune.kernels.formula import Formula, contracted
-from foretune.kernels.job import Job, described
+from foretune.kernels.job import Job, job_description
 from foretune.kernels.law import check_law
 from foretune.kernels.sgd import contraction_flops
 from foretune.kernels.tile import Tile, in_pieces_of
@@ -112,7 +112,7 @@ def _measured(record: Record, table: Table, card: Card, name: str, model: Model,
     plan = job.plan(AUTO, job.array_bytes(sgd))
     part = range(min(plan.rows, n))
     law = card.seconds(lambda: check_law(job.source, {sgd: sgd.blocks(job.kinds)}, part, plan.batch))
-    identity = card.seconds(lambda: described(job))
+    identity = card.seconds(lambda: job_description(job))
     tile: list[Tile] = []
     for _ in range(2):
         tile.clear()

@@ -34,6 +34,9 @@ class Quantity:
             return self.missing
         return f"{rounded(self.value, self.form)}{f' {self.unit}' if self.unit else ''}"
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Span:
@@ -54,10 +57,16 @@ class Span:
         """The interval as it is shown."""
         return f"{rounded(self.low, self.form)} - {rounded(self.high, self.form)}"
 
+    def __str__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Repeats:
-    """One number for each seed, shown as mean and standard deviation: `76.2 (1.3)`.
+    """One number for each seed, shown as mean and standard deviation (n - 1): `76.2 (1.3)`.
+
+    There is no bracket for one value and a dash for none. Values that are not numbers (a run that failed) are left out and
+    counted: `76.2 (1.3), 1 failed`.
 
     Attributes:
         values: unrounded; NaN for a run that failed.
@@ -72,7 +81,15 @@ class Repeats:
     @property
     def text(self) -> str:
         """Mean and spread as they are shown."""
-        return mean_and_spread(self.values, self.scale, self.digits)
+        finite = [self.scale * value for value in self.values if np.isfinite(value)]
+        failed = f", {len(self.values) - len(finite)} failed" if len(finite) < len(self.values) else ""
+        if not finite:
+            return f"-{failed}" if failed else "-"
+        spread = f" ({np.std(finite, ddof=1):.{self.digits}f})" if len(finite) > 1 else ""
+        return f"{np.mean(finite):.{self.digits}f}{spread}{failed}"
+
+    def __str__(self) -> str:
+        return self.text
 
 
 Cell = str | float | int | Quantity | Span | Repeats | None
@@ -162,9 +179,10 @@ class Figure:
         x_label: of the horizontal axis, its unit in brackets.
         y_label: of the vertical axis, its unit in brackets.
         curves: what is drawn.
-        logarithmic: whether the vertical axis is.
-        diagonal: whether there is a line y = x, for a reliability diagram.
-        points: whether markers stand in the place of lines, for a scatter plot.
+        logarithmic: whether the vertical axis is logarithmic.
+        diagonal: whether a line y = x is drawn, for a reliability diagram.
+        points: whether markers are drawn instead of lines, for a scatter plot.
+        ticks: names of the places 1, 2, ... on the horizontal axis; empty for numbers.
     """
 
     name: str
@@ -175,6 +193,7 @@ class Figure:
     logarithmic: bool = False
     diagonal: bool = False
     points: bool = False
+    ticks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -277,14 +296,11 @@ def short_count(count: int) -> str:
     return f"{count / 10**9:.3g}B" if count < 999.5 * 10**9 else f"{count / 10**9:,.0f}B"
 
 
-def mean_and_spread(values: Sequence[float], scale: float = 100.0, digits: int = 1) -> str:
-    """`76.2 (1.3)`: mean and standard deviation (n - 1) over seeds; no bracket for one value, a dash for none.
+def mean_and_spread(values: Sequence[float], scale: float = 100.0, digits: int = 1) -> Repeats:
+    """`76.2 (1.3)` as a cell: mean and standard deviation over seeds, the values themselves unrounded in it.
 
-    Values that are not numbers (a run that failed) are left out and counted: `76.2 (1.3), 1 failed`.
+    Args:
+        values: one for each seed; NaN for a run that failed.
+        scale, digits: see `Repeats`.
     """
-    finite = [scale * value for value in values if np.isfinite(value)]
-    failed = f", {len(values) - len(finite)} failed" if len(finite) < len(values) else ""
-    if not finite:
-        return f"-{failed}" if failed else "-"
-    spread = f" ({np.std(finite, ddof=1):.{digits}f})" if len(finite) > 1 else ""
-    return f"{np.mean(finite):.{digits}f}{spread}{failed}"
+    return Repeats(tuple(map(float, values)), scale, digits)

@@ -13,8 +13,8 @@ Premises under which these hold, beyond those printed:
 
 - R is the optimum of the ridge objective `||y - f||^2 + sigma ||f||_H^2`, `sigma y'(K + sigma I)^-1 y`. The empirical
   risk that the source's eq. 4 defines, ||y - f||^2 up to 1/n, falls below the lower bound of eq. 6: for K = sigma = y = 1
-  it is 1/4, the bound 1/2. It obeys `residual_bounds`. Eq. 5 has 1/n before its sum, yet the solution printed below it is
-  the one without; the sum is meant here.
+  it is 1/4, the bound 1/2. Its bounds have eq. 6's factors squared. Eq. 5 has 1/n before its sum, yet the solution
+  printed below it is the one without; the sum is meant here.
 - Eq. 7 needs an invertible K.
 - Eq. 8 needs eta < 1: for K = 1, S = 2, sigma -> 0 it reads 3 <= 1/3. With eta < 1 it holds for the ridge objective
   even with c = 1; for the empirical risk it fails at eta = 0.2 already (K = 1, S = 0.2, sigma -> 0: 0.77 <= 0.69).
@@ -103,22 +103,6 @@ def risk_bounds(eigen: Spectrum, y: Float64[np.ndarray, "k"], sigma: float) -> B
     return Bracket(sigma * norm / (sigma + eigen.largest), exact, sigma * norm / (sigma + eigen.smallest))
 
 
-def residual_bounds(eigen: Spectrum, y: Float64[np.ndarray, "k"], sigma: float) -> Bracket:
-    """The squared residual sigma^2 y'(K + sigma I)^-2 y of ridge regression, and its bounds: eq. 6's factors squared.
-
-    Args:
-        eigen: spectrum of the training kernel.
-        y: targets (less pretrained outputs), example i's output a at `i * c + a`.
-        sigma: absolute ridge strength beside a sum over examples.
-
-    Raises:
-        UsageError: sigma is not positive.
-    """
-    exact, norm = eigen.squared_residual(y, sigma), float(y @ y)
-    low, high = (norm * (sigma / (sigma + value)) ** 2 for value in (eigen.largest, eigen.smallest))
-    return Bracket(low, exact, high)
-
-
 def candidate_bounds(
     kernel: Float64[np.ndarray, "k k"],
     candidate: Float64[np.ndarray, "l m"],
@@ -136,7 +120,7 @@ def candidate_bounds(
         c: bound on kappa(K + sigma I); kappa itself without one.
 
     Raises:
-        UsageError: shapes differ, a matrix is no kernel, sigma is not positive, c is below kappa, or y has only zeros.
+        UsageError: shapes differ, a matrix is not a kernel, sigma is not positive, c is below kappa, or y has only zeros.
     """
     if kernel.shape != candidate.shape or y.shape != kernel.shape[:1] or not y.any():
         raise UsageError(

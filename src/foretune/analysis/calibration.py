@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy
+from foretune.analysis.losses import LogLoss
 from foretune.analysis.output_derivative import labelled
 from foretune.analysis.scores import predicted_classes
 from foretune.analysis.solvers.estimator import class_probabilities
@@ -35,7 +35,7 @@ class Reliability:
     Attributes:
         edges: of the bins, from 0 to 1; a confidence on an edge belongs to the bin below, as in the published code.
         confidence, accuracy: means; not a number in an empty bin.
-        count: examples.
+        count: number of examples in each bin.
     """
 
     edges: Float64[np.ndarray, "bins_plus_1"]
@@ -65,7 +65,7 @@ class Temperature:
     """A temperature fitted on validation data.
 
     Attributes:
-        value: T.
+        value: the temperature T.
         loss_before, loss_after: mean cross-entropy on the validation data at T = 1 and at T, in nats.
         at_limit: T is where the search ends, because every validation example is right already (T to 0) or the outputs
             say nothing about the labels (T to infinity); take it with care.
@@ -98,7 +98,7 @@ def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> flo
     Raises:
         UsageError: no examples, another number of labels, or a class number without an output.
     """
-    return float(CrossEntropy().values(f, labelled(f, y)).mean())
+    return float(LogLoss().values(f, labelled(f, y)).mean())
 
 
 def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], bins: int = BINS) -> Calibration:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy
+from foretune.analysis.losses import LogLoss
 from foretune.analysis.output_derivative import chi
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
@@ -38,7 +38,7 @@ def norm_slopes(
     bias: Float64[np.ndarray, "k"],
     y: Int[np.ndarray, "n"],
 ) -> Float64[np.ndarray, "k"]:
-    """DL / d||v_k|| of the summed cross-entropy, for each class.
+    """dL / d||v_k|| of the summed cross-entropy, for each class.
 
     Args:
         features: phi(x), one row an example.
@@ -56,6 +56,6 @@ def norm_slopes(
         raise UsageError(
             f"A classifier with row norms {norms.tolist()}; expected two or more rows, none of zeros. Give one row a class."
         )
-    residual = chi(features @ weight.T + bias, y, CrossEntropy())  # (n, k)
+    residual = chi(features @ weight.T + bias, y, LogLoss())  # (n, k)
     along = features @ (weight / norms[:, None]).T  # (n, k): ||phi|| cos tau
     return (residual * along).sum(0)

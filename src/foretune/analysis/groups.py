@@ -26,7 +26,7 @@ class Group:
     Attributes:
         name: of the set, such as `model.layers.3`.
         kind: `layer`, `module type`, `third`, `all linear`, or `query and value`.
-        names: its parameters.
+        names: parameters of the group.
     """
 
     name: str

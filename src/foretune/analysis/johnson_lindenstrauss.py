@@ -1,12 +1,9 @@
-r"""How many dimensions, or which LoRA rank, keep a kernel close to the full one.
+r"""How far a kernel of few dimensions may be from the full one (Malladi et al. 2023, Theorem E.2).
 
-Pr[ some |K'(i, j) - K(i, j)| >= deviation ] <= 4 N^2 exp(-L (epsilon^2 - epsilon^3) k / 4)
+    Pr[ some |K'(i, j) - K(i, j)| >= c epsilon ] <= 4 N^2 exp(-(epsilon^2 - epsilon^3) k / 4),    |K(i, j)| <= c
 
-IntrinsicDimension (Malladi et al. 2023, Theorem E.2)    deviation = c epsilon,      |K(i, j)| <= c,   L = 1
-LoRA in L layers   (Theorem E.5 and Remark E.6)          deviation = L c^2 epsilon,  ||dh||^2 <= c and ||x||^2 <= c
-
-Solved for k: `k >= 4 log(4 N^2 / delta) / (L (epsilon^2 - epsilon^3))`. A for LoRA has entries of variance 1 / r there;
-peft's own scaling differs by a known factor (`LoRA.expected_ratio`), which is divided out before measuring.
+for IntrinsicDimension fine-tuning of k numbers. Theorem E.5 and Remark E.6 say the same of LoRA of rank k for single input
+vectors, with a deviation of L c^2 epsilon and an exponent L times as large in L layers; a text has many tokens.
 """
 
 from __future__ import annotations
@@ -26,9 +23,8 @@ class JohnsonLindenstrauss:
 
     Attributes:
         n: examples N; with several outputs a kernel has N * C rows, and that is the number to give.
-        c: bound on the kernel entries (Theorem E.2), or on ||dh||^2 and ||x||^2 (Theorem E.5).
+        c: bound on the kernel entries.
         delta: probability that the bound may fail.
-        layers: L, adapted layers; None for an intrinsic dimension (Theorem E.2).
 
     Raises:
         UsageError: a number out of range.
@@ -37,31 +33,10 @@ class JohnsonLindenstrauss:
     n: int
     c: float = 1.0
     delta: float = 0.05
-    layers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.n < 1 or not self.c > 0 or not 0 < self.delta < 1 or (self.layers is not None and self.layers < 1):
-            raise UsageError(f"{self}: expected n >= 1, c > 0, 0 < delta < 1, and layers >= 1 or None.")
-
-    @property
-    def unit(self) -> float:
-        """Deviation per epsilon: c (Theorem E.2), or L c^2 (Remark E.6)."""
-        return self.c if self.layers is None else self.layers * self.c**2
-
-    def dimension(self, deviation: float) -> int:
-        """The smallest k (or LoRA rank) for which every entry deviates by less than `deviation`, except with chance delta.
-
-        Raises:
-            UsageError: the deviation is not positive, or epsilon = deviation / unit exceeds 2/3, where the bound no
-                longer improves.
-        """
-        epsilon = deviation / self.unit
-        if not 0 < epsilon <= 2 / 3:
-            raise UsageError(
-                f"A deviation of {deviation:g} is epsilon = {epsilon:.3g} in units of {self.unit:g}; the bound holds for "
-                f"0 < epsilon <= 2/3, that is up to {2 / 3 * self.unit:g}."
-            )
-        return math.ceil(self._exponent / (epsilon**2 - epsilon**3))
+        if self.n < 1 or not self.c > 0 or not 0 < self.delta < 1:
+            raise UsageError(f"{self}: expected n >= 1, c > 0, and 0 < delta < 1.")
 
     def deviation(self, k: int) -> float:
         """The deviation that k dimensions guarantee, infinite where the bound says nothing.
@@ -73,14 +48,10 @@ class JohnsonLindenstrauss:
             raise UsageError(f"k is {k}; expected at least 1.")
         from scipy.optimize import brentq
 
-        wanted = self._exponent / k
+        wanted = 4 * math.log(4 * self.n**2 / self.delta) / k
         if wanted > 4 / 27:  # the largest value of epsilon^2 - epsilon^3
             return math.inf
-        return self.unit * float(brentq(lambda e: e**2 - e**3 - wanted, 0.0, 2 / 3))  # type: ignore[arg-type]
-
-    @property
-    def _exponent(self) -> float:
-        return 4 * math.log(4 * self.n**2 / self.delta) / (self.layers or 1)
+        return self.c * float(brentq(lambda e: e**2 - e**3 - wanted, 0.0, 2 / 3))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

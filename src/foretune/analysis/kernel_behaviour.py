@@ -171,9 +171,9 @@ class KernelBehaviour:
 
     Attributes:
         analogs: kernel against fine-tuning, one test a setting; none where no kernel method was run.
-        linearization: of the fine-tuned model.
-        fixed: of its kernel.
-        thresholds: of the tests.
+        linearization: accuracies of the pretrained, linearized and fine-tuned model.
+        fixed: distance of the kernels before and after fine-tuning.
+        thresholds: limits at which the tests hold.
     """
 
     analogs: tuple[AnalogTest, ...]

@@ -7,7 +7,7 @@ starts from the linear-probing solution has been fitted to the same training exa
 and say nothing of what other parameters could learn, so that anything that starts from f0 ranks by noise. The labels
 themselves do not shrink.
 
-The error is that of examples apart from the training examples. Leaving one training example out is no substitute: a
+The error is that of examples apart from the training examples. Leaving one training example out does not replace that: a
 probed head has seen it, and gradients pass through the head.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.solvers.problem import targets
+from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int

@@ -63,11 +63,6 @@ class IterativeSpectrum:
         """Trace / lambda_max; zero for a zero kernel."""
         return self.trace / self.largest.value if self.largest.value else 0.0
 
-    @property
-    def effective_rank_error(self) -> float:
-        """Standard error of the effective rank."""
-        return self.trace_error / self.largest.value if self.largest.value else 0.0
-
     def condition_number(self, sigma: float) -> float:
         """kappa(K + sigma I) (Afzal et al. 2024, below eq. 7); infinite for a singular matrix.
 

@@ -4,23 +4,38 @@ r"""Losses as functions of the outputs, and their derivatives chi = dl/df (Malla
     cross-entropy    l = log sum_a exp f_a - f_y      chi = softmax(f) - onehot(y)
     difference form  l = log(1 + exp(-y f))           chi = -y / (1 + exp(y f)),     y = +-1
 
-Targets are one-hot, or +-1 for one difference output (`solvers.targets`). Any axes may come before (examples, outputs);
-values are in nats, or in squared units of the outputs.
+Targets are one-hot, or +-1 for one difference output f = f_1 - f_0, which stands for the two outputs (0, f). Any axes may
+come before (examples, outputs); values are in nats, or in squared units of the outputs. The losses of a run are
+`finetune.losses`, with the same names.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import expit, logsumexp
 
-from foretune.shapes import Float64
+from foretune.shapes import Float64, Int
 
 
-class Loss(ABC):
-    """A loss of one example's outputs."""
+def targets(y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]:
+    """Regression targets: +-1 for one difference output, one-hot otherwise."""
+    return (2.0 * y - 1.0)[:, None] if outputs == 1 else np.eye(outputs)[y]
+
+
+@dataclass(frozen=True)
+class OutputLoss(ABC):
+    """A loss of one example's outputs.
+
+    Attributes:
+        name: the loss as `--loss` names it.
+    """
+
+    name: ClassVar[str]
 
     @abstractmethod
     def values(self, f: Float64[np.ndarray, "*runs n c"], targets: Float64[np.ndarray, "n c"]) -> np.ndarray:
@@ -30,12 +45,14 @@ class Loss(ABC):
     def derivative(
         self, f: Float64[np.ndarray, "*runs n c"], targets: Float64[np.ndarray, "n c"]
     ) -> Float64[np.ndarray, "*runs n c"]:
-        """Chi of each example, written over `f`: a simulation has no other use for it."""
+        """chi of each example, written over `f`: a simulation has no other use for it."""
 
 
 @dataclass(frozen=True)
-class SquaredLoss(Loss):
+class HalfSquaredLoss(OutputLoss):
     """Half the squared distance to the targets."""
+
+    name: ClassVar[str] = "squared"
 
     def values(self, f: Float64[np.ndarray, "*runs n c"], targets: Float64[np.ndarray, "n c"]) -> np.ndarray:
         """The loss of each example, (*runs, n)."""
@@ -50,8 +67,10 @@ class SquaredLoss(Loss):
 
 
 @dataclass(frozen=True)
-class CrossEntropy(Loss):
+class LogLoss(OutputLoss):
     """Cross-entropy of the softmax; for one difference output, the logistic loss."""
+
+    name: ClassVar[str] = "cross-entropy"
 
     def values(self, f: Float64[np.ndarray, "*runs n c"], targets: Float64[np.ndarray, "n c"]) -> np.ndarray:
         """The loss of each example in nats, (*runs, n)."""
@@ -73,3 +92,6 @@ class CrossEntropy(Loss):
         f /= f.sum(-1, keepdims=True)
         f -= targets
         return f
+
+
+OUTPUT_LOSSES: Mapping[str, type[OutputLoss]] = {choice.name: choice for choice in (LogLoss, HalfSquaredLoss)}

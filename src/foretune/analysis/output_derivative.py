@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy, Loss
-from foretune.analysis.solvers import targets
+from foretune.analysis.losses import LogLoss, OutputLoss, targets
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 
@@ -31,23 +30,23 @@ class OutputDerivative:
 
 
 def output_derivative(
-    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: Loss | None = None
+    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: OutputLoss | None = None
 ) -> OutputDerivative:
     """The size of chi over the data (Malladi et al. 2023, Definition 2.1, Table 5).
 
     Args:
         f: outputs, before training in the paper; one column is the difference form f_1 - f_0.
         y: class numbers, m = n of them.
-        loss: `CrossEntropy()` when left out, or `SquaredLoss()`.
+        loss: `LogLoss()` when left out, or `HalfSquaredLoss()`.
 
     Raises:
         UsageError: no examples, another number of labels, or a class number without an output.
     """
-    size = np.abs(chi(f, y, loss or CrossEntropy()))
+    size = np.abs(chi(f, y, loss or LogLoss()))
     return OutputDerivative(float(size.mean()), float(size.max()))
 
 
-def chi(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: Loss) -> Float64[np.ndarray, "n c"]:
+def chi(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: OutputLoss) -> Float64[np.ndarray, "n c"]:
     """The derivative of each example's loss by its outputs, in units of the loss per output.
 
     Args and errors as in `output_derivative`.

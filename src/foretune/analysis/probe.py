@@ -27,8 +27,8 @@ class Probe:
     """A linear classifier on features.
 
     Attributes:
-        weight: (k, i), one row a class.
-        bias: (k,).
+        weight: weights of the head, (k, i), one row for each class.
+        bias: biases of the head, (k,).
         strength: the chosen inverse regularisation strength C, on scaled features.
     """
 

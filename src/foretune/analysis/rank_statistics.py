@@ -28,7 +28,7 @@ LOWEST_CEILING = 0.3
 
 
 @dataclass(frozen=True)
-class Interval:
+class BootstrapEstimate:
     """An estimate with its 95% bootstrap interval."""
 
     value: float
@@ -56,11 +56,12 @@ class Ceiling:
     def reason(self) -> str | None:
         """Why the candidates cannot be ranked; None where they can, or nobody knows."""
         if self.candidates == 0 and not self.seeds > 0:
-            return "all candidates reach the same"
+            return "all of them reach the same"
         if self.correlation < LOWEST_CEILING:
-            return f"ceiling {self.correlation:.2f} below {LOWEST_CEILING:g}"
+            seen = f"seed-to-seed rank correlation {self.correlation:.2f}, below {LOWEST_CEILING:g}"
+            return f"they differ mostly by noise ({seen})"
         if self.candidates < self.seeds:
-            return "candidates differ less from each other than from themselves over seeds"
+            return "they differ less from each other than each does from seed to seed"
         return None
 
 
@@ -86,7 +87,7 @@ def regret(score: Float64[np.ndarray, "k"], results: Float64[np.ndarray, "k"]) -
 
 def median_correlation(
     scores: Float64[np.ndarray, "s k"], results: Float64[np.ndarray, "s k"], resamples: int = 300, seed: int = 0
-) -> Interval:
+) -> BootstrapEstimate:
     """The median rank correlation over tasks and seeds, with the interval over candidates drawn again.
 
     Args:
@@ -105,7 +106,7 @@ def correlation_difference(
     results: Float64[np.ndarray, "s k"],
     resamples: int = 300,
     seed: int = 0,
-) -> Interval:
+) -> BootstrapEstimate:
     """How much higher the median rank correlation of some scores is than that of others, over the same draws.
 
     Args:
@@ -117,7 +118,7 @@ def correlation_difference(
     return _interval(value, _medians(scores[:, draws], drawn) - _medians(others[:, draws], drawn))
 
 
-def mean_over_candidates(values: Float64[np.ndarray, "s k"], resamples: int = 300, seed: int = 0) -> Interval:
+def mean_over_candidates(values: Float64[np.ndarray, "s k"], resamples: int = 300, seed: int = 0) -> BootstrapEstimate:
     """The mean of the numbers among some values, with the interval over candidates drawn again.
 
     Args:
@@ -137,11 +138,11 @@ def _medians(scores: Float64[np.ndarray, "s r k"], results: Float64[np.ndarray, 
     return np.array([_median(column) for column in rank_correlation(scores, results).T])
 
 
-def _interval(value: float, drawn: Float64[np.ndarray, "r"]) -> Interval:
+def _interval(value: float, drawn: Float64[np.ndarray, "r"]) -> BootstrapEstimate:
     if np.isnan(value):
-        return Interval(value, value, value)
+        return BootstrapEstimate(value, value, value)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+    return BootstrapEstimate(value, float(low), float(high))
 
 
 def ceiling(results: Float64[np.ndarray, "s k"]) -> Ceiling:

@@ -24,7 +24,7 @@ class SingularValues:
     """A distribution of singular values, ready to plot.
 
     Attributes:
-        values: descending.
+        values: singular values, descending.
     """
 
     values: Float64[np.ndarray, "k"]
@@ -86,12 +86,6 @@ class KernelSplit:
     def norms(self) -> tuple[float, float]:
         """The Frobenius norms of P and F."""
         return float(np.linalg.norm(self.pretrain_effective)), float(np.linalg.norm(self.ft_effective))
-
-    @property
-    def ft_share(self) -> float:
-        """||F|| / (||P|| + ||F||): how much of the kernel moves features; not a number for a zero kernel."""
-        p, f = self.norms
-        return f / (p + f) if p + f else float("nan")
 
     @property
     def spectra(self) -> dict[str, SingularValues]:

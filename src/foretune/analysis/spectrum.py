@@ -22,7 +22,7 @@ class Spectrum:
 
     Attributes:
         values: float64, ascending, shape (k,).
-        vectors: columns, shape (k, k).
+        vectors: eigenvectors as columns, (k, k).
     """
 
     values: Float64[np.ndarray, "k"]
@@ -68,17 +68,6 @@ class Spectrum:
         shares = (self.vectors.T @ y) ** 2
         return float((sigma * shares / (sigma + np.clip(self.values, 0, None))).sum())
 
-    def squared_residual(self, y: Float64[np.ndarray, "k"], sigma: float) -> float:
-        """||y - f||^2 of ridge regression, sigma^2 y^T (K + sigma I)^-2 y: `ridge_risk` less its sigma ||f||_H^2.
-
-        Raises:
-            UsageError: sigma is not positive.
-        """
-        if not sigma > 0:
-            raise UsageError(f"sigma is {sigma}; expected more than zero.")
-        shares = (self.vectors.T @ y) ** 2
-        return float((shares * (sigma / (sigma + np.clip(self.values, 0, None))) ** 2).sum())
-
 
 def symmetric(matrix: Float64[np.ndarray, "k k"]) -> bool:
     """Whether a square matrix is its own transpose, up to the rounding of single-precision gradients."""
@@ -110,7 +99,7 @@ class StableLearningRate:
     Attributes:
         squared: for the mean of half the squared distances, 2 / (lambda_max / n + proximal).
         cross_entropy: for the mean cross-entropy.
-        assumption: in words.
+        assumption: what the numbers rest on, in words.
     """
 
     squared: float

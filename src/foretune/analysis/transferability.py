@@ -69,7 +69,7 @@ def leep(probabilities: Float64[np.ndarray, "n z"], y: Int[np.ndarray, "m"]) -> 
         y: class numbers of the target task, m = n of them.
 
     Raises:
-        UsageError: fewer than two classes, another number of labels, or rows that are no probabilities.
+        UsageError: fewer than two classes, another number of labels, or rows that are not probabilities.
     """
     classes = _classes(probabilities, y)
     if (probabilities < 0).any() or not np.allclose(probabilities.sum(1), 1, atol=1e-5):

@@ -44,7 +44,7 @@ class ParameterChange:
         return self.distance / math.hypot(*(norm(tensor) for tensor in self.start.values()))
 
     def point(self, share: float) -> dict[str, Tensor]:
-        """Theta_0 + share * (theta_FT - theta_0)."""
+        """theta_0 + share * (theta_FT - theta_0)."""
         return {name: tensor + share * self.step[name] for name, tensor in self.start.items()}
 
 

@@ -11,7 +11,7 @@ from foretune.analysis import classifier, features
 from foretune.analysis.singular_values import KernelSplit
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.model.batches import Rows, pretrained
+from foretune.model.batches import Rows, outputs_and_features
 from foretune.model.head import HEAD
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64, Int
@@ -63,7 +63,7 @@ def _body_of(kernel: BlockKernel) -> Float64[np.ndarray, "n c m d"]:
     return kernel.select(lambda name: name not in HEAD).total()
 
 
-def feature_change(
+def change_of_features(
     before: Outputs, after: Outputs, rows: Rows, y: Int[np.ndarray, "n"], batch: int = 8
 ) -> features.FeatureChange:
     """How features changed in fine-tuning (Tomihari and Sato 2024, feature table). See `analysis.features`.
@@ -77,7 +77,7 @@ def feature_change(
     Raises:
         UsageError: features of different sizes, fewer than two examples or classes.
     """
-    start, end = (pretrained(outputs, rows, batch).features for outputs in (before, after))
+    start, end = (outputs_and_features(outputs, rows, batch).features for outputs in (before, after))
     if start.shape != end.shape:
         raise UsageError(
             f"Features of shapes {start.shape} before and {end.shape} after; expected the same architecture."
@@ -85,7 +85,7 @@ def feature_change(
     return features.feature_change(start, end, y)
 
 
-def row_norms(outputs: Outputs) -> Float64[np.ndarray, "k"]:
+def head_row_norms(outputs: Outputs) -> Float64[np.ndarray, "k"]:
     """The norm of the head's row of each class; see `analysis.classifier.norm_of_rows` for Norm(C).
 
     Raises:
@@ -94,13 +94,13 @@ def row_norms(outputs: Outputs) -> Float64[np.ndarray, "k"]:
     return classifier.row_norms(_head_parameters(outputs)[0])
 
 
-def norm_slopes(outputs: Outputs, rows: Rows, y: Int[np.ndarray, "n"], batch: int = 8) -> Float64[np.ndarray, "k"]:
-    """DL / d||v_k|| of the summed cross-entropy; negative where training makes the row longer.
+def head_norm_slopes(outputs: Outputs, rows: Rows, y: Int[np.ndarray, "n"], batch: int = 8) -> Float64[np.ndarray, "k"]:
+    """dL / d||v_k|| of the summed cross-entropy; negative where training makes the row longer.
 
     Args and errors as in `analysis.classifier.norm_slopes`; the outputs are `HeadLogits`.
     """
     weight, bias = _head_parameters(outputs)
-    return classifier.norm_slopes(pretrained(outputs, rows, batch).features, weight, bias, y)
+    return classifier.norm_slopes(outputs_and_features(outputs, rows, batch).features, weight, bias, y)
 
 
 def _head_parameters(outputs: Outputs) -> tuple[Float64[np.ndarray, "k i"], Float64[np.ndarray, "k"]]:

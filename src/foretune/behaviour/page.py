@@ -10,79 +10,15 @@ from typing import Any
 import numpy as np
 
 from foretune.analysis.calibration import TemperatureScaling
-from foretune.analysis.features import FeatureChange
-from foretune.analysis.kernel_behaviour import LINEARIZED_BY, KernelBehaviour
+from foretune.analysis.kernel_behaviour import LINEARIZED_BY
 from foretune.analysis.output_derivative import OutputDerivative
-from foretune.analysis.scores import Score
-from foretune.analysis.solvers import Solution
-from foretune.behaviour.linearization import Linearization
-from foretune.behaviour.smoothness import LocalLipschitz
+from foretune.behaviour.measure import Behaviour, HeadMeasures, KernelAnalog
 from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Quantity, Table, cell_text
 from foretune.progress import Stage
 from foretune.shapes import Float64
 
 _SHOWN = 5
 _NEGLIGIBLE = 1e-6  # of the whole kernel: such a block (BERT's key biases) compares rounding noise
-
-
-@dataclass(frozen=True)
-class Analog:
-    """The kernel method that stands for the run, on its own training examples.
-
-    Attributes:
-        kernel, solver: their names.
-        score: on the measured test examples.
-        tuned: of the fine-tuned model there.
-        solution: hyperparameters and predictions.
-    """
-
-    kernel: str
-    solver: str
-    score: Score
-    tuned: Score
-    solution: Solution
-
-
-@dataclass(frozen=True)
-class HeadMeasures:
-    """What only a classification head has (Tomihari and Sato 2024).
-
-    Attributes:
-        features: their change.
-        row_norms: (before, after), one number a class.
-    """
-
-    features: FeatureChange
-    row_norms: tuple[tuple[float, ...], tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class Behaviour:
-    """All measures of one run.
-
-    Attributes:
-        about: model, task, method, formula, and how many examples were used.
-        verdict: linearization, fixed features and kernel analog with their thresholds.
-        shares: block -> norm of its kernel before training over that of the whole kernel.
-        analog: the kernel method.
-        chi: output derivative on the training examples before training.
-        linearization: outputs of the three models on the test examples.
-        lipschitz: constants along the way of training; None for a run that did not move.
-        calibration: of the fine-tuned model on the test examples.
-        head: None where label words answer.
-        notes: for readers.
-    """
-
-    about: Mapping[str, Any]
-    verdict: KernelBehaviour
-    shares: Mapping[str, float]
-    analog: Analog
-    chi: OutputDerivative
-    linearization: Linearization
-    lipschitz: LocalLipschitz | None
-    calibration: TemperatureScaling
-    head: HeadMeasures | None
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -179,7 +115,7 @@ class BehaviourData:
     trained_on: int
     verdict: Mapping[str, Any]
     shares: Mapping[str, float]
-    analog: Analog
+    analog: KernelAnalog
     chi: OutputDerivative
     parameters: ParameterMoves
     gap: Gap

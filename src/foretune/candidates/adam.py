@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.dynamics import CrossEntropy, FunctionSpace, GradientDescent, curves
+from foretune.analysis.dynamics import FunctionSpace, GradientDescent, LogLoss, curves
 from foretune.analysis.output_derivative import chi
 from foretune.candidates.candidate import ALPHA, ParameterSizes
 from foretune.candidates.joint import function_space
@@ -47,7 +47,7 @@ class PredictedRun:
     """The simulated run of one point of a grid.
 
     Attributes:
-        learning_rate: Adam's.
+        learning_rate: the run's learning rate.
         steps: of the evaluations, the first before training.
         validation_losses: there, nats; infinite once the run has diverged.
     """
@@ -115,7 +115,7 @@ def _adam_space(
 ) -> FunctionSpace:
     """The linear regime in which gradient descent steps as far as Adam does."""
     n = inputs.n_train
-    derivative = chi(inputs.f0[:n], inputs.y[:n], CrossEntropy())
+    derivative = chi(inputs.f0[:n], inputs.y[:n], LogLoss())
     return function_space(adam_kernel(parts, entries, derivative, batch), inputs)
 
 
@@ -138,7 +138,7 @@ def reach(blocks: Sequence[str], rank: int | None, sizes: ParameterSizes, steps:
         blocks: parameter names, without those of a head.
         rank: of LoRA; None for full tuning.
         sizes: shapes and norms of the parameters.
-        steps: of the run.
+        steps: number of steps of the run.
     """
     norm, entries = sizes.norm(blocks), sum(sizes.entries_with_gradient(name, None) for name in blocks)
     if not norm:
@@ -164,10 +164,10 @@ class AdamRate:
         learning_rate: of the lowest simulated validation loss; None where no rate lowers it.
         worse_from: the smallest rate above it after which no evaluation is better than the start; infinite for none.
         reach: no larger rate was considered (`reach`); infinite for a head alone.
-        validation_loss: the lowest, nats.
-        steps, batch: of the simulated runs.
+        validation_loss: lowest simulated validation loss, nats.
+        steps, batch: number of steps and batch size of the simulated runs.
         evaluated: steps at which the simulated run of this rate was evaluated, the first before training.
-        validation_losses: there, nats; of a model that no rate improves, the first only.
+        validation_losses: validation losses at these steps, nats; only the first where no rate lowers it.
     """
 
     learning_rate: float | None

@@ -17,7 +17,7 @@ class Comparison:
     """Candidates, best first.
 
     Attributes:
-        candidates: by the criterion.
+        candidates: candidates, the best by the criterion first.
         considered: how many there were, with those that were not simulated.
         limits: what was limited, in words.
         criterion: the label error of a model with a head, else the simulated validation loss.

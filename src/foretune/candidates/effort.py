@@ -10,15 +10,15 @@ class Effort:
     """Limits of the comparison.
 
     Attributes:
-        steps: of each simulated run.
+        steps: number of steps of each simulated run.
         every: steps between its evaluations.
         simulated: at most this many candidates are simulated, those of the smallest ridge risk; None for all.
         greedy_sizes: modules after which the greedy search hands over a candidate; it ends with the largest.
         greedy_pool: modules that stay in the greedy search after its first step, those of the largest gain.
         greedy_rows: the greedy search looks at this many rows of the training kernel, examples times outputs.
         compared: candidates that are compared over bootstrap resamples, best first.
-        resamples: of the examples.
-        seed: of the resamples.
+        resamples: how often the examples are drawn again.
+        seed: random seed of the resamples.
     """
 
     steps: int = 200

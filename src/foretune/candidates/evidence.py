@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 
 from foretune.analysis.bounds import Bracket
-from foretune.analysis.dynamics import BestRun, CrossEntropy, Curves, FunctionSpace, GradientDescent, best_run, curves
+from foretune.analysis.dynamics import BestRun, Curves, FunctionSpace, GradientDescent, LogLoss, best_run, curves
 from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
@@ -63,7 +63,7 @@ class Pool:
         kernels: joint kernels by label, train x (train, validation, test): `sgd`, and `lora-r4` and so on.
         inputs: labels, pretrained outputs and features; without test examples where none may be looked at.
         sizes: shapes and norms of the parameters.
-        effort: limits of the work.
+        effort: limits of the simulations and resamples.
         grid: settings of real runs with AdamW that are to be predicted.
     """
 
@@ -280,9 +280,9 @@ class Evidence:
 
     @property
     def derivative(self) -> Float64[np.ndarray, "n c"]:
-        """Chi = dl/df of the training examples."""
+        """chi = dl/df of the training examples."""
         n = self.inputs.n_train
-        return chi(self.inputs.f0[:n], self.inputs.y[:n], CrossEntropy())
+        return chi(self.inputs.f0[:n], self.inputs.y[:n], LogLoss())
 
     @property
     def change(self) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from foretune.analysis.solvers import targets
+from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import spectrum
 from foretune.candidates.candidate import (
     Candidate,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from foretune.analysis.dynamics import CrossEntropy, FunctionSpace
-from foretune.analysis.solvers import targets
+from foretune.analysis.dynamics import FunctionSpace, LogLoss
+from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
 from foretune.shapes import Float64
@@ -14,7 +14,7 @@ from foretune.shapes import Float64
 def function_space(joint: Float64[np.ndarray, "n c e c"], inputs: Inputs) -> FunctionSpace:
     """The linear regime of a joint kernel: training, validation, then test examples."""
     return FunctionSpace(
-        joint.transpose(2, 3, 0, 1), inputs.f0, inputs.y, CrossEntropy(), inputs.n_validation, inputs.metric
+        joint.transpose(2, 3, 0, 1), inputs.f0, inputs.y, LogLoss(), inputs.n_validation, inputs.metric
     )
 
 

@@ -97,8 +97,8 @@ class LowestLoss:
     """The smallest validation loss of some runs, and where it was.
 
     Attributes:
-        loss: nats.
-        steps: at which it was reached.
+        loss: lowest simulated validation loss, nats.
+        steps: step at which the lowest loss was reached.
         learning_rate: of the run that reached it.
     """
 

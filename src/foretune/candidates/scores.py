@@ -13,8 +13,9 @@ import numpy as np
 
 from foretune.analysis.dynamics.learning_rates import GRID
 from foretune.analysis.label_regression import STRENGTHS
+from foretune.analysis.losses import targets
 from foretune.analysis.scores import predicted_classes
-from foretune.analysis.solvers import named_solver, targets
+from foretune.analysis.solvers import named_solver
 from foretune.analysis.solvers.estimator import class_probabilities
 from foretune.analysis.transferability import (
     kernel_target_alignment,
@@ -37,8 +38,8 @@ class Criterion:
         key: its name in `SCORES`.
         measure: what it says of a candidate.
         larger: whether larger is better.
-        name: in sentences.
-        short: as the head of a column.
+        name: the score in sentences.
+        short: the score as the heading of a column.
         field: of `CandidateScore` that holds it, where one does.
     """
 
@@ -50,7 +51,7 @@ class Criterion:
     field: str | None = None
 
     def oriented(self, seen: Evidence) -> float:
-        """Its value with the sign that makes larger better."""
+        """The score's value, signed so that larger is better."""
         value = float(self.measure(seen))
         return value if self.larger else -value
 

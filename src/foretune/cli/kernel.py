@@ -81,9 +81,8 @@ def run_kernel(
     kernels = computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
     record = named(found, record, kernels)
     each = {label: described(kernel) for label, kernel in kernels.items()}
-    stages = found.work.stages.finished
-    numbers = KernelData(**vars(record), kernel=each, stages=stages)
-    page = kernel_page(kernels, run.out, stages, facts_of(found), inputs.warnings, numbers)
+    numbers = KernelData(**vars(record), kernel=each, stages=found.work.stages.finished)
+    page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
     return deliver(page, report, folder=run.out)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from foretune.cli.places import Places
 from foretune.cli.settings import is_written_yaml
 from foretune.errors import UsageError
-from foretune.experiment.folder import KERNELS, SETTINGS, command_of, described
+from foretune.experiment.folder import KERNELS, SETTINGS, command_of, folder_description
 from foretune.kernels.folder import KERNEL
 from foretune.store.atomic import check_file, moving
 from foretune.store.json import is_written_json
@@ -36,7 +36,7 @@ def kernel_places(out: Path | None, json: Path | None, labels: Iterable[str]) ->
     """
     if out is None:
         return Places(json)
-    described(out)
+    folder_description(out)
     if command_of(out) == "tune":
         raise UsageError(f"{out} holds a fine-tuning run. Choose an empty or new folder for --out.")
     for label in labels:

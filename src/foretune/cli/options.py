@@ -18,7 +18,7 @@ from foretune.cli.ranges import (
     Device,
     Items,
     Memory,
-    Number,
+    NumberRange,
     Numbers,
     UsedWith,
     Whole,
@@ -213,7 +213,7 @@ class _Formula:
     eps: Annotated[
         float,
         option(Panel.FORMULA, "Sign kernels: smooth the sign to x / (|x| + eps); 0 is the exact sign."),
-        Number("1e-8", zero=True),
+        NumberRange("1e-8", zero=True),
         _SIGNS,
     ] = 0.0
     threshold: Annotated[
@@ -223,7 +223,7 @@ class _Formula:
             "Sign kernels: count entries below this share of their uncancelled size as zero, since rounding noise has "
             "random signs. The default changes a kernel by about 0.1% to 1%; 0 is the exact definition.",
         ),
-        Number("1e-4", zero=True),
+        NumberRange("1e-4", zero=True),
         _SIGNS,
     ] = 1e-4
     rank: Annotated[
@@ -240,7 +240,7 @@ class FormulaOptions(
         Adapter,
         Panel.FORMULA,
         "LoRA: ",
-        alpha=Field(Number("16"), _LORA),
+        alpha=Field(NumberRange("16"), _LORA),
         targets=Field(
             Items("q_proj,v_proj"),
             _LORA,

@@ -59,7 +59,7 @@ class Whole(Rule):
 
 
 @dataclass(frozen=True)
-class Number(Rule):
+class NumberRange(Rule):
     """A finite number above 0.
 
     Attributes:
@@ -175,7 +175,7 @@ class Decimals(List):
         """As `List`."""
         found = decimals(option, text, self.example)
         for number in found:
-            Number(self.example).check(option, number, {})
+            NumberRange(self.example).check(option, number, {})
         return found
 
 

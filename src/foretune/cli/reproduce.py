@@ -30,7 +30,7 @@ from foretune.text.builtin import load_task
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecipeSettings:
     """What is measured: the options, with the recipe's own settings for those left out."""
 
     model: str
@@ -77,7 +77,7 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     deliver(page, report, folder=places.page, command=command)
 
 
-def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
+def _asked(recipe: Recipe, options: ReproduceOptions) -> RecipeSettings:
     """The options, with the recipe's defaults for those left out.
 
     Raises:
@@ -91,7 +91,7 @@ def _asked(recipe: Recipe, options: ReproduceOptions) -> Asked:
     seeds = listed(options, "seeds") or usual.seeds
     test = usual.test if options.test is None else options.test
     known = tuple(load_task(task).name for task in tasks)
-    return Asked(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
+    return RecipeSettings(options.model or usual.model, known, ks, seeds, test, _words(options.words, known))
 
 
 def _words(text: str | None, tasks: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -117,7 +117,7 @@ def _budget(cut: BudgetOptions) -> Budget:
     return Budget(cut.steps, cut.evaluate_every, listed(cut, "batch_sizes") or None, given)
 
 
-def _command(options: ReproduceOptions, cut: BudgetOptions, asked: Asked) -> str:
+def _command(options: ReproduceOptions, cut: BudgetOptions, asked: RecipeSettings) -> str:
     """What makes the page again, with every setting that was not given written out."""
     chosen: dict[str, object] = {
         "model": asked.model,

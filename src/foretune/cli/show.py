@@ -65,4 +65,4 @@ def _kernels(folder: Path) -> Page:
     said = record.about
     about = reading(Account(**said["data"]), Asked(**said["asked"])) if {"data", "asked"} <= set(said) else ()
     described = {label: {**kernel.description, "shape": kernel.array.shape} for label, kernel in kernels.items()}
-    return kernel_page(kernels, folder, (), about, (), KernelData(**vars(record), kernel=described, stages=()))
+    return kernel_page(kernels, folder, about, (), KernelData(**vars(record), kernel=described, stages=()))

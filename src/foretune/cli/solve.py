@@ -10,7 +10,7 @@ from foretune.analysis.solvers import (
     SOLVERS,
     AsymmetricKernel,
     CrossValidation,
-    Data,
+    JointData,
     Validation,
     joint_data,
     named_solver,
@@ -101,7 +101,7 @@ def _solvers(label: str, names: list[str]) -> list[str]:
     return fitting
 
 
-def _data(solver: SolverOptions, record: Record, label: str) -> Data:
+def _data(solver: SolverOptions, record: Record, label: str) -> JointData:
     """Kernels, outputs and labels for the solvers."""
     kernel = _total(solver, record, label)
     back = _total(solver, record, f"{label}{_REVERSED}") if _asymmetric(label) else None

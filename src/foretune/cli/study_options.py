@@ -15,7 +15,7 @@ from foretune.cli.ranges import (
     Device,
     Items,
     Memory,
-    Number,
+    NumberRange,
     Numbers,
     Whole,
 )
@@ -163,7 +163,9 @@ class ValidateOptions:
         Decimals("5e-4,2e-3"),
     ] = "5e-4,2e-3"
     batch_size: Annotated[int, option(Panel.TRAINING, "Examples per step."), AT_LEAST_1] = 16
-    epochs: Annotated[float, option(Panel.TRAINING, "Passes over the training examples."), Number("6", most=1e6)] = 6
+    epochs: Annotated[
+        float, option(Panel.TRAINING, "Passes over the training examples."), NumberRange("6", most=1e6)
+    ] = 6
     evaluate_every: Annotated[int, option(Panel.TRAINING, "Steps between two evaluations."), AT_LEAST_1] = 8
     warm_up: Annotated[
         str | None,

@@ -32,7 +32,7 @@ from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOpti
 from foretune.errors import UsageError
 from foretune.experiment.asked import Asked, reading
 from foretune.experiment.experiment import Experiment, run_name
-from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, described
+from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, folder_description
 from foretune.finetune.folder import RUN, refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.page import TrainingPlanData, run_page, training_plan_page
@@ -41,7 +41,7 @@ from foretune.finetune.report import RESULT, RunReport, read_report, report_file
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import paper_grid
 from foretune.finetune.training import Training
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.page import Fact
 from foretune.pages.console import Console, progress_console
@@ -56,7 +56,7 @@ _NO_MATTER = {"json", "out"}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RunRecipe:
     """The options that determine a run."""
 
     model: ModelOptions
@@ -108,7 +108,7 @@ def run_tune(
         UsageError: options that do not fit, or a folder that holds another run.
     """
     refuse_half_weights(model)
-    recipe = Recipe(model, data, outputs, method, training, run)
+    recipe = RunRecipe(model, data, outputs, method, training, run)
     errors = progress_console(quiet=report.quiet)
     recipe.made()
     places = Places(report.json, (run.out,))
@@ -139,7 +139,7 @@ def reading_of(report: RunReport) -> tuple[Fact, ...]:
     return reading(Account(**report.about["data"]), Asked(**report.about["asked"]))
 
 
-def _planned(recipe: Recipe, report: ReportOptions, errors: Console) -> None:
+def _planned(recipe: RunRecipe, report: ReportOptions, errors: Console) -> None:
     """Print what the runs would need that are not finished in the folder; on request, write it as JSON."""
     method, grid = recipe.made()
     found = prepared(recipe.experiment, Places(report.json), None, errors)
@@ -153,13 +153,13 @@ def _planned(recipe: Recipe, report: ReportOptions, errors: Console) -> None:
     deliver(training_plan_page(data, facts_of(found)), report)
 
 
-def _kept(recipe: Recipe) -> RunReport | None:
+def _kept(recipe: RunRecipe) -> RunReport | None:
     """The report of a finished run; None where it is not finished, or a part of it is not there any more."""
     report = read_report(recipe.run.out)
     return None if report is None or _missing(recipe.run.out, recipe, report) else report
 
 
-def _made(recipe: Recipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
+def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
     found = prepared(recipe.experiment, places, recipe.run.out, errors)
@@ -180,13 +180,13 @@ def _zero_shot(found: Experiment) -> Score | None:
     task, test = found.task, found.split.test
     if not test:
         return None
-    before = pretrained(found.outputs, test)
+    before = outputs_and_features(found.outputs, test)
     for note in before.notes:
         warnings.warn(note, stacklevel=2)
     return scored(np.array(task.targets(test)), predicted_classes(before.outputs), task.metric)
 
 
-def _about(found: Experiment, recipe: Recipe, method: Method) -> dict[str, Any]:
+def _about(found: Experiment, recipe: RunRecipe, method: Method) -> dict[str, Any]:
     """What the report says of the run besides its results."""
     task, split = found.task, found.split
     notes = []
@@ -213,7 +213,7 @@ def _about(found: Experiment, recipe: Recipe, method: Method) -> dict[str, Any]:
     }
 
 
-def _refuse_other(folder: Path, recipe: Recipe) -> None:
+def _refuse_other(folder: Path, recipe: RunRecipe) -> None:
     """See that a folder is free, or that it holds the same run.
 
     Raises:
@@ -222,17 +222,17 @@ def _refuse_other(folder: Path, recipe: Recipe) -> None:
     """
     names = strangers_in(folder)
     if EXPERIMENT.file in names:
-        described(folder)
+        folder_description(folder)
     if not names or (EXPERIMENT.file in names and not {SETTINGS, RUNS, RESULT} & {*names}):
         return  # what stands there is of an experiment: of this one, as is seen when the data is read
     before, now = _settings(folder, "Choose an empty or new folder for --out."), repeatable(recipe.groups)
-    described(folder)
+    folder_description(folder)
     then, asked = ({key: value for key, value in found.items() if key not in _NO_MATTER} for found in (before, now))
     hint = f"repeat that run with --config {shlex.quote(str(folder / SETTINGS))}"
     RUN.refuse_other(folder, then, asked, hint)
 
 
-def read_recipe(folder: Path) -> Recipe:
+def read_recipe(folder: Path) -> RunRecipe:
     """The options that made a run folder.
 
     Raises:
@@ -241,7 +241,7 @@ def read_recipe(folder: Path) -> Recipe:
     _settings(folder, "Make one with `foretune tune MODEL DATA --out DIR`.")
     groups = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions, "method": MethodOptions}
     groups |= {"training": TrainingOptions, "run": TuneOptions}
-    return Recipe(**read_groups(folder / SETTINGS, groups, {"out": folder}))
+    return RunRecipe(**read_groups(folder / SETTINGS, groups, {"out": folder}))
 
 
 def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
@@ -257,7 +257,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
     return values
 
 
-def finished_run(folder: Path, recipe: Recipe, found: Experiment) -> Run:
+def finished_run(folder: Path, recipe: RunRecipe, found: Experiment) -> Run:
     """The run of a folder, read without training; of a grid, the best.
 
     Raises:
@@ -281,12 +281,12 @@ def _again(folder: Path) -> str:
     return shlex.join(["foretune", "tune", "--config", str(folder / SETTINGS), "--out", str(folder)])
 
 
-def _run_folder(folder: Path, recipe: Recipe, point: int) -> Path:
+def _run_folder(folder: Path, recipe: RunRecipe, point: int) -> Path:
     """The folder of one run: of a grid, of one of its points."""
     return folder / RUNS / run_name(*recipe.made()) / f"point-{point}"
 
 
-def _missing(folder: Path, recipe: Recipe, report: RunReport) -> list[Path]:
+def _missing(folder: Path, recipe: RunRecipe, report: RunReport) -> list[Path]:
     """The stages of a finished run that are not there any more, or not whole."""
     return _unfinished(_run_folder(folder, recipe, report.chosen_point or 0), recipe.made()[0])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from foretune.cli.fields import Field, Panel, argument, option, options_of
-from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, Memory, Number, Numbers, UsedWith, Whole
+from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, Memory, NumberRange, Numbers, UsedWith, Whole
 from foretune.finetune.training import Training
 from foretune.kernels.adapter import Adapter
 from foretune.model.parameters import ParameterFilter
@@ -37,7 +37,7 @@ class MethodOptions(
         Panel.METHOD,
         "LoRA: ",
         rank=Field(Whole(1, MOST_RANK), _LORA),
-        alpha=Field(Number("16"), _LORA),
+        alpha=Field(NumberRange("16"), _LORA),
         targets=Field(
             Items("q_proj,v_proj"),
             _LORA,
@@ -60,7 +60,7 @@ class MethodOptions(
     head_learning_rate: Annotated[
         float,
         option(Panel.METHOD, "lp-ft, lp-lora: Adam's learning rate in the first stage, for the head."),
-        Number("1e-3"),
+        NumberRange("1e-3"),
         UsedWith("method", ("lp-ft", "lp-lora")),
     ] = 1e-3
 
@@ -75,7 +75,7 @@ class _Optimiser:
     learning_rate: Annotated[
         float | None,
         option(Panel.TRAINING, "Learning rate.  [default: the middle of the paper's grid]"),
-        Number("2e-5"),
+        NumberRange("2e-5"),
     ] = None
     loss: Annotated[Literal["cross-entropy", "squared"], option(Panel.TRAINING, "Loss to minimise.")] = "cross-entropy"
     batch_size: Annotated[
@@ -84,7 +84,7 @@ class _Optimiser:
     proximal: Annotated[
         float | None,
         option(Panel.TRAINING, "Strength of the proximal penalty towards the pretrained weights.  [default: none]"),
-        Number("0.1"),
+        NumberRange("0.1"),
     ] = None
 
 
@@ -95,11 +95,11 @@ class TrainingOptions(
         Panel.TRAINING,
         micro_batches=Field(AT_LEAST_1),
         steps=Field(AT_LEAST_1),
-        epochs=Field(Number("3", most=1e6)),
+        epochs=Field(NumberRange("3", most=1e6)),
         evaluate_every=Field(AT_LEAST_1),
         best_by=Field(),
         schedule=Field(),
-        clip=Field(Number("1")),
+        clip=Field(NumberRange("1")),
         dropout=Field(),
         precision=Field(),
         seed=Field(SEED, name="training_seed"),

@@ -28,7 +28,7 @@ from foretune.text.builtin import load_task
 from foretune.validate.data import ValidationData
 from foretune.validate.page import validation_page
 from foretune.validate.rankings import LOSS, SCORE, ceilings, rankings
-from foretune.validate.runs import Validation, measured
+from foretune.validate.runs import ValidationStudy, measured_candidates
 
 _PAGE = "validate"
 _OUTPUTS = {"head": PROBED_HEAD, "prompt": PROMPT}
@@ -53,7 +53,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     lm = loaded_model(model, errors)
     globs = listed(options, "candidates") or None
     with progress_bar(errors) as progress:
-        study = Validation(
+        study = ValidationStudy(
             lm=lm,
             tasks=tasks,
             sample=sample,
@@ -69,7 +69,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             memory=options.memory,
             progress=progress,
         )
-        cells = measured(study)
+        cells = measured_candidates(study)
     measures = (LOSS, SCORE)
     made = ValidationData(
         versions=versions(),

@@ -90,7 +90,7 @@ def drawn(setting: Setting) -> Drawn:
 
 
 def usual_sample(source: DataSource, k: int) -> Sample:
-    """K examples per label of a task; all of them where a label is too rare for that.
+    """k examples per label of a task; all of them where a label is too rare for that.
 
     Raises:
         UsageError, DataError: no such task, or rows that cannot be used.

@@ -22,7 +22,7 @@ from foretune.experiment.setting import Setting
 from foretune.finetune.data import split_identity
 from foretune.finetune.methods import Method
 from foretune.finetune.run import Run
-from foretune.finetune.search import Search, best_of
+from foretune.finetune.search import GridResult, best_of
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
 from foretune.kernels.block_kernel import BlockKernel, Pattern
@@ -178,7 +178,7 @@ class Experiment:
             return json.loads(json.dumps(compute()))
         return kept_value(file, self.identity, key, compute)
 
-    def search(self, method: Method, grid: Sequence[Training]) -> Search:
+    def search(self, method: Method, grid: Sequence[Training]) -> GridResult:
         """All runs of a grid.
 
         Raises:

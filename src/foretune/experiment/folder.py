@@ -69,7 +69,7 @@ class Beside(Place):
 
     def claimed(self, identity: Mapping[str, Any], others: Mapping[str, Any]) -> Path:
         """The folder or one beside it, described as that of the experiment. Args and errors as in `Place`."""
-        before = described(self.folder)
+        before = folder_description(self.folder)
         if before is None or EXPERIMENT.same(before["identity"], identity):
             return _claimed(self.folder, identity, others)
         return _claimed(self.folder.with_name(f"{self.folder.name}-{identity_hash(identity)[:12]}"), identity, others)
@@ -84,7 +84,7 @@ class Inside(Place):
         return _claimed(self.folder, identity, others, ours=("run", KERNELS, "values"))
 
 
-def described(folder: Path, ours: Sequence[str] = ()) -> dict[str, Any] | None:
+def folder_description(folder: Path, ours: Sequence[str] = ()) -> dict[str, Any] | None:
     """What a folder says of its experiment; None where it is empty or not there yet.
 
     Args:
@@ -137,9 +137,9 @@ def _agrees(folder: Path, identity: Mapping[str, Any], ours: Sequence[str]) -> b
     """Whether a folder is described as that of the experiment.
 
     Raises:
-        UsageError, StorageError: as in `described`; or it holds another experiment.
+        UsageError, StorageError: as in `folder_description`; or it holds another experiment.
     """
-    before = described(folder, ours)
+    before = folder_description(folder, ours)
     if before is not None:
         EXPERIMENT.refuse_other(folder, before["identity"], identity)
     return (folder / EXPERIMENT.file).exists()

@@ -16,7 +16,7 @@ from foretune.analysis.probe import head_probe
 from foretune.errors import UsageError
 from foretune.experiment.setting import Question
 from foretune.model.answer import AnswerLogits
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
@@ -69,7 +69,7 @@ def probed(
         DataError, NonFiniteError: see `head_probe`.
     """
     examples = [*split.train, *split.validation]
-    features = pretrained(head, examples, done=done).features
+    features = outputs_and_features(head, examples, done=done).features
     y, n = np.array(task.targets(examples)), len(split.train)
     probe = head_probe(features[:n], y[:n], features[n:], y[n:], task.metric)
     return with_weights(head, torch.from_numpy(probe.weight), torch.from_numpy(probe.bias))

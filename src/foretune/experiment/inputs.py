@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.errors import DataError
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64, Int
@@ -89,7 +89,7 @@ def forecast_inputs(
     if not split.test:
         raise DataError("No test examples are left beside training and validation. Use a smaller --k or add rows.")
     examples = [*split.train, *split.validation, *split.test]
-    found = pretrained(outputs, examples, batch, done)
+    found = outputs_and_features(outputs, examples, batch, done)
     return Inputs(
         y=np.array(task.targets(examples)),
         f0=found.outputs,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from foretune.analysis.calibration import cross_entropy
-from foretune.finetune.search import Search
+from foretune.finetune.search import GridResult
 from foretune.shapes import Int
 
 FORMAT = 2
@@ -46,12 +46,12 @@ class Outcome:
     Attributes:
         failure: why every point failed, or None; all else is then not a number, or empty.
         test_score, test_loss: of the best checkpoint; the loss in nats.
-        validation_score, validation_loss: there.
+        validation_score, validation_loss: score and loss on validation examples at that step.
         start_validation_loss: before training.
         learning_rate, batch_size: of the best point.
         step, steps: of the checkpoint, and of the run.
         trained: number of trained parameters.
-        seconds: of the run.
+        seconds: duration of the run.
         validation_losses: at every evaluation of the run, the first before training.
         evaluated: the steps of these evaluations.
         points: every run of the grid that did not fail.
@@ -74,7 +74,7 @@ class Outcome:
     points: tuple[PointCurve, ...] = ()
 
 
-def outcome_of(search: Search, y: Int[np.ndarray, "m"]) -> Outcome:
+def outcome_of(search: GridResult, y: Int[np.ndarray, "m"]) -> Outcome:
     """What a finished grid reached.
 
     Args:

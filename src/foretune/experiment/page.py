@@ -77,20 +77,18 @@ class SolveData:
 def kernel_page(
     kernels: Mapping[str, BlockKernel],
     folder: Path,
-    stages: Sequence[Stage],
     about: tuple[Fact, ...],
     notes: Sequence[str],
-    data: object,
+    data: KernelData,
 ) -> Page:
     """What was computed, where it is, and what it cost.
 
     Args:
         kernels: by label.
         folder: that holds them.
-        stages: measured.
         about: what was read and asked.
         notes: for readers.
-        data: the same for programs.
+        data: the same for programs, with what it cost.
     """
     rows: list[tuple[Cell, ...]] = []
     for label, kernel in kernels.items():
@@ -107,9 +105,12 @@ def kernel_page(
         title=f"Kernels in {folder}",
         answer=f"{count} kernel{'s' if count > 1 else ''} in {folder}: {', '.join(kernels)}",
         about=about,
-        facts=(Fact("Written", ", ".join(str(folder / KERNELS / label) for label in kernels), 6), cost_fact(stages)),
+        facts=(
+            Fact("Written", ", ".join(str(folder / KERNELS / label) for label in kernels), 6),
+            cost_fact(data.stages),
+        ),
         notes=tuple(notes),
-        tables=(Table(header, tuple(rows)), stage_table(stages)),
+        tables=(Table(header, tuple(rows)), stage_table(data.stages)),
         next=(f"foretune solve {shlex.quote(str(folder))}",),
         kind="kernel",
         data=data,

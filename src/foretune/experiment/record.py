@@ -16,7 +16,7 @@ import numpy as np
 
 from foretune.errors import KernelFolderError, nearest
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, described
+from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, folder_description
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.folder import read_description
@@ -129,7 +129,7 @@ def read_record(folder: Path) -> tuple[Record, str]:
         UsageError, KernelFolderError: there is none.
         StorageError: it is damaged, or this version cannot read it.
     """
-    values = described(folder)
+    values = folder_description(folder)
     if values is None:
         raise KernelFolderError(
             f"{folder} is not a folder of kernels: it has no {EXPERIMENT.file}. Make one with `foretune kernel MODEL DATA "

@@ -50,7 +50,7 @@ class Sample(ABC):
 
 @dataclass(frozen=True)
 class FewShot(Sample):
-    """K examples per label for training, and for validation. See `few_shot_split`."""
+    """k examples per label for training, and for validation. See `few_shot_split`."""
 
     k: int = 16
 
@@ -66,7 +66,7 @@ class FewShot(Sample):
 
 @dataclass(frozen=True)
 class Sampled(Sample):
-    """N examples for training, and for validation, labels as frequent as they come. See `sampled_split`."""
+    """n examples for training, and for validation, labels as frequent as they come. See `sampled_split`."""
 
     n: int = 128
 

@@ -52,7 +52,7 @@ class SquaredLoss(Loss):
         """The mean loss of the examples, whose classes are `y`."""
         import torch
 
-        from foretune.analysis.solvers.problem import targets
+        from foretune.analysis.losses import targets
 
         wanted = torch.from_numpy(targets(y.cpu().numpy(), logits.shape[1])).to(logits)
         return (logits - wanted).square().sum(1).mean() / 2

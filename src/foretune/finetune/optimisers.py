@@ -104,9 +104,9 @@ class SignGDOptimiser(Optimiser):
 
     def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The torch optimiser of these parameters."""
-        from foretune.finetune.sign_descent import SignDescent
+        from foretune.finetune.sign_descent import SignOptimizer
 
-        return SignDescent(parameters, self.learning_rate)
+        return SignOptimizer(parameters, self.learning_rate)
 
 
 OPTIMISERS: Mapping[str, type[Optimiser]] = {

@@ -11,7 +11,7 @@ import torch
 
 from foretune.finetune.data import Collator, Encodings, encoded_split
 from foretune.finetune.methods import Linearized, LinearProbing, Method, ProbedFirst
-from foretune.finetune.quiet import undisturbed
+from foretune.finetune.quiet import restored_global_state
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import LinearTuned, Tuned
 from foretune.model.outputs import Outputs
@@ -65,7 +65,7 @@ def training_plan(outputs: Outputs, task: Task, split: Split, method: Method, gr
     methods = [LinearProbing(), method.then] if isinstance(method, ProbedFirst) else [method]
     if not grid:
         return TrainingPlan(0, 0, 0, 0, 0.0)
-    with undisturbed(outputs.lm.device):
+    with restored_global_state(outputs.lm.device):
         stages = [_timed(outputs, task, split, each, grid[0]) for each in methods]
     n, validation, test = len(split.train), len(split.validation), len(split.test)
     steps = [training.steps_for(n) for training in grid]

@@ -11,7 +11,7 @@ import torch
 
 
 @contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
+def restored_global_state(device: torch.device) -> Iterator[None]:
     """Put global random numbers and the log level of transformers back."""
     import transformers
 

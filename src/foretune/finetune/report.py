@@ -10,7 +10,7 @@ from typing import Any
 from foretune.analysis.scores import Score
 from foretune.finetune.history import Choice, Evaluation, best_of_history
 from foretune.finetune.run import Run
-from foretune.finetune.search import Search
+from foretune.finetune.search import GridResult
 from foretune.store.atomic import moving
 from foretune.store.json import plain
 from foretune.store.kept import DamagedError, read_kept, write_kept
@@ -70,7 +70,7 @@ class RunReport:
     chosen_point: int | None = None
 
 
-def run_report(run: Run, search: Search | None, zero_shot: Score | None, about: Mapping[str, Any]) -> RunReport:
+def run_report(run: Run, search: GridResult | None, zero_shot: Score | None, about: Mapping[str, Any]) -> RunReport:
     """The report of a run, or of the best run of a grid."""
     stages = [run] if run.probing is None else [run.probing, run]
     return RunReport(

@@ -23,7 +23,7 @@ from foretune.finetune.folder import RunFolder
 from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.learnable import refuse_unlearnable
 from foretune.finetune.methods import Linearized, LinearProbing, Method, ProbedFirst
-from foretune.finetune.quiet import undisturbed
+from foretune.finetune.quiet import restored_global_state
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import LinearTuned, Tuned
 from foretune.model.fingerprint import outputs_identity, versions_of
@@ -116,7 +116,7 @@ def fine_tuned(
         return replace(second, method=method, probing=first)
     if isinstance(method, Linearized) and training.precision != "full":
         raise UsageError("The linearized model is exact and so needs full precision. Use precision='full'.")
-    with undisturbed(outputs.lm.device):
+    with restored_global_state(outputs.lm.device):
         return _one_stage(outputs, task, split, method, training, folder, progress)
 
 

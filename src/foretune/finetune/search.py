@@ -90,7 +90,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Search:
+class GridResult:
     """The best run of a grid, and all its points."""
 
     best: Run
@@ -105,7 +105,7 @@ def best_of(
     grid: Sequence[Training],
     out: str | Path | None = None,
     progress: Progress | None = None,
-) -> Search:
+) -> GridResult:
     """Fine-tune at every point of a grid; the best is chosen as checkpoints are (`Training.best_by`).
 
     Args:
@@ -135,7 +135,7 @@ def best_of(
         raise UsageError("The grid has no points; expected at least one Training.")
     if best is None:
         raise NonFiniteError(f"All {len(points)} points of the grid failed. The last one: {points[-1].failure}")
-    return Search(best, tuple(points))
+    return GridResult(best, tuple(points))
 
 
 def _better(run: Run, than: Run) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-class SignDescent(torch.optim.Optimizer):
+class SignOptimizer(torch.optim.Optimizer):
     """The torch optimiser of `SignGDOptimiser`."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:

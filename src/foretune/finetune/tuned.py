@@ -64,7 +64,7 @@ class Tuned(nn.Module):
         return {"loss": loss, "logits": logits}
 
     def values(self, batch: Batch) -> Float[Tensor, "n c"]:
-        """F(theta, batch)."""
+        """f(theta, batch), the model's outputs."""
         return self.module(batch)
 
     def train(self, mode: bool = True) -> Tuned:
@@ -121,7 +121,7 @@ class LinearTuned(Tuned):
         self._frozen = frozen
 
     def values(self, batch: Batch) -> Float[Tensor, "n c"]:
-        """F(theta0, batch) + <df(theta0, batch), theta - theta0>."""
+        """f(theta0, batch) + <df(theta0, batch), theta - theta0>."""
         names = list(self.trained)
         at = self._frozen.parameters()
 

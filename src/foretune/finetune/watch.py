@@ -69,7 +69,7 @@ class Watch(TrainerCallback):
         return self._before + time.perf_counter() - self._started
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refuse a loss that is no number; pull towards the start."""
+        """Refuse a loss that is not a number; pull towards the start."""
         loss = self.tuned.take_losses()
         _require_finite("training", loss, state.global_step + 1, _rate(kwargs["optimizer"]))
         self._losses.append(loss)

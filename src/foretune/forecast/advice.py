@@ -13,7 +13,7 @@ from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
 from foretune.candidates.scores import Criterion
 from foretune.experiment.inputs import Inputs
-from foretune.forecast.baseline import Rule
+from foretune.forecast.baseline import ClassRule
 from foretune.forecast.prediction import Prediction, prediction
 from foretune.forecast.verdict import Verdict, verdict
 
@@ -33,7 +33,7 @@ class Advice:
         adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
         probing: linear probing, the head alone; None without a head.
         beats_probing: whether some compared candidate beats it beyond the spread; None where there is nothing to compare.
-        reason: one sentence.
+        reason: why this is advised, in one sentence.
         ties: titles of the compared candidates that the resamples cannot tell from the best.
         regime: what may take the real run out of the linear regime, or make the forecast worthless.
     """
@@ -49,7 +49,7 @@ class Advice:
     regime: tuple[str, ...]
 
 
-def advice(compared: Comparison, pool: Pool, start: Score, rule: Rule | None = None) -> Advice:
+def advice(compared: Comparison, pool: Pool, start: Score, rule: ClassRule | None = None) -> Advice:
     """The candidate to train.
 
     It comes first by the criterion. Where that is full tuning, and a LoRA candidate of fewer parameters

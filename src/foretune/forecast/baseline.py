@@ -18,7 +18,7 @@ from foretune.shapes import Float64
 
 
 @dataclass(frozen=True)
-class Rule:
+class ClassRule:
     """How outputs become classes.
 
     Attributes:
@@ -51,10 +51,10 @@ class Rule:
         return "both with a threshold set on validation" if self.thresholded else ""
 
 
-def rule_for(inputs: Inputs) -> Rule:
+def rule_for(inputs: Inputs) -> ClassRule:
     """The rule with the better validation score before training; of equals the one without a threshold."""
     if inputs.f0.shape[1] != 1:
-        return Rule()
-    held_out, with_threshold = inputs.f0[inputs.n_train :], Rule(thresholded=True)
-    better = with_threshold.validation_score(held_out, inputs) > Rule().validation_score(held_out, inputs)
-    return with_threshold if better else Rule()
+        return ClassRule()
+    held_out, with_threshold = inputs.f0[inputs.n_train :], ClassRule(thresholded=True)
+    better = with_threshold.validation_score(held_out, inputs) > ClassRule().validation_score(held_out, inputs)
+    return with_threshold if better else ClassRule()

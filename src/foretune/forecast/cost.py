@@ -24,8 +24,8 @@ class Cost:
         warm_up: of it, the warm-up's part; zero without one.
         run: of one training run, estimated.
         comparison: of a run for each candidate and learning rate, which would answer the same question, estimated.
-        runs: how many those are.
-        assumption: in words.
+        runs: number of these runs.
+        assumption: what the seconds rest on, in words.
     """
 
     forecast: float

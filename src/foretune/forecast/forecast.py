@@ -20,7 +20,7 @@ from foretune.candidates.scored import RATES_ARE_FOR
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecast.advice import Advice, advice
-from foretune.forecast.baseline import Rule, rule_for
+from foretune.forecast.baseline import ClassRule, rule_for
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
 from foretune.forecast.recommended import Recommendation, recommendation
@@ -152,7 +152,7 @@ def forecast(pool: Pool) -> Forecast:
     )
 
 
-def _answer(inputs: Inputs, advised: Advice, start: Score, rule: Rule, adamw: AdamRate | None) -> str:
+def _answer(inputs: Inputs, advised: Advice, start: Score, rule: ClassRule, adamw: AdamRate | None) -> str:
     """The forecast in words."""
     chosen, score = advised.candidate, advised.predicted.score
     known = f"{chosen.title} ({chosen.parameters:,} parameters, {chosen.score.steps} steps"

@@ -24,7 +24,7 @@ class Part:
     Attributes:
         name: layer, module type, or `whole model`.
         kind: `layer`, `module type` or `whole model`.
-        blocks, parameters: how many.
+        blocks, parameters: number of blocks and of their parameters.
         largest, smallest: eigenvalues of its training kernel.
         condition_number: kappa(K_S + sigma I) with the whole model's sigma.
         effective_rank: trace over the largest eigenvalue.

@@ -16,7 +16,7 @@ from foretune.kernels.formula import Formula, contracted
 from foretune.kernels.job import Job
 from foretune.kernels.sgd import SGD, contraction_flops
 from foretune.kernels.tile import Tile, in_pieces_of
-from foretune.model.device import finished
+from foretune.model.device import wait_for_device
 from foretune.page import Column, Fact, Page, Table
 
 _MIB = 2**20
@@ -27,8 +27,8 @@ class Estimate:
     """What a computation would need.
 
     Attributes:
-        train, evaluation: examples.
-        blocks, outputs: of the kernel.
+        train, evaluation: number of training and of other examples.
+        blocks, outputs: number of the kernel's blocks and outputs.
         longest: tokens of the longest example.
         batch, rows, columns: examples per forward pass and per tile.
         passes: examples through the model.
@@ -106,7 +106,7 @@ def _contraction_seconds(formula: Formula, job: Job, tile: Tile, passes: int) ->
 
 def _clock(device: torch.device) -> float:
     """Seconds, when the device has done what it was asked for."""
-    finished(device)
+    wait_for_device(device)
     return time.perf_counter()
 
 

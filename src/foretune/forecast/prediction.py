@@ -32,7 +32,7 @@ from foretune.candidates.candidate import PROBING
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.scores import LABEL_ERROR, Criterion
-from foretune.forecast.baseline import Rule
+from foretune.forecast.baseline import ClassRule
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Prediction:
     validation_gain: float
 
 
-def prediction(candidate: ScoredCandidate, pool: Pool, criterion: Criterion, rule: Rule | None = None) -> Prediction:
+def prediction(
+    candidate: ScoredCandidate, pool: Pool, criterion: Criterion, rule: ClassRule | None = None
+) -> Prediction:
     """What is announced for a candidate.
 
     Args:
@@ -59,7 +61,7 @@ def prediction(candidate: ScoredCandidate, pool: Pool, criterion: Criterion, rul
         criterion: what ranks; the simulated run alone predicts where that is not the label error.
         rule: how outputs become classes, `rule_for(inputs)`; without a threshold when left out.
     """
-    rule, inputs, evidence = rule or Rule(), pool.inputs, pool.evidence(candidate)
+    rule, inputs, evidence = rule or ClassRule(), pool.inputs, pool.evidence(candidate)
     before, after = inputs.f0[inputs.n_train :], evidence.run.outputs[inputs.n_train :]
     gain = rule.validation_score(after, inputs) - rule.validation_score(before, inputs)
     simulated = rule.score(after, inputs)

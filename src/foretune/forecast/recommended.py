@@ -15,7 +15,7 @@ from foretune.candidates.comparison import Comparison
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import ScoredCandidate
 from foretune.forecast.advice import Advice, regime
-from foretune.forecast.baseline import Rule
+from foretune.forecast.baseline import ClassRule
 from foretune.forecast.prediction import Prediction, prediction
 from foretune.forecast.verdict import Verdict, verdict
 
@@ -42,7 +42,7 @@ class Recommendation:
 
 
 def recommendation(
-    advised: Advice, compared: Comparison, pool: Pool, start: Score, rule: Rule
+    advised: Advice, compared: Comparison, pool: Pool, start: Score, rule: ClassRule
 ) -> Recommendation | None:
     """What to train; nothing after a no.
 

@@ -3,7 +3,7 @@ r"""Gradient factors: an exact, compact form of a parameter's per-example gradie
 For example `n` and output `c` the gradient of parameter block `W` is one of
 
     Products   dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]              a linear layer over tokens t
-    Rows       dW[n, c, ids[n, t]] += values[n, c, t]                   an embedding table, or a few rows of a matrix
+    RowFactor  dW[n, c, ids[n, t]] += values[n, c, t]                   an embedding table, or a few rows of a matrix
     Dense      dW[n, c] = values[n, c]                                  a bias, a norm weight, anything materialised
 
 Equations: the linear-layer form is the structured derivative of Novak et al., "Fast Finite Width Neural Tangent
@@ -76,15 +76,15 @@ class Products:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowFactor:
     """`dW[n, c, ids[n, t]] += values[n, c, t]`: only a few rows of the parameter have a gradient."""
 
     ids: Int[Tensor, "n t"]
     values: Float[Tensor, "n c t o"]
 
-    def of_example(self, place: int) -> Rows:
+    def of_example(self, place: int) -> RowFactor:
         """The factor of one of the examples."""
-        return Rows(self.ids[place : place + 1], self.values[place : place + 1])
+        return RowFactor(self.ids[place : place + 1], self.values[place : place + 1])
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -97,9 +97,9 @@ class Rows:
         return self.values.shape[-1]
 
     @staticmethod
-    def end_to_end(uses: Sequence[Rows]) -> Rows:
+    def end_to_end(uses: Sequence[RowFactor]) -> RowFactor:
         """Several uses as one, along tokens."""
-        return Rows(torch.cat([use.ids for use in uses], dim=1), torch.cat([use.values for use in uses], dim=2))
+        return RowFactor(torch.cat([use.ids for use in uses], dim=1), torch.cat([use.values for use in uses], dim=2))
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def live_tokens(factors: Sequence[Products]) -> int:
     return int(torch.stack([factor.alive.sum() for factor in factors]).sum())
 
 
-Factor = Products | Rows | Dense
+Factor = Products | RowFactor | Dense
 
 
 def joins(uses: Sequence[Factor]) -> bool:

@@ -3,11 +3,11 @@ r"""The operations that a parameter can go into, and the gradient factor of each
     F.linear(x, W, b)                Products(x, g), Dense(sum_t g)
     x @ W, torch.einsum              Products(x, g)                   Falcon's layers
     torch.addmm(b, x, W)             Products(x, g)                   GPT-2's Conv1D
-    F.linear(x, W[rows], b[rows])    Rows(rows, sum_t g x)            label words of an output matrix
+    F.linear(x, W[rows], b[rows])    RowFactor(rows, sum_t g x)       label words of an output matrix
     F.linear(x, W[e]), x @ W[e]      Products(x, g, group=e)          expert e of a 3-D expert weight
-    F.embedding(ids, W)              Rows(ids, g)
+    F.embedding(ids, W)              RowFactor(ids, g)
     F.layer_norm, F.rms_norm         Dense(sum_t g * normalised x), Dense(sum_t g)
-    F.layer_norm(W), F.dropout(W)    Rows(all rows, g)                a table as data: DeBERTa's relative positions
+    F.layer_norm(W), F.dropout(W)    RowFactor(all rows, g)           a table as data: DeBERTa's relative positions
     w * u + b                        Dense(sum_t g * u), Dense(sum_t g)   norms written out; (1 + w) * u too
 
 A rule runs the call and returns its result, or None when it does not cover the arguments.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from foretune.gradients.factors import Dense, Factor, Products, Rows
+from foretune.gradients.factors import Dense, Factor, Products, RowFactor
 from foretune.gradients.uses import Derivatives, NotPerExampleError, Rule, Watched
 
 if TYPE_CHECKING:
@@ -47,14 +47,14 @@ def _products(
         dtype = torch.promote_types(held.dtype, g[0].dtype)  # autocast, or a layer in a precision of its own
         if weight is not None and weight.rows is not None:
             values = torch.stack([each.mT.to(dtype) @ held.to(dtype) for each in g], dim=1)  # (n, c, w, i)
-            found.append((weight.name, Rows(weight.rows.expand(len(values), -1), values)))
+            found.append((weight.name, RowFactor(weight.rows.expand(len(values), -1), values)))
         elif weight is not None:
             group = None if weight.slice is None else torch.full(held.shape[:2], weight.slice, device=held.device)
             x, derivatives = held.to(dtype), tuple(each.to(dtype) for each in g)
             found.append((weight.name, Products(x, derivatives, group, turned=turned != weight.turned)))
         if bias is not None and bias.rows is not None:
             values = torch.stack([each.sum(1) for each in g], 1).unsqueeze(-1)  # (n, c, w, 1)
-            found.append((bias.name, Rows(bias.rows.expand(len(held), -1), values)))
+            found.append((bias.name, RowFactor(bias.rows.expand(len(held), -1), values)))
         elif bias is not None:
             found.append((bias.name, Dense.summed(g)))
         return found
@@ -74,7 +74,7 @@ def _table(recorder: Recorder, w: Tensor) -> Tensor | None:
     ids = torch.arange(len(w), device=w.device)[None]  # (1, t)
     if id(w) not in recorder.tables:
         recorder.tables[id(w)] = recorder.note(
-            w.clone(), lambda g: [(watched.name, Rows(ids, torch.stack(g, 1)))], watched.name
+            w.clone(), lambda g: [(watched.name, RowFactor(ids, torch.stack(g, 1)))], watched.name
         )
     return recorder.tables[id(w)]
 
@@ -154,7 +154,10 @@ def _embedding(recorder: Recorder, func: Callable, args: tuple, kwargs: dict) ->
     def factors(g: Derivatives) -> list[tuple[str, Factor]]:
         values = torch.stack(g, dim=1)  # (n, c, t, o)
         return [
-            (weight.name, Rows(looked_up, values if dead is None else values.masked_fill(dead[:, None, :, None], 0)))
+            (
+                weight.name,
+                RowFactor(looked_up, values if dead is None else values.masked_fill(dead[:, None, :, None], 0)),
+            )
         ]
 
     return recorder.note(func(ids, *args[1:], **kwargs), factors, weight.name)

@@ -105,7 +105,7 @@ class GradientSource:
 
     def _part(self, ordered: Sequence[int], batch: int) -> tuple[int, ...]:
         """The places that make the next batch."""
-        count = 1 if self.single else _told_apart(min(batch, len(ordered)), self.lengths[ordered[0]])
+        count = 1 if self.single else _batch_that_shapes_can_tell(min(batch, len(ordered)), self.lengths[ordered[0]])
         return tuple(ordered[:count])
 
     def footprint(self, place: int) -> tuple[int, int]:
@@ -143,7 +143,7 @@ class GradientSource:
         return None
 
 
-def _told_apart(examples: int, tokens: int) -> int:
+def _batch_that_shapes_can_tell(examples: int, tokens: int) -> int:
     """At most `examples`, but never as many as tokens: shapes tell (n, t) from a (query, key) table that examples share."""
     if tokens == 1:
         return 1

@@ -11,7 +11,7 @@ import torch
 
 from foretune.errors import UsageError
 from foretune.kernels.tile import chunk_bytes
-from foretune.kernels.tiles import AUTO, Sizes, memory_bytes, shown
+from foretune.kernels.tiles import AUTO, Sizes, memory_bytes, memory_text
 from foretune.model.device import examples_a_pass
 
 _CARD, _HOST = 0.9, 0.5
@@ -58,6 +58,6 @@ def refuse_beyond_host(arrays: int) -> None:
     free = psutil.virtual_memory().available
     if arrays > _HOST * free:
         raise UsageError(
-            f"The kernels take {shown(arrays)} of memory on the host, where {shown(free)} are free, and half of it at most "
-            "is used for them. Use fewer examples or --blocks."
+            f"The kernels take {memory_text(arrays)} of memory on the host, where {memory_text(free)} are free, and half "
+            "of it at most is used for them. Use fewer examples or --blocks."
         )

@@ -11,7 +11,7 @@ import torch
 
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel, Pattern
-from foretune.kernels.engine import computed
+from foretune.kernels.engine import run_job
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job, separate_job
 from foretune.kernels.law import check_law
@@ -57,7 +57,7 @@ def block_kernels(
         NonFiniteError: infinite or undefined activations or gradients, with the module's name.
     """
     job = separate_job(outputs, rows, columns, blocks)
-    return computed(job, [formula or SGD()], memory, [None if out is None else Path(out)], progress)[0]
+    return run_job(job, [formula or SGD()], memory, [None if out is None else Path(out)], progress)[0]
 
 
 def joint_kernels(
@@ -78,7 +78,7 @@ def joint_kernels(
         Block kernels of shape (b, n, c, n + m, c): the first n columns are the symmetric training kernel.
     """
     job = joint_job(outputs, train, evaluation, blocks)
-    return computed(job, [formula or SGD()], memory, [None if out is None else Path(out)], progress)[0]
+    return run_job(job, [formula or SGD()], memory, [None if out is None else Path(out)], progress)[0]
 
 
 def kernels_of(
@@ -109,7 +109,7 @@ def kernels_of(
     if not labels or len(set(labels)) < len(labels):
         raise UsageError(f"The formulas are {', '.join(labels) or '(none)'}; expected at least one, each label once.")
     folders = [None if out is None else Path(out) / label for label in labels]
-    return dict(zip(labels, computed(job, formulas, memory, folders, progress, started), strict=True))
+    return dict(zip(labels, run_job(job, formulas, memory, folders, progress, started), strict=True))
 
 
 @torch.inference_mode(False)

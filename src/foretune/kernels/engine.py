@@ -21,7 +21,7 @@ from foretune.kernels.arrivals import Arrivals
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.folder import KernelFolder
 from foretune.kernels.formula import Formula, contracted, overflow
-from foretune.kernels.job import Job, described
+from foretune.kernels.job import Job, job_description
 from foretune.kernels.law import check_law
 from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.kernels.tiles import Plan
@@ -51,7 +51,7 @@ class _Target:
 
 
 @torch.inference_mode(False)
-def computed(
+def run_job(
     job: Job,
     formulas: Sequence[Formula],
     memory: str | int,
@@ -69,7 +69,7 @@ def computed(
         progress: called as the work goes on.
         started: called once every folder has been found to hold this computation, or nothing.
     """
-    common = described(job)
+    common = job_description(job)
     targets = [_target(job, formula, common, path) for formula, path in zip(formulas, out, strict=True)]
     unfinished: dict[Plan, list[_Target]] = defaultdict(list)
     fresh: list[_Target] = []

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from foretune.gradients.factors import Dense, Factor, FactorBatch, Products, Rows
+from foretune.gradients.factors import Dense, Factor, FactorBatch, Products, RowFactor
 from foretune.kernels.formula import Formula
 from foretune.kernels.lora import LoRA
 from foretune.kernels.materialised import gradient_chunks, side_of
@@ -81,7 +81,7 @@ def _entries(gradient: Tensor, factor: Factor) -> Float64[Tensor, "e rows width"
     if isinstance(factor, Products):
         slices = gradient.reshape(-1, *gradient.shape[-2:])
         return slices.mT.contiguous() if factor.turned else slices
-    if isinstance(factor, Rows):
+    if isinstance(factor, RowFactor):
         return gradient.reshape(1, len(gradient), -1)
     return gradient.reshape(1, -1, factor.inputs or gradient.numel())
 
@@ -122,8 +122,8 @@ def _as_factor(entries: Float64[Tensor, "e rows width"], like: Factor) -> Factor
     """A gradient as a factor of the same kind: all rows of a table, or identities as inputs."""
     if isinstance(like, Dense):
         return Dense.whole(entries.reshape(1, 1, -1))
-    if isinstance(like, Rows):
-        return Rows(torch.arange(entries.shape[1], device=entries.device)[None], entries[None])
+    if isinstance(like, RowFactor):
+        return RowFactor(torch.arange(entries.shape[1], device=entries.device)[None], entries[None])
     count, _, inputs = entries.shape
     x = torch.eye(inputs, dtype=entries.dtype, device=entries.device).repeat(count, 1)[None]  # (1, e * i, i)
     group = torch.arange(count, device=entries.device).repeat_interleave(inputs)[None]

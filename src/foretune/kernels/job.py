@@ -14,7 +14,7 @@ from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import Pattern, matching
 from foretune.kernels.budget import device_bytes, refuse_beyond_host, sizes_on
 from foretune.kernels.formula import Formula
-from foretune.kernels.tiles import Footprint, Plan, Sizes, planned, refuse_too_large
+from foretune.kernels.tiles import Footprint, Plan, Sizes, refuse_too_large, tile_plan
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import AnyRows, Example, as_examples
@@ -92,7 +92,7 @@ class Job:
             refuse_beyond_host(arrays)
             arrays = 0
         single, sizes = self.source.single, self.sizes(memory)
-        return planned(footprint, sides, budget, arrays, overlap=self.overlap, single=single, sizes=sizes)
+        return tile_plan(footprint, sides, budget, arrays, overlap=self.overlap, single=single, sizes=sizes)
 
 
 def separate_job(
@@ -140,7 +140,7 @@ def _names(outputs: Outputs, blocks: Pattern | None) -> list[str]:
     return names if blocks is None else [names[place] for place in matching(names, blocks)]
 
 
-def described(job: Job) -> dict[str, object]:
+def job_description(job: Job) -> dict[str, object]:
     """Everything that determines the values of a job's kernels, but for the formula."""
     return {
         **outputs_identity(job.source.outputs),

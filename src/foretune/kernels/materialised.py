@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from foretune.gradients.factors import Dense, Factor, Products, Rows
+from foretune.gradients.factors import Dense, Factor, Products, RowFactor
 from foretune.kernels import tile as tiles_of
 from foretune.kernels.products import add_product, add_triangle, mirror
 from foretune.kernels.tile import ALIGNED, Tile, Workspace, zero_kernel
@@ -23,7 +23,7 @@ from foretune.shapes import Float, Int
 
 
 @dataclass(frozen=True)
-class Part:
+class MaterialisedPart:
     """The factor of one block in one batch.
 
     Attributes:
@@ -37,13 +37,13 @@ class Part:
     scale: Float[Tensor, "k"] | None = None
 
 
-Side = Sequence[Part]
+Side = Sequence[MaterialisedPart]
 """The factors of one block, batch by batch."""
 
 
 def side_of(name: str, tile: Tile) -> Side:
     """The factors of the block `name` in a tile."""
-    return [Part(batch.outputs.numel(), batch.factors.get(name)) for batch in tile]
+    return [MaterialisedPart(batch.outputs.numel(), batch.factors.get(name)) for batch in tile]
 
 
 def materialised_kernel(
@@ -116,7 +116,7 @@ def _pieces(kind: Factor, sides: Sequence[Side]) -> Iterator[tuple[int, Sequence
     """For each slice of the parameter: its number, the rows wanted, entries a row, and how rows are formed."""
     if isinstance(kind, Dense):
         yield 0, range(1), kind.values.shape[-1], _dense_gradients
-    elif isinstance(kind, Rows):
+    elif isinstance(kind, RowFactor):
         ids = _common_ids(sides)
         yield 0, ids.tolist(), kind.values.shape[-1], partial(_row_gradients, ids)
     elif kind.group is None:
@@ -175,7 +175,7 @@ def _slice_gradients(
 
 
 def _row_gradients(
-    ids: Int[Tensor, "k"], start: int, end: int, factor: Rows, scale: Tensor | None, into: Float[Tensor, "nc p"]
+    ids: Int[Tensor, "k"], start: int, end: int, factor: RowFactor, scale: Tensor | None, into: Float[Tensor, "nc p"]
 ) -> None:
     """The gradient's rows `ids` (sorted) for each example and output; repeated tokens of an example add up."""
     n, c, t, o = factor.values.shape
@@ -198,8 +198,8 @@ def _groups(sides: Sequence[Side]) -> list[int]:
 def _common_ids(sides: Sequence[Side]) -> Int[Tensor, "k"]:
     """The row numbers that every side touches, sorted; no other row adds to the kernel."""
     ids, *others = [
-        torch.unique(torch.cat([part.factor.ids.reshape(-1) for part in side if isinstance(part.factor, Rows)]))
-        if any(isinstance(part.factor, Rows) for part in side)
+        torch.unique(torch.cat([part.factor.ids.reshape(-1) for part in side if isinstance(part.factor, RowFactor)]))
+        if any(isinstance(part.factor, RowFactor) for part in side)
         else torch.empty(0, dtype=torch.long)
         for side in sides
     ]

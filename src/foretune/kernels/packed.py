@@ -16,7 +16,7 @@ from foretune.shapes import Bool, Float, Int
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class PackedLayout:
     """Where the tokens of a tile stand when those without a gradient are left out.
 
     Attributes:
@@ -71,7 +71,7 @@ class Packed:
     x: Float[Tensor, "k i"]
     g: Float[Tensor, "c k o"]
     group: Int[Tensor, "k"] | None
-    layout: Layout
+    layout: PackedLayout
     inputs: int
 
 
@@ -80,7 +80,7 @@ class Packer:
 
     def __init__(self, tile: Tile, space: Workspace, side: str) -> None:
         self.tile, self.space, self.side = tile, space, side
-        self.layout: Layout | None = None
+        self.layout: PackedLayout | None = None
         self.packed_inputs: list[Tensor] = []
         self.x = space.like
         self.inputs = 0
@@ -111,11 +111,11 @@ class Packer:
         ]
         return Packed(self.x, g, torch.cat(groups) if groups else None, layout, self.inputs)
 
-    def _laid_out(self, alive: list[Bool[Tensor, "_ _"] | None]) -> Layout:
+    def _laid_out(self, alive: list[Bool[Tensor, "_ _"] | None]) -> PackedLayout:
         """The layout of these tokens: the very same object as long as they do not change."""
         if self.layout is None or not self.layout.fits(alive):
             counts = tuple(len(batch.positions) for batch in self.tile)
-            self.layout = Layout(tuple(alive), counts, self.tile[0].outputs.shape[1])
+            self.layout = PackedLayout(tuple(alive), counts, self.tile[0].outputs.shape[1])
             self.packed_inputs = []
         return self.layout
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from foretune.errors import UsageError
-from foretune.gradients.factors import Dense, Factor, Products, Rows
+from foretune.gradients.factors import Dense, Factor, Products, RowFactor
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, side_of
@@ -171,7 +171,7 @@ class Kronecker(Projection):
         if isinstance(factor, Dense):
             return factor.values @ self._normal(factor.values, factor.values.shape[-1], self.k, "dense", name)
         size_g, size_x = self.sizes
-        if isinstance(factor, Rows):
+        if isinstance(factor, RowFactor):
             g, x = factor.values, self._tokens(name, factor)
         else:
             g = torch.stack(factor.g, dim=1)  # (n, c, t, o)
@@ -181,7 +181,7 @@ class Kronecker(Projection):
             x = x * self._slices(name, factor.group, x)
         return torch.einsum("nctg,ntx->ncgx", g, x).flatten(2)
 
-    def _tokens(self, name: str, factor: Rows) -> Float[Tensor, "n t x"]:
+    def _tokens(self, name: str, factor: RowFactor) -> Float[Tensor, "n t x"]:
         """The projected one-hot input of each token: one vector for each row of the table."""
         ids, places = torch.unique(factor.ids, return_inverse=True)
         vectors = [draws(self.seed, "row", name, int(row)).standard_normal(self.sizes[1]) for row in ids]

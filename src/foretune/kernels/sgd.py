@@ -56,7 +56,7 @@ def sgd_kernels(rows: Tile, columns: Tile, names: Sequence[str]) -> Iterator[tup
 
     Args:
         rows: gradient factors; examples are in the order of the batches.
-        columns: likewise.
+        columns: factors of the columns.
         names: the blocks wanted.
 
     Yields:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from foretune.errors import UsageError
-from foretune.gradients.factors import Dense, FactorBatch, Rows
+from foretune.gradients.factors import Dense, FactorBatch, RowFactor
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import Side, gradient_chunks, side_of
@@ -229,7 +229,7 @@ def uncancelled_size(batch: FactorBatch, name: str) -> Float[Tensor, "n c"]:
         return torch.zeros_like(batch.outputs)
     if isinstance(factor, Dense):
         return factor.scale
-    if isinstance(factor, Rows):
+    if isinstance(factor, RowFactor):
         return factor.values.norm(dim=-1).sum(-1) / math.sqrt(factor.values.shape[-1])
     inputs = factor.x.norm(dim=-1)  # (n, t)
     sums = torch.stack([(g.norm(dim=-1) * inputs).sum(-1) for g in factor.g], dim=1)  # (n, c)

@@ -118,7 +118,7 @@ class Plan:
     peak: int
 
 
-def planned(
+def tile_plan(
     footprint: Footprint,
     lengths: tuple[Sequence[int], Sequence[int]],
     budget: int,
@@ -169,9 +169,10 @@ def planned(
     pair = reserve + footprint.graph * longest + 2 * (footprint.fixed + footprint.token * longest)
     needed = max(2 * arrays, arrays + pair / _ALLOCATOR)
     raise UsageError(
-        f"The memory budget of {shown(budget)} is too small: {shown(needed)} are needed, {shown(arrays)} of them for the "
-        f"kernels themselves (half of the budget at most) and the rest for two examples of {longest} tokens. Use --memory "
-        f"{shown(needed).replace(' ', '')}, fewer examples, --blocks, or a smaller --max-length."
+        f"The memory budget of {memory_text(budget)} is too small: {memory_text(needed)} are needed, "
+        f"{memory_text(arrays)} of them for the kernels themselves (half of the budget at most) and the rest for two "
+        f"examples of {longest} tokens. Use --memory "
+        f"{memory_text(needed).replace(' ', '')}, fewer examples, --blocks, or a smaller --max-length."
     )
 
 
@@ -188,10 +189,10 @@ def refuse_too_large(arrays: int, budget: int) -> None:
     here = machine_memory()
     if 2 * arrays > here and (arrays > budget // 2 or arrays > here):
         raise UsageError(
-            f"The kernels take {shown(arrays)}, too many for this machine's {shown(here)} of memory (half of it at "
-            "most). They grow with the number of parameter blocks, and with the squares of the numbers of labels and of "
-            "examples. Choose fewer labels (--labels a,b), fewer examples (--k, --test), fewer blocks (--layers 10,11 or "
-            "--blocks) or one kernel (--formula sgd of `foretune kernel`)."
+            f"The kernels take {memory_text(arrays)}, too many for this machine's {memory_text(here)} of memory (half of "
+            "it at most). They grow with the number of parameter blocks, and with the squares of the numbers of labels and "
+            "of examples. Choose fewer labels (--labels a,b), fewer examples (--k, --test), fewer blocks (--layers 10,11 "
+            "or --blocks) or one kernel (--formula sgd of `foretune kernel`)."
         )
 
 
@@ -203,7 +204,7 @@ def machine_memory() -> int:
         return 2**63
 
 
-def shown(size: int | float) -> str:
+def memory_text(size: int | float) -> str:
     """A number of bytes in MiB, rounded up, or in GiB from 10 GiB on."""
     return f"{math.ceil(size / 2**20 + 1)} MiB" if size < 10 * 2**30 else f"{math.ceil(size / 2**30)} GiB"
 

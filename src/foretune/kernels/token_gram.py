@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from foretune.kernels import tile as tiles_of
-from foretune.kernels.packed import Layout, Packed, Packer
+from foretune.kernels.packed import Packed, PackedLayout, Packer
 from foretune.kernels.products import mirror
 from foretune.kernels.tile import Tile, Workspace, aligned, zero_kernel
 from foretune.shapes import Float, Float64
@@ -115,7 +115,7 @@ def _gram(left: Float[Tensor, "t i"], right: Float[Tensor, "s i"]) -> Float[Tens
     return torch.mm(left, right.T, out=left.new_empty(len(left), width)[:, : len(right)])
 
 
-def _pieces(first: Packed, columns: Layout, *, same: bool) -> Iterator[_Piece]:
+def _pieces(first: Packed, columns: PackedLayout, *, same: bool) -> Iterator[_Piece]:
     """Pieces whose products fill a chunk; of a symmetric kernel each has a share of the examples at most."""
     layout = first.layout
     ends, n = layout.ends, len(layout.ends) - 1

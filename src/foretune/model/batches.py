@@ -49,7 +49,7 @@ def _batches(outputs: Outputs, encoded: Sequence[Encoded], size: int) -> Iterato
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class OutputsAndFeatures:
     """What a model says of some examples as it stands.
 
     Attributes:
@@ -116,9 +116,9 @@ def constant(values: Float64[np.ndarray, "e i"]) -> bool:
     return bool(np.ptp(values, axis=0).max() <= _ROUNDING * np.abs(values).max())
 
 
-def pretrained(
+def outputs_and_features(
     outputs: Outputs, rows: Rows, batch: int | None = None, done: Callable[[int, int], None] = lambda *_: None
-) -> Pretrained:
+) -> OutputsAndFeatures:
     """The model's outputs and features.
 
     Args:
@@ -149,7 +149,7 @@ def pretrained(
     )
     lost = (lost_piece(outputs.lm.tokenizer, f"{each.text} {each.text2 or ''}") for each, _ in read)
     hidden = np.stack(features)
-    return Pretrained(
+    return OutputsAndFeatures(
         np.stack(f0),
         hidden,
         cut=sum(item.cut for item in encoded),

@@ -12,7 +12,7 @@ def examples_a_pass(device: torch.device) -> int:
     return _EXAMPLES.get(device.type, _EXAMPLES["cpu"])
 
 
-def finished(device: torch.device) -> None:
+def wait_for_device(device: torch.device) -> None:
     """Wait until a GPU has done what it was asked for: only then does a clock show what it took."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -20,7 +20,7 @@ from foretune.model.cutting import first_tokens, token_count
 from foretune.model.label_words import Continuation, continuation, masked_pieces, one_token_each
 from foretune.text.example import Example
 from foretune.text.task import Task
-from foretune.text.template import filled, mask_place
+from foretune.text.template import filled_prompt, mask_place
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -260,7 +260,7 @@ class PromptEncoder:
 
     def _prompt(self, texts: Mapping[str, str]) -> str:
         """The prompt as it is written; of a causal model, up to the answer."""
-        return filled(self.pieces, {**texts, "mask": str(self.tokenizer.mask_token) if self.masked else ""})
+        return filled_prompt(self.pieces, {**texts, "mask": str(self.tokenizer.mask_token) if self.masked else ""})
 
     def _shorten(self, texts: dict[str, str], excess: int) -> None:
         """Cut `excess` tokens off the longer text."""
@@ -296,7 +296,7 @@ class PromptEncoder:
         )
 
     def answer_ids(self, *, first_piece: bool = False) -> list[int]:
-        """The token that each label's word is in the place of the answer, in label order.
+        """The token of each label's word where the answer stands, in label order.
 
         See `foretune.model.label_words`.
 

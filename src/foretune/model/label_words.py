@@ -1,4 +1,4 @@
-"""The tokens of label words in the place of the answer, and where a causal prompt ends for them.
+"""The tokens of label words where the answer stands, and where a causal prompt ends for them.
 
 Behind a causal prompt the words are read as they follow it: prompt and word are tokenized together. A byte-level
 tokenizer writes `It was great` as `It`, ` was`, ` great`, so the prompt `It was ` ends before its last space, which the
@@ -53,7 +53,7 @@ def continuation(tokenizer: PreTrainedTokenizerBase, prompt: str, words: Sequenc
 
 
 def masked_pieces(tokenizer: PreTrainedTokenizerBase, lead: str, words: Sequence[str]) -> Pieces:
-    """The tokens of words in the place of a mask.
+    """The tokens of words that fill a mask.
 
     They come with a space in front where that makes each of them one token, as in Gao et al. 2021, also when nothing
     stands before the mask; else without.

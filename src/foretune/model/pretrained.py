@@ -16,7 +16,7 @@ from foretune.errors import ForetuneError, ModelError, nearest
 from foretune.model.builtin import MODELS
 from foretune.model.kinds import kind_of, loading_class
 from foretune.model.load_report import check_finite, check_report
-from foretune.model.weight_files import check_downloaded, check_folder, odd_expert
+from foretune.model.weight_files import check_downloaded, check_weights_folder, odd_expert
 
 _FEWEST_TOKENS = 3
 """Tokens besides the special ones that a vocabulary has at least; transformers makes smaller ones where files lack."""
@@ -91,7 +91,7 @@ def loaded_parts(source: Source, dtype: torch.dtype, kind: str | None) -> tuple[
     import transformers
 
     if source.local and source.gguf_file is None:
-        check_folder(source.name, Path(source.place))
+        check_weights_folder(source.name, Path(source.place))
     config = source.load(transformers.AutoConfig)
     kind = kind or kind_of(config)
     tokenizer = source.load(transformers.AutoTokenizer)

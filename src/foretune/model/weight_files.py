@@ -39,7 +39,7 @@ class Stored:
     shape: tuple[int, ...]
 
 
-def check_folder(name: str, folder: Path) -> None:
+def check_weights_folder(name: str, folder: Path) -> None:
     """See that a folder holds a model in safetensors files, each of them whole.
 
     Raises:
@@ -74,7 +74,7 @@ def check_folder(name: str, folder: Path) -> None:
 
 
 def check_downloaded(name: str, folder: Path) -> None:
-    """See of a folder that a library has downloaded and read that its weights are no packed numbers without a key.
+    """See of a folder that a library has downloaded and read that its weights are not packed numbers without a key.
 
     Raises:
         ModelError: they are.
@@ -287,7 +287,7 @@ def check_gguf(file: Path) -> None:
 
 
 def refuse_stand_in(file: Path, start: bytes) -> None:
-    """Name what stands in the place of a file of weights.
+    """Name what stands where a file of weights should be.
 
     Raises:
         ModelError: nothing, a pointer of Git LFS, or a web page.

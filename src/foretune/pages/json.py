@@ -1,7 +1,7 @@
 """A page as JSON, and pages read from JSON.
 
-    format      number of the layout: a reader that knows it knows the fields
     foretune    version that wrote it
+    format      number of the layout: a reader that knows it knows the fields
     kind        of the result, which names the schema (`foretune schema KIND`)
     command     what made it
     page        the page itself: answer, facts, tables and figures, with unrounded values and their formats
@@ -43,7 +43,7 @@ def document(page: Page, version: str, command: str = "") -> dict[str, Any]:
     shown: Any = plain({field.name: getattr(page, field.name) for field in dataclasses.fields(page)})
     for name in OF_PAGE:
         del shown[name]
-    return {"format": FORMAT, "foretune": version, "kind": page.kind, "command": command, **data, "page": shown}
+    return {"foretune": version, "format": FORMAT, "kind": page.kind, "command": command, **data, "page": shown}
 
 
 def write_page_json(path: Path, page: Page, version: str, command: str = "") -> None:
@@ -123,7 +123,7 @@ def _figure(values: Mapping[str, Any]) -> Figure:
         Curve(each["name"], _array(each["y"]), None if each["x"] is None else _array(each["x"]))
         for each in values["curves"]
     )
-    return Figure(**{**values, "curves": curves})
+    return Figure(**{**values, "curves": curves, "ticks": tuple(values["ticks"])})
 
 
 def _array(values: Sequence[Any]) -> np.ndarray:

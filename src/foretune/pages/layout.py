@@ -48,10 +48,10 @@ def draw(console: Console, table: Table, *, elsewhere: str = "") -> RenderableTy
         elsewhere: where what is left out can be found, such as `--json has all`.
     """
     rows = table.texts if table.few is None else [table.texts[place] for place in table.few]
-    return drawn(console, table.caption, table.columns, rows, headings=table.headings, elsewhere=elsewhere)
+    return fitting_table(console, table.caption, table.columns, rows, headings=table.headings, elsewhere=elsewhere)
 
 
-def drawn(
+def fitting_table(
     console: Console,
     title: str,
     columns: Sequence[Column],

@@ -54,7 +54,7 @@ _FIELD = re.compile(r"^(\w+(?:, \w+)*): (.*)$")
 _FORBID = ConfigDict(extra="forbid")
 
 
-class Number(RootModel[float | Literal["inf", "-inf"] | None]):
+class JsonNumber(RootModel[float | Literal["inf", "-inf"] | None]):
     """A number. Null is what is not one, and the infinities are strings: JSON has neither."""
 
 
@@ -67,7 +67,7 @@ def document_model(kind: str) -> type[BaseModel]:
     return create_model(
         f"{kind.title().replace('-', '')}Document",
         __base__=_model(KINDS[kind]),
-        format=(Literal[FORMAT], Field(description="Number of this layout.")),  # type: ignore[valid-type]
+        format=(Literal[FORMAT], Field(description="JsonNumber of this layout.")),  # type: ignore[valid-type]
         foretune=(str, Field(description="Version that wrote it.")),
         kind=(Literal[kind], Field(description="What made it.")),  # type: ignore[valid-type]
         command=(str, Field(description="The command that makes it again; empty where that is not told.")),
@@ -132,7 +132,7 @@ def _type(hint: Any) -> Any:
     if hasattr(hint, "dim_str"):
         return _nested(hint)
     if hint is float or (isinstance(hint, type) and issubclass(hint, np.floating)):
-        return Number
+        return JsonNumber
     if hint in _PLAIN or origin is Literal:
         return hint
     if origin in (Union, types.UnionType):
@@ -150,7 +150,7 @@ def _type(hint: Any) -> Any:
 
 def _nested(hint: Any) -> Any:
     """An array as lists in lists."""
-    made: Any = int if all("int" in str(dtype) for dtype in hint.dtypes) else Number
+    made: Any = int if all("int" in str(dtype) for dtype in hint.dtypes) else JsonNumber
     for _ in hint.dim_str.split():
         made = list[made]
     return Any if "..." in hint.dim_str else made

@@ -11,6 +11,7 @@ from foretune.page import Figure
 
 _SIZE = (6.4, 4.0)
 _MARKED = 32  # longer lines have no markers
+_LEVEL = 6  # more names on an axis are slanted
 _OPTIONS: Any = {"svg.fonttype": "none", "svg.hashsalt": "foretune"}
 
 
@@ -44,6 +45,9 @@ def _draw(axes: Any, figure: Figure) -> None:
             axes.plot(x, curve.y, "o", label=_literal(curve.name))
         else:
             axes.plot(x, curve.y, "o-" if len(x) <= _MARKED else "-", markersize=3, label=_literal(curve.name))
+    if figure.ticks:
+        slanted = 45 if len(figure.ticks) > _LEVEL else 0
+        axes.set_xticks(range(1, len(figure.ticks) + 1), map(_literal, figure.ticks), rotation=slanted)
     if figure.diagonal:
         axes.axline((0, 0), slope=1, color="grey", linewidth=1, linestyle="--")
         axes.set(xlim=(0, 1), ylim=(0, 1))

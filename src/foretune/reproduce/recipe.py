@@ -1,4 +1,4 @@
-"""One printed table or figure of a paper as a recipe, and the study that cooks it."""
+"""One printed table or figure of a paper as a recipe, and the study that runs it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import Beside
-from foretune.experiment.sample import FewShot, Sample
+from foretune.experiment.sample import FewShot, Full, Sample
 from foretune.experiment.setting import PROMPT, DataSource, Question, Setting
 from foretune.model.load import LanguageModel
 from foretune.page import Page
@@ -24,8 +24,8 @@ class Defaults:
     """What a recipe uses when nothing else is asked for.
 
     Attributes:
-        model: the built-in model that stands in the place of the paper's.
-        tasks, ks, seeds: as in the paper.
+        model: the built-in model that is used instead of the paper's.
+        tasks, ks, seeds: tasks, examples per label, and seeds of the paper.
         test: most test examples (LM-BFF's cap, Gao et al. 2021).
     """
 
@@ -44,7 +44,7 @@ class Study:
         lm: the model.
         tasks, ks, seeds, test: see `Defaults`.
         data: a folder with one folder a task; the tasks' own sources without.
-        root: where cells are kept.
+        root: folder that keeps the experiments.
         budget: how runs are trained.
         memory: budget of kernels above the model's own memory.
         words: (label, word) pairs that answer instead of a task's own words, in tasks that have the label.
@@ -65,8 +65,15 @@ class Study:
     first_piece: bool = False
     progress: Progress | None = None
 
-    def cell(self, task: str, sample: Sample | int, seed: int, output: str = PROMPT, **how: Any) -> Experiment:
-        """The experiment on a task; a number as sample is k of `FewShot`, `how` are other fields of `Question`.
+    def cell(self, task: str, sample: Sample | int | None, seed: int, output: str = PROMPT, **how: Any) -> Experiment:
+        """The experiment on a task.
+
+        Args:
+            task: its name.
+            sample: of training examples; a number is k of `FewShot`, None the whole training set.
+            seed: of the sample, and of a random head.
+            output: how the model is asked, see `Question.answered_by`.
+            how: other fields of `Question`.
 
         Raises:
             UsageError, DataError, ModelError: see `load_experiment`.
@@ -86,9 +93,9 @@ class Study:
             found = replace(found, words={**found.words, **words}, variants=variants)
         return DataSource(found if self.data is None else self.data / found.name, task=found)
 
-    def setting(self, task: str, sample: Sample | int, seed: int, output: str = PROMPT, **how: Any) -> Setting:
+    def setting(self, task: str, sample: Sample | int | None, seed: int, output: str = PROMPT, **how: Any) -> Setting:
         """What a cell is made from."""
-        chosen = FewShot(sample) if isinstance(sample, int) else sample
+        chosen = FewShot(sample) if isinstance(sample, int) else sample or Full()
         if output == PROMPT:
             how["first_piece"] = how.get("first_piece", False) or self.first_piece
         elif self.lm.left_to_right:
@@ -116,9 +123,9 @@ class Recipe(ABC):
 
     Attributes:
         name: as the command line knows it, `malladi-4`.
-        title: what it shows.
+        title: what the table or figure shows.
         source: paper, and number of the table.
-        defaults: what the paper used.
+        defaults: settings of the paper.
     """
 
     name: ClassVar[str]

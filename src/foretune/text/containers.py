@@ -62,7 +62,7 @@ def _from_columns(columns: Mapping[Any, Any]) -> list[Any]:
 
 
 def _class_names(rows: Any, read: list[Any]) -> list[Any]:
-    """Rows of a dataset with the names of its classes in the place of their numbers, -1 as none."""
+    """Rows of a dataset with the names of its classes instead of their numbers, None for -1."""
     features = getattr(rows, "features", None)
     if not isinstance(features, Mapping):
         return read

@@ -65,7 +65,7 @@ def few_shot_split(
     test_examples: Sequence[Example] | None = None,
     validation_examples: Sequence[Example] | None = None,
 ) -> Split:
-    """K examples per label for training, k others for validation, and test examples.
+    """k examples per label for training, k others for validation, and test examples.
 
     Args:
         examples: labelled examples; repeated texts and those without a label are left out and counted.
@@ -129,7 +129,7 @@ def sampled_split(
     test_examples: Sequence[Example] | None = None,
     validation_examples: Sequence[Example] | None = None,
 ) -> Split:
-    """N examples for training and n others for validation, labels as frequent as they come, at least one of each.
+    """n examples for training and n others for validation, labels as frequent as they come, at least one of each.
 
     Args:
         examples, labels, seed, test, test_examples: as in `few_shot_split`.

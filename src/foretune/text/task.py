@@ -16,7 +16,7 @@ from foretune.text.containers import row_list
 from foretune.text.example import Example, Rows, mapping_of
 from foretune.text.hub import HubSource
 from foretune.text.split import Split, few_shot_split
-from foretune.text.template import Piece, causal_pieces, filled, template_pieces
+from foretune.text.template import Piece, causal_pieces, filled_prompt, template_pieces
 
 METRICS = ("accuracy", "f1", "matthews")
 MANUAL = "manual"
@@ -155,7 +155,7 @@ class Task:
     def rendered(self, example: Example, mask: str = "[MASK]", *, causal: bool = False) -> str:
         """The prompt for one example, in words."""
         texts = {"text": example.text.strip(), "text2": (example.text2 or "").strip(), "mask": mask}
-        return filled(self.causal_pieces if causal else self.pieces, texts)
+        return filled_prompt(self.causal_pieces if causal else self.pieces, texts)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -259,7 +259,7 @@ class Task:
         test_rows: Any = None,
         validation_rows: Any = None,
     ) -> Split:
-        """K examples per label for training, k others for validation, and test examples.
+        """k examples per label for training, k others for validation, and test examples.
 
         The order is that of a hash of the seed and the row, so a seed gives the same split on every machine, whatever
         the order of the rows. Repeated texts are left out and counted, so that no text stands on both sides; rows

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -143,21 +143,3 @@ def _number(value: str, key: str, source: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", value):
         raise UsageError(f"{source}: {key}: expected a whole number, got {value!r}.")
     return int(value)
-
-
-def task_yaml(task: Task) -> str:
-    """The task as a YAML file that `read_task` reads back."""
-    import yaml
-
-    values = _plain(dataclasses.asdict(task.prompted(MANUAL)))
-    values["prompts"] = values.pop("variants", {})
-    del values["prompt"]
-    filled = {key: value for key, value in values.items() if value not in ({}, "")}
-    return yaml.safe_dump(filled, sort_keys=False, allow_unicode=True, width=120)
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and lists without their empty places, as YAML has them."""
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
-    return list(value) if isinstance(value, tuple) else value

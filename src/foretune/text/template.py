@@ -55,7 +55,7 @@ class Piece:
     marks: tuple[str, ...] = ()
 
     def filled(self, texts: Mapping[str, str]) -> str:
-        """The piece with `texts` in the place of its field."""
+        """The piece with `texts` instead of its field."""
         if self.field is None:
             return self.literal
         text = texts[self.field]
@@ -109,7 +109,7 @@ def _check(template: str, pieces: Sequence[Piece]) -> None:
         for mark in piece.marks:
             if mark not in MARKS or piece.field == "mask":
                 raise UsageError(
-                    f"Template {template!r}: {mark!r} is no mark of {{{piece.field}}}. Expected {{text|MARK}} with "
+                    f"Template {template!r}: {mark!r} is not a mark of {{{piece.field}}}. Expected {{text|MARK}} with "
                     f"{' or '.join(MARKS)}.{nearest(mark, MARKS)}"
                 )
 
@@ -137,6 +137,6 @@ def causal_pieces(template: str) -> tuple[Piece, ...]:
     return pieces[: place + 1]
 
 
-def filled(pieces: Sequence[Piece], texts: Mapping[str, str]) -> str:
+def filled_prompt(pieces: Sequence[Piece], texts: Mapping[str, str]) -> str:
     """The prompt: all pieces filled in, `texts` having one for each field."""
     return "".join(piece.filled(texts) for piece in pieces)

@@ -7,25 +7,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from foretune.analysis.rank_statistics import Ceiling
-from foretune.candidates.adam import best_predicted
-from foretune.page import Curve, Figure, Page, Table, mean_and_spread
+from foretune.candidates.adam import PredictedRun, best_predicted
+from foretune.page import Cell, Curve, Figure, Page, Table, mean_and_spread
 from foretune.shapes import Float64
-from foretune.validate.curves import curve_distance
-from foretune.validate.formatting import shown, shown_interval
 from foretune.validate.rankings import (
+    EXHAUSTIVE,
     LOSS,
     SCORE,
-    SWEEP,
     Measure,
     Ranking,
     ceilings,
+    exhaustive_search,
+    interval_text,
+    number_text,
     places_of,
     rankings,
-    sweep,
     tasks_of,
 )
 from foretune.validate.rates import losses_by_rate_table, rate_table
-from foretune.validate.runs import Measured, Validation
+from foretune.validate.runs import Measured, ValidationStudy
 from foretune.validate.stopped import stopped_findings, stopped_runs, stopped_table
 from foretune.validate.warm_up import warm_up_findings, warm_up_notes, warm_up_table
 
@@ -36,7 +36,7 @@ LITTLE = 0.02
 """A gain in nats over the start below which there is nothing to choose between."""
 
 
-def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
+def validation_page(cells: Sequence[Measured], study: ValidationStudy) -> Page:
     """The page.
 
     Args:
@@ -68,7 +68,7 @@ def validation_page(cells: Sequence[Measured], study: Validation) -> Page:
     )
 
 
-def _notes(study: Validation) -> tuple[str, ...]:
+def _notes(study: ValidationStudy) -> tuple[str, ...]:
     first = study.grid[0]
     what = "full tuning" if study.rank is None else f"LoRA, rank {study.rank}, alpha 16"
     rates = ", ".join(f"{point.optimiser.learning_rate:g}" for point in study.grid)
@@ -87,7 +87,7 @@ def _notes(study: Validation) -> tuple[str, ...]:
         "Noise ceiling: rank correlation of the real results with themselves, seed against seed. A forecast without noise "
         "would reach about its square root; one that reads a seed's own examples may find what is particular to them. Its "
         "regret is that of choosing by another seed's real results.",
-        f"{SWEEP}: every candidate is fine-tuned, and the lowest validation loss trusted.",
+        f"{EXHAUSTIVE}: fine-tune every candidate and keep the one with the lowest validation loss.",
         "LogME, LEEP and NCE score a model for a task, not the parameters that are trained: they apply where models are "
         "compared. Here they are the same for all candidates, so they have no rank correlation and the regret of a random "
         "choice. LEEP and NCE take the outputs before training for the source classifier, on validation examples.",
@@ -99,20 +99,20 @@ def _ranking_table(cells: Sequence[Measured], measure: Measure, ranked: Sequence
     rows = [
         (
             found.score,
-            shown_interval(found.median, found.low, found.high),
-            *(shown(found.by_task[task]) for task in tasks),
-            shown(found.regret, 3 if measure is LOSS else 1),
+            interval_text(found.median, found.low, found.high),
+            *(number_text(found.by_task[task]) for task in tasks),
+            number_text(found.regret, 3 if measure is LOSS else 1),
         )
-        for found in (*ranked, sweep(cells, measure))
+        for found in (*ranked, exhaustive_search(cells, measure))
     ]
     known = [limit.correlation for limit in limits.values() if not np.isnan(limit.correlation)]
     middle = float(np.median(known)) if known else float("nan")
     lost = measure.scale * float(np.mean([limit.regret for limit in limits.values()]))
     top = (
         "noise ceiling",
-        shown(middle),
-        *(shown(limits[task].correlation) for task in tasks),
-        shown(lost, 3 if measure is LOSS else 1),
+        number_text(middle),
+        *(number_text(limits[task].correlation) for task in tasks),
+        number_text(lost, 3 if measure is LOSS else 1),
     )
     header = ("score", "median (95%)", *tasks, f"regret, {measure.unit}")
     return Table(header, (*rows, top), f"Rank correlation with the {measure.name}")
@@ -126,8 +126,8 @@ def _gain_table(cells: Sequence[Measured]) -> Table:
             start, gains = _gains(cells, task, measure)
             spreads = (measure.scale * limit.candidates, measure.scale * limit.seeds)
             numbers = (start, float(gains.max()), float(np.median(gains)), *spreads)
-            found = [shown(number, digits) for number in numbers]
-            rows.append((f"{task}, {measure.name}", *found, shown(limit.correlation)))
+            found = [number_text(number, digits) for number in numbers]
+            rows.append((f"{task}, {measure.name}", *found, number_text(limit.correlation)))
     header = ("task", "start", "gain, best", "gain, median", "candidates' spread", "seeds' spread", "noise ceiling")
     caption = (
         "What there is to rank: gain of the best and the median candidate over the start (linear probing, where a head "
@@ -155,7 +155,7 @@ def _curve_table(cells: Sequence[Measured]) -> Table:
     return Table(header, tuple(rows), caption)
 
 
-def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[str, ...]:
+def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[Cell, ...]:
     pairs = [pair for cell in cells for pair in zip(cell.outcomes, cell.predicted, strict=True)]
     done = [(outcome, runs) for outcome, runs in pairs if outcome.failure is None]
     distances = [
@@ -170,14 +170,21 @@ def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[str, ...]:
         [best_predicted(runs).lowest for _, runs in done],
         distances,
     )
-    return (task, *(shown(_middle(values), 3) for values in numbers))
+    return (task, *(number_text(_middle(values), 3) for values in numbers))
+
+
+def curve_distance(predicted: PredictedRun, steps: Sequence[int], losses: Sequence[float]) -> float:
+    """Root mean square difference of two validation curves after the start, at the steps that both have, nats."""
+    known = dict(zip(predicted.steps, predicted.validation_losses, strict=True))
+    pairs = [(known[step], loss) for step, loss in zip(steps, losses, strict=True) if step > 0 and step in known]
+    return float(np.sqrt(np.mean([(a - b) ** 2 for a, b in pairs]))) if pairs else float("nan")
 
 
 def _candidate_table(cells: Sequence[Measured]) -> Table:
     tasks = tasks_of(cells)
     rows = []
     for number, name in enumerate(cells[0].names):
-        row = [name]
+        row: list[Cell] = [name]
         for task in tasks:
             chosen = [cells[place].outcomes[number] for place in places_of(cells, task)]
             row.append(mean_and_spread([outcome.test_loss for outcome in chosen], 1.0, 3))
@@ -235,7 +242,7 @@ def _findings(cells: Sequence[Measured], ranked: Mapping[str, Sequence[Ranking]]
 
 
 def _rankable(task: str, measure: Measure, limit: Ceiling) -> str:
-    return f"{task}: candidates cannot be ranked by {measure.name}, by anyone: {limit.reason}."
+    return f"{task}: no score can rank the candidates by {measure.name}: {limit.reason}."
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -9,10 +9,11 @@ import numpy as np
 
 from foretune.analysis.rank_statistics import Ceiling, ceiling, median_correlation, rank_correlation, regret
 from foretune.candidates.scores import SCORES, warmed_name
+from foretune.page import Quantity
 from foretune.shapes import Float64
 from foretune.validate.runs import Measured
 
-SWEEP = "real runs of all, by validation loss"
+EXHAUSTIVE = "exhaustive search, by validation loss"
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Measure:
     """One result by which candidates are ranked.
 
     Attributes:
-        name: in tables.
-        unit: of a regret.
+        name: the result's name in tables.
+        unit: unit of a regret.
         scale: from the result to the unit.
         of: the results of a cell, larger is better.
     """
@@ -41,10 +42,10 @@ class Ranking:
     """One score against one measure.
 
     Attributes:
-        score, measure: which.
+        score, measure: names of the score and of the result.
         median, low, high: rank correlation over tasks and seeds, with its interval over candidates; NaN where the score
             is the same for all of them.
-        by_task: task -> mean over seeds.
+        by_task: task -> rank correlation, mean over seeds.
         regret: mean over tasks and seeds, in the measure's unit.
     """
 
@@ -64,9 +65,9 @@ def rankings(cells: Sequence[Measured], measure: Measure) -> list[Ranking]:
     return [ranking_of(name, scores_of(cells, name), cells, measure) for name in names if name in cells[0].scores]
 
 
-def sweep(cells: Sequence[Measured], measure: Measure) -> Ranking:
+def exhaustive_search(cells: Sequence[Measured], measure: Measure) -> Ranking:
     """What running every candidate and trusting its validation loss would do: the most that a forecast could save."""
-    return ranking_of(SWEEP, np.stack([cell.validation_losses for cell in cells]), cells, measure)
+    return ranking_of(EXHAUSTIVE, np.stack([cell.validation_losses for cell in cells]), cells, measure)
 
 
 def ranking_of(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Measured], measure: Measure) -> Ranking:
@@ -123,3 +124,13 @@ def tasks_of(cells: Sequence[Measured]) -> list[str]:
 def places_of(cells: Sequence[Measured], task: str) -> list[int]:
     """Where the cells of a task stand."""
     return [place for place, cell in enumerate(cells) if cell.task == task]
+
+
+def number_text(value: float, digits: int = 2) -> Quantity:
+    """A number as a cell, a dash where there is none."""
+    return Quantity(float(value), f".{digits}f", missing="-")
+
+
+def interval_text(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A number with its interval, or a dash."""
+    return "-" if np.isnan(value) else f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"

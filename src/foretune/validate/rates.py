@@ -8,9 +8,8 @@ import numpy as np
 
 from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.experiment.outcome import Outcome
-from foretune.page import Table
-from foretune.validate.formatting import shown
-from foretune.validate.rankings import places_of, tasks_of
+from foretune.page import Cell, Table
+from foretune.validate.rankings import number_text, places_of, tasks_of
 from foretune.validate.runs import Measured
 
 NEAR = 3.5
@@ -65,7 +64,7 @@ def losses_by_rate_table(cells: Sequence[Measured]) -> Table:
             pairs = [(cell.outcomes[number], cell.predicted[number]) for cell in chosen]
             starts = [outcome.start_validation_loss for outcome, _ in pairs]
             columns = [_real_and_predicted(pairs, place) for place in range(len(rates))]
-            rows.append((task, name, shown(float(np.mean(starts)), 3), *columns))
+            rows.append((task, name, number_text(float(np.mean(starts)), 3), *columns))
     header = ("task", "candidate", "start", *(f"{rate:g}" for rate in rates))
     caption = (
         "Lowest validation loss by AdamW's learning rate, nats: real (predicted by simulation), means over seeds; a dash "
@@ -78,7 +77,7 @@ def _real_and_predicted(pairs: Sequence[tuple[Outcome, Sequence[PredictedRun]]],
     rate = pairs[0][1][place].learning_rate
     real = [found[rate] for outcome, _ in pairs if rate in (found := _lowest(outcome))]
     guess = float(np.mean([runs[place].lowest for _, runs in pairs]))
-    return f"{shown(float(np.mean(real)) if real else float('nan'), 3)} ({guess:.3f})"
+    return f"{number_text(float(np.mean(real)) if real else float('nan'), 3)} ({guess:.3f})"
 
 
 def lost(outcome: Outcome, rate: float) -> float:
@@ -92,7 +91,7 @@ def lost(outcome: Outcome, rate: float) -> float:
     return lowest.get(rate, outcome.start_validation_loss) - min(lowest.values())
 
 
-def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tuple[str, ...]:
+def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tuple[Cell, ...]:
     if not guesses:
         return ("-",) * 6
     best = [outcome.learning_rate for outcome, _ in guesses]
@@ -102,10 +101,10 @@ def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tup
     return (
         f"{ratios.count(1.0)} of {len(guesses)}",
         f"{sum(ratio <= NEAR for ratio in ratios)} of {len(guesses)}",
-        shown(float(np.mean([lost(outcome, guess) for outcome, guess in guesses])), 3),
+        number_text(float(np.mean([lost(outcome, guess) for outcome, guess in guesses])), 3),
         f"{usual:g}: {best.count(usual)} of {len(guesses)}",
-        shown(float(np.mean([lost(outcome, usual) for outcome, _ in guesses])), 3),
-        shown(float(np.mean(worst)), 3),
+        number_text(float(np.mean([lost(outcome, usual) for outcome, _ in guesses])), 3),
+        number_text(float(np.mean(worst)), 3),
     )
 
 

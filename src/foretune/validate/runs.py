@@ -5,6 +5,7 @@ Each seed has training and validation examples of its own.
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -20,7 +21,7 @@ from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.evidence import Evidence, Pool
 from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
-from foretune.errors import UsageError
+from foretune.errors import UsageError, nearest
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import Beside
 from foretune.experiment.outcome import Outcome
@@ -33,11 +34,13 @@ from foretune.progress import Progress
 from foretune.shapes import Float64
 from foretune.store.kept import identity_hash
 from foretune.text.builtin import load_task
-from foretune.validate.chosen import chosen_labels, common_labels
+
+FEWEST = 4
+"""Candidates that a ranking needs."""
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationStudy:
     """What is asked for.
 
     Attributes:
@@ -86,11 +89,11 @@ class Measured:
     """The candidates on one task and seed, all in the same order.
 
     Attributes:
-        task, seed: which.
+        task, seed: name of the task, and the seed.
         metric: `accuracy`, `f1` or `matthews`.
         start_loss, start_score: on test examples before training: of linear probing, where a head starts from it.
-        names: of the candidates.
-        outcomes: of real fine-tuning.
+        names: labels of the candidates.
+        outcomes: what real fine-tuning of each candidate reached.
         scores: name of a score, or of a score after a warm-up (`warmed_name`) -> its values.
         predicted: the simulated runs of the grid, from the kernel before training.
         reach: the largest rate of Adam that a forecast would name, of every candidate (`candidates.adam.reach`).
@@ -137,13 +140,36 @@ def candidates_of(cell: Experiment, rank: int | None) -> list[Candidate]:
     return [item for item in every if item.rank == rank and item.kind != PROBING]
 
 
+def common_labels(found: Sequence[Sequence[Candidate]]) -> list[str]:
+    """The labels that every cell has, in the order of the first: the greedy search can end early on some samples."""
+    return [item.label for item in found[0] if all(any(item.label == other.label for other in of) for of in found)]
+
+
+def chosen_labels(labels: Sequence[str], globs: Sequence[str] | None) -> list[str]:
+    """The labels that match one of some globs, all without any.
+
+    Raises:
+        UsageError: a glob matches none, or fewer than four are left.
+    """
+    for glob in globs or ():
+        if not fnmatch.filter(labels, glob):
+            raise UsageError(f"No candidate matches {glob!r}; there are {', '.join(labels)}.{nearest(glob, labels)}")
+    wanted = {label for glob in globs or ("*",) for label in fnmatch.filter(labels, glob)}
+    if len(wanted) < FEWEST:
+        raise UsageError(
+            f"{len(wanted)} candidates ({', '.join(sorted(wanted))}) are too few for a ranking; expected at least {FEWEST} "
+            f"of {', '.join(labels)}."
+        )
+    return [label for label in labels if label in wanted]
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What is seen of a cell's candidates before training, or after a warm-up: kept, or from a pool made when needed.
 
     Attributes:
         cell: model and data; it keeps the values.
-        chosen: the candidates.
+        chosen: the candidates that are run.
         grid: settings of the runs.
         warm_up: steps; 0 for the model before training.
     """
@@ -185,7 +211,7 @@ class _Seen:
         return {"warm_up": repr(warm_up_training(self.warm_up))} if self.warm_up else {}
 
 
-def measured(study: Validation) -> list[Measured]:
+def measured_candidates(study: ValidationStudy) -> list[Measured]:
     """Everything, seed by seed and task by task.
 
     Raises:
@@ -203,7 +229,7 @@ def measured(study: Validation) -> list[Measured]:
     ]
 
 
-def _measured(study: Validation, cell: Experiment, chosen: Sequence[Candidate]) -> Measured:
+def _measured(study: ValidationStudy, cell: Experiment, chosen: Sequence[Candidate]) -> Measured:
     # before the runs, which take far longer: a model that cannot be warmed up is refused at once
     seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
     outcomes = []

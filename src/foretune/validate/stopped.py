@@ -18,8 +18,7 @@ from foretune.candidates.scores import SCORES
 from foretune.experiment.outcome import Outcome, PointCurve
 from foretune.page import Table
 from foretune.shapes import Float64
-from foretune.validate.formatting import shown, shown_interval
-from foretune.validate.rankings import LOSS, SCORE, Ranking, ranking_of
+from foretune.validate.rankings import LOSS, SCORE, Ranking, interval_text, number_text, ranking_of
 from foretune.validate.runs import Measured
 
 SHARES = tuple(Fraction(*pair) for pair in ((1, 6), (1, 3), (1, 2), (2, 3), (1, 1)))
@@ -31,7 +30,7 @@ class Stopped:
     """All candidates, run for a share of their steps.
 
     Attributes:
-        share: of the steps.
+        share: the share of the steps that is run.
         by_loss, by_score: how the lowest validation loss so far ranks them by test loss and test score at the end.
         seconds: of all these runs; mean over tasks and seeds.
     """
@@ -106,10 +105,10 @@ def stopped_table(cells: Sequence[Measured], stopped: Sequence[Stopped]) -> Tabl
         rows.append(
             (
                 found.name,
-                shown_interval(by_loss.median, by_loss.low, by_loss.high),
-                shown(by_loss.regret, 3),
-                shown_interval(by_score.median, by_score.low, by_score.high),
-                shown(by_score.regret, 1),
+                interval_text(by_loss.median, by_loss.low, by_loss.high),
+                number_text(by_loss.regret, 3),
+                interval_text(by_score.median, by_score.low, by_score.high),
+                number_text(by_score.regret, 1),
                 f"{found.seconds:.0f}",
             )
         )

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.rank_statistics import Interval, correlation_difference, mean_over_candidates
+from foretune.analysis.rank_statistics import BootstrapEstimate, correlation_difference, mean_over_candidates
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, warmed_name
 from foretune.finetune.warm_up import warm_up_training
 from foretune.page import Table
 from foretune.shapes import Float64
-from foretune.validate.formatting import shown, shown_interval
-from foretune.validate.rankings import LOSS, Ranking, results_of, scores_of
-from foretune.validate.runs import Measured, Validation
+from foretune.validate.rankings import LOSS, Ranking, interval_text, number_text, results_of, scores_of
+from foretune.validate.runs import Measured, ValidationStudy
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Best:
     Attributes:
         steps: of the warm-up; 0 for the plain kernel.
         score: its name before any warm-up.
-        value: of the criterion.
+        value: the criterion's value.
     """
 
     steps: int
@@ -54,8 +53,8 @@ class Verdict:
 
     Attributes:
         winner, other: the best of both; the plain kernel wins a tie.
-        steps: of the better warm-up.
-        scores: that were taken after it.
+        steps: number of steps of the better warm-up.
+        scores: how many scores were taken after the warm-up.
         better, worse: how many of them are so than on the plain kernel.
     """
 
@@ -83,7 +82,7 @@ def loss_errors(cells: Sequence[Measured], score: str) -> Float64[np.ndarray, "s
     return np.abs(-scores_of(cells, score) - real)
 
 
-def warm_up_notes(study: Validation) -> tuple[str, ...]:
+def warm_up_notes(study: ValidationStudy) -> tuple[str, ...]:
     """What was done, for the top of the page; nothing without a warm-up."""
     if not study.warm_up:
         return ()
@@ -110,15 +109,19 @@ def warm_up_table(cells: Sequence[Measured], ranked: Sequence[Ranking]) -> Table
         for steps in _kernels(cells):
             name = warmed_name(score, steps)
             ranking = found[name]
-            off = mean_over_candidates(loss_errors(cells, name)) if score in LOSSES else Interval(*[float("nan")] * 3)
+            off = (
+                mean_over_candidates(loss_errors(cells, name))
+                if score in LOSSES
+                else BootstrapEstimate(*[float("nan")] * 3)
+            )
             rows.append(
                 (
                     score,
                     str(steps) if steps else "none",
-                    shown_interval(ranking.median, ranking.low, ranking.high),
-                    shown(ranking.regret, 3),
-                    shown_interval(off.value, off.low, off.high, 3),
-                    shown(_seconds(cells, steps), 1),
+                    interval_text(ranking.median, ranking.low, ranking.high),
+                    number_text(ranking.regret, 3),
+                    interval_text(off.value, off.low, off.high, 3),
+                    number_text(_seconds(cells, steps), 1),
                 )
             )
     header = ("score", "warm-up", "median rank correlation (95%)", "regret, nats", "off, nats (95%)", "cost, s")
@@ -208,7 +211,7 @@ def _verdict(values: Mapping[tuple[int, str], float], *, largest: bool) -> Verdi
     return Verdict(winner, other, warmed.steps, len(pairs), better, worse)
 
 
-def _difference(apart: Interval, digits: int) -> str:
-    """A difference with its interval, and what to make of one that holds zero."""
-    doubt = ", which drawing the candidates again may turn round" if apart.low <= 0 else ""
+def _difference(apart: BootstrapEstimate, digits: int) -> str:
+    """A difference with its interval, and that it is not significant where the interval holds zero."""
+    doubt = "; not significant" if apart.low <= 0 else ""
     return f"{apart.value:.{digits}f} (95%: {apart.low:.{digits}f} to {apart.high:.{digits}f}{doubt})"

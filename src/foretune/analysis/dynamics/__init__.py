@@ -12,18 +12,18 @@ from foretune.analysis.dynamics.learning_rates import (
 )
 from foretune.analysis.dynamics.simulation import curves
 from foretune.analysis.dynamics.space import FunctionSpace
-from foretune.analysis.losses import CrossEntropy, Loss, SquaredLoss
+from foretune.analysis.losses import HalfSquaredLoss, LogLoss, OutputLoss
 
 __all__ = [
     "BestRun",
-    "CrossEntropy",
     "Curves",
     "Descent",
     "FunctionSpace",
     "GradientDescent",
-    "Loss",
+    "HalfSquaredLoss",
+    "LogLoss",
+    "OutputLoss",
     "SignDescent",
-    "SquaredLoss",
     "StabilityEdge",
     "best_run",
     "closed_form_curves",

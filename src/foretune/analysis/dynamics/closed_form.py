@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foretune.analysis.dynamics.curves import Curves, Recorder
+from foretune.analysis.dynamics.curves import CurveRecorder, Curves
 from foretune.analysis.dynamics.descent import Descent, GradientDescent
 from foretune.analysis.dynamics.space import FunctionSpace
-from foretune.analysis.losses import SquaredLoss
+from foretune.analysis.losses import HalfSquaredLoss
 from foretune.analysis.spectrum import spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float64
@@ -26,16 +26,16 @@ def closed_form_curves(space: FunctionSpace, descent: Descent, steps: Sequence[i
     """The curves of full-batch gradient descent on the squared loss.
 
     Args:
-        space: a symmetric kernel, with `SquaredLoss()`.
+        space: a symmetric kernel, with `HalfSquaredLoss()`.
         descent: `GradientDescent` over all examples.
         steps: where to evaluate, ascending; the last one gives coefficients and outputs.
 
     Raises:
         UsageError: another loss or descent, an asymmetric kernel, or steps out of order.
     """
-    if not isinstance(space.loss, SquaredLoss) or not isinstance(descent, GradientDescent):
+    if not isinstance(space.loss, HalfSquaredLoss) or not isinstance(descent, GradientDescent):
         raise UsageError(
-            f"There is no closed form for {space.loss} and {descent}, only for SquaredLoss() and GradientDescent. "
+            f"There is no closed form for {space.loss} and {descent}, only for HalfSquaredLoss() and GradientDescent. "
             "Call curves(...) to simulate the steps."
         )
     if (descent.batch or space.n) < space.n:
@@ -48,7 +48,7 @@ def closed_form_curves(space: FunctionSpace, descent: Descent, steps: Sequence[i
     n, lr = space.n, descent.learning_rate
     shares = eigen.vectors.T @ (space.targets - space.f0)[:n].reshape(-1)
     decay = lr * (descent.proximal + np.clip(eigen.values, 0, None) / n)
-    record = Recorder(space, np.array([lr]))
+    record = CurveRecorder(space, np.array([lr]))
     with np.errstate(over="ignore", invalid="ignore"):  # divergence is found in the losses
         for step in steps:
             a = (eigen.vectors @ (lr / n * shares * _geometric_sum(decay, step))).reshape(1, n, -1)

@@ -41,7 +41,7 @@ class Curves:
     outputs: Float64[np.ndarray, "r c"] = field(repr=False)
 
 
-class Recorder:
+class CurveRecorder:
     """The record of runs that go on side by side, along the axis `l`.
 
     Args:

@@ -17,7 +17,7 @@ class Descent(ABC):
     """How a run steps.
 
     Attributes:
-        learning_rate: lr.
+        learning_rate: lr, the step's factor.
         batch: examples a step, drawn without replacement epoch by epoch, the last batch of an epoch being what is left;
             None for all.
         proximal: lambda of lambda / 2 ||theta - theta0||^2; theta - theta0 shrinks by 1 - lr lambda each step.
@@ -47,7 +47,7 @@ class GradientDescent(Descent):
     """Gradient descent with the SGD kernel, or with a LoRA kernel for LoRA's parameters: exact for any batch."""
 
     def direction(self, chi: Float64[np.ndarray, "l b c"]) -> Float64[np.ndarray, "l b c"]:
-        """Chi itself."""
+        """chi itself."""
         return chi
 
 

@@ -11,7 +11,7 @@ from foretune.analysis.dynamics.curves import Curves
 from foretune.analysis.dynamics.descent import Descent, SignDescent
 from foretune.analysis.dynamics.simulation import curves
 from foretune.analysis.dynamics.space import FunctionSpace
-from foretune.analysis.losses import SquaredLoss
+from foretune.analysis.losses import HalfSquaredLoss
 from foretune.analysis.spectrum import stable_learning_rate
 from foretune.errors import UsageError
 from foretune.shapes import Float64
@@ -28,7 +28,7 @@ class StabilityEdge:
         stable: the largest learning rate found stable, below which all that were tried are; zero for none.
         unstable: the smallest found unstable; infinite for none.
         formula: 2 / curvature (`stable_learning_rate`), of full-batch gradient descent; not a number for sign steps.
-        steps: that were simulated.
+        steps: number of simulated steps.
         rise: a rate is unstable when some training loss exceeds the start's by this factor.
     """
 
@@ -45,9 +45,9 @@ class BestRun:
 
     Attributes:
         learning_rate, steps: the choice; 0 steps say that the pretrained outputs do best.
-        validation_score, validation_loss: there.
+        validation_score, validation_loss: score and loss on validation examples at that step.
         test_score, test_loss: there; test examples have no say, not a number without any.
-        outputs: f there, all rows.
+        outputs: outputs f of all rows at that step.
         curves: every learning rate that was tried.
     """
 
@@ -77,7 +77,7 @@ def typical_learning_rate(space: FunctionSpace, descent: Descent) -> float:
     else:
         largest = float(np.linalg.norm(train, 2))
         stable = stable_learning_rate(largest, space.n, space.f0.shape[1], descent.proximal)
-        rate = stable.squared if isinstance(space.loss, SquaredLoss) else stable.cross_entropy
+        rate = stable.squared if isinstance(space.loss, HalfSquaredLoss) else stable.cross_entropy
     if not np.isfinite(rate):
         raise UsageError("The training kernel has only zeros: no learning rate moves the outputs.")
     return rate

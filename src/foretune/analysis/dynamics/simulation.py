@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from foretune.analysis.dynamics.curves import Curves, Recorder
+from foretune.analysis.dynamics.curves import CurveRecorder, Curves
 from foretune.analysis.dynamics.descent import Descent, drawn_batches
 from foretune.analysis.dynamics.space import FunctionSpace
 from foretune.errors import UsageError
@@ -50,7 +50,7 @@ def curves(
     if steps < 0 or every < 1 or not len(lr) or not (np.isfinite(lr) & (lr > 0)).all():
         raise UsageError(f"{steps} steps, every {every}, rates {lr}; expected steps >= 0, every >= 1, positive rates.")
     draws = drawn_batches(space.n, descent) if batches is None else _given_batches(space.n, batches, steps)
-    record = Recorder(space, lr)
+    record = CurveRecorder(space, lr)
     run = _Runs(space, descent, lr)
     with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is found, and stopped, when it is evaluated
         f = record.evaluated(0, run.a)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from foretune.analysis.losses import CrossEntropy, Loss
-from foretune.analysis.solvers.problem import targets
+from foretune.analysis.losses import LogLoss, OutputLoss, targets
 from foretune.errors import UsageError
 from foretune.shapes import Float, Float64, Int
 
@@ -28,13 +27,13 @@ class FunctionSpace:
         metric: `accuracy`, `f1` or `matthews`.
 
     Raises:
-        UsageError: a shape does not fit, a number is not finite, or a label is no class number.
+        UsageError: a shape does not fit, a number is not finite, or a label is not a class number.
     """
 
     kernel: Float[np.ndarray, "r c n d"] = field(repr=False)
     f0: Float[np.ndarray, "s e"] = field(repr=False)
     y: Int[np.ndarray, "q"] = field(repr=False)
-    loss: Loss = field(default_factory=CrossEntropy)
+    loss: OutputLoss = field(default_factory=LogLoss)
     validation: int | None = None
     metric: str = "accuracy"
 

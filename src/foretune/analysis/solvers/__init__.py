@@ -3,9 +3,17 @@
 from foretune.analysis.solvers.asymmetric import AsymmetricKernel
 from foretune.analysis.solvers.estimator import KernelSolver
 from foretune.analysis.solvers.logistic import KernelLogistic
-from foretune.analysis.solvers.problem import sample_major, targets
+from foretune.analysis.solvers.problem import sample_major
 from foretune.analysis.solvers.ridge import KernelRidge
-from foretune.analysis.solvers.search import CrossValidation, Data, GridPoint, Solution, Validation, joint_data, solved
+from foretune.analysis.solvers.search import (
+    CrossValidation,
+    GridPoint,
+    JointData,
+    Solution,
+    Validation,
+    joint_data,
+    solved,
+)
 from foretune.analysis.solvers.support import KernelSVC, KernelSVR
 from foretune.analysis.solvers.table import SOLVERS, named_solver
 
@@ -13,8 +21,8 @@ __all__ = [
     "SOLVERS",
     "AsymmetricKernel",
     "CrossValidation",
-    "Data",
     "GridPoint",
+    "JointData",
     "KernelLogistic",
     "KernelRidge",
     "KernelSVC",
@@ -26,5 +34,4 @@ __all__ = [
     "named_solver",
     "sample_major",
     "solved",
-    "targets",
 ]

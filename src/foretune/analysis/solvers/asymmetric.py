@@ -47,7 +47,7 @@ GAMMAS = (0.01, 0.1, 1.0, 10.0)
 
 
 @dataclass(frozen=True)
-class SingularValues:
+class ShiftedDecomposition:
     """A training kernel K and the decomposition of K + r ||K||_op I.
 
     Attributes:
@@ -141,13 +141,13 @@ class AsymmetricKernel(KernelSolver):
         if not 0 <= self.mix <= 1:
             raise UsageError(f"mix is {self.mix}; expected 0 (f_t alone) to 1 (f_s alone).")
 
-    def _factorised(self, problem: Problem) -> SingularValues:
+    def _factorised(self, problem: Problem) -> ShiftedDecomposition:
         plain = np.linalg.svd(problem.matrix, compute_uv=False)
         matrix = problem.matrix + self.strength * plain[0] * np.eye(len(plain))
         left, values, right = scipy.linalg.svd(matrix)
-        return SingularValues(plain, matrix, left, values, right.T)
+        return ShiftedDecomposition(plain, matrix, left, values, right.T)
 
-    def _solve(self, problem: Problem, factors: SingularValues, start: KernelSolver | None) -> None:
+    def _solve(self, problem: Problem, factors: ShiftedDecomposition, start: KernelSolver | None) -> None:
         wanted = self._remaining_targets(problem)
         column, ridge = wanted.reshape(-1), 1 / self.gamma
         from_left, from_right = factors.left.T @ column, factors.right.T @ column

@@ -18,8 +18,9 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from foretune.analysis.losses import targets
 from foretune.analysis.scores import predicted_classes
-from foretune.analysis.solvers.problem import Problem, cross_matrix, posed, pretrained, targets
+from foretune.analysis.solvers.problem import Problem, checked_outputs, cross_matrix, posed
 from foretune.analysis.spectrum import spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
@@ -191,7 +192,7 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
                 f"f0_scale is {self.f0_scale:g}, but no pretrained outputs came. Pass f0 of shape "
                 f"{(n, self.n_outputs_)}, or leave them out with f0_scale=inf."
             )
-        return pretrained(f0, n, self.n_outputs_) / self.f0_scale
+        return checked_outputs(f0, n, self.n_outputs_) / self.f0_scale
 
     def _remaining_targets(self, problem: Problem) -> Float64[np.ndarray, "n c"]:
         """What the kernel has to add to f0 / s."""

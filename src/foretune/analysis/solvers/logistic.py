@@ -20,16 +20,18 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from foretune.analysis.losses import CrossEntropy
+from foretune.analysis.losses import LogLoss, targets
 from foretune.analysis.solvers.estimator import F0_SCALES, STRENGTHS, Grid, KernelSolver
-from foretune.analysis.solvers.problem import Problem, targets
+from foretune.analysis.solvers.problem import Problem
 from foretune.analysis.spectrum import Spectrum
 from foretune.shapes import Float64, Int
 
 
-def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> tuple[float, Float64[np.ndarray, "n c"]]:
+def loss_and_derivative(
+    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]
+) -> tuple[float, Float64[np.ndarray, "n c"]]:
     """The mean cross-entropy in nats (logistic for one difference output), and its derivative with respect to f."""
-    loss, wanted = CrossEntropy(), targets(y, f.shape[1])
+    loss, wanted = LogLoss(), targets(y, f.shape[1])
     return float(loss.values(f, wanted).mean()), loss.derivative(f.copy(), wanted) / len(f)
 
 
@@ -66,7 +68,7 @@ class KernelLogistic(KernelSolver):
 
     def loss(self, f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> float:
         """Mean cross-entropy in nats."""
-        return cross_entropy(f, y)[0]
+        return loss_and_derivative(f, y)[0]
 
     def _solve(self, problem: Problem, factors: Spectrum, start: KernelSolver | None) -> None:
         offset = self._offset(problem.f0, len(problem.y))
@@ -76,7 +78,7 @@ class KernelLogistic(KernelSolver):
         roots = np.sqrt(values) * np.sqrt(factors.largest or 1.0)  # the root of a product may overflow
 
         def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
-            loss, derivative = cross_entropy((z @ w).reshape(offset.shape) + offset, problem.y)
+            loss, derivative = loss_and_derivative((z @ w).reshape(offset.shape) + offset, problem.y)
             return loss + self.strength / 2 * float(w @ w), z.T @ derivative.reshape(-1) + self.strength * w
 
         w, self.n_iter_ = np.zeros(len(values)), 0

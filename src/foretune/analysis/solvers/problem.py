@@ -23,7 +23,7 @@ class Problem:
         matrix: training kernel.
         y: place of each example's label in `classes`.
         classes: the labels, ascending.
-        outputs: c.
+        outputs: number of outputs c.
         f0: pretrained outputs, if there are any.
     """
 
@@ -37,11 +37,6 @@ class Problem:
 def sample_major(kernel: Float[np.ndarray, "n c m d"]) -> Float[np.ndarray, "n m c d"]:
     """A kernel as this package computes it, with the examples first: what scikit-learn's cross-validation can slice."""
     return kernel.transpose(0, 2, 1, 3)
-
-
-def targets(y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]:
-    """Regression targets: +-1 for one difference output, one-hot otherwise."""
-    return (2.0 * y - 1.0)[:, None] if outputs == 1 else np.eye(outputs)[y]
 
 
 def posed(x: np.ndarray, y: np.ndarray, f0: np.ndarray | None) -> Problem:
@@ -73,7 +68,7 @@ def posed(x: np.ndarray, y: np.ndarray, f0: np.ndarray | None) -> Problem:
         np.searchsorted(classes, y),
         classes,
         outputs,
-        None if f0 is None else pretrained(f0, len(y), outputs),
+        None if f0 is None else checked_outputs(f0, len(y), outputs),
     )
 
 
@@ -92,7 +87,7 @@ def cross_matrix(x: np.ndarray, n: int, outputs: int) -> Float64[np.ndarray, "r 
     return matrix
 
 
-def pretrained(f0: np.ndarray, n: int, outputs: int) -> Float64[np.ndarray, "n c"]:
+def checked_outputs(f0: np.ndarray, n: int, outputs: int) -> Float64[np.ndarray, "n c"]:
     """Pretrained outputs, checked.
 
     Raises:

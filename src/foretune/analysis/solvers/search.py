@@ -22,14 +22,14 @@ from foretune.shapes import Float64, Int
 
 
 @dataclass(frozen=True)
-class Data:
+class JointData:
     """Kernels, pretrained outputs and labels of one split.
 
     Attributes:
         train: training kernel, (n, c, n, c).
         evaluation: kernel of validation, then test examples against training examples, (v + m, c, n, c).
         f0_train, f0_evaluation: pretrained outputs, (n, c) and (v + m, c).
-        y_train, y_evaluation: class numbers.
+        y_train, y_evaluation: class numbers of training and evaluation examples.
         validation: v, how many of the evaluation examples come first and choose.
         metric: `accuracy`, `f1` or `matthews`.
         reversed: of an asymmetric kernel, `evaluation` with the roles of its rows and columns exchanged.
@@ -49,7 +49,7 @@ class Data:
         """What a solver is fitted to.
 
         Raises:
-            UsageError: a shape does not fit, a number is not finite, or a label is no class number.
+            UsageError: a shape does not fit, a number is not finite, or a label is not a class number.
         """
         k = self.f0_train.size
         posed_problem = posed(self.train.reshape(k, k), self.y_train, self.f0_train)
@@ -67,7 +67,7 @@ def joint_data(
     validation: int,
     metric: str = "accuracy",
     reversed: Float64[np.ndarray, "n c e c"] | None = None,
-) -> Data:
+) -> JointData:
     """The data of a joint kernel: training examples against training, validation and test examples, in this order.
 
     Args:
@@ -89,7 +89,7 @@ def joint_data(
         )
     new = joint[:, :, n:].transpose(2, 3, 0, 1)  # phi_t of new, phi_s of training examples
     back = None if reversed is None else reversed[:, :, n:].transpose(2, 3, 0, 1)
-    return Data(
+    return JointData(
         train=joint[:, :, :n],
         evaluation=new if back is None else back,
         f0_train=f0[:n],
@@ -109,7 +109,7 @@ Outputs = list[Float64[np.ndarray, "_ c"]]
 class Validation:
     """The validation examples of the split choose."""
 
-    def outputs(self, solver: KernelSolver, data: Data, points: Sequence[Point], evaluation: Outputs) -> Outputs:
+    def outputs(self, solver: KernelSolver, data: JointData, points: Sequence[Point], evaluation: Outputs) -> Outputs:
         """Outputs of the examples that choose, for every grid point, from those of all evaluation examples."""
         if not 0 < data.validation <= len(data.y_evaluation):
             raise UsageError(
@@ -118,7 +118,7 @@ class Validation:
             )
         return [f[: data.validation] for f in evaluation]
 
-    def labels(self, data: Data) -> Int[np.ndarray, "v"]:
+    def labels(self, data: JointData) -> Int[np.ndarray, "v"]:
         """Class numbers of the examples that choose."""
         return data.y_evaluation[: data.validation]
 
@@ -135,7 +135,7 @@ class CrossValidation:
     folds: int = 5
     seed: int = 0
 
-    def outputs(self, solver: KernelSolver, data: Data, points: Sequence[Point], evaluation: Outputs) -> Outputs:
+    def outputs(self, solver: KernelSolver, data: JointData, points: Sequence[Point], evaluation: Outputs) -> Outputs:
         """Outputs of every training example from the fit that left it out, for every grid point."""
         y, c = data.y_train, data.f0_train.shape[1]
         fewest = int(np.unique(y, return_counts=True)[1].min())
@@ -153,7 +153,7 @@ class CrossValidation:
                 f[left] = fit.outputs(cross, data.f0_train[left], back)
         return held_out
 
-    def labels(self, data: Data) -> Int[np.ndarray, "n"]:
+    def labels(self, data: JointData) -> Int[np.ndarray, "n"]:
         """Class numbers of the examples that choose."""
         return data.y_train
 
@@ -183,11 +183,11 @@ class Solution:
 
     Attributes:
         chosen: the grid point with the best score on the examples that choose.
-        grid: all points.
+        grid: all points that were tried.
         predictions: class numbers of the test examples.
-        probabilities: of their classes.
+        probabilities: class probabilities of the test examples.
         condition_number: of the matrix that is solved at the chosen point.
-        rank: of K.
+        rank: rank of the training kernel K.
         residual: what is left of the optimality condition at the chosen point.
     """
 
@@ -201,7 +201,7 @@ class Solution:
 
 
 def solved(
-    solver: KernelSolver, data: Data, grid: Grid | None = None, choose: Validation | CrossValidation | None = None
+    solver: KernelSolver, data: JointData, grid: Grid | None = None, choose: Validation | CrossValidation | None = None
 ) -> Solution:
     """Fit a solver at every grid point, and choose.
 

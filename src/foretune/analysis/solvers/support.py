@@ -15,8 +15,9 @@ from typing import ClassVar
 import numpy as np
 from sklearn.svm import SVC, SVR
 
+from foretune.analysis.losses import targets
 from foretune.analysis.solvers.estimator import KernelSolver
-from foretune.analysis.solvers.problem import Problem, targets
+from foretune.analysis.solvers.problem import Problem
 from foretune.analysis.spectrum import Spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
@@ -27,7 +28,7 @@ class _SupportVectors(KernelSolver):
 
     Attributes:
         machine_: scikit-learn's fitted machine.
-        intercept_: its intercept.
+        intercept_: intercept of the machine.
     """
 
     C: float

@@ -25,14 +25,12 @@ from foretune.finetune.run import fine_tuned
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
 from foretune.kernels.sgd import SGD
-from foretune.page import Page, Table
+from foretune.page import Table
+from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.reproduce.recipe import Defaults, Study
+from foretune.reproduce.sections import Section, TaskGroup
 
-SOURCE = (
-    "Rahimi Afzal, Esmaeilbeig, Soltanalian and Ohannessian 2024, Can the Spectrum of the Neural Tangent Kernel Anticipate "
-    "Fine-Tuning Performance?,"
-)
 EXAMPLES, REPEATS = 32, 3
 EPOCHS, BATCH, RATE = 10, 16, 2e-4
 _METHOD = LoRATuning(rank=8)
@@ -46,12 +44,12 @@ class Times:
     """What was timed on one sample.
 
     Attributes:
-        train: training examples.
+        train: number of training examples.
         steps, planned: steps that were made, and steps of all epochs.
         tuning: seconds of fine-tuning, with an evaluation on an example per label before and after it.
         kernel: seconds of the kernel, the median of three after a warm-up.
-        threads: of torch.
-        device: where both were computed.
+        threads: number of torch's threads.
+        device: device on which both were computed.
     """
 
     train: int
@@ -68,31 +66,67 @@ class Times:
         return self.tuning / self.steps * self.planned
 
 
-class Cost(Recipe):
+Timings = Sequence[Times]
+"""Of each seed."""
+
+
+class CostOfKernels(AfzalPage[Timings]):
     """Seconds of a kernel of 32 examples, and of fine-tuning on the whole training set."""
 
+    authors: ClassVar[str] = "Rahimi Afzal et al. 2024"
     name: ClassVar[str] = "afzal-cost"
     title: ClassVar[str] = "time of the kernel on 32 random training examples, and time of fine-tuning"
     source: ClassVar[str] = f"{SOURCE} table of times"
     defaults: ClassVar[Defaults] = Defaults("minilm", ("cola", "sst2", "yelp"), ks=(), seeds=(13,), test=1000)
 
-    def page(self, study: Study) -> Page:
-        """One table, and the poster's.
+    def check(self, study: Study) -> None:
+        """Refuse several batch sizes or learning rates, where one run is timed."""
+        _training(study.budget)
 
-        Raises:
-            UsageError: several batch sizes or learning rates, where one run is timed.
-        """
+    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
+        """The whole training set."""
+        return study.cell(task, _SAMPLE, seed, self.output)
+
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Timings:
+        """Seconds of kernel and fine-tuning on every seed."""
         training = _training(study.budget)
-        cells = {task: [study.cell(task, _SAMPLE, seed, "random head") for seed in study.seeds] for task in study.tasks}
-        found = {task: [_times(cell, training) for cell in of_task] for task, of_task in cells.items()}
-        findings = tuple(_finding(task, times) for task, times in found.items())
-        return Page(
-            f"Rahimi Afzal et al. 2024: {self.title}",
-            _notes(self, study, training, found),
-            (_table(found), *_poster(study)),
-            (),
-            findings,
+        return [_times(cell, training) for cell in cells]
+
+    def sections(self, study: Study, groups: Sequence[TaskGroup[Timings]]) -> list[Section]:
+        """One table with all tasks."""
+        return [Section((_table(groups),), (), tuple(_finding(group.task, group.found) for group in groups))]
+
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Timings]]) -> tuple[str, ...]:
+        """The machine, both computations, and how long the run was."""
+        training = _training(study.budget)
+        times = [one for group in groups for one in group.found]
+        machine = "; ".join(sorted({f"{one.threads} thread(s) on {one.device}" for one in times}))
+        steps = (
+            f"The run is cut to {training.steps} steps instead of {EPOCHS} epochs; {EPOCHS} epochs are extrapolated "
+            "from its time per step, in a column that says so."
+            if training.steps is not None
+            else f"The run makes {EPOCHS} epochs."
         )
+        return (
+            f"Model {study.lm.name}; whole training sets, as large as the data here; seeds "
+            f"{', '.join(map(str, study.seeds))}; {machine}. The poster names neither model nor machine: compare ratios, "
+            "not seconds.",
+            f"Kernel: SGD, all parameters, {EXAMPLES} random training examples, the median of {REPEATS} after a warm-up. "
+            f"Fine-tuning: LoRA of rank {_METHOD.rank} on all linear layers and a random head, AdamW at "
+            f"{training.optimiser.learning_rate:g}, batches of {training.batch_size} (the last two are not on the poster).",
+            steps,
+        )
+
+    def printed(self, study: Study) -> Sequence[Table]:
+        """The poster's times of these tasks."""
+        printed = printed_figures("afzal")["cost"]
+        rows = tuple(
+            (task, f"{printed[task][0]:,}", f"{printed[task][1]:,}", f"{100 * printed[task][1] / printed[task][0]:.2f}")
+            for task in study.tasks
+            if task in printed
+        )
+        header = ("Task", "fine-tuning (s)", "kernel (s)", "kernel / fine-tuning (%)")
+        return [Table(header, rows, "The poster's own times")] if rows else []
 
 
 def _training(budget: Budget) -> Training:
@@ -151,13 +185,14 @@ def _cut(times: Sequence[Times]) -> bool:
     return any(one.steps != one.planned for one in times)
 
 
-def _table(found: Mapping[str, Sequence[Times]]) -> Table:
+def _table(groups: Sequence[TaskGroup[Timings]]) -> Table:
     header = ["Task", "training examples", "steps", "fine-tuning (s)", "kernel (s)", "kernel / fine-tuning (%)"]
-    cut = any(map(_cut, found.values()))
+    cut = any(_cut(group.found) for group in groups)
     rows = []
-    for task, times in found.items():
+    for group in groups:
+        times = group.found
         tuning, kernel = _mean(times, "tuning"), _mean(times, "kernel")
-        row = [task, f"{times[0].train:,}", f"{times[0].steps:,}", f"{tuning:,.1f}", f"{kernel:,.2f}"]
+        row = [group.task, f"{times[0].train:,}", f"{times[0].steps:,}", f"{tuning:,.1f}", f"{kernel:,.2f}"]
         row.append(f"{100 * kernel / tuning:.2f}")
         if cut:
             row += [f"{times[0].planned:,}", f"{_mean(times, 'extrapolated'):,.0f}"]
@@ -167,26 +202,6 @@ def _table(found: Mapping[str, Sequence[Times]]) -> Table:
     return Table(tuple(header), tuple(rows), "Seconds, mean over seeds; the ratio is that of the measured times")
 
 
-def _notes(recipe: Recipe, study: Study, training: Training, found: Mapping[str, Sequence[Times]]) -> tuple[str, ...]:
-    times = [one for of_task in found.values() for one in of_task]
-    machine = "; ".join(sorted({f"{one.threads} thread(s) on {one.device}" for one in times}))
-    steps = (
-        f"The run is cut to {training.steps} steps in the place of {EPOCHS} epochs; {EPOCHS} epochs are extrapolated from "
-        "its time per step, in a column that says so."
-        if training.steps is not None
-        else f"The run makes {EPOCHS} epochs."
-    )
-    return (
-        f"Source: {recipe.source}.",
-        f"Model {study.lm.name}; whole training sets, as large as the data here; seeds {', '.join(map(str, study.seeds))}; "
-        f"{machine}. The poster names neither model nor machine: compare ratios, not seconds.",
-        f"Kernel: SGD, all parameters, {EXAMPLES} random training examples, the median of {REPEATS} after a warm-up. "
-        f"Fine-tuning: LoRA of rank {_METHOD.rank} on all linear layers and a random head, AdamW at "
-        f"{training.optimiser.learning_rate:g}, batches of {training.batch_size} (the last two are not on the poster).",
-        steps,
-    )
-
-
 def _finding(task: str, times: Sequence[Times]) -> str:
     tuning, kernel = _mean(times, "tuning"), _mean(times, "kernel")
     share = f"{100 * kernel / tuning:.1f}% of {times[0].steps:,} steps of fine-tuning"
@@ -194,14 +209,3 @@ def _finding(task: str, times: Sequence[Times]) -> str:
     if _cut(times):
         line += f"; {EPOCHS} epochs would take about {_mean(times, 'extrapolated'):,.0f} s (extrapolated)"
     return f"{line}."
-
-
-def _poster(study: Study) -> list[Table]:
-    printed = printed_figures("afzal")["cost"]
-    rows = tuple(
-        (task, f"{printed[task][0]:,}", f"{printed[task][1]:,}", f"{100 * printed[task][1] / printed[task][0]:.2f}")
-        for task in study.tasks
-        if task in printed
-    )
-    header = ("Task", "fine-tuning (s)", "kernel (s)", "kernel / fine-tuning (%)")
-    return [Table(header, rows, "The poster's own times")] if rows else []

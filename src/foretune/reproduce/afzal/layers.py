@@ -7,21 +7,22 @@ brackets of eqs. 7 and 8 stand beside (`analysis.bounds`, with their premises), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from foretune.analysis.bounds import CandidateBounds, candidate_bounds
-from foretune.analysis.solvers import targets
+from foretune.analysis.bounds import Bracket, CandidateBounds, candidate_bounds
+from foretune.analysis.losses import targets
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
-from foretune.page import Curve, Figure, Page, Table, mean_and_spread
-from foretune.reproduce.afzal.cost import SOURCE
+from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
+from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
 from foretune.reproduce.afzal.runs import RANK, SIGMA, placement, projections, single_training, trained_placement
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.reproduce.recipe import Defaults, Study
+from foretune.reproduce.sections import Section, TaskGroup, by_item, table_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class AddedLayer:
     """What adding a layer does.
 
     Attributes:
-        number: of the layer.
+        number: number of the added layer.
         bounds: of the ridge objective, with its exact ratio.
         trained: log of the ratio of training losses of real runs.
     """
@@ -38,8 +39,22 @@ class AddedLayer:
     bounds: CandidateBounds
     trained: float
 
+    @property
+    def ridge(self) -> float:
+        """Logarithm of the exact ratio of the ridge risks."""
+        return float(np.log(self.bounds.risk_ratio.exact))
 
-class LayerChoice(Recipe):
+    @property
+    def proxy(self) -> float:
+        """Logarithm of the ratio of largest eigenvalues."""
+        return float(np.log(self.bounds.proxy))
+
+
+Layers = Sequence[Sequence[AddedLayer]]
+"""Of each seed, the same layers in the same order."""
+
+
+class LayerChoice(PlacementsPage[Layers]):
     """Risk ratio and eigenvalue ratio of layer 0 with each other layer."""
 
     name: ClassVar[str] = "afzal-layers"
@@ -47,20 +62,21 @@ class LayerChoice(Recipe):
     source: ClassVar[str] = f"{SOURCE} eqs. 7 and 8, and Figure 3 of the longer paper"
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr", "subj"), ks=(32,), seeds=(13, 21), test=1000)
 
-    def page(self, study: Study) -> Page:
-        """A table and a figure for each task."""
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Layers:
+        """Every added layer on every seed."""
         training = single_training(study.budget)
-        tables, figures, findings = [], [], []
-        for task in study.tasks:
-            for k in study.ks:
-                where = f"{task}, k = {k}"
-                cells = [study.cell(task, k, seed, "random head") for seed in study.seeds]
-                found = [added_layers(cell, training) for cell in cells]
-                tables.append(_table(found, f"{where}: theta is W_k of layer 0; means over {len(cells)} seed(s)"))
-                figures.append(_figure(found, f"{task}-k{k}"))
-                findings += _findings(found, where)
-        notes = (
-            f"Source: {self.source}.",
+        return [added_layers(cell, training) for cell in cells]
+
+    def section(self, study: Study, group: TaskGroup[Layers]) -> Section:
+        """A table and a figure."""
+        caption = f"{group.where}: theta is W_k of layer 0; means over {len(group.seeds)} seed(s)"
+        table = table_of(COLUMNS, by_item(group.found), caption)
+        return Section((table,), (_figure(group),), tuple(_findings(group.found, group.where)))
+
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Layers]]) -> tuple[str, ...]:
+        """The kernels, both risks, and what differs from the paper."""
+        training = single_training(study.budget)
+        return (
             f"Model {study.lm.name} with a random head, trained beside; tasks {', '.join(study.tasks)}; k = "
             f"{', '.join(map(str, study.ks))} examples per label; seeds {', '.join(map(str, study.seeds))}.",
             f"K and S are kernels of LoRA of rank {RANK} at the start on the training examples, K with the head; sigma = "
@@ -73,7 +89,6 @@ class LayerChoice(Recipe):
             "mean training loss of the last epoch.",
             "What differs: the paper shows RoBERTa-base on whole training sets, and no run.",
         )
-        return Page(f"Rahimi Afzal et al.: {self.title}", notes, tuple(tables), tuple(figures), tuple(findings))
 
 
 def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
@@ -101,63 +116,53 @@ def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
     return found
 
 
-def _table(found: Sequence[Sequence[AddedLayer]], caption: str) -> Table:
-    rows = []
-    for place, first in enumerate(found[0]):
-        every = [seed[place] for seed in found]
-        bounds = [layer.bounds for layer in every]
-        speaks = [each.risk_ratio.high < float("inf") for each in bounds]
-        bracket = "says nothing"
-        if any(speaks):
-            low, high = (
-                np.mean([np.log(getattr(b.risk_ratio, end)) for b, says in zip(bounds, speaks, strict=True) if says])
-                for end in ("low", "high")
-            )
-            bracket = f"{low:.2f} to {high:.2f}" + ("" if all(speaks) else f" ({sum(speaks)} of {len(speaks)} seeds)")
-        sharp = [np.mean([np.log(getattr(each.sharp_risk_ratio, end)) for each in bounds]) for end in ("low", "high")]
-        rows.append(
-            (
-                f"0, {first.number}",
-                mean_and_spread([float(np.log(each.risk_ratio.exact)) for each in bounds], 1.0, 3),
-                mean_and_spread([float(np.log(each.proxy)) for each in bounds], 1.0, 3),
-                f"{np.mean([each.eta for each in bounds]):.2f}",
-                "yes" if all(each.eta < 1 for each in bounds) else "no",
-                bracket,
-                f"{sharp[0]:.2f} to {sharp[1]:.2f}",
-                mean_and_spread([layer.trained for layer in every], 1.0, 3),
-            )
-        )
-    header = (
-        "layers",
-        "log risk ratio (ridge)",
-        "log lambda_max ratio",
-        "eta",
-        "eq. 7 bounds below",
-        "eq. 8, log",
-        "sharp bracket, log",
-        "log risk ratio (real runs)",
-    )
-    return Table(header, tuple(rows), caption)
+def _bracket(every: Sequence[AddedLayer]) -> str:
+    """The bracket of eq. 8 in logarithms, of the seeds for which it says something."""
+    speaking = [layer.bounds.risk_ratio for layer in every if layer.bounds.risk_ratio.high < float("inf")]
+    if not speaking:
+        return "says nothing"
+    some = "" if len(speaking) == len(every) else f" ({len(speaking)} of {len(every)} seeds)"
+    return _log_ends(speaking) + some
 
 
-def _figure(found: Sequence[Sequence[AddedLayer]], name: str) -> Figure:
-    numbers = np.array([layer.number for layer in found[0]], dtype=float)
-    values = {
-        "log risk ratio (ridge)": [[np.log(layer.bounds.risk_ratio.exact) for layer in seed] for seed in found],
-        "log lambda_max ratio": [[np.log(layer.bounds.proxy) for layer in seed] for seed in found],
-        "log risk ratio (real runs)": [[layer.trained for layer in seed] for seed in found],
+def _log_ends(brackets: Sequence[Bracket]) -> str:
+    low, high = (np.mean([np.log(getattr(bracket, end)) for bracket in brackets]) for end in ("low", "high"))
+    return f"{low:.2f} to {high:.2f}"
+
+
+COLUMNS: Mapping[str, Callable[[Sequence[AddedLayer]], Cell]] = {
+    "layers": lambda every: f"0, {every[0].number}",
+    "log risk ratio (ridge)": lambda every: mean_and_spread([layer.ridge for layer in every], 1.0, 3),
+    "log lambda_max ratio": lambda every: mean_and_spread([layer.proxy for layer in every], 1.0, 3),
+    "eta": lambda every: Quantity(float(np.mean([layer.bounds.eta for layer in every])), ".2f"),
+    "eq. 7 bounds below": lambda every: "yes" if all(layer.bounds.eta < 1 for layer in every) else "no",
+    "eq. 8, log": _bracket,
+    "sharp bracket, log": lambda every: _log_ends([layer.bounds.sharp_risk_ratio for layer in every]),
+    "log risk ratio (real runs)": lambda every: mean_and_spread([layer.trained for layer in every], 1.0, 3),
+}
+"""Of the table: heading -> the text for one layer on all seeds."""
+
+
+def _figure(group: TaskGroup[Layers]) -> Figure:
+    numbers = np.array([layer.number for layer in group.found[0]], dtype=float)
+    drawn = {
+        "log risk ratio (ridge)": "ridge",
+        "log lambda_max ratio": "proxy",
+        "log risk ratio (real runs)": "trained",
     }
-    curves = tuple(Curve(title, np.array(of, dtype=float).mean(0), numbers) for title, of in values.items())
-    title = f"Layer 0 with one more layer, {name}"
-    return Figure(f"layers-{name}", title, "added layer", "logarithm of the ratio", curves)
+    values = {
+        name: np.array([[getattr(layer, of) for layer in seed] for seed in group.found], dtype=float)
+        for name, of in drawn.items()
+    }
+    curves = tuple(Curve(name, of_seeds.mean(0), numbers) for name, of_seeds in values.items())
+    title = f"Layer 0 with one more layer, {group.name}"
+    return Figure(f"layers-{group.name}", title, "added layer", "logarithm of the ratio", curves)
 
 
-def _findings(found: Sequence[Sequence[AddedLayer]], where: str) -> list[str]:
+def _findings(found: Layers, where: str) -> list[str]:
     every = [layer for seed in found for layer in seed]
     silent = sum(layer.bounds.eta >= 1 for layer in every)
-    ridge = np.array([np.log(layer.bounds.risk_ratio.exact) for layer in every])
-    proxy = np.array([np.log(layer.bounds.proxy) for layer in every])
-    opposite = int(((ridge < 0) & (proxy > 0)).sum())
+    opposite = sum(layer.ridge < 0 < layer.proxy for layer in every)
     real = [layer.trained for layer in every if np.isfinite(layer.trained)]
     lower = sum(value < 0 for value in real)
     etas = [layer.bounds.eta for layer in every]

@@ -7,48 +7,54 @@ directions, by radius (`behaviour.smoothness.ball_constants`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from foretune.behaviour.smoothness import ball_constants
 from foretune.experiment.experiment import Experiment
-from foretune.page import Curve, Figure, Page, Table, mean_and_spread
-from foretune.reproduce.afzal.cost import SOURCE
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
+from foretune.reproduce.afzal.page import SOURCE, AfzalPage
+from foretune.reproduce.recipe import Defaults, Study
+from foretune.reproduce.sections import Section, TaskGroup, table_of
+from foretune.shapes import Float64
 
 EXAMPLES, DRAWS = 4, 4
 RADII = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Over ||theta_0||. Smaller ones are lost among the rounding errors of float32 gradients."""
 
 
-class Lipschitz(Recipe):
+Constants = Float64[np.ndarray, "s r 3"]
+"""Radius, L_avg and L_upper of each seed at each of `RADII`."""
+
+
+class Lipschitz(AfzalPage[Constants]):
     """L_avg and L_upper against the radius."""
 
     name: ClassVar[str] = "afzal-lipschitz"
     title: ClassVar[str] = "local Lipschitz constants of the tangent features against the radius"
     source: ClassVar[str] = f"{SOURCE} Algorithms 1 and 2 of the longer paper"
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr",), ks=(16,), seeds=(13,), test=64)
+    output: ClassVar[str] = "probed head"
 
-    def page(self, study: Study) -> Page:
-        """A table and a figure for each task."""
-        tables, figures, findings = [], [], []
-        for task in study.tasks:
-            for k in study.ks:
-                cells = [study.cell(task, k, seed, "probed head") for seed in study.seeds]
-                found = np.array([constants(cell) for cell in cells])  # (seeds, radii, 3)
-                tables.append(_table(found, f"{task}, k = {k}: means (standard deviations) over {len(cells)} seed(s)"))
-                figures.append(_figure(found, f"{task}-k{k}"))
-                findings.append(_finding(found, f"{task}, k = {k}"))
-        notes = (
-            f"Source: {self.source}.",
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Constants:
+        """Radius and both constants."""
+        return np.array([constants(cell) for cell in cells])
+
+    def section(self, study: Study, group: TaskGroup[Constants]) -> Section:
+        """A table and a figure."""
+        table = table_of(COLUMNS, list(zip(RADII, group.found.swapaxes(0, 1), strict=True)), group.caption)
+        return Section((table,), (_figure(group),), (_finding(group),))
+
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Constants]]) -> tuple[str, ...]:
+        """Around which model, and along which directions."""
+        return (
             f"Model {study.lm.name} with a head that starts from linear probing; {EXAMPLES} test examples, {DRAWS} random "
             f"directions over all trainable parameters; seeds {', '.join(map(str, study.seeds))}.",
             "Constants along random directions describe the neighbourhood; training follows the few directions along which "
             "features turn, where they are larger (foretune behaviour measures those of a run).",
         )
-        return Page(f"Rahimi Afzal et al.: {self.title}", notes, tuple(tables), tuple(figures), tuple(findings))
 
 
 def constants(cell: Experiment) -> list[list[float]]:
@@ -65,33 +71,26 @@ def constants(cell: Experiment) -> list[list[float]]:
     return cell.value("lipschitz-ball", key, measured)["constants"]
 
 
-def _table(found: np.ndarray, caption: str) -> Table:
-    rows = [
-        (
-            f"{share:g}",
-            f"{found[:, place, 0].mean():.3g}",
-            mean_and_spread(_plain(found[:, place, 1]), 1.0, 3),
-            mean_and_spread(_plain(found[:, place, 2]), 1.0, 3),
-        )
-        for place, share in enumerate(RADII)
-    ]
-    return Table(("radius / ||theta_0||", "radius", "L_avg", "L_upper"), tuple(rows), caption)
+COLUMNS: Mapping[str, Callable[[tuple[float, np.ndarray]], Cell]] = {
+    "radius / ||theta_0||": lambda at: Quantity(at[0], "g"),
+    "radius": lambda at: Quantity(float(at[1][:, 0].mean()), ".3g"),
+    "L_avg": lambda at: mean_and_spread(at[1][:, 1].tolist(), 1.0, 3),
+    "L_upper": lambda at: mean_and_spread(at[1][:, 2].tolist(), 1.0, 3),
+}
+"""Of the table: heading -> the text at one radius, from its share of ||theta_0|| and (seeds, 3) constants."""
 
 
-def _plain(values: np.ndarray) -> Sequence[float]:
-    return [float(value) for value in values]
-
-
-def _figure(found: np.ndarray, name: str) -> Figure:
-    middle = found.mean(0)
+def _figure(group: TaskGroup[Constants]) -> Figure:
+    middle = group.found.mean(0)
     curves = tuple(Curve(title, middle[:, place], middle[:, 0]) for place, title in ((1, "L_avg"), (2, "L_upper")))
-    title = f"Local Lipschitz constants of the tangent features, {name}"
-    return Figure(f"lipschitz-{name}", title, "radius", "constant (outputs / parameters^2)", curves, logarithmic=True)
+    title = f"Local Lipschitz constants of the tangent features, {group.name}"
+    unit = "constant (outputs / parameters^2)"
+    return Figure(f"lipschitz-{group.name}", title, "radius", unit, curves, logarithmic=True)
 
 
-def _finding(found: np.ndarray, where: str) -> str:
-    middle = found.mean(0)
+def _finding(group: TaskGroup[Constants]) -> str:
+    middle = group.found.mean(0)
     return (
-        f"{where}: from a radius of {middle[0, 0]:.3g} to {middle[-1, 0]:.3g} L_avg goes from {middle[0, 1]:.3g} to "
+        f"{group.where}: from a radius of {middle[0, 0]:.3g} to {middle[-1, 0]:.3g} L_avg goes from {middle[0, 1]:.3g} to "
         f"{middle[-1, 1]:.3g}, L_upper from {middle[0, 2]:.3g} to {middle[-1, 2]:.3g}."
     )

@@ -6,20 +6,20 @@ of the optimisation, and a negative one with the accuracy after training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from foretune.analysis.rank_statistics import Interval, median_correlation
+from foretune.analysis.rank_statistics import BootstrapEstimate, median_correlation
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
-from foretune.page import Curve, Figure, Page, Table, mean_and_spread
-from foretune.reproduce.afzal.cost import SOURCE
+from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
+from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
 from foretune.reproduce.afzal.runs import (
     EPOCHS,
     RANK,
@@ -30,7 +30,8 @@ from foretune.reproduce.afzal.runs import (
     single_training,
     trained_placement,
 )
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.reproduce.recipe import Defaults, Study
+from foretune.reproduce.sections import Section, TaskGroup, by_item, table_of
 
 KINDS = ("W_k", "W_q, W_v")
 PRINTED = {"rate": 1, "score": -1}
@@ -38,14 +39,14 @@ PRINTED = {"rate": 1, "score": -1}
 
 
 @dataclass(frozen=True)
-class Point:
+class PlacementPoint:
     """One placement on one sample.
 
     Attributes:
-        name: of the placement.
+        name: name of the placement.
         largest, smallest: eigenvalues of its training kernel.
-        kappa: kappa(K + sigma I).
-        run: what training it came to.
+        kappa: condition number kappa(K + sigma I).
+        run: the real run of the placement.
     """
 
     name: str
@@ -55,7 +56,11 @@ class Point:
     run: TrainedPlacement
 
 
-class SpectrumAgainstTraining(Recipe):
+Points = Sequence[Sequence[PlacementPoint]]
+"""Of each seed, the same placements in the same order."""
+
+
+class SpectrumAgainstTraining(PlacementsPage[Points]):
     """kappa(K + sigma I) at the start against convergence rate and accuracy, placement by placement."""
 
     name: ClassVar[str] = "afzal-spectrum"
@@ -63,20 +68,36 @@ class SpectrumAgainstTraining(Recipe):
     source: ClassVar[str] = f"{SOURCE} Figure 2 of the longer paper, and the poster's two figures"
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr", "subj"), ks=(64,), seeds=(13, 21), test=1000)
 
-    def page(self, study: Study) -> Page:
-        """A table for each task, and both scatter plots."""
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Points:
+        """Every placement on every seed."""
         training = single_training(study.budget)
-        tables, figures, findings = [], [], []
-        for task in study.tasks:
-            for k in study.ks:
-                where = f"{task}, k = {k}"
-                cells = [study.cell(task, k, seed, "random head") for seed in study.seeds]
-                points = [_points(cell, training) for cell in cells]
-                tables.append(_table(points, f"{where}: means (standard deviations) over {len(cells)} seed(s)"))
-                figures += [_figure(points, study.seeds, f"{task}-k{k}", of) for of in ("rate", "score")]
-                findings += [correlation_finding(where, of, correlation(points, of)) for of in ("rate", "score")]
-        return Page(
-            f"Rahimi Afzal et al.: {self.title}", _notes(self, study), tuple(tables), tuple(figures), tuple(findings)
+        return [_points(cell, training) for cell in cells]
+
+    def section(self, study: Study, group: TaskGroup[Points]) -> Section:
+        """A table, and both scatter plots."""
+        kinds = ("rate", "score")
+        return Section(
+            (table_of(COLUMNS, by_item(group.found), group.caption),),
+            tuple(_figure(group, of) for of in kinds),
+            tuple(correlation_finding(group.where, of, correlation(group.found, of)) for of in kinds),
+        )
+
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Points]]) -> tuple[str, ...]:
+        """The runs, the kernel, the rate, and what differs from the paper."""
+        training = single_training(study.budget)
+        length = f"{EPOCHS} epochs" if training.steps is None else f"{training.steps} steps in place of {EPOCHS} epochs"
+        return (
+            f"Model {study.lm.name} with a random head; tasks {', '.join(study.tasks)}; k = "
+            f"{', '.join(map(str, study.ks))} examples per label for training; seeds {', '.join(map(str, study.seeds))}; "
+            f"at most {study.test} test examples.",
+            f"Runs: LoRA of rank {RANK}, the head trained beside, AdamW at {training.optimiser.learning_rate:g}, "
+            f"batches of {training.batch_size}, {length}, a constant rate; scores are those after the last step.",
+            f"K is the kernel of adapters and head on the training examples at the start; sigma = {SIGMA:g} "
+            "lambda_max of the kernel with adapters on all linear layers, the same for all placements.",
+            "Convergence rate: minus the slope of the logarithm of the mean training loss of each epoch.",
+            "What differs: the paper trains RoBERTa-base on whole training sets, with the kernel of 32 examples; "
+            "it gives neither its sigma, nor how it defines the rate, nor an interval.",
+            "Correlations are Spearman's over placements, the median over seeds; intervals from placements drawn again.",
         )
 
 
@@ -96,18 +117,18 @@ def placements(cell: Experiment, pool: Pool) -> list[Candidate]:
     return list(found.values())
 
 
-def _points(cell: Experiment, training: Training) -> list[Point]:
+def _points(cell: Experiment, training: Training) -> list[PlacementPoint]:
     pool = pool_of(cell, RANK)
     sigma = SIGMA * pool.largest_of_all(RANK)
     found = []
     for item in placements(cell, pool):
         eigen = pool.evidence(item).spectrum
         run = trained_placement(cell, item, training)
-        found.append(Point(item.name, eigen.largest, eigen.smallest, eigen.condition_number(sigma), run))
+        found.append(PlacementPoint(item.name, eigen.largest, eigen.smallest, eigen.condition_number(sigma), run))
     return found
 
 
-def correlation(points: Sequence[Sequence[Point]], of: str) -> Interval:
+def correlation(points: Points, of: str) -> BootstrapEstimate:
     """Median over seeds of Spearman's correlation of kappa and a result, with an interval over placements.
 
     Args:
@@ -118,11 +139,11 @@ def correlation(points: Sequence[Sequence[Point]], of: str) -> Interval:
     kappas = np.array([[point.kappa for point in seed] for seed in points], dtype=np.float64)
     kept = np.isfinite(values).all(0)
     if kept.sum() < 3:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return BootstrapEstimate(float("nan"), float("nan"), float("nan"))
     return median_correlation(kappas[:, kept], values[:, kept])
 
 
-def correlation_finding(where: str, of: str, found: Interval) -> str:
+def correlation_finding(where: str, of: str, found: BootstrapEstimate) -> str:
     """What a correlation says beside the paper's sign."""
     what = "the convergence rate" if of == "rate" else "the test score"
     sign = "positive" if PRINTED[of] > 0 else "negative"
@@ -140,61 +161,30 @@ def correlation_finding(where: str, of: str, found: Interval) -> str:
     )
 
 
-def _table(points: Sequence[Sequence[Point]], caption: str) -> Table:
-    rows = []
-    for place, first in enumerate(points[0]):
-        every = [seed[place] for seed in points]
-        rows.append(
-            (
-                first.name,
-                f"{np.mean([point.largest for point in every]):.3g}",
-                f"{np.mean([point.smallest for point in every]):.1e}",
-                f"{np.mean([point.kappa for point in every]):.2f}",
-                mean_and_spread([point.run.rate for point in every], 1.0, 3),
-                mean_and_spread([point.run.score for point in every]),
-            )
-        )
-    header = (
-        "LoRA r = 8 on",
-        "lambda_max",
-        "lambda_min",
-        "kappa(K + sigma I)",
-        "convergence rate (1 / epoch)",
-        "test score (%)",
-    )
-    return Table(header, tuple(rows), caption)
+def _mean(every: Sequence[PlacementPoint], name: str) -> float:
+    return float(np.mean([getattr(point, name) for point in every]))
 
 
-def _figure(points: Sequence[Sequence[Point]], seeds: Sequence[int], name: str, of: str) -> Figure:
+COLUMNS: Mapping[str, Callable[[Sequence[PlacementPoint]], Cell]] = {
+    "LoRA r = 8 on": lambda every: every[0].name,
+    "lambda_max": lambda every: Quantity(_mean(every, "largest"), ".3g"),
+    "lambda_min": lambda every: Quantity(_mean(every, "smallest"), ".1e"),
+    "kappa(K + sigma I)": lambda every: Quantity(_mean(every, "kappa"), ".2f"),
+    "convergence rate (1 / epoch)": lambda every: mean_and_spread([point.run.rate for point in every], 1.0, 3),
+    "test score (%)": lambda every: mean_and_spread([point.run.score for point in every]),
+}
+"""Of the table: heading -> the text for one placement on all seeds."""
+
+
+def _figure(group: TaskGroup[Points], of: str) -> Figure:
     curves = [
         Curve(
             f"seed {seed}",
             np.array([getattr(point.run, of) for point in found], dtype=float),
             np.array([point.kappa for point in found], dtype=float),
         )
-        for seed, found in zip(seeds, points, strict=True)
+        for seed, found in zip(group.seeds, group.found, strict=True)
     ]
     label = "convergence rate (1 / epoch)" if of == "rate" else "test score"
-    title = f"Condition number at the start and {label.partition(' (')[0]}, {name}"
-    return Figure(f"kappa-{of}-{name}", title, "kappa(K + sigma I)", label, tuple(curves), points=True)
-
-
-def _notes(recipe: Recipe, study: Study) -> tuple[str, ...]:
-    training = single_training(study.budget)
-    length = f"{EPOCHS} epochs" if training.steps is None else f"{training.steps} steps in place of {EPOCHS} epochs"
-    notes: Mapping[str, str] = {
-        "source": f"Source: {recipe.source}.",
-        "what": f"Model {study.lm.name} with a random head; tasks {', '.join(study.tasks)}; k = "
-        f"{', '.join(map(str, study.ks))} examples per label for training; seeds {', '.join(map(str, study.seeds))}; at "
-        f"most {study.test} test examples.",
-        "runs": f"Runs: LoRA of rank {RANK}, the head trained beside, AdamW at {training.optimiser.learning_rate:g}, "
-        f"batches of {training.batch_size}, {length}, a constant rate; scores are those after the last step.",
-        "kappa": f"K is the kernel of adapters and head on the training examples at the start; sigma = {SIGMA:g} "
-        "lambda_max of the kernel with adapters on all linear layers, the same for all placements.",
-        "rate": "Convergence rate: minus the slope of the logarithm of the mean training loss of each epoch.",
-        "differs": "What differs: the paper trains RoBERTa-base on whole training sets, with the kernel of 32 examples; "
-        "it gives neither its sigma, nor how it defines the rate, nor an interval.",
-        "interval": "Correlations are Spearman's over placements, the median over seeds; intervals from placements drawn "
-        "again.",
-    }
-    return tuple(notes.values())
+    title = f"Condition number at the start and {label.partition(' (')[0]}, {group.name}"
+    return Figure(f"kappa-{of}-{group.name}", title, "kappa(K + sigma I)", label, tuple(curves), points=True)

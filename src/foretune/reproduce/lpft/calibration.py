@@ -8,11 +8,13 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.analysis.calibration import BINS
-from foretune.page import Curve, Figure, Page, Table, mean_and_spread
-from foretune.reproduce.lpft.measures import AUTHORS, SOURCE, Bins, Measures, head_cell, method_measures
-from foretune.reproduce.lpft.notes import TASKS, head_notes
+from foretune.experiment.experiment import Experiment
+from foretune.page import Curve, Figure, Table, mean_and_spread
+from foretune.reproduce.lpft.measures import SOURCE, Bins, ByMethod, Measures, method_measures
+from foretune.reproduce.lpft.page import HeadPage
 from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.reproduce.recipe import Study
+from foretune.reproduce.sections import Section, TaskGroup
 from foretune.shapes import Float64
 
 ERRORS = ("ECE", "MCE")
@@ -20,35 +22,36 @@ ROWS = ("FT", "LP-FT", "LoRA", "LP-LoRA")
 _HEADER = ("Metric (%)", "Method", "w/o TS", "w/ TS", "Imp.")
 
 
-class Calibrations(Recipe):
+class Calibrations(HeadPage[ByMethod]):
     """ECE and MCE of FT, LoRA, and both after linear probing, before and after temperature scaling."""
 
     name: ClassVar[str] = "lpft-calibration"
     title: ClassVar[str] = "calibration errors without and with temperature scaling (TS)"
     source: ClassVar[str] = f"{SOURCE}, table of ECE and MCE"
-    defaults: ClassVar[Defaults] = Defaults("minilm", TASKS, ks=(64,))
 
-    def page(self, study: Study) -> Page:
-        """One table and a reliability diagram of each method for each task and k, and the poster's table."""
-        tables: list[Table] = []
-        figures: list[Figure] = []
-        findings: list[str] = []
-        limits = 0
-        for task in study.tasks:
-            for k in study.ks:
-                cells = [head_cell(study, task, k, seed) for seed in study.seeds]
-                found = method_measures(cells, study.budget, ROWS)
-                limits += sum(one.separated for measures in found.values() for one in measures)
-                tables.append(_table(found, f"{task}, k = {k}: mean (sd) over {len(study.seeds)} seed(s)"))
-                figures += [figure for name in ROWS if (figure := _diagram(found[name], name, task, k)) is not None]
-                findings += _findings(found, f"{task}, k = {k}")
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> ByMethod:
+        """What is measured of the four methods."""
+        return method_measures(cells, study.budget, ROWS)
+
+    def section(self, study: Study, group: TaskGroup[ByMethod]) -> Section:
+        """One table and a reliability diagram of each method."""
+        caption = f"{group.where}: mean (sd) over {len(study.seeds)} seed(s)"
+        figures = tuple(figure for name in ROWS if (figure := _diagram(group, name)) is not None)
+        return Section((_table(group.found, caption),), figures, tuple(_findings(group.found, group.where)))
+
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[ByMethod]]) -> tuple[str, ...]:
+        """How the errors are made, and how many runs have no temperature."""
+        limits = sum(one.separated for group in groups for measures in group.found.values() for one in measures)
         method = (
             f"{BINS} bins by the probability of the predicted class, on all test examples. The temperature minimises the "
             "cross-entropy on the validation examples, which also chose the checkpoint. The diagrams pool the seeds."
         )
         at_limit = f"{limits} run(s) have every validation example right, or a temperature at the limit of its search."
-        notes = (*head_notes(self, study), method, *((at_limit,) if limits else ()))
-        return Page(f"{AUTHORS}: {self.title}", notes, (*tables, _poster()), tuple(figures), tuple(findings))
+        return (method, *((at_limit,) if limits else ()))
+
+    def printed(self, study: Study) -> Sequence[Table]:
+        """The poster's table."""
+        return (_poster(),)
 
 
 def _errors(measures: Sequence[Measures], error: str) -> list[tuple[float, ...]]:
@@ -59,7 +62,7 @@ def _errors(measures: Sequence[Measures], error: str) -> list[tuple[float, ...]]
     ]
 
 
-def _table(found: dict[str, list[Measures]], caption: str) -> Table:
+def _table(found: ByMethod, caption: str) -> Table:
     rows = []
     for error in ERRORS:
         for name in ROWS:
@@ -69,9 +72,9 @@ def _table(found: dict[str, list[Measures]], caption: str) -> Table:
     return Table(_HEADER, tuple(rows), caption)
 
 
-def _diagram(measures: Sequence[Measures], name: str, task: str, k: int) -> Figure | None:
+def _diagram(group: TaskGroup[ByMethod], name: str) -> Figure | None:
     """The reliability diagram of a method, without and with scaling; None where all runs failed."""
-    done = [one for one in measures if one.without is not None and one.scaled is not None]
+    done = [one for one in group.found[name] if one.without is not None and one.scaled is not None]
     if not done:
         return None
     curves = tuple(
@@ -79,8 +82,8 @@ def _diagram(measures: Sequence[Measures], name: str, task: str, k: int) -> Figu
         for label, part in (("w/o TS", "without"), ("w/ TS", "scaled"))
     )
     return Figure(
-        f"reliability-{task}-k{k}-{name.lower()}",
-        f"Reliability of {name} on {task}, k = {k}",
+        f"reliability-{group.name}-{name.lower()}",
+        f"Reliability of {name} on {group.where}",
         "confidence",
         "accuracy",
         curves,
@@ -100,7 +103,7 @@ def _pooled(bins: Sequence[Bins]) -> tuple[Float64[np.ndarray, "k"], Float64[np.
     return accuracy, confidence
 
 
-def _findings(found: dict[str, list[Measures]], where: str) -> list[str]:
+def _findings(found: ByMethod, where: str) -> list[str]:
     lines = []
     for error in ERRORS:
         finite = {

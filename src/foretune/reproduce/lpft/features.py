@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
-from foretune.page import Page, Table
+from foretune.experiment.experiment import Experiment
+from foretune.page import Table
 from foretune.reproduce.lpft.measures import (
-    AUTHORS,
     MEASURED,
     METHODS,
     SOURCE,
+    ByMethod,
     Measures,
-    finished,
-    head_cell,
-    method_grid,
+    finished_mean,
+    method_measures,
     pretrained_measures,
-    run_measures,
 )
-from foretune.reproduce.lpft.notes import TASKS, head_notes, one_seed_note, poster_table
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.reproduce.lpft.page import HeadPage, one_seed_note, poster_table, three_digits
+from foretune.reproduce.recipe import Study
+from foretune.reproduce.sections import Section, TaskGroup
 
 PRETRAINED = "Pre-trained"
 COLUMNS: dict[str, str] = {
@@ -34,73 +34,59 @@ COLUMNS: dict[str, str] = {
 _ROW_NORM = {"row norm": "row_norm"}
 _PAIRS = (("LP-FT", "FT"), ("LP-LoRA", "LoRA"))
 
-Measured = Mapping[tuple[str, str], Sequence[Measures]]
-"""(Task, row of the table) -> one measurement a seed."""
 
-
-class Features(Recipe):
+class Features(HeadPage[ByMethod]):
     """CS, Diff and FDR of features, and norms of the classifier, for each method."""
 
     name: ClassVar[str] = "lpft-features"
     title: ClassVar[str] = "changes of features and classifier norms: FT, LoRA, and both after linear probing"
     source: ClassVar[str] = f"{SOURCE}, table of features (F) and classifier norms (C)"
-    defaults: ClassVar[Defaults] = Defaults("minilm", TASKS, ks=(64,))
 
-    def page(self, study: Study) -> Page:
-        """One table for each k, and the poster's own."""
-        tables, findings = [], []
-        for k in study.ks:
-            found = measured_rows(study, k)
-            shots = f", k = {k}" if len(study.ks) > 1 else ""
-            tables.append(_table(study, found, f"Mean over {len(study.seeds)} seed(s){shots}"))
-            findings += [f"{line[:-1]}{shots}." for line in smaller_changes(found, study.tasks)]
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> ByMethod:
+        """What is measured of the pretrained model and of every method."""
+        return {
+            PRETRAINED: [pretrained_measures(cell) for cell in cells],
+            **method_measures(cells, study.budget),
+        }
+
+    def sections(self, study: Study, groups: Sequence[TaskGroup[ByMethod]]) -> list[Section]:
+        """One table for each k, with all tasks side by side as on the poster."""
+        return [self._at(study, k, [group for group in groups if group.k == k]) for k in study.ks]
+
+    def _at(self, study: Study, k: int, groups: Sequence[TaskGroup[ByMethod]]) -> Section:
+        shots = f", k = {k}" if len(study.ks) > 1 else ""
+        table = _table(groups, f"Mean over {len(study.seeds)} seed(s){shots}")
+        return Section(
+            (table,), (), tuple(f"{line[:-1]}{shots}." for group in groups for line in smaller_changes(group))
+        )
+
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[ByMethod]]) -> tuple[str, ...]:
+        """On which examples, and what the poster leaves open."""
         measured = (
             f"Features are those of at most {MEASURED} test examples; FDR has a ridge of 1e-6 tr(S_W) / i, because the "
             "poster gives no formula: compare its ratios within this table only. Norm(C) is the Frobenius norm of the "
             "classifier, as on the poster; the mean norm of its rows stands beside it."
         )
-        notes = (*head_notes(self, study), measured, *one_seed_note(study))
-        tables += poster_table("features", study.tasks, tuple(COLUMNS))
-        return Page(f"{AUTHORS}: {self.title}", notes, tuple(tables), findings=tuple(findings))
+        return (measured, *one_seed_note(study))
+
+    def printed(self, study: Study) -> Sequence[Table]:
+        """The poster's table of these tasks."""
+        return poster_table("features", study.tasks, tuple(COLUMNS))
 
 
-def measured_rows(study: Study, k: int) -> Measured:
-    """All rows of the table for all tasks."""
-    found: dict[tuple[str, str], list[Measures]] = {}
-    for task in study.tasks:
-        for seed in study.seeds:
-            cell = head_cell(study, task, k, seed)
-            found.setdefault((task, PRETRAINED), []).append(pretrained_measures(cell))
-            for name, method in METHODS.items():
-                measures = run_measures(cell, method, method_grid(study.budget, method))
-                found.setdefault((task, name), []).append(measures)
-    return found
-
-
-def mean(measures: Sequence[Measures], name: str) -> float:
-    """The mean of a measure over the seeds whose runs did not fail; not a number where all did."""
-    values = [getattr(one, name) for one in finished(measures)]
-    return float(np.mean(values)) if values else float("nan")
-
-
-def shown(value: float) -> str:
-    """Three digits, as the poster has them; a dash for what is not a number."""
-    return "-" if np.isnan(value) else f"{value:.3g}"
-
-
-def _table(study: Study, found: Measured, caption: str) -> Table:
+def _table(groups: Sequence[TaskGroup[ByMethod]], caption: str) -> Table:
     rows = []
     for name in (PRETRAINED, *METHODS):
         row = [name]
-        for task in study.tasks:
-            values = {column: mean(found[task, name], field) for column, field in (COLUMNS | _ROW_NORM).items()}
+        for group in groups:
+            values = {title: finished_mean(group.found[name], field) for title, field in (COLUMNS | _ROW_NORM).items()}
             if name in (PRETRAINED, "LP"):
                 values["Diff(F)"] = float("nan")  # the features are the pretrained ones
-            row += [shown(value) for value in values.values()]
+            row += [three_digits(value) for value in values.values()]
         rows.append(tuple(row))
-    failed = sum(one.failure is not None for measures in found.values() for one in measures)
+    failed = sum(one.failure is not None for group in groups for measures in group.found.values() for one in measures)
     what = f"{caption}; {failed} run(s) failed and are left out" if failed else caption
-    header = ("Method", *(f"{task}: {column}" for task in study.tasks for column in (*COLUMNS, *_ROW_NORM)))
+    header = ("Method", *(f"{group.task}: {column}" for group in groups for column in (*COLUMNS, *_ROW_NORM)))
     return Table(header, tuple(rows), what)
 
 
@@ -111,25 +97,23 @@ def _difference(probed: Sequence[Measures], plain: Sequence[Measures]) -> str:
     pairs = [a.difference - b.difference for a, b in zip(probed, plain, strict=True) if not (a.failure or b.failure)]
     if len(pairs) < 2:
         return " (one seed: no interval)"
-    half = float(stats.t.ppf(0.975, len(pairs) - 1) * np.std(pairs, ddof=1) / np.sqrt(len(pairs)))
-    low, high = np.mean(pairs) - half, np.mean(pairs) + half
+    low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
     verdict = "" if low > 0 or high < 0 else ", which does not tell them apart"
     return f" (difference {np.mean(pairs):+.3g}, 95% interval {low:.3g} to {high:.3g} over {len(pairs)} seeds{verdict})"
 
 
-def smaller_changes(found: Measured, tasks: Sequence[str]) -> list[str]:
-    """Whether probing first made the features move less, for each task."""
+def smaller_changes(group: TaskGroup[ByMethod]) -> list[str]:
+    """Whether probing first made the features move less."""
     lines = []
-    for task in tasks:
-        for probed, plain in _PAIRS:
-            first, second = (mean(found[task, name], "difference") for name in (probed, plain))
-            if not np.isfinite([first, second]).all():
-                continue
-            word = "less" if first < second else "no less" if first == second else "more"
-            norms = [shown(mean(found[task, name], "norm")) for name in (probed, plain)]
-            lines.append(
-                f"{probed} changes features {word} than {plain} on {task}: Diff {shown(first)} against {shown(second)}"
-                f"{_difference(found[task, probed], found[task, plain])}, with classifier norms {norms[0]} against "
-                f"{norms[1]}."
-            )
+    for probed, plain in _PAIRS:
+        first, second = (finished_mean(group.found[name], "difference") for name in (probed, plain))
+        if not np.isfinite([first, second]).all():
+            continue
+        word = "less" if first < second else "no less" if first == second else "more"
+        norms = [three_digits(finished_mean(group.found[name], "norm")) for name in (probed, plain)]
+        lines.append(
+            f"{probed} changes features {word} than {plain} on {group.task}: Diff {three_digits(first)} against "
+            f"{three_digits(second)}{_difference(group.found[probed], group.found[plain])}, with classifier norms "
+            f"{norms[0]} against {norms[1]}."
+        )
     return lines

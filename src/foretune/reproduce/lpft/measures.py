@@ -14,7 +14,7 @@ import numpy as np
 
 from foretune.analysis.calibration import Calibration, temperature_scaling
 from foretune.analysis.classifier import norm_of_rows
-from foretune.behaviour.head import feature_change, row_norms
+from foretune.behaviour.head import change_of_features, head_row_norms
 from foretune.errors import NonFiniteError
 from foretune.experiment.budget import Budget
 from foretune.experiment.data import usual_sample
@@ -23,7 +23,7 @@ from foretune.experiment.setting import RANDOM_HEAD
 from foretune.finetune.methods import FullTuning, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
-from foretune.model.batches import pretrained
+from foretune.model.batches import outputs_and_features
 from foretune.reproduce.recipe import Study
 from foretune.store.kept import identity_hash
 
@@ -62,8 +62,8 @@ class Measures:
         failure: why every point of the grid failed, or None; all else is then not a number, or empty.
         similarity, fisher, difference: CS(F), FDR(F) and Diff(F) of `analysis.features`.
         norm: Frobenius norm of the classifier, Norm(C).
-        row_norm: mean norm of its rows.
-        score: on the test examples.
+        row_norm: mean norm of the classifier's rows.
+        score: score on the test examples.
         steps, norms: Norm(C) along training; both stages of a run that began with linear probing.
         probing: steps of the first stage.
         temperature: fitted on the validation examples.
@@ -87,15 +87,19 @@ class Measures:
     scaled: Bins | None = None
 
 
+ByMethod = Mapping[str, Sequence[Measures]]
+"""Method as the poster names it -> one measurement for each seed."""
+
+
 def method_grid(budget: Budget, method: Method) -> list[Training]:
     """The grid of a method with AdamW; rates that a cut names are not those of a head alone, which keeps its own."""
     chosen = replace(budget, learning_rates={}) if isinstance(method, LinearProbing) else budget
     return chosen.grid(method, "adamw")
 
 
-def head_cell(study: Study, task: str, k: int, seed: int) -> Experiment:
+def head_cell(study: Study, task: str, k: int | None, seed: int) -> Experiment:
     """The cell of a task, with a classifier that starts at random."""
-    return study.cell(task, usual_sample(study.source(task), k), seed, OUTPUT)
+    return study.cell(task, None if k is None else usual_sample(study.source(task), k), seed, OUTPUT)
 
 
 def pretrained_measures(cell: Experiment) -> Measures:
@@ -121,10 +125,8 @@ def run_measures(cell: Experiment, method: Method, grid: Sequence[Training]) -> 
     return _read(cell.value(f"lpft-{method.label}-{identity_hash(key)[:12]}", key, computed))
 
 
-def method_measures(
-    cells: Sequence[Experiment], budget: Budget, names: Sequence[str] = tuple(METHODS)
-) -> dict[str, list[Measures]]:
-    """What is measured of some of `METHODS`: one measurement a cell, for each method."""
+def method_measures(cells: Sequence[Experiment], budget: Budget, names: Sequence[str] = tuple(METHODS)) -> ByMethod:
+    """What is measured of some of `METHODS`."""
     grids = {name: method_grid(budget, METHODS[name]) for name in names}
     return {name: [run_measures(cell, METHODS[name], grid) for cell in cells] for name, grid in grids.items()}
 
@@ -134,10 +136,16 @@ def finished(measures: Sequence[Measures]) -> list[Measures]:
     return [one for one in measures if one.failure is None]
 
 
+def finished_mean(measures: Sequence[Measures], name: str) -> float:
+    """The mean of a measure over the seeds whose runs did not fail; not a number where all did."""
+    values = [getattr(one, name) for one in finished(measures)]
+    return float(np.mean(values)) if values else float("nan")
+
+
 def _measured(cell: Experiment, run: Run | None) -> Measures:
     after = cell.outputs if run is None else run.outputs
     rows, y = cell.split.test[:MEASURED], cell.labels("test")[:MEASURED]
-    change, rows_of_head = feature_change(cell.outputs, after, rows, y), row_norms(after)
+    change, rows_of_head = change_of_features(cell.outputs, after, rows, y), head_row_norms(after)
     found = Measures(
         similarity=change.similarity[1],
         fisher=change.fisher[1],
@@ -147,7 +155,7 @@ def _measured(cell: Experiment, run: Run | None) -> Measures:
     )
     if run is None:
         return found
-    logits = pretrained(after, cell.split.validation).outputs
+    logits = outputs_and_features(after, cell.split.validation).outputs
     honest = temperature_scaling(run.test_logits.astype(float), cell.labels("test"), logits, cell.labels("validation"))
     steps, norms, probing = _along(run)
     return replace(

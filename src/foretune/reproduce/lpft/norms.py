@@ -6,67 +6,112 @@ features; the split f_FT - f_0 = eta sum_i (P + F) delta_i, in which F grows wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from foretune.page import Curve, Figure, Page, Table
-from foretune.reproduce.lpft.features import mean, shown
+from foretune.experiment.experiment import Experiment
+from foretune.page import Curve, Figure, Table
 from foretune.reproduce.lpft.kernels import EXAMPLES, Spectra, pretrained_spectra, probed_spectra
 from foretune.reproduce.lpft.measures import (
-    AUTHORS,
+    MEASURED,
     SOURCE,
-    Measures,
+    ByMethod,
     finished,
-    head_cell,
+    finished_mean,
     method_measures,
     pretrained_measures,
 )
-from foretune.reproduce.lpft.notes import TASKS, head_notes, one_seed_note
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.reproduce.lpft.page import HeadPage, one_seed_note, three_digits
+from foretune.reproduce.lpft.slopes import (
+    RowSlopes,
+    pretrained_slopes,
+    probed_slopes,
+    slopes_finding,
+    slopes_table,
+)
+from foretune.reproduce.recipe import Study
+from foretune.reproduce.sections import Section, TaskGroup
 
 _HEADER = ("Kernel", "||P|| before", "||F|| before", "F's share", "||P|| after LP", "||F|| after LP", "F's share after")
 
 
-class Norms(Recipe):
+@dataclass(frozen=True)
+class Growth:
+    """What is measured for one task at one k.
+
+    Attributes:
+        runs: measures of the runs of every method.
+        before: kernels with the random classifier, of the seeds whose linear probing did not fail.
+        after: kernels after linear probing, of the same seeds.
+        start: mean Norm(C) of the random classifier, of the same seeds.
+        labels: names of the classes.
+        slopes_before: derivatives by the norms of the random classifier's rows, of the same seeds.
+        slopes_after: the derivatives after linear probing.
+    """
+
+    runs: ByMethod
+    before: Sequence[Spectra]
+    after: Sequence[Spectra]
+    start: float
+    labels: Sequence[str]
+    slopes_before: Sequence[RowSlopes]
+    slopes_after: Sequence[RowSlopes]
+
+
+class Norms(HeadPage[Growth]):
     """Classifier norms along training and against feature changes, and the two parts of the kernel."""
 
     name: ClassVar[str] = "lpft-norms"
     title: ClassVar[str] = "classifier norms, feature changes, and the two parts of the kernel"
     source: ClassVar[str] = f"{SOURCE}, figures of classifier norms"
-    defaults: ClassVar[Defaults] = Defaults("minilm", TASKS, ks=(64,))
 
-    def page(self, study: Study) -> Page:
-        """Two figures and a table for each task and k."""
-        tables: list[Table] = []
-        figures: list[Figure] = []
-        findings: list[str] = []
-        for task in study.tasks:
-            for k in study.ks:
-                where = f"{task}, k = {k}"
-                cells = [head_cell(study, task, k, seed) for seed in study.seeds]
-                runs = method_measures(cells, study.budget)
-                probed = [cell for cell, run in zip(cells, runs["LP"], strict=True) if run.failure is None]
-                before = [pretrained_spectra(cell) for cell in probed]
-                after = [probed_spectra(cell, study.budget) for cell in probed]
-                start = mean([pretrained_measures(cell) for cell in probed], "norm")
-                tables.append(
-                    _table(before, after, f"{where}: Frobenius norms on at most {EXAMPLES} training examples")
-                )
-                figures += [_along(runs, task, k), _against(runs, task, k)]
-                findings += [
-                    *_growth_findings(runs, where),
-                    *_kernel_findings(before, after, start, mean(runs["LP"], "norm"), where),
-                    *_change_findings(runs, where),
-                ]
-        notes = (
-            *head_notes(self, study),
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Growth:
+        """The runs of all methods, and the kernels before and after linear probing."""
+        runs = method_measures(cells, study.budget)
+        probed = [cell for cell, run in zip(cells, runs["LP"], strict=True) if run.failure is None]
+        return Growth(
+            runs,
+            before=[pretrained_spectra(cell) for cell in probed],
+            after=[probed_spectra(cell, study.budget) for cell in probed],
+            start=finished_mean([pretrained_measures(cell) for cell in probed], "norm"),
+            labels=cells[0].task.labels,
+            slopes_before=[pretrained_slopes(cell) for cell in probed],
+            slopes_after=[probed_slopes(cell, study.budget) for cell in probed],
+        )
+
+    def section(self, study: Study, group: TaskGroup[Growth]) -> Section:
+        """Two figures and two tables."""
+        found, where = group.found, group.where
+        on = f"on at most {MEASURED} training examples"
+        slopes = f"{where}: rows of the classifier and dL/d||v|| (nats per unit of norm) {on}"
+        known = bool(found.slopes_before)
+        caption = f"{where}: Frobenius norms on at most {EXAMPLES} training examples"
+        return Section(
+            (
+                _table(found.before, found.after, caption),
+                *([slopes_table(found.labels, found.slopes_before, found.slopes_after, slopes)] if known else []),
+            ),
+            (_along(found.runs, group), _against(found.runs, group)),
+            (
+                *_growth_findings(found.runs, where),
+                *_kernel_findings(found, where),
+                *_change_findings(found.runs, where),
+                *([slopes_finding(found.slopes_before, where)] if known else []),
+            ),
+        )
+
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Growth]]) -> tuple[str, ...]:
+        """What the curves and points are."""
+        return (
             *one_seed_note(study),
             "A classifier's norm is its Frobenius norm, Norm(C). Curves are means over seeds; LP-FT and LP-LoRA show both "
             "stages, the second from the best checkpoint of the first. Points are single runs, on the test examples.",
+            "dL/d||v|| is the derivative of the mean cross-entropy by the norm of a class's row, its direction kept: where "
+            "it is negative, gradient descent makes the row longer.",
         )
-        return Page(f"{AUTHORS}: {self.title}", notes, tuple(tables), tuple(figures), tuple(findings))
 
 
 def _norms(spectra: Sequence[Spectra], kernel: str) -> tuple[float, float, float]:
@@ -82,11 +127,11 @@ def _table(before: Sequence[Spectra], after: Sequence[Spectra], caption: str) ->
     rows = []
     for kernel in ("FT", "LoRA"):
         values = [*_norms(before, kernel), *_norms(after, kernel)]
-        rows.append((kernel, *map(shown, values)))
+        rows.append((kernel, *map(three_digits, values)))
     return Table(_HEADER, tuple(rows), caption)
 
 
-def _along(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
+def _along(runs: ByMethod, group: TaskGroup[Growth]) -> Figure:
     curves = []
     for name, measures in runs.items():
         done = finished(measures)
@@ -97,15 +142,15 @@ def _along(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
             )
             curves.append(Curve(name, norms, steps))
     return Figure(
-        f"norms-{task}-k{k}",
-        f"Classifier norms along training on {task}, k = {k}",
+        f"norms-{group.name}",
+        f"Classifier norms along training on {group.where}",
         "steps",
         "Norm(C), the Frobenius norm of the classifier",
         tuple(curves),
     )
 
 
-def _against(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
+def _against(runs: ByMethod, group: TaskGroup[Growth]) -> Figure:
     curves = []
     for name, measures in runs.items():
         done = finished(measures)
@@ -113,8 +158,8 @@ def _against(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
             norms, changes = (np.array([getattr(one, field) for one in done]) for field in ("norm", "difference"))
             curves.append(Curve(name, changes, norms))
     return Figure(
-        f"norms-against-changes-{task}-k{k}",
-        f"Classifier norm and change of features on {task}, k = {k}",
+        f"norms-against-changes-{group.name}",
+        f"Classifier norm and change of features on {group.where}",
         "Norm(C), the Frobenius norm of the classifier",
         "Diff(F)",
         tuple(curves),
@@ -122,24 +167,23 @@ def _against(runs: Mapping[str, list[Measures]], task: str, k: int) -> Figure:
     )
 
 
-def _kernel_findings(
-    before: Sequence[Spectra], after: Sequence[Spectra], start: float, probed: float, where: str
-) -> list[str]:
-    if not after:
+def _kernel_findings(found: Growth, where: str) -> list[str]:
+    if not found.after:
         return []
-    growth = {kernel: _norms(after, kernel)[1] / _norms(before, kernel)[1] for kernel in ("FT", "LoRA")}
+    growth = {kernel: _norms(found.after, kernel)[1] / _norms(found.before, kernel)[1] for kernel in ("FT", "LoRA")}
+    start, probed = found.start, finished_mean(found.runs["LP"], "norm")
+    square, tuned, adapted = map(three_digits, ((probed / start) ** 2, growth["FT"], growth["LoRA"]))
     return [
-        f"{where}: linear probing takes the classifier's norm from {shown(start)} to {shown(probed)} (its square times "
-        f"{shown((probed / start) ** 2)}) and multiplies ||F|| by {shown(growth['FT'])} for FT and by "
-        f"{shown(growth['LoRA'])} for LoRA."
+        f"{where}: linear probing takes the classifier's norm from {three_digits(start)} to {three_digits(probed)} (its "
+        f"square times {square}) and multiplies ||F|| by {tuned} for FT and by {adapted} for LoRA."
     ]
 
 
-def _growth_findings(runs: Mapping[str, list[Measures]], where: str) -> list[str]:
+def _growth_findings(runs: ByMethod, where: str) -> list[str]:
     """Which methods made the classifier longer, from the first step to the chosen checkpoint."""
     done = {name: finished(measures) for name, measures in runs.items()}
     growth = {
-        name: mean(measures, "norm") / float(np.mean([one.norms[0] for one in measures]))
+        name: finished_mean(measures, "norm") / float(np.mean([one.norms[0] for one in measures]))
         for name, measures in done.items()
         if measures
     }
@@ -149,11 +193,11 @@ def _growth_findings(runs: Mapping[str, list[Measures]], where: str) -> list[str
     most = max(growth, key=lambda name: growth[name])
     return [
         f"{where}: the classifier's norm grows in {len(longer)} of {len(growth)} methods; most in {most}, times "
-        f"{shown(growth[most])}."
+        f"{three_digits(growth[most])}."
     ]
 
 
-def _change_findings(runs: Mapping[str, list[Measures]], where: str) -> list[str]:
+def _change_findings(runs: ByMethod, where: str) -> list[str]:
     from scipy.stats import spearmanr
 
     points = [

@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 
+from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import LoRATuning
-from foretune.page import Curve, Figure, Page, Table
-from foretune.reproduce.lpft.features import shown
+from foretune.page import Curve, Figure, Table
 from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, pretrained_spectra
-from foretune.reproduce.lpft.measures import AUTHORS, SOURCE, head_cell
-from foretune.reproduce.lpft.notes import TASKS, head_notes
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.reproduce.lpft.measures import SOURCE
+from foretune.reproduce.lpft.page import HeadPage, three_digits
+from foretune.reproduce.recipe import Study
+from foretune.reproduce.sections import Section, TaskGroup
 
 _FIRST = 10
 _CURVES = (("FT", "P + F"), ("FT", "F"), ("LoRA", "P + F"), ("LoRA", "F"))
 _HEADER = ("Kernel", "Part", "largest", "Frobenius norm", f"share of the first {_FIRST}")
 
 
-class SingularValuesOfKernels(Recipe):
+class SingularValuesOfKernels(HeadPage[Spectra]):
     """How alike the kernels of FT and LoRA are, by their singular values."""
 
     name: ClassVar[str] = "lpft-singular-values"
     title: ClassVar[str] = "singular values of the kernels of FT and LoRA, pretrained"
     source: ClassVar[str] = f"{SOURCE}, figure of singular values"
-    defaults: ClassVar[Defaults] = Defaults("minilm", TASKS, ks=(64,))
 
-    def page(self, study: Study) -> Page:
-        """A figure and a table for each task and k."""
-        tables: list[Table] = []
-        figures: list[Figure] = []
-        findings: list[str] = []
-        for task in study.tasks:
-            for k in study.ks:
-                found = mean_spectra([pretrained_spectra(head_cell(study, task, k, seed)) for seed in study.seeds])
-                count = len(found["FT", "F"].values)
-                tables.append(_table(found, f"{task}, k = {k}: {count} singular values"))
-                figures.append(_figure(found, task, k))
-                findings.append(_finding(found, f"{task}, k = {k}"))
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Spectra:
+        """The mean singular values of the pretrained kernels."""
+        return mean_spectra([pretrained_spectra(cell) for cell in cells])
+
+    def section(self, study: Study, group: TaskGroup[Spectra]) -> Section:
+        """A table and a figure."""
+        count = len(group.found["FT", "F"].values)
+        table = _table(group.found, f"{group.where}: {count} singular values")
+        return Section((table,), (_figure(group),), (_finding(group),))
+
+    def remarks(self, study: Study, groups: Sequence[TaskGroup[Spectra]]) -> tuple[str, ...]:
+        """What the kernels are made of."""
         formula = LoRATuning().formula
-        notes = (
-            *head_notes(self, study),
+        return (
             f"Kernels of at most {EXAMPLES} training examples; nothing is trained. Values are means over seeds. P is the "
             "same for FT and LoRA: both train the classifier. F of LoRA is that of adapters of rank "
             f"{formula.rank} with B = 0, scaled by alpha / r = {formula.scaling:g}.",
         )
-        return Page(f"{AUTHORS}: {self.title}", notes, tuple(tables), tuple(figures), tuple(findings))
 
 
 def _table(found: Spectra, caption: str) -> Table:
@@ -55,15 +54,17 @@ def _table(found: Spectra, caption: str) -> Table:
         for part in PARTS:
             values = found[kernel, part]
             share = values.cumulative[:_FIRST][-1]
-            rows.append((kernel, part, shown(values.values[0]), shown(values.frobenius), f"{100 * share:.1f}%"))
+            rows.append(
+                (kernel, part, three_digits(values.values[0]), three_digits(values.frobenius), f"{100 * share:.1f}%")
+            )
     return Table(_HEADER, tuple(rows), caption)
 
 
-def _figure(found: Spectra, task: str, k: int) -> Figure:
-    curves = tuple(Curve(f"{kernel}: {part}", found[kernel, part].values) for kernel, part in _CURVES)
+def _figure(group: TaskGroup[Spectra]) -> Figure:
+    curves = tuple(Curve(f"{kernel}: {part}", group.found[kernel, part].values) for kernel, part in _CURVES)
     return Figure(
-        f"singular-values-{task}-k{k}",
-        f"Singular values on {task}, k = {k}",
+        f"singular-values-{group.name}",
+        f"Singular values on {group.where}",
         "number",
         "singular value",
         curves,
@@ -71,11 +72,11 @@ def _figure(found: Spectra, task: str, k: int) -> Figure:
     )
 
 
-def _finding(found: Spectra, where: str) -> str:
-    tuned, adapted = (found[kernel, "F"] for kernel in ("FT", "LoRA"))
+def _finding(group: TaskGroup[Spectra]) -> str:
+    tuned, adapted = (group.found[kernel, "F"] for kernel in ("FT", "LoRA"))
     apart = float(np.abs(tuned.cumulative - adapted.cumulative).max())
     ratio = tuned.frobenius / adapted.frobenius if adapted.frobenius else float("nan")
     return (
-        f"{where}: the cumulative shares of the singular values of F for FT and for LoRA differ by at most "
-        f"{100 * apart:.1f} points; ||F|| of FT is {shown(ratio)} times that of LoRA."
+        f"{group.where}: the cumulative shares of the singular values of F for FT and for LoRA differ by at most "
+        f"{100 * apart:.1f} points; ||F|| of FT is {three_digits(ratio)} times that of LoRA."
     )

@@ -18,7 +18,7 @@ from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers import named_solver
 from foretune.behaviour.analog import analog_solution, analog_solver, orientations
 from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measured import fixed_features
+from foretune.behaviour.measure import change_of_kernel
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import FullTuning, LoRAAndHead, Method
@@ -43,11 +43,11 @@ MEASURED = 64
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedMethod:
     """Fine-tuning as a row of a table.
 
     Attributes:
-        name: as the paper writes it.
+        name: the row's name in the paper.
         method: what is trained.
         optimiser: `sgd` or `adamw`.
     """
@@ -62,12 +62,12 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Analog:
+class KernelMethod:
     """A kernel method as a row of a table.
 
     Attributes:
-        name: as the paper writes it.
-        formula: of its kernel.
+        name: the row's name in the paper.
+        formula: formula of the method's kernel.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Analog:
 
 
 @dataclass(frozen=True)
-class AdapterAnalog(Analog):
+class AdapterAnalog(KernelMethod):
     """The kernel of adapters that are trained together with what stands behind the transformer body."""
 
     @property
@@ -110,29 +110,29 @@ class AdapterAnalog(Analog):
 
 
 _ADAPTERS = LoRAAndHead(targets=QUERY_VALUE)
-SGD_FT = Tuned("SGD-FT", FullTuning(), "sgd")
-ADAM_FT = Tuned("Adam-FT", FullTuning(), "adamw")
-SGD_LORA_FT = Tuned("SGD-LoRA FT", _ADAPTERS, "sgd")
-K_SGD = Analog("K(SGD)", SGD())
-K_SIGNGD = Analog("K(SignGD)", SignGD())
-K_A_SIGNGD = Analog("K(A-SignGD)", AsymmetricSignGD())
+SGD_FT = TunedMethod("SGD-FT", FullTuning(), "sgd")
+ADAM_FT = TunedMethod("Adam-FT", FullTuning(), "adamw")
+SGD_LORA_FT = TunedMethod("SGD-LoRA FT", _ADAPTERS, "sgd")
+K_SGD = KernelMethod("K(SGD)", SGD())
+K_SIGNGD = KernelMethod("K(SignGD)", SignGD())
+K_A_SIGNGD = KernelMethod("K(A-SignGD)", AsymmetricSignGD())
 K_LORA = AdapterAnalog("K(LoRA)", _ADAPTERS.formula)
 
 
-def method_scores(cell: Experiment, budget: Budget, methods: Sequence[Tuned | Analog]) -> dict[str, float]:
+def method_scores(cell: Experiment, budget: Budget, methods: Sequence[TunedMethod | KernelMethod]) -> dict[str, float]:
     """The test scores of some rows, between 0 and 1; kernels come first, all from one pass over the data."""
-    analogs = analog_scores(cell, [method for method in methods if isinstance(method, Analog)])
-    tuned = {method.name: method.score(cell, budget) for method in methods if isinstance(method, Tuned)}
+    analogs = analog_scores(cell, [method for method in methods if isinstance(method, KernelMethod)])
+    tuned = {method.name: method.score(cell, budget) for method in methods if isinstance(method, TunedMethod)}
     return {**analogs, **tuned}
 
 
-def analog_scores(cell: Experiment, analogs: Sequence[Analog]) -> dict[str, float]:
+def analog_scores(cell: Experiment, analogs: Sequence[KernelMethod]) -> dict[str, float]:
     """The test scores of kernel methods; their kernels share a pass over the data as far as the memory goes."""
     totals: dict[str, np.ndarray] = {}
     formulas = list(dict.fromkeys(formula for each in analogs for formula in each.formulas))
     head = set(cell.outputs.behind_body())
 
-    def solution(analog: Analog) -> Mapping[str, object]:
+    def solution(analog: KernelMethod) -> Mapping[str, object]:
         if not totals:
             for together in _passes(cell, formulas):
                 for label, kernel in cell.kernels(together).items():
@@ -157,7 +157,7 @@ def _passes(cell: Experiment, formulas: Sequence[Formula]) -> list[Sequence[Form
     return [formulas[start : start + fitting] for start in range(0, len(formulas), fitting)]
 
 
-def _solution(cell: Experiment, analog: Analog, kernels: Sequence[np.ndarray]) -> Mapping[str, object]:
+def _solution(cell: Experiment, analog: KernelMethod, kernels: Sequence[np.ndarray]) -> Mapping[str, object]:
     """The score of the chosen solver, and what was chosen."""
     inputs = cell.inputs
     chosen = analog_solution(analog.formula, kernels, inputs.f0, inputs.y, inputs.n_validation, inputs.metric).chosen
@@ -198,8 +198,8 @@ class AdamTuned:
     """The best Adam-FT run of a cell beside the pretrained model.
 
     Attributes:
-        cell: where it is.
-        budget: how it is trained.
+        cell: the experiment that was run.
+        budget: how the run is trained.
     """
 
     cell: Experiment
@@ -242,7 +242,7 @@ class AdamTuned:
                 )
                 for outputs in (self.cell.outputs, self._run.outputs)
             )
-            return asdict(fixed_features(before, after))
+            return asdict(change_of_kernel(before, after))
 
         key = {**self._key, "measured": MEASURED}
         return FixedFeatures(**self.cell.value(self._name("fixed-features"), key, computed))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foretune.experiment.experiment import Experiment
-from foretune.page import Page, Table
+from foretune.page import Figure, Page, Table
 from foretune.reproduce.malladi.findings import apart, moved_little, nearest_to_solved, reached, recovered
 from foretune.reproduce.malladi.measures import (
     ADAM_FT,
@@ -22,13 +22,21 @@ from foretune.reproduce.malladi.measures import (
     pretrained_derivative,
     published,
 )
-from foretune.reproduce.malladi.scores import Asked, Layout, Scores, difference_notes, own_model, words_in_pieces
+from foretune.reproduce.malladi.scores import (
+    PrintedLayout,
+    Scores,
+    WayToAsk,
+    difference_notes,
+    own_model,
+    score_figure,
+    words_in_pieces,
+)
 from foretune.reproduce.malladi.table import ACCURACY, PERCENT, SOLVERS, TRAINING, MethodTable, PrintedTable
 from foretune.reproduce.malladi.verdict import Verdicts
 from foretune.reproduce.recipe import Defaults, Recipe, Study
 
 STAND_IN = "smollm2"
-"""The built-in model with words to answer with, in the place of RoBERTa-base."""
+"""The built-in model that answers with words, instead of RoBERTa-base."""
 
 SIX = ("sst2", "mr", "cr", "qnli", "rte", "qqp")
 FOURTEEN = ("sst2", "sst5", "mr", "cr", "mpqa", "subj", "trec", "ag_news", "mnli", "snli", "qnli", "rte", "mrpc", "qqp")
@@ -45,7 +53,7 @@ class Table4(MethodTable):
     title = "fine-tuning and kernels by optimiser"
     source = "Malladi et al. 2023, Table 4"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
-    layout = Layout(4)
+    layout = PrintedLayout(4)
     methods = (SGD_FT, K_SGD, ADAM_FT, K_SIGNGD, K_A_SIGNGD)
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
@@ -63,7 +71,7 @@ class Table5(PrintedTable):
     title = "mean output derivative |chi| of the pretrained model"
     source = "Malladi et al. 2023, Table 5"
     defaults = Defaults(STAND_IN, ("sst2", "mr", "cr", "mpqa", "subj", "qnli", "rte", "mrpc", "qqp"), test=CAP)
-    layout = Layout(5, 1.0, 2, "Model", by_metric=False)
+    layout = PrintedLayout(5, 1.0, 2, "Model", by_metric=False)
     rows = ("chi",)
     models = ("RoBERTa-large",)
     remarks = (
@@ -106,7 +114,7 @@ class Table6(PrintedTable):
     title = "relative distance of K(SGD) before and after Adam-FT"
     source = "Malladi et al. 2023, Table 6"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
-    layout = Layout(6, 1.0, 2, "Measure", by_metric=False)
+    layout = PrintedLayout(6, 1.0, 2, "Measure", by_metric=False)
     rows = ("Distance", "Frobenius")
     remarks = (
         f"The kernels of the first {MEASURED} test examples at most; Distance is the mean of |K_after - K_before| / "
@@ -126,7 +134,7 @@ class Table6(PrintedTable):
         return (replace(drawn[0], rows=rows, caption=""),)
 
     def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
-        """Both distances."""
+        """The relative and the Frobenius distance of the kernels."""
         found = AdamTuned(cell, study.budget).fixed_features()
         return {"Distance": found.distance, "Frobenius": found.frobenius}
 
@@ -142,9 +150,9 @@ class Table7(MethodTable):
     title = "prompt-based and standard fine-tuning"
     source = "Malladi et al. 2023, Table 7 (Figure 1)"
     defaults = Defaults(STAND_IN, SIX, (16, 64, 512), test=CAP)
-    layout = Layout(7)
+    layout = PrintedLayout(7)
     methods = (ADAM_FT, SGD_FT, K_SGD)
-    asked = (Asked("Prompt"), Asked("Standard", "probed head", pooling="cls"))
+    asked = (WayToAsk("Prompt"), WayToAsk("Standard", "probed head", pooling="cls"))
     remarks = (
         PERCENT,
         SOLVERS,
@@ -152,6 +160,13 @@ class Table7(MethodTable):
         "Standard: a classification head that starts from the linear-probing solution, on the features of the first token, "
         "[CLS] (of a causal model the last token's).",
     )
+
+    def figures(self, scores: Scores) -> tuple[Figure, ...]:
+        """Figure 1: SGD-FT and its kernel, with a prompt and without; medians over seeds."""
+        rows = [each.row(method.name) for each in self.asked for method in (SGD_FT, K_SGD)]
+        medians = {row: [scores.median(row, task) for task in scores.tasks] for row in rows}
+        heading = f"SGD-FT and K(SGD) with a prompt and without, k = {scores.k}: medians over seeds"
+        return (score_figure(f"prompts-k{scores.k}", heading, medians, scores.tasks),)
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
         """The kernel's gap with a prompt and without."""
@@ -165,7 +180,7 @@ class Table8(PrintedTable):
     title = "pretrained, linearized and fine-tuned model"
     source = "Malladi et al. 2023, Table 8 (Figure 2)"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
-    layout = Layout(8, corner="Model", by_metric=False)
+    layout = PrintedLayout(8, corner="Model", by_metric=False)
     rows = ("0-shot", "Lin.", "FT")
     remarks = (
         ACCURACY,
@@ -177,6 +192,12 @@ class Table8(PrintedTable):
         """The three scores."""
         found = AdamTuned(cell, study.budget).linearization()
         return dict(zip(self.rows, (found.pretrained, found.linear, found.tuned), strict=True))
+
+    def figures(self, scores: Scores) -> tuple[Figure, ...]:
+        """Figure 2: the three models beside each other; medians over seeds."""
+        medians = {row: [scores.median(row, task) for task in scores.tasks] for row in self.rows}
+        heading = f"Pretrained, linearized and fine-tuned model, k = {scores.k}: medians over seeds"
+        return (score_figure(f"linearization-k{scores.k}", heading, medians, scores.tasks),)
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
         """Where the linearized model recovers the gain."""
@@ -190,9 +211,9 @@ class Table9(MethodTable):
     title = "robustness to the choice of prompt"
     source = "Malladi et al. 2023, Table 9"
     defaults = Defaults(STAND_IN, SIX, (16,), test=CAP)
-    layout = Layout(9)
+    layout = PrintedLayout(9)
     methods = (ADAM_FT, SGD_FT, K_SGD)
-    asked = (Asked("Manual"), Asked("Search", prompt="search", first_piece=True), Asked("Null", prompt="null"))
+    asked = (WayToAsk("Manual"), WayToAsk("Search", prompt="search", first_piece=True), WayToAsk("Null", prompt="null"))
     remarks = (PERCENT, SOLVERS, TRAINING, "A dash: the task has no such prompt.")
 
     def findings(self, scores: Scores) -> tuple[str, ...]:
@@ -207,7 +228,7 @@ class Table11(MethodTable):
     title = "SGD and its kernel with and without LoRA"
     source = "Malladi et al. 2023, Table 11"
     defaults = Defaults(STAND_IN, SIX, test=CAP)
-    layout = Layout(11)
+    layout = PrintedLayout(11)
     methods = (SGD_FT, SGD_LORA_FT, K_SGD, K_LORA)
     remarks = (
         PERCENT,
@@ -228,7 +249,7 @@ class Table11(MethodTable):
         )
 
 
-def _by_prompt(scores: Scores, asked: tuple[Asked, ...]) -> tuple[str, ...]:
+def _by_prompt(scores: Scores, asked: tuple[WayToAsk, ...]) -> tuple[str, ...]:
     return tuple(
         sentence for each in asked for sentence in reached(scores, each.row(K_SGD.name), each.row(SGD_FT.name))
     )
@@ -253,7 +274,7 @@ class Table1(Recipe):
         verdicts = Verdicts.measured(study)
         notes = (*difference_notes(study, self.defaults, self.source), verdicts.note, SOLVERS, TRAINING, *pieces)
         tables = (verdicts.marks(beside=own_model(study)), verdicts.numbers())
-        return Page(f"{self.source}: {self.title}", notes, tables, findings=verdicts.findings)
+        return Page(f"{self.source}: {self.title}", notes, tables, (verdicts.figure(),), verdicts.findings)
 
 
 MALLADI_RECIPES: tuple[Recipe, ...] = (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from foretune.experiment.experiment import Experiment, load_experiment
-from foretune.page import Table, mean_and_spread
+from foretune.page import Curve, Figure, Table, mean_and_spread
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.text.builtin import load_task
@@ -22,7 +22,7 @@ MODEL = "RoBERTa-base"
 
 
 @dataclass(frozen=True)
-class Asked:
+class WayToAsk:
     """How a cell asks the model.
 
     Attributes:
@@ -73,15 +73,34 @@ class Scores:
         finite = [value for value in self.values[row][task] if np.isfinite(value)]
         return float(np.mean(finite)) if finite else float("nan")
 
+    def median(self, row: str, task: str) -> float:
+        """The median over the seeds that did not fail; not a number where there is none."""
+        finite = [value for value in self.values[row][task] if np.isfinite(value)]
+        return float(np.median(finite)) if finite else float("nan")
+
+
+def score_figure(name: str, heading: str, rows: Mapping[str, Sequence[float]], tasks: Sequence[str]) -> Figure:
+    """Scores of some rows beside each other, task by task.
+
+    Args:
+        name: of the file.
+        heading: above the picture.
+        rows: name -> a score between 0 and 1 for each task; one that is not a number has no point.
+        tasks: in order.
+    """
+    curves = tuple(Curve(row, 100 * np.array(values, dtype=float)) for row, values in rows.items())
+    ticks = tuple(map(measured_title, tasks))
+    return Figure(name, heading, "task", "test score (%)", curves, points=True, ticks=ticks)
+
 
 @dataclass(frozen=True)
-class Layout:
+class PrintedLayout:
     """How numbers are written, and where the paper prints its own.
 
     Attributes:
-        table: number of the table.
+        table: number of the table in the paper.
         scale, digits: see `mean_and_spread`.
-        corner: head of the first column.
+        corner: heading of the first column.
         by_metric: scores are in the metric of each task, which a heading names where it is not accuracy.
     """
 
@@ -116,12 +135,12 @@ class Layout:
         return f"{mean:.{self.digits}f}" + ("" if spread is None else f" ({spread:.{self.digits}f})")
 
 
-def measured(
+def measured_scores(
     study: Study,
     k: int,
     rows: Sequence[str],
     measure: Callable[[Experiment], Mapping[str, float]],
-    asked: Sequence[Asked] = (Asked(),),
+    asked: Sequence[WayToAsk] = (WayToAsk(),),
 ) -> Scores:
     """The numbers of all tasks and seeds at one k.
 
@@ -142,7 +161,7 @@ def measured(
     return Scores(values, k)
 
 
-def words_in_pieces(study: Study, asked: Sequence[Asked] = (Asked(),)) -> tuple[str, ...]:
+def words_in_pieces(study: Study, asked: Sequence[WayToAsk] = (WayToAsk(),)) -> tuple[str, ...]:
     """See that every task has its data, its prompts and their words, before hours of training.
 
     Returns:

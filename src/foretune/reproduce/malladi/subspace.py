@@ -8,7 +8,7 @@ deviations are measured; they should fall as k^-1/2 and r^-1/2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
@@ -21,8 +21,9 @@ from foretune.kernels.job import separate_job
 from foretune.kernels.lora import LoRA
 from foretune.kernels.projection import IntrinsicDimension
 from foretune.kernels.sgd import SGD
-from foretune.page import Curve, Figure, Page, Table, mean_and_spread
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.page import Cell, Curve, Figure, mean_and_spread
+from foretune.reproduce.recipe import Defaults, Study
+from foretune.reproduce.sections import Section, SectionedRecipe, TaskGroup, by_item, table_of
 
 DIMENSIONS = (16, 64, 256, 1024)
 RANKS = (1, 4, 16, 64)
@@ -35,7 +36,7 @@ class ProjectedKernel:
 
     Attributes:
         kind: `IntrinsicDimension`, or `LoRA`.
-        size: k, or r.
+        size: number of dimensions k, or rank r.
         largest: max |K' - K| over max |K|.
         relative: ||K' - K|| / ||K|| in Frobenius norm.
         bound: of `largest`, with probability 0.95; infinite where the theorem says nothing, or needs other premises.
@@ -48,9 +49,15 @@ class ProjectedKernel:
     bound: float
 
 
-class Subspace(Recipe):
+Projected = Sequence[Sequence[ProjectedKernel]]
+"""Of each seed, the same kernels in the same order."""
+KINDS = ("IntrinsicDimension", "LoRA")
+
+
+class Subspace(SectionedRecipe[Projected]):
     """Deviations of projected kernels, beside the theorem's bound."""
 
+    authors: ClassVar[str] = "Malladi et al. 2023"
     name: ClassVar[str] = "malladi-subspace"
     title: ClassVar[str] = "kernels of IntrinsicDimension and LoRA against the full kernel"
     source: ClassVar[str] = (
@@ -58,20 +65,24 @@ class Subspace(Recipe):
     )
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr",), ks=(8,), seeds=(13, 21), test=64)
 
-    def page(self, study: Study) -> Page:
-        """A table and a figure for each task."""
-        tables, figures, findings = [], [], []
-        output = "probed head" if study.lm.kind == "encoder" else "prompt"
-        for task in study.tasks:
-            for k in study.ks:
-                cells = [study.cell(task, k, seed, output) for seed in study.seeds]
-                found = [projected_kernels(cell, seed) for cell, seed in zip(cells, study.seeds, strict=True)]
-                tables.append(_table(found, f"{task}, k = {k}: means (standard deviations) over {len(cells)} seed(s)"))
-                figures.append(_figure(found, f"{task}-k{k}"))
-                findings += [_finding(found, kind, f"{task}, k = {k}") for kind in ("IntrinsicDimension", "LoRA")]
-        notes = (
+    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
+        """The cell of one seed, asked as its model can be."""
+        return study.cell(task, k, seed, _output(study))
+
+    def measure(self, study: Study, cells: Sequence[Experiment]) -> Projected:
+        """Every size of both kinds; the seed of a cell draws the projections too."""
+        return [projected_kernels(cell, cell.setting.seed) for cell in cells]
+
+    def section(self, study: Study, group: TaskGroup[Projected]) -> Section:
+        """A table and a figure."""
+        table = table_of(COLUMNS, by_item(group.found), group.caption)
+        return Section((table,), (_figure(group),), tuple(_finding(group, kind) for kind in KINDS))
+
+    def notes(self, study: Study, groups: Sequence[TaskGroup[Projected]]) -> tuple[str, ...]:
+        """The kernels that are compared, and which theorem bounds what."""
+        return (
             f"Source: {self.source}.",
-            f"Model {study.lm.name}, {output}; at most {EXAMPLES} training examples; a seed draws examples and "
+            f"Model {study.lm.name}, {_output(study)}; at most {EXAMPLES} training examples; a seed draws examples and "
             "projections.",
             "Deviations are of all parameters for IntrinsicDimension, and of the adapted weights for LoRA, whose known "
             "scale E[K_LoRA] / K is divided out block by block. Over the largest entry: what the theorem bounds; relative: "
@@ -79,8 +90,10 @@ class Subspace(Recipe):
             "The bound is that of Theorem E.2 with N C rows and probability 0.95. Theorem E.5 assumes one input vector per "
             "example and layer, not a text of many tokens, so that it is not evaluated for LoRA.",
         )
-        title = f"Malladi et al. 2023: {self.title}"
-        return Page(title, notes, tuple(tables), tuple(figures), tuple(findings))
+
+
+def _output(study: Study) -> str:
+    return "probed head" if study.lm.kind == "encoder" else "prompt"
 
 
 def projected_kernels(cell: Experiment, seed: int) -> list[ProjectedKernel]:
@@ -117,7 +130,7 @@ def _projected(cell: Experiment, seed: int) -> list[ProjectedKernel]:
     return found
 
 
-def slope(found: Sequence[Sequence[ProjectedKernel]], kind: str) -> float:
+def slope(found: Projected, kind: str) -> float:
     """Of the logarithm of the relative deviation against that of the size; -1/2 is what the theorems say."""
     chosen = [[item for item in seed if item.kind == kind] for seed in found]
     sizes = [item.size for item in chosen[0]]
@@ -125,38 +138,38 @@ def slope(found: Sequence[Sequence[ProjectedKernel]], kind: str) -> float:
     return float(np.polyfit(np.log(sizes), np.log(size), 1)[0])
 
 
-def _table(found: Sequence[Sequence[ProjectedKernel]], caption: str) -> Table:
-    rows = []
-    for place, first in enumerate(found[0]):
-        every = [seed[place] for seed in found]
-        bound = "says nothing" if first.kind == "IntrinsicDimension" else "-"
-        if np.isfinite(first.bound):
-            bound = f"{np.mean([item.bound for item in every]):.3f}"
-        rows.append(
-            (
-                f"{first.kind}, {'k' if first.kind == 'IntrinsicDimension' else 'r'} = {first.size}",
-                mean_and_spread([item.largest for item in every], 1.0, 3),
-                bound,
-                mean_and_spread([item.relative for item in every], 1.0, 3),
-            )
-        )
-    return Table(("kernel", "largest deviation / largest entry", "bound", "relative deviation"), tuple(rows), caption)
+def _bound(every: Sequence[ProjectedKernel]) -> str:
+    if np.isfinite(every[0].bound):
+        return f"{np.mean([item.bound for item in every]):.3f}"
+    return "says nothing" if every[0].kind == "IntrinsicDimension" else "-"
 
 
-def _figure(found: Sequence[Sequence[ProjectedKernel]], name: str) -> Figure:
+COLUMNS: Mapping[str, Callable[[Sequence[ProjectedKernel]], Cell]] = {
+    "kernel": lambda every: f"{every[0].kind}, {'r' if every[0].kind == 'LoRA' else 'k'} = {every[0].size}",
+    "largest deviation / largest entry": lambda every: mean_and_spread([item.largest for item in every], 1.0, 3),
+    "bound": _bound,
+    "relative deviation": lambda every: mean_and_spread([item.relative for item in every], 1.0, 3),
+}
+"""Of the table: heading -> the text for one kernel on all seeds."""
+
+
+def _figure(group: TaskGroup[Projected]) -> Figure:
     curves = []
-    for kind in ("IntrinsicDimension", "LoRA"):
-        chosen = [[item for item in seed if item.kind == kind] for seed in found]
+    for kind in KINDS:
+        chosen = [[item for item in seed if item.kind == kind] for seed in group.found]
         values = np.mean([[item.relative for item in seed] for seed in chosen], axis=0)
         curves.append(Curve(kind, values, np.array([item.size for item in chosen[0]], dtype=float)))
-    title = f"Relative deviation of kernels of few dimensions, {name}"
-    return Figure(f"subspace-{name}", title, "k, or rank r", "relative deviation", tuple(curves), logarithmic=True)
+    title = f"Relative deviation of kernels of few dimensions, {group.name}"
+    return Figure(
+        f"subspace-{group.name}", title, "k, or rank r", "relative deviation", tuple(curves), logarithmic=True
+    )
 
 
-def _finding(found: Sequence[Sequence[ProjectedKernel]], kind: str, where: str) -> str:
-    within = [item for seed in found for item in seed if item.kind == kind and np.isfinite(item.bound)]
+def _finding(group: TaskGroup[Projected], kind: str) -> str:
+    within = [item for seed in group.found for item in seed if item.kind == kind and np.isfinite(item.bound)]
     held = ""
     if within:
         kept = sum(item.largest <= item.bound for item in within)
         held = f"; the bound of Theorem E.2 holds in {kept} of the {len(within)} cases in which it says something"
-    return f"{where}: the deviation of {kind} falls as the size to the power {slope(found, kind):.2f} (theory: -0.5){held}."
+    power = f"{slope(group.found, kind):.2f} (theory: -0.5)"
+    return f"{group.where}: the deviation of {kind} falls as the size to the power {power}{held}."

@@ -9,14 +9,14 @@ from typing import ClassVar
 
 from foretune.experiment.experiment import Experiment
 from foretune.kernels.signs import THRESHOLD
-from foretune.page import Page, Table
-from foretune.reproduce.malladi.measures import Analog, Tuned, method_scores, published
+from foretune.page import Figure, Page, Table
+from foretune.reproduce.malladi.measures import KernelMethod, TunedMethod, method_scores, published
 from foretune.reproduce.malladi.scores import (
-    Asked,
-    Layout,
+    PrintedLayout,
     Scores,
+    WayToAsk,
     difference_notes,
-    measured,
+    measured_scores,
     own_model,
     words_in_pieces,
 )
@@ -42,15 +42,15 @@ class PrintedTable(Recipe):
 
     Attributes:
         layout: how numbers are written.
-        rows: what is measured.
+        rows: names of what is measured.
         asked: ways to ask the model.
         remarks: on top of the page, besides what differs from the paper.
         models: the paper's, besides RoBERTa-base.
     """
 
-    layout: ClassVar[Layout]
+    layout: ClassVar[PrintedLayout]
     rows: ClassVar[tuple[str, ...]]
-    asked: ClassVar[tuple[Asked, ...]] = (Asked(),)
+    asked: ClassVar[tuple[WayToAsk, ...]] = (WayToAsk(),)
     remarks: ClassVar[tuple[str, ...]] = (PERCENT,)
     models: ClassVar[tuple[str, ...]] = ()
 
@@ -63,12 +63,13 @@ class PrintedTable(Recipe):
         pieces = words_in_pieces(study, self.asked)
         study = replace(study, budget=published(study.budget))
         found = [
-            measured(study, k, self.rows, lambda cell: self.measure(cell, study), self.asked) for k in self.ks(study)
+            measured_scores(study, k, self.rows, lambda cell: self.measure(cell, study), self.asked)
+            for k in self.ks(study)
         ]
         findings = tuple(sentence for scores in found for sentence in self.findings(scores))
-        return Page(
-            f"{self.source}: {self.title}", (*self.notes(study), *pieces), self.tables(study, found), findings=findings
-        )
+        figures = tuple(figure for scores in found for figure in self.figures(scores))
+        notes = (*self.notes(study), *pieces)
+        return Page(f"{self.source}: {self.title}", notes, self.tables(study, found), figures, findings)
 
     def notes(self, study: Study) -> tuple[str, ...]:
         """What stands on top."""
@@ -81,6 +82,10 @@ class PrintedTable(Recipe):
     def tables(self, study: Study, found: list[Scores]) -> tuple[Table, ...]:
         """The tables, drawn."""
         return tuple(self.layout.drawn(scores, f"k = {scores.k}", beside=own_model(study)) for scores in found)
+
+    def figures(self, scores: Scores) -> tuple[Figure, ...]:
+        """What the paper draws of the numbers at one k."""
+        return ()
 
     @abstractmethod
     def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
@@ -95,10 +100,10 @@ class MethodTable(PrintedTable):
     """A table whose rows are fine-tuning and kernel methods.
 
     Attributes:
-        methods: the rows.
+        methods: the methods, one for each row.
     """
 
-    methods: ClassVar[tuple[Tuned | Analog, ...]]
+    methods: ClassVar[tuple[TunedMethod | KernelMethod, ...]]
     remarks: ClassVar[tuple[str, ...]] = (PERCENT, SOLVERS, TRAINING)
 
     def __init_subclass__(cls) -> None:

@@ -20,7 +20,7 @@ from foretune.analysis.kernel_behaviour import (
     Thresholds,
 )
 from foretune.experiment.experiment import Experiment
-from foretune.page import Table
+from foretune.page import Figure, Table
 from foretune.reproduce.malladi.measures import (
     ADAM_FT,
     K_A_SIGNGD,
@@ -30,7 +30,7 @@ from foretune.reproduce.malladi.measures import (
     AdamTuned,
     method_scores,
 )
-from foretune.reproduce.malladi.scores import PAPER, Scores, measured, title
+from foretune.reproduce.malladi.scores import PAPER, Scores, measured_scores, score_figure, title
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Study
 from foretune.text.builtin import load_task
@@ -48,7 +48,7 @@ class Verdicts:
     """The verdict on every task.
 
     Attributes:
-        behaviours: by task.
+        behaviours: task -> verdict.
         k: examples per label at which the properties are read.
     """
 
@@ -59,14 +59,14 @@ class Verdicts:
     def measured(cls, study: Study) -> Verdicts:
         """The verdicts of a study."""
         settings = [
-            measured(
+            measured_scores(
                 study, k, [method.name for method in METHODS], lambda cell: method_scores(cell, study.budget, METHODS)
             )
             for k in study.ks
         ]
         largest = max(study.ks)
-        properties = measured(study, largest, (*MODELS, *DISTANCES), lambda cell: _properties(cell, study))
-        return cls({task: verdict(task, settings, properties) for task in study.tasks}, largest)
+        properties = measured_scores(study, largest, (*MODELS, *DISTANCES), lambda cell: _properties(cell, study))
+        return cls({task: task_verdict(task, settings, properties) for task in study.tasks}, largest)
 
     @property
     def note(self) -> str:
@@ -110,6 +110,14 @@ class Verdicts:
         ]
         return Table(("Number", *map(title, self.behaviours)), tuple(rows), "What the marks come from")
 
+    def figure(self) -> Figure:
+        """The Linearization test as in Figure 2: the pretrained, linearized and tuned model; means over seeds."""
+        tests = [found.linearization for found in self.behaviours.values()]
+        rows = {name: [getattr(test, of) for test in tests]
+                for name, of in zip(MODELS, ("pretrained", "linear", "tuned"), strict=True)}  # fmt: skip
+        heading = f"Pretrained, linearized and fine-tuned model, k = {self.k}: accuracies, means over seeds"
+        return score_figure(f"linearization-k{self.k}", heading, rows, list(self.behaviours))
+
     @property
     def findings(self) -> tuple[str, ...]:
         """How many tasks are solved, and how many show kernel behaviour."""
@@ -149,11 +157,11 @@ def _number(value: float, form: str) -> str:
     return f"{value:{form}}" if math.isfinite(value) else "-"
 
 
-def verdict(task: str, settings: list[Scores], properties: Scores) -> KernelBehaviour:
+def task_verdict(task: str, settings: list[Scores], properties: Scores) -> KernelBehaviour:
     """The verdict on one task from means over seeds.
 
     Args:
-        task: which.
+        task: name of the task.
         settings: kernels and fine-tuning, one for each k.
         properties: scores of the three models, and distances.
     """

@@ -1,0 +1,69 @@
+"""Commands and code as they are printed in the README and the documentation."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+NOT_OURS = ("results", "_build", "reference")
+"""Folders of docs/ with measured pages, which name the command that makes them, and with pages made from the code."""
+
+_FENCE = re.compile(r"^```(\{code-block\} )?(\w+)[^\n]*\n(?::caption: (\S+)\n)?(.*?)^```", re.MULTILINE | re.DOTALL)
+_LOOP = re.compile(r"^for (\w+) in (.*?); do (.*); done$")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a reader types or runs.
+
+    Attributes:
+        kind: a shell command, a block of Python, or a file to write.
+        text: the command, the code, or what stands in the file.
+        file: name of the file.
+    """
+
+    kind: Literal["command", "python", "file"]
+    text: str
+    file: str = ""
+
+
+def pages() -> list[Path]:
+    """The README and the pages of the documentation that a person wrote."""
+    found = sorted(page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).parts[0] not in NOT_OURS)
+    return [ROOT / "README.md", *found]
+
+
+def steps(page: Path) -> list[Step]:
+    """What is printed on a page to be typed, in order."""
+    found = []
+    for _, language, caption, text in _FENCE.findall(page.read_text(encoding="utf-8")):
+        if caption:
+            found.append(Step("file", text, caption))
+        elif language == "console":
+            typed = [line.removeprefix("$ ").partition("  #")[0] for line in text.splitlines() if line.startswith("$ ")]
+            found += [Step("command", each) for line in typed for each in unrolled(line.strip())]
+        elif language == "python":
+            found.append(Step("python", text))
+    return found
+
+
+def unrolled(line: str) -> Iterator[str]:
+    """The commands of a shell loop one after another; any other line as it is."""
+    loop = _LOOP.match(line)
+    if loop is None:
+        yield re.sub(r"\$\(basename (\S+) (\S+)\)", lambda found: found[1].removesuffix(found[2]), line)
+        return
+    name, values, body = loop.groups()
+    for value in values.split():
+        yield from unrolled(body.replace(f"${name}", value))
+
+
+def words(command: str) -> list[str]:
+    """A command as the shell splits it."""
+    return shlex.split(command)
