@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import foretune
@@ -116,7 +115,10 @@ def run_forecast(
         metric=inputs.metric,
         sizes=record.sizes,
         snippet=_snippet(result, found, config, picked),
-        next=_next(result, settings, kernels) if run.out is None or run_next is None else _from(run.out),
+        next=(
+            *([] if run.out is None or run_next is None else [shlex.join(["python", str(run.out / SCRIPT)])]),
+            *_next(result, settings, kernels),
+        ),
     )
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
@@ -177,15 +179,6 @@ def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, Blo
     training = {"learning_rate": f"{rate:.2e}", "batch_size": picked.adamw.batch, "steps": picked.adamw.steps}
     options = option_words({**method, **training, "best_by": "loss", "out": "runs/lora"})
     return (shlex.join(["foretune", "tune", *typed_again((model, data, outputs)), *options]),)
-
-
-def _from(out: Path) -> tuple[str, ...]:
-    """The real run of what is recommended, by the files beside the forecast."""
-    run = out.with_name(f"{out.name}-run")
-    return (
-        shlex.join(["python", str(out / SCRIPT)]),
-        shlex.join(["foretune", "tune", "--from", str(out / FORECAST), "--out", str(run)]),
-    )
 
 
 def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:
