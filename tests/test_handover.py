@@ -178,3 +178,27 @@ def test_what_a_user_has_changed_is_not_replaced(forecast) -> None:
     assert_refused(run_cli(*repeated, cwd=folder.parent), "train.py", "mv")
     assert file.read_text().endswith("# mine\n")
     file.write_text(before)
+
+
+def test_tune_from_a_forecast_is_the_run_of_its_script(forecast) -> None:
+    folder, record, _ = forecast
+    picked = record["forecast"]["recommended"]
+    result = run_cli("tune", "--from", "out/forecast.json", "--steps", 4, "--out", "run", cwd=folder.parent)
+    assert result.returncode == 0, result.stderr
+    made = json.loads((folder.parent / "run" / "result.json").read_text())
+    history = made["stages"][-1]["history"]
+    assert history[0]["validation_loss"] == pytest.approx(picked["adamw"]["validation_losses"][0], abs=1e-4)
+    assert [line["step"] for line in history] == [0, 4]
+    described = [json.loads((place / "experiment.json").read_text()) for place in (folder, folder.parent / "run")]
+    assert described[0]["hash"] == described[1]["hash"]
+    (point,) = (folder.parent / "run").glob("runs/*/point-0/result.json")
+    assert json.loads(point.read_text())["trained_parameters"] == picked["candidate"]["parameters"]
+    data = folder.parent / "reviews.jsonl"
+    data.write_text(data.read_text().replace("actor", "scene"))
+    again = run_cli("tune", "--from", "out/forecast.json", "--steps", 4, "--out", "other", cwd=folder.parent)
+    assert_refused(again, 2, "not those of out/forecast.json")
+
+
+def test_tune_from_a_file_that_is_not_a_forecast_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    assert_refused(run_cli("tune", "--from", "x.json", "--out", "run", cwd=tmp_path), 2, "not a forecast")

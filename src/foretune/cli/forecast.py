@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import foretune
@@ -33,8 +34,9 @@ from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.page import ForecastData, Seen, forecast_page
+from foretune.forecast.recommended import Recommendation
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
-from foretune.handover.next_run import next_run, why_none
+from foretune.handover.next_run import method_options, next_run, training_options, why_none
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.job import joint_job
 from foretune.naming import layer_number, layer_path
@@ -106,6 +108,7 @@ def run_forecast(
         else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
         beside_lora_config=head_note(found.outputs, config),
         recommended_lora_config=None if picked is None else picked.arguments,
+        tune_options=None if run_next is None or result.recommended is None else _tune(result.recommended, settings),
         cost=costs,
         stages=found.work.stages.finished,
     )
@@ -115,10 +118,7 @@ def run_forecast(
         metric=inputs.metric,
         sizes=record.sizes,
         snippet=_snippet(result, found, config, picked),
-        next=(
-            *([] if run.out is None or run_next is None else [shlex.join(["python", str(run.out / SCRIPT)])]),
-            *_next(result, settings, kernels),
-        ),
+        next=_next(result, settings, kernels) if run.out is None or run_next is None else _from(run.out),
     )
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
@@ -179,6 +179,17 @@ def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, Blo
     training = {"learning_rate": f"{rate:.2e}", "batch_size": picked.adamw.batch, "steps": picked.adamw.steps}
     options = option_words({**method, **training, "best_by": "loss", "out": "runs/lora"})
     return (shlex.join(["foretune", "tune", *typed_again((model, data, outputs)), *options]),)
+
+
+def _from(out: Path) -> tuple[str, ...]:
+    """The real run of what is recommended, by the files beside the forecast."""
+    words = ["foretune", "tune", "--from", str(out / FORECAST), "--out", f"{out}-run"]
+    return (shlex.join(["python", str(out / SCRIPT)]), shlex.join(words))
+
+
+def _tune(picked: Recommendation, settings: tuple[Any, ...]) -> dict[str, Any]:
+    """The options of `foretune tune` that train what is recommended, on the same rows."""
+    return {**repeatable(settings[:3]), **method_options(picked.candidate), **training_options(picked)}
 
 
 def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:
