@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("cli", "commands, their options, what they refuse"),),
     (("pages", "pages as text, Markdown, CSV, SVG and JSON"),),
+    (("handover", "the run that a forecast recommends, as files that run"),),
     (
         ("forecast", "what training would reach"),
         ("behaviour", "what training did"),

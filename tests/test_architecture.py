@@ -28,6 +28,7 @@ LAYERS = [
     "forecast",
     "validate",
     "reproduce",
+    "handover",
     "pages",
     "cli",
 ]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from foretune.behaviour.operator import kernel_operator as kernel_operator
     from foretune.behaviour.operator import kernel_spectrum as kernel_spectrum
     from foretune.errors import ForetuneError as ForetuneError
+    from foretune.handover.callback import ForecastCallback as ForecastCallback
     from foretune.kernels.block_kernel import BlockKernel as BlockKernel
     from foretune.kernels.compute import block_kernels as block_kernels
     from foretune.kernels.compute import joint_kernels as joint_kernels
@@ -41,6 +42,7 @@ _WHERE = {
     "AnswerLogits": "foretune.model.answer",
     "BlockKernel": "foretune.kernels.block_kernel",
     "Example": "foretune.text.example",
+    "ForecastCallback": "foretune.handover.callback",
     "ForetuneError": "foretune.errors",
     "HeadLogits": "foretune.model.head",
     "IntrinsicDimension": "foretune.kernels.projection",

@@ -181,6 +181,11 @@ class AdamRate:
     runs: tuple[PredictedRun, ...] = ()
 
     @property
+    def predicted(self) -> PredictedRun | None:
+        """The simulated run of the learning rate that was chosen; None where no rate lowers the loss."""
+        return next((run for run in self.runs if run.learning_rate == self.learning_rate), None)
+
+    @property
     def at_limit(self) -> bool:
         """Whether it is the largest rate that was tried: a larger one may be better, or overwrite the weights."""
         return self.learning_rate == _within(self.reach)[-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import foretune
@@ -35,10 +36,13 @@ from foretune.forecast.cost import WARM_UP, cost
 from foretune.forecast.figures import with_real_runs
 from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.page import ForecastData, Seen, forecast_page
+from foretune.forecast.recommended import Recommendation
+from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
+from foretune.handover.next_run import method_options, next_run, training_options, why_none
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.job import joint_job
 from foretune.naming import layer_number, layer_path
-from foretune.page import Listing
+from foretune.page import Fact, Listing
 from foretune.pages.console import Console, progress_console
 from foretune.pages.json import write_page_json
 from foretune.pages.progress import busy
@@ -64,6 +68,8 @@ def run_forecast(
     errors = progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
+    if run.out is not None:
+        refuse_foreign(run.out)
     found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory
     if wanted.warm_up and not run.plan:
@@ -87,6 +93,10 @@ def run_forecast(
     )
     with busy(errors, "ask peft for the adapters"):
         config, picked = (_adapters(item, found, able) for item in (result.advice.adapter, _picked(result)))
+        reason, run_next = why_none(result, found), None
+        if reason is None and result.recommended is not None:
+            trust, placed = model.trust_remote_code, result.thresholded
+            run_next = next_run(found, result.recommended, picked, thresholded=placed, trust_remote_code=trust)
         config = None if result.verdict == "no" else config
     numbers = ForecastData(
         **vars(record),
@@ -100,6 +110,7 @@ def run_forecast(
         else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
         beside_lora_config=head_note(found.outputs, config),
         recommended_lora_config=None if picked is None else picked.arguments,
+        tune_options=None if run_next is None or result.recommended is None else _tune(result.recommended, settings),
         cost=costs,
         stages=found.work.stages.finished,
     )
@@ -109,10 +120,17 @@ def run_forecast(
         metric=inputs.metric,
         sizes=record.sizes,
         snippet=_snippet(result, found, config, picked),
-        next=_next(result, settings, kernels),
+        next=_next(result, settings, kernels) if run.out is None or run_next is None else _from(run.out),
     )
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
+        if run_next is None:
+            handed = f"Nothing to run. {reason}"
+        else:
+            names = write_next_run(run.out, run_next, foretune.__version__)
+            shown = dict.fromkeys(name.split("/")[0] for name in names)
+            handed = f"{', '.join(shown)} in {run.out}"
+        page = replace(page, facts=(*page.facts, Fact("Written", handed, 1)))
         write_page_json(run.out / FORECAST, page, foretune.__version__)
         keep_report(run.out, with_real_runs(page, real_runs(run.out)))
     return deliver(page, report, folder=run.out)
@@ -164,6 +182,17 @@ def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, Blo
     training = {"learning_rate": f"{rate:.2e}", "batch_size": picked.adamw.batch, "steps": picked.adamw.steps}
     options = option_words({**method, **training, "best_by": "loss", "out": "runs/lora"})
     return (shlex.join(["foretune", "tune", *typed_again((model, data, outputs)), *options]),)
+
+
+def _from(out: Path) -> tuple[str, ...]:
+    """The real run of what is recommended, by the files beside the forecast."""
+    words = ["foretune", "tune", "--from", str(out / FORECAST), "--out", f"{out}-run"]
+    return (shlex.join(["python", str(out / SCRIPT)]), shlex.join(words))
+
+
+def _tune(picked: Recommendation, settings: tuple[Any, ...]) -> dict[str, Any]:
+    """The options of `foretune tune` that train what is recommended, on the same rows."""
+    return {**repeatable(settings[:3]), **method_options(picked.candidate), **training_options(picked)}
 
 
 def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:

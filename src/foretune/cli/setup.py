@@ -63,7 +63,7 @@ def made_method(options: MethodOptions) -> Method:
     Raises:
         UsageError: an unknown method; the message names the nearest.
     """
-    from foretune.finetune.methods import FullTuning, Linearized, LoRATuning, ProbedFirst, method_named
+    from foretune.finetune.methods import BlockTuning, FullTuning, Linearized, LoRATuning, ProbedFirst, method_named
 
     def configured(method: Method) -> Method:
         if isinstance(method, ProbedFirst):
@@ -72,6 +72,8 @@ def made_method(options: MethodOptions) -> Method:
         if isinstance(method, Linearized):
             return Linearized(configured(method.of))
         if isinstance(method, FullTuning):
+            if options.parameters is not None:
+                return BlockTuning(listed(options, "parameters"))
             return FullTuning(filled(ParameterFilter, options))
         return filled(LoRATuning, options) if isinstance(method, LoRATuning) else method
 

@@ -23,6 +23,7 @@ import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.deliver import check_report, deliver, keep_report
 from foretune.cli.early import read_by, refuse_half_weights
+from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.prepare import ExperimentOptions, facts_of, prepared, reported, said, versions
@@ -168,6 +169,7 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Cons
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
     found = prepared(recipe.experiment, places, recipe.run.out, errors)
+    _refuse_changed(recipe, found)
     file = recipe.run.out / SETTINGS
     if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
@@ -178,6 +180,27 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Cons
     )
     write_report(recipe.run.out, made)
     return made
+
+
+def _refuse_changed(recipe: RunRecipe, found: Experiment) -> None:
+    """See that a run from a forecast reads the rows, the model and the prompt of the forecast.
+
+    Raises:
+        UsageError: they have changed since, though the options are the same.
+    """
+    file = recipe.run.forecast
+    if file is None:
+        return
+    record = forecast_record(file)
+    options, asked = record[FIELD], repeatable(recipe.groups[:3])
+    if not EXPERIMENT.same({name: options.get(name) for name in asked}, asked):
+        return  # another experiment was asked for, by options beside --from
+    before, now = ({**each, "versions": None} for each in (record["identity"], found.identity))
+    if not EXPERIMENT.same(before, now):
+        raise UsageError(
+            f"The rows, the model or the prompt are not those of {file} any more, though the options are the same. Repeat "
+            "the forecast in a new folder, or name the files as they were."
+        )
 
 
 def _zero_shot(found: Experiment) -> Score | None:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import typer
+
 from foretune.cli.fields import Field, Panel, argument, option, options_of
+from foretune.cli.from_forecast import from_forecast
 from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, Memory, NumberRange, Numbers, UsedWith, Whole
 from foretune.finetune.training import Training
 from foretune.kernels.adapter import Adapter
@@ -57,6 +60,12 @@ class MethodOptions(
 ):
     """What is trained."""
 
+    parameters: Annotated[
+        str | None,
+        option(Panel.METHOD, "ft: train only these parameters, by their full names, besides a head.  [default: all]"),
+        Items("encoder.layer.0.output.dense.weight"),
+        UsedWith("method", ("ft",)),
+    ] = None
     head_learning_rate: Annotated[
         float,
         option(Panel.METHOD, "lp-ft, lp-lora: Adam's learning rate in the first stage, for the head."),
@@ -117,6 +126,17 @@ class TuneOptions:
         Path,
         option(Panel.RUN, "Folder of the run; a stopped run in it is resumed, a finished one is shown.", "--out"),
     ]
+    forecast: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="forecast.json of `foretune forecast --out DIR`: train what it recommends, on its rows, as it says. "
+            "Options given beside it come first.",
+            rich_help_panel=Panel.RUN,
+            callback=from_forecast,
+            is_eager=True,
+        ),
+    ] = None
     grid: Annotated[
         Literal["paper"] | None,
         option(

@@ -39,6 +39,7 @@ class ForecastData(Record):
         lora_config_classes: classes of transformers that this config fits: `trained`, `also`, and those that it does not.
         beside_lora_config: what has to be trained beside these adapters; null for nothing.
         recommended_lora_config: arguments of `peft.LoraConfig` for `forecast.recommended`; null where that is not LoRA.
+        tune_options: options of `foretune tune` that train what is recommended; null where nothing is.
         cost: seconds of the forecast and of the runs that it replaces.
         stages: seconds and memory of each stage.
     """
@@ -51,6 +52,7 @@ class ForecastData(Record):
     lora_config_classes: Mapping[str, Any] | None
     beside_lora_config: str | None
     recommended_lora_config: Mapping[str, Any] | None
+    tune_options: Mapping[str, Any] | None
     cost: Cost
     stages: Sequence[Stage]
 

@@ -204,15 +204,8 @@ class PromptEncoder:
         Raises:
             DataError: the text holds a mask token, or shares a token with the answer.
         """
-        texts: dict[str, str] = {"text": example.text.strip(), "text2": (example.text2 or "").strip()}
-        whole = dict(texts)
-        for name, most in (("text", self.task.text_limit), ("text2", self.task.text2_limit)):
-            if most is not None:
-                texts[name] = first_tokens(self.tokenizer, texts[name], most)
+        texts, whole = self._cut(example)
         found = self._tokens(texts)
-        while (excess := len(found["input_ids"]) - self.limit) > 0:
-            self._shorten(texts, excess)
-            found = self._tokens(texts)
         if not found["input_ids"]:
             raise DataError(
                 f"The prompt {self.template!r} has no tokens for {example.text!r}. Drop the row or fill it in."
@@ -232,10 +225,38 @@ class PromptEncoder:
             )
         return replace(read, position=places[0])
 
+    def written(self, example: Example) -> str:
+        """What the tokenizer reads of an example: the prompt with its texts, cut to the limit. Raises as a call does."""
+        return self._written(self._cut(example)[0])
+
+    @property
+    def appended(self) -> int:
+        """How many tokens the tokenizer puts behind a text that are no part of a prompt."""
+        return self._appended
+
+    def completion(self, label: str) -> str:
+        """How the word of a label goes on from `written`, with the blanks that belong to it."""
+        end = self._prompt({"text": _SAMPLES[1], "text2": _SAMPLES[1]})
+        return end[len(end) - self._follows.swallowed :] + self._words[label]
+
+    def _cut(self, example: Example) -> tuple[dict[str, str], dict[str, str]]:
+        """The texts of an example as far as there is room for them, and as they are."""
+        texts: dict[str, str] = {"text": example.text.strip(), "text2": (example.text2 or "").strip()}
+        whole = dict(texts)
+        for name, most in (("text", self.task.text_limit), ("text2", self.task.text2_limit)):
+            if most is not None:
+                texts[name] = first_tokens(self.tokenizer, texts[name], most)
+        while (excess := len(self._tokens(texts)["input_ids"]) - self.limit) > 0:
+            self._shorten(texts, excess)
+        return texts, whole
+
     def _tokens(self, texts: Mapping[str, str]) -> dict[str, list[int]]:
-        prompt = self._prompt(texts)
-        found = self.tokenizer(prompt[: len(prompt) - self._follows.swallowed])
+        found = self.tokenizer(self._written(texts))
         return {name: values[: len(values) - self._appended] for name, values in found.items()}
+
+    def _written(self, texts: Mapping[str, str]) -> str:
+        prompt = self._prompt(texts)
+        return prompt[: len(prompt) - self._follows.swallowed]
 
     def _prompt(self, texts: Mapping[str, str]) -> str:
         """The prompt as it is written; of a causal model, up to the answer."""

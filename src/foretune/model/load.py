@@ -94,7 +94,7 @@ def load_model(
     where = _device(device)
     if kind is not None and kind not in KINDS:
         raise UsageError(f"Unknown kind {kind!r}. Expected one of {', '.join(KINDS)}.{nearest(kind, KINDS)}")
-    place, shown_revision = _place(str(name), revision)
+    place, shown_revision = model_place(str(name), revision)
     online = Path(place).is_dir() or hub_answers()
     source = Source(str(name), place, revision, trust_remote_code, online=online)
     config, tokenizer, module, found = loaded_parts(source, chosen, kind)
@@ -158,7 +158,7 @@ def _device(device: str | torch.device) -> torch.device:
     return where
 
 
-def _place(name: str, revision: str | None) -> tuple[str, str | None]:
+def model_place(name: str, revision: str | None) -> tuple[str, str | None]:
     """Where transformers finds the model, and the revision to report."""
     if not name.strip():
         raise UsageError(

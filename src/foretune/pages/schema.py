@@ -67,7 +67,7 @@ def document_model(kind: str) -> type[BaseModel]:
     return create_model(
         f"{kind.title().replace('-', '')}Document",
         __base__=_model(KINDS[kind]),
-        format=(Literal[FORMAT], Field(description="JsonNumber of this layout.")),  # type: ignore[valid-type]
+        format=(Literal[FORMAT], Field(description="Number of this layout.")),  # type: ignore[valid-type]
         foretune=(str, Field(description="Version that wrote it.")),
         kind=(Literal[kind], Field(description="What made it.")),  # type: ignore[valid-type]
         command=(str, Field(description="The command that makes it again; empty where that is not told.")),

@@ -1,0 +1,204 @@
+"""What a forecast hands over runs as it stands, and trains what the forecast names."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import foretune
+from foretune.candidates.adam import AdamRate
+from foretune.candidates.candidate import candidate, parameter_sizes
+from foretune.experiment.experiment import Experiment, load_experiment
+from foretune.experiment.sample import FewShot
+from foretune.experiment.setting import DataSource, Question, Setting
+from foretune.finetune.lora_config import classes_for, lora_config
+from foretune.handover.files import WRITTEN, write_next_run
+from foretune.handover.next_run import next_run
+from tests.conftest import WORDS, assert_refused, many_rows, run_cli, run_code
+
+SMALL = ("--k", 8, "--test", 16)
+
+
+@pytest.fixture(scope="module")
+def forecast(model_folder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str]:
+    """A forecast of a masked model that answers a prompt: its folder, its JSON, and what it said."""
+    here = tmp_path_factory.mktemp("forecast")
+    (here / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
+    words = ("forecast", model_folder("bert-masked"), "reviews.jsonl", *SMALL, WORDS, "--out", "out")
+    result = run_cli(*words, cwd=here)
+    assert result.returncode == 0, result.stderr
+    return here / "out", json.loads((here / "out" / "forecast.json").read_text()), result.stdout
+
+
+def ran(folder: Path) -> tuple[list[dict], str]:
+    """The log of `train.py` in a process in which foretune cannot be imported, and what it printed."""
+    code = "import runpy, sys; sys.modules['foretune'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    result = subprocess.run(
+        [sys.executable, "-W", "error::SyntaxWarning", "-c", code, "train.py"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return json.loads((folder / "trained" / "log.json").read_text())["log"], result.stdout
+
+
+def trained_modules(folder: Path) -> set[str]:
+    """The modules that have adapters in what `train.py` saved."""
+    names = load_file(folder / "trained" / "adapter_model.safetensors")
+    return {re.sub(r"\.lora_[AB]\.weight", "", name.removeprefix("base_model.model.")) for name in names}
+
+
+def test_the_script_starts_at_the_forecast_and_trains_what_it_names(forecast) -> None:
+    folder, record, said = forecast
+    assert str(folder.name) in said and "train.py" in said
+    picked = record["forecast"]["recommended"]
+    log, printed = ran(folder)
+    evaluations = [line for line in log if "eval_loss" in line]
+    assert evaluations[0]["step"] == 0
+    assert evaluations[0]["eval_loss"] == pytest.approx(picked["adamw"]["validation_losses"][0], abs=1e-4)
+    assert [line["step"] for line in evaluations] == picked["adamw"]["evaluated"][: len(evaluations)]
+    assert f"training {picked['candidate']['parameters']:,} parameters" in printed
+    assert picked["candidate"]["rank"] is not None
+    assert trained_modules(folder) == {block.removesuffix(".weight") for block in picked["candidate"]["blocks"]}
+    assert min(line["eval_loss"] for line in evaluations[1:]) < evaluations[0]["eval_loss"]
+
+
+def test_rows_are_those_of_the_forecast_by_index_and_text(forecast) -> None:
+    folder, record, _ = forecast
+    for part, size in record["sizes"].items():
+        rows = [json.loads(line) for line in (folder / "rows" / f"{part}.jsonl").read_text().splitlines()]
+        assert [row["index"] for row in rows] == list(range(size))
+        assert all(row["prompt"] == f"{row['text']} This is <mask> ." for row in rows)
+
+
+class Stub:
+    """A recommendation of a candidate of one's own."""
+
+    def __init__(self, chosen: object, losses: tuple[float, ...]) -> None:
+        self.candidate = chosen
+        self.adamw = AdamRate(1e-3, 1.0, 1.0, losses[-1], 2, 4, (0, 1, 2), losses)
+        self.predicted = type("", (), {"score": type("", (), {"value": 0.5})})
+
+
+def experiment(folder: Path, question: Question, rows: list[dict[str, str]] | None = None) -> Experiment:
+    setting = Setting(DataSource(rows or many_rows(40)), FewShot(4), 0, 8, question)
+    return load_experiment(setting, str(folder))
+
+
+HEADED = Question(output="head")
+ASKED = Question(words={"negative": "terrible", "positive": "great"})
+OWN = {
+    "bert head, adapters": ("bert-encoder", HEADED, r"layer\.0.*(query|value)\.weight$", 4),
+    "llama head, adapters": ("llama-causal", HEADED, r"layers\.1.*q_proj\.weight$", 2),
+    "bert head, in full": ("bert-encoder", HEADED, r"layer\.0.*(query|LayerNorm)\.(weight|bias)$", None),
+    "llama head, mean": ("llama-causal", Question(output="head", pooling="mean"), r"layers\.0.*up_proj\.weight$", 1),
+    "llama prompt, adapters": ("llama-causal", ASKED, r"layers\.1.*(q_proj|down_proj)\.weight$", 2),
+    "bert prompt, adapters": ("bert-masked", ASKED, r"layer\.1.*(query|output\.dense)\.weight$", 2),
+}
+LANGUAGE_MODEL = {
+    "llama-causal": "AutoModelForCausalLM",
+    "bert-masked": "AutoModelForMaskedLM",
+    "bert-encoder": "AutoModelForMaskedLM",
+}
+RUN = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_kind_of_candidate_starts_at_its_probe_and_trains_exactly(
+    name: str, model_folder, tmp_path: Path
+) -> None:
+    family, question, pattern, rank = OWN[name]
+    found = experiment(model_folder(family), question)
+    f0, y = torch.tensor(found.inputs.f0[8:16]), torch.tensor(found.inputs.y[8:16])
+    start = torch.nn.functional.cross_entropy(torch.cat([torch.zeros_like(f0), f0], 1), y).item()
+    sizes = parameter_sizes(found.outputs)
+    blocks = [block for block in sizes.shapes if re.search(pattern, block)]
+    chosen = candidate("own", "layer", blocks, rank, sizes, sizes.head)
+    config = None if rank is None else lora_config(found.outputs, classes_for(found.outputs), blocks, rank, 16.0)
+    picked: Any = Stub(chosen, (start, 0.5, 0.4))
+    run = next_run(found, picked, config, thresholded=bool(rank == 4))
+    written = write_next_run(tmp_path, run, foretune.__version__)
+    assert ("trl.yaml" in written, "adapter_config.json" in written) == (
+        run.causal and rank is not None,
+        rank is not None,
+    )
+    result = run_code(RUN, tmp_path / "train.py")
+    assert result.returncode == 0, result.stderr
+    assert f"training {chosen.parameters:,} parameters" in result.stdout
+    log = json.loads((tmp_path / "trained" / "log.json").read_text())["log"]
+    assert log[0]["eval_loss"] == pytest.approx(start, abs=1e-4)
+    if rank is None:
+        (saved,) = (tmp_path / "trained").glob("model*.safetensors")
+        after, before = load_file(saved), load_file(next(Path(run.place).glob("model*.safetensors")))
+        assert {key for key, value in after.items() if not torch.equal(value, before[key])} == set(blocks)
+        return
+    assert trained_modules(tmp_path) == {block.removesuffix(".weight") for block in blocks}
+    last = {block.removesuffix(".weight").partition("layer")[2] for block in blocks}
+    for kind in ("AutoModelForSequenceClassification", LANGUAGE_MODEL[family]):
+        assert {module.partition("layer")[2] for module in loaded_modules(tmp_path, kind)} == last
+
+
+def loaded_modules(folder: Path, kind: str) -> set[str]:
+    """The modules that adapter_config.json adapts in a class of transformers."""
+    import peft
+    import transformers
+
+    config = peft.LoraConfig.from_pretrained(str(folder))
+    base = getattr(transformers, kind).from_pretrained(config.base_model_name_or_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of peft's reading of transformers
+        made = peft.get_peft_model(base, config)
+    return {name.partition(".lora_A")[0] for name, _ in made.named_parameters() if ".lora_A" in name}
+
+
+def test_a_no_hands_over_nothing_and_says_so(model_folder, tmp_path: Path) -> None:
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
+    result = run_cli("forecast", model_folder("bert-encoder"), "reviews.jsonl", *SMALL, "--out", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    record = json.loads((tmp_path / "out" / "forecast.json").read_text())
+    assert record["verdict"] == "no"
+    assert "Nothing to run" in result.stdout and "train.py" not in " ".join(record["page"]["next"])
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert not names & {"train.py", "trl.yaml", "adapter_config.json", "rows", WRITTEN}
+
+
+def test_what_a_user_has_changed_is_not_replaced(forecast) -> None:
+    folder, _, _ = forecast
+    file, repeated = folder / "train.py", ("forecast", "--config", "out/run.yaml", "--out", "out")
+    before = file.read_text()
+    file.write_text(before + "# mine\n")
+    assert_refused(run_cli(*repeated, cwd=folder.parent), "train.py", "mv")
+    assert file.read_text().endswith("# mine\n")
+    file.write_text(before)
+
+
+def test_tune_from_a_forecast_is_the_run_of_its_script(forecast) -> None:
+    folder, record, _ = forecast
+    picked = record["forecast"]["recommended"]
+    result = run_cli("tune", "--from", "out/forecast.json", "--steps", 4, "--out", "run", cwd=folder.parent)
+    assert result.returncode == 0, result.stderr
+    made = json.loads((folder.parent / "run" / "result.json").read_text())
+    history = made["stages"][-1]["history"]
+    assert history[0]["validation_loss"] == pytest.approx(picked["adamw"]["validation_losses"][0], abs=1e-4)
+    assert [line["step"] for line in history] == [0, 4]
+    described = [json.loads((place / "experiment.json").read_text()) for place in (folder, folder.parent / "run")]
+    assert described[0]["hash"] == described[1]["hash"]
+    (point,) = (folder.parent / "run").glob("runs/*/point-0/result.json")
+    assert json.loads(point.read_text())["trained_parameters"] == picked["candidate"]["parameters"]
+    data = folder.parent / "reviews.jsonl"
+    data.write_text(data.read_text().replace("actor", "scene"))
+    again = run_cli("tune", "--from", "out/forecast.json", "--steps", 4, "--out", "other", cwd=folder.parent)
+    assert_refused(again, 2, "not those of out/forecast.json")
+
+
+def test_tune_from_a_file_that_is_not_a_forecast_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    assert_refused(run_cli("tune", "--from", "x.json", "--out", "run", cwd=tmp_path), 2, "not a forecast")
