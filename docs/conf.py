@@ -23,7 +23,7 @@ html_theme = "furo"
 html_title = f"foretune {version}"
 html_copy_source = False
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings = ["myst.header"]  # measured pages go from the title to their third level
 nb_execution_mode = "force"

@@ -280,4 +280,7 @@ foretune.cli.app.app = app
 sys.argv = ["foretune", "validate"]
 command.main()
 """
-    assert_refused(run_code(script), code, said)
+    result = run_code(script)
+    assert result.returncode == code
+    assert not result.stdout
+    assert result.stderr.startswith(said) and result.stderr.count("\n") == 1, result.stderr

@@ -32,7 +32,7 @@ def typed(call: Call) -> subprocess.CompletedProcess[str]:
 def steady(text: str) -> str:
     """What was printed, but for times, memory, and the widths of their columns."""
     words = " ".join(re.sub(r"[━┏┳┓┡╇┩└┴┘│─╭╮╰╯]+", " | ", text).split())
-    return re.sub(r"\d\d:\d\d:\d\d|[\d.]+ s\b|[\d.]+ \| \d+ MiB \| \d+ MiB", "", words)
+    return re.sub(r"\d\d:\d\d:\d\d|[\d.]+ s\b|at most [\d,]+ MiB|[\d.]+ \| [\d,]+ MiB \| [\d,]+ MiB", "", words)
 
 
 def content(file: Path) -> bytes:

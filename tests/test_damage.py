@@ -180,7 +180,8 @@ def test_a_damaged_run_is_shown_rightly_or_refused(
         DAMAGE[kind](copied / found(run, name))
         result = run_cli(*command, "--out", copied, "--json", target)
         if result.returncode == 0:
-            assert numbers(target) | {"about": 0} == expected | {"about": 0}, kind
+            apart = {"about": 0, "page": 0}  # they say whether the run was read or made again
+            assert numbers(target) | apart == expected | apart, kind
         else:
             assert_clear(result)
 

@@ -25,6 +25,7 @@ LONG = {
     "tutorials/engineer.md",
     "tutorials/papers.md",
     "tutorials/platform.md",
+    "howto/json.md",
     "howto/papers.md",
     "howto/rate.md",
     "howto/verdict.md",

@@ -10,8 +10,11 @@ import pytest
 import foretune as ft
 from foretune.errors import UsageError
 
-CURVE = {"evaluated": [0, 4, 8], "validation_losses": [0.7, 0.5, 0.3]}
-RECORD = {"forecast": {"recommended": {"adamw": CURVE}}}
+CURVES = [
+    {"learning_rate": 1e-4, "steps": [0, 4, 8], "validation_losses": [0.7, 0.69, 0.68]},
+    {"learning_rate": 1e-3, "steps": [0, 4, 8], "validation_losses": [0.7, 0.5, 0.3]},
+]
+RECORD = {"forecast": {"recommended": {"adamw": {"learning_rate": 1e-3, "runs": CURVES}}}}
 
 
 def told(losses: list[float]) -> ft.ForecastCallback:

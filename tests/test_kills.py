@@ -109,6 +109,9 @@ def page_of(out: Path) -> dict[str, str]:
     """The files of the one page in a folder, but for the lines that name the folder and the seconds that runs took."""
     folder = next(file.parent for file in sorted(out.rglob("page.md")))
     texts = {file.name: file.read_text() for file in sorted(folder.iterdir()) if file.suffix in (".md", ".csv", ".svg")}
+    texts["page.md"] = texts["page.md"].rpartition("\n<!-- foretune page ")[
+        0
+    ]  # checksums of files that name the folder
     named = {name: text.replace(str(out), "OUT") for name, text in texts.items()}
     return {name: re.sub(r"\d[\d.,]* (s|seconds|min|MiB)\b", "TIME", text) for name, text in named.items()}
 

@@ -32,13 +32,14 @@ from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
 from foretune.model.builtin import MODELS
 from foretune.model.load import LanguageModel
 from foretune.reproduce.lpft.features import smaller_changes
-from foretune.reproduce.lpft.measures import Measures
+from foretune.reproduce.lpft.measures import ByMethod, Measures
 from foretune.reproduce.malladi import measures
 from foretune.reproduce.malladi.recipes import MALLADI_RECIPES
 from foretune.reproduce.malladi.scores import measured_title, title, words_in_pieces
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.recipes import RECIPES as EVERY
+from foretune.reproduce.sections import TaskGroup
 from tests.cases import TASK, language_model, outputs_of
 from tests.conftest import assert_refused, family, many_rows, run_cli
 from tests.oracles import jacobian_kernel
@@ -47,9 +48,6 @@ RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in MALLADI_RECIP
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"sgd": (1e-3,), "adamw": (1e-3,)})
 SMALL = ("--k", 2, "--seeds", 13, "--test", 6, "--steps", 2, "--evaluate-every", 1, "--batch-sizes", 4, "--sgd-rates",
          1e-3, "--adam-rates", 1e-3)  # fmt: skip
-
-
-_OTHERS = {("rte", name): [Measures(failure="not run")] for name in ("LoRA", "LP-LoRA")}
 
 
 def written(folder: Path, *names: str) -> Path:
@@ -296,7 +294,11 @@ def test_a_comparison_over_seeds_has_an_interval_and_one_of_a_single_seed_says_t
     def found(*changes: float) -> list[Measures]:
         return [Measures(difference=change, norm=1.0) for change in changes]
 
-    (one,) = smaller_changes({("rte", "LP-FT"): found(1.05), ("rte", "FT"): found(1.06), **_OTHERS}, ["rte"])[:1]
+    def group(**found: list[Measures]) -> TaskGroup[ByMethod]:
+        others = {name: [Measures(failure="not run")] for name in ("LoRA", "LP-LoRA")}
+        return TaskGroup("rte", 16, (13,), {"LP-FT": found["probed"], "FT": found["plain"], **others})
+
+    (one,) = smaller_changes(group(probed=found(1.05), plain=found(1.06)))
     assert "1.05 against 1.06 (one seed: no interval)" in one
     (three,) = smaller_changes({("rte", "LP-FT"): found(1, 2, 3), ("rte", "FT"): found(2, 4, 6), **_OTHERS}, ["rte"])[
         :1

@@ -146,7 +146,11 @@ def _kind(field: Mapping[str, Any]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text in which Markdown means nothing."""
-    for sign in "\\<>*_[]{}|$`":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    """Text in which Markdown means nothing, except for code between backticks."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        parts = [text.replace("`", "'")]
+    for number in range(0, len(parts), 2):
+        for sign in "\\<>*_[]{}|$":
+            parts[number] = parts[number].replace(sign, f"\\{sign}")
+    return "`".join(parts)

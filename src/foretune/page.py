@@ -197,6 +197,27 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class HeatMap:
+    """Numbers that belong to two names each, drawn as a table of shaded cells.
+
+    Attributes:
+        title: above it.
+        note: what a number says, in a sentence.
+        rows: names of the rows.
+        columns: names of the columns.
+        values: for each row a number for each column; None where there is none.
+        form: format of Python that rounds them.
+    """
+
+    title: str
+    note: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    form: str = ".2f"
+
+
+@dataclass(frozen=True)
 class Fact:
     """A name and what stands beside it: `Will it work?` and its answer.
 
@@ -235,6 +256,7 @@ class Page:
         notes: what a reader must know before believing the rest; the most important first.
         tables: the results as tables.
         figures: the results as pictures.
+        maps: numbers by two names, as shaded tables; only the page in HTML draws them.
         findings: what they say, in sentences made from the numbers.
         answer: the result in one sentence; empty where the findings are the answer.
         about: what was read and what was asked: the question that the answer belongs to.
@@ -258,6 +280,7 @@ class Page:
     details: tuple[str, ...] = field(default=(), kw_only=True)
     listings: tuple[Listing, ...] = field(default=(), kw_only=True)
     next: tuple[str, ...] = field(default=(), kw_only=True)
+    maps: tuple[HeatMap, ...] = field(default=(), kw_only=True)
     kind: str = field(default="", kw_only=True)
     data: object = field(default_factory=dict, kw_only=True)
 

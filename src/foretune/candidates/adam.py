@@ -32,7 +32,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.dynamics import FunctionSpace, GradientDescent, LogLoss, curves
+from foretune.analysis.dynamics import Curves, FunctionSpace, GradientDescent, LogLoss, curves
 from foretune.analysis.output_derivative import chi
 from foretune.candidates.candidate import ALPHA, ParameterSizes
 from foretune.candidates.joint import function_space
@@ -105,9 +105,12 @@ def predicted_runs(
         batch, rate = training.batch_of(n), training.optimiser.learning_rate
         descent = GradientDescent(rate, batch, seed=training.seed)
         (run,) = curves(spaces[batch], descent, training.steps_for(n), training.interval(n))
-        steps, losses = tuple(map(int, run.steps)), tuple(map(float, run.validation_loss))
-        found.append(PredictedRun(rate, steps, losses))
+        found.append(_predicted(rate, run))
     return tuple(found)
+
+
+def _predicted(rate: float, run: Curves) -> PredictedRun:
+    return PredictedRun(rate, tuple(map(int, run.steps)), tuple(map(float, run.validation_loss)))
 
 
 def _adam_space(
@@ -166,8 +169,7 @@ class AdamRate:
         reach: no larger rate was considered (`reach`); infinite for a head alone.
         validation_loss: lowest simulated validation loss, nats.
         steps, batch: number of steps and batch size of the simulated runs.
-        evaluated: steps at which the simulated run of this rate was evaluated, the first before training.
-        validation_losses: validation losses at these steps, nats; only the first where no rate lowers it.
+        runs: one for each rate that was tried, from the smallest.
     """
 
     learning_rate: float | None
@@ -176,8 +178,12 @@ class AdamRate:
     validation_loss: float
     steps: int
     batch: int
-    evaluated: tuple[int, ...] = ()
-    validation_losses: tuple[float, ...] = ()
+    runs: tuple[PredictedRun, ...] = ()
+
+    @property
+    def predicted(self) -> PredictedRun:
+        """The simulated run of this rate; of the smallest rate where no rate lowers the loss."""
+        return next((run for run in self.runs if run.learning_rate == self.learning_rate), self.runs[0])
 
     @property
     def at_limit(self) -> bool:
@@ -215,13 +221,13 @@ def adam_rate(
     batch, rates = min(BATCH, inputs.n_train), _within(within)
     runs = curves(_adam_space(parts, entries, inputs, batch), GradientDescent(1.0, batch), STEPS, EVERY, rates)
     start = float(runs[0].validation_loss[0])
-    lowest = [float(run.validation_loss[1:].min()) for run in runs]
+    tried = tuple(map(_predicted, rates, runs))
+    lowest = [run.lowest for run in tried]
     best = int(np.argmin(lowest))
     if not lowest[best] < start:
-        return AdamRate(None, rates[0], within, start, STEPS, batch, (0,), (start,))
+        return AdamRate(None, rates[0], within, start, STEPS, batch, tried)
     worse = (rate for rate, loss in zip(rates[best:], lowest[best:], strict=True) if loss >= start)
-    steps, losses = tuple(map(int, runs[best].steps)), tuple(map(float, runs[best].validation_loss))
-    return AdamRate(rates[best], next(worse, math.inf), within, lowest[best], STEPS, batch, steps, losses)
+    return AdamRate(rates[best], next(worse, math.inf), within, lowest[best], STEPS, batch, tried)
 
 
 def _within(reach: float) -> tuple[float, ...]:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import foretune
 from foretune.cli.options import ReportOptions
+from foretune.cli.places import refuse_changed
 from foretune.page import Page
 from foretune.pages.console import console
+from foretune.pages.html import REPORT, is_written_html, write_html
 from foretune.pages.json import write_page_json
 from foretune.pages.terminal import print_page
 
@@ -33,3 +35,29 @@ def deliver(page: Page, report: ReportOptions, *, folder: Path | None = None, co
     kept = folder if folder is not None else report.json
     where = _OPTION if kept is None else f"foretune show {shlex.quote(str(kept))} --details"
     print_page(console(), page, details=report.details, where=where)
+
+
+def check_report(folder: Path) -> None:
+    """See, before the work, that the folder's page in HTML is as foretune wrote it, or not there yet.
+
+    Raises:
+        UsageError: it is something else.
+        StorageError: it cannot be written.
+    """
+    if folder.is_dir():
+        refuse_changed(folder / REPORT, is_written_html)
+
+
+def keep_report(folder: Path, page: Page, command: str = "") -> None:
+    """Write the page in HTML into a folder of results.
+
+    Args:
+        folder: of the results.
+        page: the result.
+        command: what made it, if that is told.
+
+    Raises:
+        UsageError, StorageError: as in `check_report`.
+    """
+    check_report(folder)
+    write_html(folder / REPORT, page, foretune.__version__, command)

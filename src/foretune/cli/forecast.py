@@ -12,7 +12,8 @@ import foretune
 from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
-from foretune.cli.deliver import deliver
+from foretune.cli.beside import real_runs
+from foretune.cli.deliver import deliver, keep_report
 from foretune.cli.kernel import Settings, computed, described, planned
 from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
@@ -32,6 +33,7 @@ from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecast.cost import WARM_UP, cost
+from foretune.forecast.figures import with_real_runs
 from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.page import ForecastData, Seen, forecast_page
 from foretune.forecast.recommended import Recommendation
@@ -130,6 +132,7 @@ def run_forecast(
             handed = f"{', '.join(shown)} in {run.out}"
         page = replace(page, facts=(*page.facts, Fact("Written", handed, 1)))
         write_page_json(run.out / FORECAST, page, foretune.__version__)
+        keep_report(run.out, with_real_runs(page, real_runs(run.out)))
     return deliver(page, report, folder=run.out)
 
 

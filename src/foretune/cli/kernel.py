@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foretune.cli.deliver import deliver
-from foretune.cli.kernel_places import kernel_places
+from foretune.cli.deliver import deliver, keep_report
+from foretune.cli.kernel_places import FORECAST, kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -83,6 +83,8 @@ def run_kernel(
     each = {label: described(kernel) for label, kernel in kernels.items()}
     numbers = KernelData(**vars(record), kernel=each, stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
+    if not (run.out / FORECAST).exists():  # whose report it is
+        keep_report(run.out, page)
     return deliver(page, report, folder=run.out)
 
 

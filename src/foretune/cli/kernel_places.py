@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from foretune.cli.places import Places
+from foretune.cli.places import Places, refuse_changed
 from foretune.cli.settings import is_written_yaml
 from foretune.errors import UsageError
 from foretune.experiment.folder import KERNELS, SETTINGS, command_of, folder_description
 from foretune.kernels.folder import KERNEL
-from foretune.store.atomic import check_file, moving
+from foretune.pages.html import REPORT, is_written_html
 from foretune.store.json import is_written_json
 
 FORECAST = "forecast.json"
 _FILES: dict[str, Callable[[Path], bool]] = {
     SETTINGS: lambda file: is_written_yaml(file, ("forecast", "kernel")),
     FORECAST: is_written_json,
+    REPORT: is_written_html,
 }
 """What is written into --out besides kernels -> whether a file is one that was."""
 
@@ -42,11 +42,5 @@ def kernel_places(out: Path | None, json: Path | None, labels: Iterable[str]) ->
     for label in labels:
         KERNEL.described(out / KERNELS / label)
     for name, ours in _FILES.items() if out.is_dir() else ():
-        file = out / name
-        check_file(file)
-        if os.path.lexists(file) and not ours(file):
-            raise UsageError(
-                f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
-                f"{moving(file)}"
-            )
+        refuse_changed(out / name, ours)
     return Places(json, (out,))

@@ -275,9 +275,12 @@ class FormulaOptions(
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """Which result is printed again, and how much of it."""
+    """Which result is printed again, how much of it, and where to."""
 
     result: Annotated[Path, argument("A folder that a command made with --out, or a file written by --json.")]
+    html: Annotated[
+        Path | None, option(Panel.RUN, "Write the result to this .html file too: one page, which needs no network.")
+    ] = None
     details: Annotated[
         bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details", "-v", "--verbose")
     ] = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ _MARKS = (
     _PAGE,
 )
 """By each of these files a folder is known as one of results."""
-_OWN = {*_MARKS, "run.yaml", "result.json", "forecast.json", "log.jsonl"}
+_OWN = {*_MARKS, "run.yaml", "result.json", "forecast.json", "report.html", "log.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,25 @@ def study_places(
     places.check([model, data])
     places.make()
     return found
+
+
+def refuse_changed(file: Path, ours: Callable[[Path], bool]) -> None:
+    """See that what stands where a file will be written is one that foretune wrote, and as it wrote it.
+
+    Args:
+        file: the place.
+        ours: whether a file is one that foretune wrote.
+
+    Raises:
+        UsageError: it is not.
+        StorageError: it cannot be written.
+    """
+    check_file(file)
+    if os.path.lexists(file) and not ours(file):
+        raise UsageError(
+            f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
+            f"{moving(file)}"
+        )
 
 
 def refuse_model_name(folder: Path, model: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import foretune
+from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions, ShowOptions
 from foretune.cli.tune import reading_of
@@ -14,21 +17,55 @@ from foretune.experiment.page import KernelData, kernel_page
 from foretune.experiment.record import read_kernel, read_record
 from foretune.finetune.page import run_page
 from foretune.finetune.report import RESULT, read_report
+from foretune.forecast.figures import with_real_runs
 from foretune.page import Page
+from foretune.pages.folder import PAGE
+from foretune.pages.html import REPORT, is_written_html, write_html
 from foretune.pages.json import read_page
+from foretune.store.atomic import check_file, moving
 from foretune.text.account import Account
 
 _PAGES = ("forecast.json", "page.json")
 
 
 def run_show(options: ShowOptions) -> None:
-    """Print a result again.
+    """Print a result again; on request, as a page in HTML too.
 
     Raises:
         UsageError: there is no result of foretune, or one of another format.
         KernelFolderError, StorageError: a folder that is damaged.
     """
-    deliver(kept_page(options.result), ReportOptions(details=options.details), folder=options.result)
+    page = with_real_runs(kept_page(options.result), real_runs(options.result))
+    if options.html is not None:
+        _check_html(options.html)
+        write_html(options.html, page, foretune.__version__)
+    deliver(page, ReportOptions(details=options.details), folder=options.result)
+
+
+def _check_html(file: Path) -> None:
+    """See that a page may be written there.
+
+    Raises:
+        UsageError: the name does not end in .html, the folder has a page of its own, or something else stands there.
+        StorageError: it cannot be written.
+    """
+    target = check_file(file)
+    if target is None:
+        return
+    if target.suffix != ".html":
+        raise UsageError(
+            f"--html {file} does not end in .html. Choose such a name: --html {shlex.quote(f'{file}.html')}"
+        )
+    if (target.parent / PAGE).exists():
+        raise UsageError(
+            f"--html {file} is in a folder of a study, which has its own {REPORT}. Choose a place outside of it: --html "
+            f"{shlex.quote(f'{target.parent}.html')}"
+        )
+    if target.exists() and not is_written_html(target):
+        raise UsageError(
+            f"--html {file} is not a page as foretune wrote it; it would be lost. Choose another file name, or move that "
+            f"file: {moving(target)}"
+        )
 
 
 def kept_page(place: Path) -> Page:

@@ -21,7 +21,7 @@ import yaml
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.cli.deliver import deliver
+from foretune.cli.deliver import check_report, deliver, keep_report
 from foretune.cli.early import read_by, refuse_half_weights
 from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
@@ -46,6 +46,7 @@ from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.page import Fact
 from foretune.pages.console import Console, progress_console
+from foretune.pages.html import REPORT
 from foretune.pages.progress import busy
 from foretune.store.atomic import write_text
 from foretune.store.json import strangers_in
@@ -116,6 +117,7 @@ def run_tune(
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
     refuse_foreign_run(run.out / RUNS)
+    check_report(run.out)
     if run.plan:
         return _planned(recipe, report, errors)
     before = _kept(recipe)
@@ -130,7 +132,10 @@ def run_tune(
         sweep_tree(run.out)
         found = prepared(recipe.experiment, places, run.out, errors)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
-    return deliver(run_page(before, run.out, reading_of(before), kept=kept), report, folder=run.out)
+    about = reading_of(before)
+    if not (kept and (run.out / REPORT).exists()):
+        keep_report(run.out, run_page(before, run.out, about))
+    return deliver(run_page(before, run.out, about, kept=kept), report, folder=run.out)
 
 
 def reading_of(report: RunReport) -> tuple[Fact, ...]:

@@ -20,6 +20,7 @@ from foretune.candidates.scored import RATES_ARE_FOR
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecast.advice import Advice, advice
+from foretune.forecast.anatomy import Anatomy, anatomy
 from foretune.forecast.baseline import ClassRule, rule_for
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
@@ -53,6 +54,7 @@ class Forecast:
         rates_are_for: the kind of training that this and the candidates' learning rates are for, in words.
         adamw: where to begin with AdamW, for the candidate that comes first; None after a no.
         adapter_adamw: the same for `advice.adapter`; None without one.
+        anatomy: what the kernel of full tuning is made of.
         warm_up: steps of real training before everything here was measured; 0 for the pretrained model.
         warnings: what the reader must know.
     """
@@ -78,6 +80,7 @@ class Forecast:
     rates_are_for: str
     adamw: AdamRate | None
     adapter_adamw: AdamRate | None
+    anatomy: Anatomy
     warm_up: int
     warnings: tuple[str, ...]
 
@@ -110,7 +113,7 @@ def forecast(pool: Pool) -> Forecast:
     tuned = None if threshold is None else scored(y_test, predicted_classes(f0_test, threshold), metric)
     features = inputs.features
     probe = linear_probe(features[:n], y[:n], features[n : n + v], y[n : n + v], metric)
-    whole, parts, sigma = whole_and_parts(inputs, pool.kernels["sgd"])
+    whole, parts, sigma, eigenvalues = whole_and_parts(inputs, pool.kernels["sgd"])
     rule = rule_for(inputs)
     start = rule.score(f0[n:], inputs)
     compared = comparison(pool)
@@ -119,11 +122,12 @@ def forecast(pool: Pool) -> Forecast:
         None if item is None or advised.verdict == "no" else pool.evidence(item).adam_rate
         for item in (advised.candidate, advised.adapter)
     )
+    picked = recommendation(advised, compared, pool, start, rule)
     return Forecast(
         answer=_answer(inputs, advised, start, rule, adamw),
         verdict=advised.verdict,
         advice=advised,
-        recommended=recommendation(advised, compared, pool, start, rule),
+        recommended=picked,
         before=start,
         thresholded=rule.thresholded,
         comparison=compared,
@@ -141,6 +145,7 @@ def forecast(pool: Pool) -> Forecast:
         rates_are_for=RATES_ARE_FOR,
         adamw=adamw,
         adapter_adamw=adapter_adamw,
+        anatomy=anatomy(pool, advised.candidate if picked is None else picked.candidate, eigenvalues),
         warm_up=inputs.warm_up,
         warnings=(
             *inputs.warnings,

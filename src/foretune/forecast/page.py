@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from foretune.analysis.scores import Score
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.scored import ScoredCandidate
 from foretune.experiment.page import stage_table
 from foretune.experiment.record import Record
 from foretune.forecast.cost import Cost
+from foretune.forecast.figures import figures, maps
 from foretune.forecast.forecast import Forecast
 from foretune.forecast.parts import Part, ranked
 from foretune.forecast.recommended import Recommendation
 from foretune.forecast.verdict import Verdict
-from foretune.page import Cell, Column, Curve, Fact, Figure, Listing, Page, Span, Table, short_count
+from foretune.page import Cell, Column, Fact, Listing, Page, Span, Table, short_count
 from foretune.progress import Stage
 
 _SHOWN = 8
@@ -103,7 +102,8 @@ def forecast_page(found: Forecast, costs: Cost, stages: Sequence[Stage], seen: S
             _parts(found, metric),
             stage_table(stages),
         ),
-        figures=(_losses(found),),
+        figures=figures(found),
+        maps=maps(found),
         details=(
             _compared(found),
             f"First by {found.comparison.criterion.name}: {found.answer}",
@@ -270,7 +270,7 @@ def _candidates(found: Forecast, metric: str) -> Table:
     probing, criterion = found.advice.probing, found.comparison.criterion
     few = _few(every, [item for item in (first, chosen, probing) if item is not None])
     title = (
-        f"Candidates: {len(few)} of {found.comparison.considered} by {criterion.name} (--json has all); "
+        f"Candidates by {criterion.name}; "
         f"* {'first' if found.recommended is None else 'recommended'}, = not told from the best by resampling"
         f"{', + beats linear probing beyond the spread' if probing is not None else ''}; {metric} of the simulated run; "
         f"GD rates are for {found.rates_are_for}"
@@ -334,7 +334,7 @@ def _parts(found: Forecast, metric: str) -> Table:
         Column("valid.", ".3f"),
         Column(metric, ".3f"),
     )
-    title = f"Kernel regression, {len(first)} of {len(found.parts)} layers and module types (--json has all)"
+    title = "Kernel regression of layers and module types"
     return Table(columns, tuple(map(_part_row, every)), title, few=few, details=True)
 
 
@@ -349,20 +349,3 @@ def _part_row(part: Part) -> tuple[Cell, ...]:
         part.regression.chosen.validation,
         part.score.value,
     )
-
-
-def _losses(found: Forecast) -> Figure:
-    """The criterion of every candidate against the number of its parameters."""
-    criterion, every = found.comparison.criterion, found.comparison.candidates
-    kinds = {"LoRA": [item for item in every if item.rank is not None]}
-    kinds["full tuning"] = [item for item in every if item.rank is None]
-    curves = tuple(
-        Curve(
-            name,
-            np.array([criterion.of(item.score) for item in items]),
-            np.log10(np.array([max(item.parameters, 1) for item in items], dtype=float)),
-        )
-        for name, items in kinds.items()
-        if items
-    )
-    return Figure("candidates", "Candidates", "trained parameters (log10)", criterion.name, curves, points=True)

@@ -15,6 +15,7 @@ from foretune.candidates.joint import train_spectrum, train_targets
 from foretune.candidates.risk import RELATIVE_SIGMA, relative_risk
 from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
+from foretune.shapes import Float64
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Part:
     score: Score
 
 
-def whole_and_parts(inputs: Inputs, kernel: BlockKernel) -> tuple[Part, tuple[Part, ...], float]:
-    """The whole model, its layers and module types, and the sigma of the condition numbers."""
+def whole_and_parts(
+    inputs: Inputs, kernel: BlockKernel
+) -> tuple[Part, tuple[Part, ...], float, Float64[np.ndarray, "k"]]:
+    """The whole model, its layers and module types, the sigma of the condition numbers, and the whole model's spectrum."""
     place = {name: number for number, name in enumerate(kernel.names)}
     alive = [name for name in kernel.names if kernel.array[place[name]].any()]
     total = kernel.total()
@@ -60,7 +63,7 @@ def whole_and_parts(inputs: Inputs, kernel: BlockKernel) -> tuple[Part, tuple[Pa
         for name, blocks in members.items():
             of_part = kernel.array[[place[block] for block in blocks]].sum(0)
             parts.append(_part(name, kind, blocks, of_part, train_spectrum(of_part), sigma, inputs))
-    return whole, tuple(parts), sigma
+    return whole, tuple(parts), sigma, whole_spectrum.values
 
 
 def _part(

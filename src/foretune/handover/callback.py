@@ -109,10 +109,14 @@ def predicted_curve(forecast: Any) -> Mapping[int, float]:
     found = (
         forecast.get("forecast", forecast) if isinstance(forecast, Mapping) else getattr(forecast, "forecast", forecast)
     )
-    for name in ("recommended", "adamw"):
-        found = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
-    read = found.get if isinstance(found, Mapping) else lambda name: getattr(found, name, None)
-    steps, losses = read("evaluated") or (), read("validation_losses") or ()
+    rate = _part(_part(found, "recommended"), "adamw")
+    runs = [run for run in _part(rate, "runs") or () if _part(run, "learning_rate") == _part(rate, "learning_rate")]
+    steps, losses = (_part(runs[0], name) for name in ("steps", "validation_losses")) if runs else ((), ())
     if len(steps) < TIMES:
         raise UsageError("This forecast predicts no run: it recommends nothing. Name a forecast that recommends one.")
     return dict(zip(steps, losses, strict=True))
+
+
+def _part(whole: Any, name: str) -> Any:
+    """A part of a mapping or of an object; None where it has none."""
+    return whole.get(name) if isinstance(whole, Mapping) else getattr(whole, name, None)

@@ -167,7 +167,7 @@ def next_run(
         steps=picked.adamw.steps,
         every=_interval(picked),
         alone=bool(outputs.alone),
-        predicted=dict(zip(picked.adamw.evaluated, picked.adamw.validation_losses, strict=True)),
+        predicted=dict(zip(picked.adamw.predicted.steps, picked.adamw.predicted.validation_losses, strict=True)),
         score=picked.predicted.score.value,
         thresholded=thresholded,
         **_asked(outputs),
@@ -215,7 +215,8 @@ def _rate(picked: Recommendation) -> float:
 
 def _interval(picked: Recommendation) -> int:
     """Steps between two evaluations of the simulated run."""
-    return picked.adamw.evaluated[1] - picked.adamw.evaluated[0]
+    first, second = picked.adamw.predicted.steps[:2]
+    return second - first
 
 
 def _padding(outputs: Outputs, others: Iterable[str]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """A page of a study as a folder.
 
 page.json       the same for programs, with the numbers behind it; `foretune show` reads it
+report.html     the page as one file for a browser (foretune.pages.html)
 page.md         notes, findings and tables, with the command that makes them on top; its last line, a comment, says which
                 files are the page's, so that nothing else is ever replaced
 table-1.csv     one file a table
@@ -16,6 +17,7 @@ from typing import Any
 
 from foretune.errors import UsageError
 from foretune.page import Page
+from foretune.pages.html import REPORT, html
 from foretune.pages.json import document
 from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
@@ -23,7 +25,7 @@ from foretune.store.atomic import moving, names_in, replacing_folder
 from foretune.store.json import json_text
 from foretune.store.kept import checksum, file_checksum
 
-_FILE = "page.md"
+PAGE = "page.md"
 JSON = "page.json"
 _MARK = "<!-- foretune page "
 _COMMAND = re.compile(r"^```\n.*?\n```\n\n", re.MULTILINE | re.DOTALL)
@@ -37,7 +39,7 @@ def write_page(folder: Path, page: Page, command: str | None = None, version: st
         folder: where to.
         page: what to write.
         command: what makes it, if that is to be told.
-        version: of foretune; without one there is no page.json.
+        version: of foretune; without one there is no page.json and no report.html.
 
     Raises:
         UsageError: the folder holds something else.
@@ -48,12 +50,13 @@ def write_page(folder: Path, page: Page, command: str | None = None, version: st
     texts |= {f"{figure.name}.svg": svg(figure) for figure in page.figures}
     if version:
         texts[JSON] = json_text(document(page, version, command or ""))
+        texts[REPORT] = html(page, version, command or "")
     made = {
         "of": _command_hash(command),
         "page": checksum(markdown(page).encode()),
         "files": {name: checksum(text.encode()) for name, text in texts.items()},
     }
-    texts[_FILE] = markdown(page, command) + f"\n{_MARK}{json.dumps(made)} -->\n"
+    texts[PAGE] = markdown(page, command) + f"\n{_MARK}{json.dumps(made)} -->\n"
     with replacing_folder(folder) as temporary:
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
@@ -84,19 +87,19 @@ def refuse_other(folder: Path) -> None:
     if not found:
         return
     remedy = f"Choose another --out, or move that folder: {moving(folder)}"
-    if _FILE not in found:
+    if PAGE not in found:
         raise UsageError(f"{folder} is not a page of a study: it holds {min(found)!r}. {remedy}")
     odd = [name for name in found if (folder / name).is_symlink() or not (folder / name).is_file()]
     if odd:
         raise UsageError(f"{folder} is not a page of a study: {min(odd)!r} in it is not a regular file. {remedy}")
     made = _made(folder)
-    strangers = found - {_FILE, *made["files"]}
+    strangers = found - {PAGE, *made["files"]}
     if strangers:
         raise UsageError(f"{folder} is not a page of a study: it holds {min(strangers)!r}. {remedy}")
-    page = _COMMAND.sub("", (folder / _FILE).read_text(encoding="utf-8").rpartition(f"\n{_MARK}")[0], count=1)
-    changed = [name for name in found - {_FILE} if file_checksum(folder / name) != made["files"][name]]
+    page = _COMMAND.sub("", (folder / PAGE).read_text(encoding="utf-8").rpartition(f"\n{_MARK}")[0], count=1)
+    changed = [name for name in found - {PAGE} if file_checksum(folder / name) != made["files"][name]]
     if changed or checksum(page.encode()) != made["page"]:
-        raise UsageError(f"{folder / (changed or [_FILE])[0]} was changed after foretune wrote it. {remedy}")
+        raise UsageError(f"{folder / (changed or [PAGE])[0]} was changed after foretune wrote it. {remedy}")
 
 
 def _made(folder: Path) -> dict[str, Any]:
@@ -106,12 +109,12 @@ def _made(folder: Path) -> dict[str, Any]:
         UsageError: it does not say so.
     """
     try:
-        text = (folder / _FILE).read_text(encoding="utf-8")
+        text = (folder / PAGE).read_text(encoding="utf-8")
         made = json.loads(text.rpartition(f"\n{_MARK}")[2].removesuffix(" -->\n"))
         return {"of": str(made["of"]), "page": str(made["page"]), "files": dict(made["files"])}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"{folder / _FILE} is not a page that this version of foretune wrote: its last line does not say so. Choose "
+            f"{folder / PAGE} is not a page that this version of foretune wrote: its last line does not say so. Choose "
             f"another --out, or move that folder: {moving(folder)}"
         ) from error
 

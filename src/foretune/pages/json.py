@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from foretune.errors import UsageError
-from foretune.page import Cell, Column, Curve, Fact, Figure, Listing, Page, Quantity, Repeats, Span, Table
+from foretune.page import Cell, Column, Curve, Fact, Figure, HeatMap, Listing, Page, Quantity, Repeats, Span, Table
 from foretune.store.json import plain, write_json
 
 FORMAT = 1
@@ -57,7 +57,7 @@ def write_page_json(path: Path, page: Page, version: str, command: str = "") -> 
 
 
 def read_page(path: Path) -> Page:
-    """The page of a document, without the numbers behind it.
+    """The page of a document, with the numbers behind it as plain values.
 
     Raises:
         UsageError: the file holds no page of this format.
@@ -69,7 +69,8 @@ def read_page(path: Path) -> Page:
                 f"{path} has format {found['format']}, written by foretune {found.get('foretune', '?')}; expected "
                 f"format {FORMAT}. Repeat the command that made it."
             )
-        return _page(found["page"], found["kind"])
+        shown = found.pop("page")
+        return _page(shown, found["kind"], found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{path} is not a result of foretune: it holds no page. Expected a folder that a command made, or a .json "
@@ -77,7 +78,7 @@ def read_page(path: Path) -> Page:
         ) from error
 
 
-def _page(values: Mapping[str, Any], kind: str) -> Page:
+def _page(values: Mapping[str, Any], kind: str, data: Mapping[str, Any]) -> Page:
     return Page(
         title=values["title"],
         notes=tuple(values["notes"]),
@@ -90,7 +91,9 @@ def _page(values: Mapping[str, Any], kind: str) -> Page:
         details=tuple(values["details"]),
         listings=tuple(Listing(**each) for each in values["listings"]),
         next=tuple(values["next"]),
+        maps=tuple(map(_map, values["maps"])),
         kind=kind,
+        data=data,
     )
 
 
@@ -124,6 +127,11 @@ def _figure(values: Mapping[str, Any]) -> Figure:
         for each in values["curves"]
     )
     return Figure(**{**values, "curves": curves, "ticks": tuple(values["ticks"])})
+
+
+def _map(values: Mapping[str, Any]) -> HeatMap:
+    numbers = tuple(tuple(None if each is None else _number(each) for each in row) for row in values["values"])
+    return HeatMap(**{**values, "rows": tuple(values["rows"]), "columns": tuple(values["columns"]), "values": numbers})
 
 
 def _array(values: Sequence[Any]) -> np.ndarray:

@@ -48,7 +48,9 @@ def draw(console: Console, table: Table, *, elsewhere: str = "") -> RenderableTy
         elsewhere: where what is left out can be found, such as `--json has all`.
     """
     rows = table.texts if table.few is None else [table.texts[place] for place in table.few]
-    return fitting_table(console, table.caption, table.columns, rows, headings=table.headings, elsewhere=elsewhere)
+    left = f" ({len(rows)} of {len(table.rows)} rows; --json has all)" if len(rows) < len(table.rows) else ""
+    title = f"{table.caption}{left}".lstrip()
+    return fitting_table(console, title, table.columns, rows, headings=table.headings, elsewhere=elsewhere)
 
 
 def fitting_table(

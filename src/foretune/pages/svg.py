@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from foretune.naming import one_line
 from foretune.page import Figure
 
 _SIZE = (6.4, 4.0)
 _MARKED = 32  # longer lines have no markers
 _LEVEL = 6  # more names on an axis are slanted
+_LONGEST = 90  # characters of a title or a name
 _OPTIONS: Any = {"svg.fonttype": "none", "svg.hashsalt": "foretune"}
 
 
@@ -58,5 +60,7 @@ def _places(x: np.ndarray | None, y: np.ndarray) -> np.ndarray:
 
 
 def _literal(text: str) -> str:
-    """Text in which a dollar begins no formula."""
-    return text.replace("$", r"\$")
+    """Text on one line in which a dollar begins no formula; its end is left out where the picture has no room for it."""
+    shown = one_line(text)
+    shown = shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+    return shown.replace("$", r"\$")
