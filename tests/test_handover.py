@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import foretune
-from foretune.candidates.adam import AdamRate
+from foretune.candidates.adam import AdamRate, PredictedRun
 from foretune.candidates.candidate import candidate, parameter_sizes
 from foretune.experiment.experiment import Experiment, load_experiment
 from foretune.experiment.sample import FewShot
@@ -50,6 +50,11 @@ def ran(folder: Path) -> tuple[list[dict], str]:
     return json.loads((folder / "trained" / "log.json").read_text())["log"], result.stdout
 
 
+def predicted(picked: dict) -> dict:
+    """The simulated run of the recommended rate."""
+    return next(run for run in picked["adamw"]["runs"] if run["learning_rate"] == picked["adamw"]["learning_rate"])
+
+
 def trained_modules(folder: Path) -> set[str]:
     """The modules that have adapters in what `train.py` saved."""
     names = load_file(folder / "trained" / "adapter_model.safetensors")
@@ -63,8 +68,8 @@ def test_the_script_starts_at_the_forecast_and_trains_what_it_names(forecast) ->
     log, printed = ran(folder)
     evaluations = [line for line in log if "eval_loss" in line]
     assert evaluations[0]["step"] == 0
-    assert evaluations[0]["eval_loss"] == pytest.approx(picked["adamw"]["validation_losses"][0], abs=1e-4)
-    assert [line["step"] for line in evaluations] == picked["adamw"]["evaluated"][: len(evaluations)]
+    assert evaluations[0]["eval_loss"] == pytest.approx(predicted(picked)["validation_losses"][0], abs=1e-4)
+    assert [line["step"] for line in evaluations] == predicted(picked)["steps"][: len(evaluations)]
     assert f"training {picked['candidate']['parameters']:,} parameters" in printed
     assert picked["candidate"]["rank"] is not None
     assert trained_modules(folder) == {block.removesuffix(".weight") for block in picked["candidate"]["blocks"]}
@@ -84,7 +89,7 @@ class Stub:
 
     def __init__(self, chosen: object, losses: tuple[float, ...]) -> None:
         self.candidate = chosen
-        self.adamw = AdamRate(1e-3, 1.0, 1.0, losses[-1], 2, 4, (0, 1, 2), losses)
+        self.adamw = AdamRate(1e-3, 1.0, 1.0, losses[-1], 2, 4, (PredictedRun(1e-3, (0, 1, 2), losses),))
         self.predicted = type("", (), {"score": type("", (), {"value": 0.5})})
 
 
@@ -187,7 +192,7 @@ def test_tune_from_a_forecast_is_the_run_of_its_script(forecast) -> None:
     assert result.returncode == 0, result.stderr
     made = json.loads((folder.parent / "run" / "result.json").read_text())
     history = made["stages"][-1]["history"]
-    assert history[0]["validation_loss"] == pytest.approx(picked["adamw"]["validation_losses"][0], abs=1e-4)
+    assert history[0]["validation_loss"] == pytest.approx(predicted(picked)["validation_losses"][0], abs=1e-4)
     assert [line["step"] for line in history] == [0, 4]
     described = [json.loads((place / "experiment.json").read_text()) for place in (folder, folder.parent / "run")]
     assert described[0]["hash"] == described[1]["hash"]
