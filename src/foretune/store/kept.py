@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +182,7 @@ def kept_value(
         compute: makes it, as plain values that JSON holds.
 
     Raises:
+        DamagedError: what stands there is not as foretune wrote it; it is left as it is.
         StorageError: the disk is full or the place cannot be written.
     """
     of = {**identity, **key}
@@ -192,7 +192,7 @@ def kept_value(
             if is_of(of, kept["hash"]):
                 return kept["value"]
         except DamagedError as error:
-            warnings.warn(f"{error} It is made again.", stacklevel=3)
+            raise error.with_remedy(f"Move it away and repeat the command: {moving(file)}") from error
     write_kept(file, {"hash": identity_hash(of), "key": key, "value": compute()})
     return read_kept(file)["value"]
 
