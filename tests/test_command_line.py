@@ -15,6 +15,8 @@ from tests.command_line import ENVIRONMENT, Call
 from tests.conftest import PROCESSES, WORDS, run_cli, run_code
 
 SMALL = (WORDS, "--k", "4", "--test", "5")
+TIMED = (".json", ".json.txt", ".jsonl", "report.html")
+"""Endings of files that hold seconds."""
 CALLS = {
     "help": (("kernel", "--help"), {"COLUMNS": "80"}),
     "refused": (("forecast", "MODEL", "DATA", WORDS, "--k", "50"), {}),
@@ -57,7 +59,7 @@ def test_a_forked_command_prints_and_writes_what_a_fresh_one_does(
         folder.mkdir()
         done = run(call)
         files = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
-        kept = {name: content(file) for name, file in files.items() if ".json" not in name}  # those have seconds
+        kept = {name: content(file) for name, file in files.items() if not name.endswith(TIMED)}
         seen.append((done.returncode, steady(done.stdout), steady(done.stderr), list(files), kept))
         shutil.rmtree(folder)
     assert seen[0] == seen[1]

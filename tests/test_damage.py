@@ -99,6 +99,7 @@ def assert_clear(result, *parts: str) -> None:
 KERNEL_FILES = (
     "experiment.json",
     "head.safetensors",
+    "report.html",
     "run.yaml",
     "kernels/sgd/kernel.json",
     "kernels/sgd/kernel.zarr/zarr.json",
@@ -127,12 +128,12 @@ def test_a_damaged_file_of_a_kernel_is_refused_or_without_effect(name: str, kern
             harmless.append(kind)
         else:
             assert_clear(result)
-    if name not in ("run.yaml", "head.safetensors"):
+    if name not in ("run.yaml", "head.safetensors", "report.html"):
         assert set(harmless) <= {kind for kind in DAMAGE if kind.startswith("flipped")}, "a part was not missed"
 
 
 ITSELF = "runs/ft-adamw-ITS-HASH/point-0"
-RUN_FILES = ("run.yaml", "result.json", "experiment.json", "head.safetensors", f"{ITSELF}/run.json",
+RUN_FILES = ("run.yaml", "result.json", "report.html", "experiment.json", "head.safetensors", f"{ITSELF}/run.json",
              f"{ITSELF}/log.jsonl", f"{ITSELF}/best/parameters.safetensors", f"{ITSELF}/result.json",
              f"{ITSELF}/test.npy")  # fmt: skip
 
@@ -161,7 +162,7 @@ def test_a_damaged_file_of_a_run_is_refused_or_without_effect(name: str, run: Pa
         result = run_cli("behaviour", copied, *options)
         if result.returncode == 0:
             assert numbers(target) == expected, kind
-            assert kind.startswith("flipped") or name == "run.yaml"
+            assert kind.startswith("flipped") or name in ("run.yaml", "report.html")
         else:
             assert_clear(result)
 
