@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,17 @@ def test_an_interrupted_write_leaves_what_was_there(writer, tmp_path: Path) -> N
     assert [file.name for file in tmp_path.iterdir()] == ["target"]
 
 
-def test_an_interruption_waits_until_a_folder_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests were started to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interruption_waits_until_a_folder_is_deleted(
+    interrupts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     delete = shutil.rmtree
 
     def interrupted(path: Path, ignore_errors: bool) -> None:
