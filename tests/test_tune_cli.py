@@ -300,7 +300,7 @@ def _recipe(method: dict[str, Any], training: dict[str, Any], grid: str | None =
         OutputOptions(),
         MethodOptions(**method),
         TrainingOptions(**training),
-        TuneOptions(Path("runs"), grid),
+        TuneOptions(Path("runs"), grid=grid),
     )
 
 
