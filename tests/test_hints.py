@@ -52,6 +52,11 @@ def texts(file: Path) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values))
+        elif isinstance(node, ast.List) and all(
+            isinstance(word, ast.Constant | ast.Call | ast.JoinedStr) for word in node.elts
+        ):
+            found.append(" ".join(str(word.value) if isinstance(word, ast.Constant) else "\0" for word in node.elts))
+            inside |= {*node.elts}
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in inside | documents:
             found.append(node.value)
     return found

@@ -75,8 +75,8 @@ def _places(pool: Pool, chi: Float64[np.ndarray, "n c"]) -> tuple[ModuleShare, .
     total = max(_gradient(kernel.total(), chi), np.finfo(float).tiny)
     found = []
     for layer, module, blocks in _modules(kernel.names):
-        own = pool.summed(blocks, None)
-        aligned = kernel_target_alignment(own[:, :, : inputs.n_train], y)
+        own = kernel.array[pool.places(blocks, None), :, :, : inputs.n_train].sum(0)  # (n, c, n, c)
+        aligned = kernel_target_alignment(own, y)
         found.append(ModuleShare(layer, module, _gradient(own, chi) / total, aligned))
     return tuple(found)
 
