@@ -26,7 +26,6 @@ from foretune.kernels.block_kernel import BlockKernel
 
 PACKAGE = Path(foretune.__file__).parent
 ROOMS = ("candidates", "forecast")
-SUMS = ("summed", "_summed")
 
 
 class Walk:
@@ -54,10 +53,11 @@ class Walk:
         if not file.startswith(str(PACKAGE)):
             return
         place = str(Path(file).relative_to(PACKAGE))
+        room = place.split("/", maxsplit=1)[0]
         if event == "call":
             self.files.add(place)
-            self.sums += frame.f_code.co_name in SUMS
-        elif place.split("/", maxsplit=1)[0] in ROOMS:
+            self.sums += room in ROOMS and frame.f_code.co_name == "summed"
+        elif room in ROOMS:
             self.names |= {name for name, value in frame.f_locals.items() if self._is_kernel(value)}
 
     def _is_kernel(self, value: Any) -> bool:

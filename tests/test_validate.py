@@ -32,6 +32,7 @@ from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.head import HeadLogits
+from foretune.validate.data import validation_data
 from foretune.validate.page import curve_distance, validation_page
 from foretune.validate.rankings import EXHAUSTIVE, LOSS, SCORE, exhaustive_search, rankings
 from foretune.validate.runs import (
@@ -257,7 +258,7 @@ def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], st
     found = {ranking.score: ranking for ranking in rankings(cells, LOSS)}
     assert all(np.isnan(found[name].median) for name in ("LogME", "LEEP", "NCE", "random choice"))
     assert found["LogME"].regret == pytest.approx(found["random choice"].regret)
-    page = validation_page(cells, study)
+    page = validation_page(validation_data(cells, {}), study)
     assert [row[0] for row in page.tables[0].texts] == [*SCORES, EXHAUSTIVE, "noise ceiling"]
     assert all(len(row) == len(table.header) for table in page.tables for row in table.texts)
     assert any("no score can rank" in line or "ranks best" in line for line in page.findings)
@@ -277,7 +278,7 @@ def test_the_second_call_trains_nothing_and_one_seed_has_no_ceiling(
     again = measured_candidates(study)
     assert [cell.scores for cell in again] == [cell.scores for cell in cells]
     assert [cell.outcomes for cell in again] == [cell.outcomes for cell in cells]
-    alone = validation_page(again[:1], replace(study, seeds=(13,)))
+    alone = validation_page(validation_data(again[:1], {}), replace(study, seeds=(13,)))
     assert any(line.startswith("One seed") for line in alone.findings)
     assert alone.tables[0].texts[-1][1] == "-"
 

@@ -24,6 +24,7 @@ from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
+from foretune.validate.data import validation_data
 from foretune.validate.page import validation_page
 from foretune.validate.rankings import LOSS, rankings
 from foretune.validate.runs import Measured, ValidationStudy, candidates_of, measured_candidates
@@ -213,7 +214,8 @@ def test_scores_after_a_warm_up_stand_below_their_own_and_in_a_table_with_their_
     assert [row[:2] for row in table.texts] == [(name, word) for name in AFTER_WARM_UP for word in ("none", str(STEPS))]
     assert [row[4] == "-" for row in table.texts] == [row[0] not in LOSSES for row in table.texts]
     assert [row[5] for row in table.texts[::2]] == ["0.0"] * len(AFTER_WARM_UP)
-    with_it, without = validation_page(warmed, replace(study, warm_up=(STEPS,))), validation_page(plain[0], study)
+    with_it = validation_page(validation_data(warmed, {}), replace(study, warm_up=(STEPS,)))
+    without = validation_page(validation_data(plain[0], {}), study)
     assert table in with_it.tables and len(without.tables) == len(with_it.tables) - 1
     assert any(note.startswith(f"Warm-up: {STEPS} real steps of adamw at 5e-05") for note in with_it.notes)
     assert not any("arm-up" in line for line in (*without.notes, *without.findings))

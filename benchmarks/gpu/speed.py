@@ -88,10 +88,9 @@ def speed(record: Record, device: str, *, small: bool, names: Sequence[str] = ()
     record.tables.append(table)
     counts = (8, 16) if small else (256, 1024)
     known = SMALL_SIZES if small else SIZES
-    chosen = {name: model for name, model in known.items() if not names or any(part in name for part in names)}
     last: dict[str, float] = {}
     for n in counts:
-        for name, model in chosen.items():
+        for name, model in chosen(names, known).items():
             needed = 20.0 if name not in last else 2.5 * last[name] + 10
             if (least and n > least) or not record.within(f"{name}, N = {n}", 0 if small else needed):
                 continue
@@ -104,11 +103,11 @@ def speed(record: Record, device: str, *, small: bool, names: Sequence[str] = ()
 
 def _measured(record: Record, table: Table, card: Card, name: str, model: Model, n: int) -> None:
     outputs = model.outputs(model.made(model.dtype, card.device).to(card.device), name)
-    chosen = examples(n, WORDS if n > 16 else 8)
-    job = ft.separate_job(outputs, chosen, None, None)
+    rows = examples(n, WORDS if n > 16 else 8)
+    job = ft.separate_job(outputs, rows, None, None)
     sgd = _FORMULAS[0]
     for formula in _FORMULAS:
-        ft.block_kernels(outputs, chosen[:16], formula=formula)  # libraries start
+        ft.block_kernels(outputs, rows[:16], formula=formula)  # libraries start
     plan = job.plan(AUTO, job.array_bytes(sgd))
     part = range(min(plan.rows, n))
     law = card.seconds(lambda: check_law(job.source, {sgd: sgd.blocks(job.kinds)}, part, plan.batch))

@@ -19,7 +19,7 @@ class Quantity:
         value: unrounded; None or NaN where there is none.
         form: format of Python that rounds it, such as `.3f`, or `count` for three digits and a unit of thousands.
         unit: written behind it; empty for none.
-        missing: what stands in the place of no number.
+        missing: what is shown where there is no number.
     """
 
     value: float | None

@@ -83,11 +83,6 @@ class KernelSplit:
         return self.pretrain_effective + self.ft_effective
 
     @property
-    def norms(self) -> tuple[float, float]:
-        """The Frobenius norms of P and F."""
-        return float(np.linalg.norm(self.pretrain_effective)), float(np.linalg.norm(self.ft_effective))
-
-    @property
     def spectra(self) -> dict[str, SingularValues]:
         """The singular values of P, F and P + F."""
         return {

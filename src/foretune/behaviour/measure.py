@@ -32,7 +32,7 @@ from foretune.behaviour.head import change_of_features, head_row_norms
 from foretune.behaviour.linearization import Linearization, linearization
 from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
 from foretune.errors import DataError, UsageError
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.experiment import Experiment, Work
 from foretune.finetune.methods import Linearized, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.kernels.block_kernel import BlockKernel
@@ -43,7 +43,6 @@ from foretune.kernels.tiles import memory_bytes
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
-from foretune.progress import Progress
 from foretune.shapes import Float64, Int
 from foretune.text.example import Example
 
@@ -56,7 +55,6 @@ class Extent:
 
     Attributes:
         formula: of the kernel that is compared before and after.
-        memory: budget of kernels above the model's own memory.
         train_examples: first training examples that the kernel method is solved on; None for as many as fit the memory.
         test_examples: first test examples that are measured.
         segment_examples: test examples whose local Lipschitz constants are measured.
@@ -64,7 +62,6 @@ class Extent:
     """
 
     formula: Formula
-    memory: str
     train_examples: int | None
     test_examples: int
     segment_examples: int
@@ -159,17 +156,16 @@ class TunedPair:
     metric: str
 
 
-def measured_behaviour(
-    found: Experiment, run: Run, extent: Extent, about: Mapping[str, Any], progress: Progress | None = None
-) -> Behaviour:
-    """All measures of one run, one after the other; the stages of the experiment's work say what each took.
+def measured_behaviour(found: Experiment, run: Run, extent: Extent, about: Mapping[str, Any]) -> Behaviour:
+    """All measures of one run, one after the other.
+
+    The experiment's work has the budget of kernels and hears of the progress; its stages say what each measure took.
 
     Args:
         found: the experiment that was run.
         run: the best run, with its model.
         extent: what is measured.
         about: what the caller knows besides, such as the names of model and task.
-        progress: called as the work goes on.
 
     Raises:
         DataError: training or test examples of one label only.
@@ -182,9 +178,9 @@ def measured_behaviour(
         start = outputs_and_features(pair.before, [*pair.train.rows, *pair.validation.rows]).outputs
     with stages.stage("kernel analog"):
         f0 = np.concatenate([start, linear.pretrained])
-        analog = _analog(pair, run, f0, extent.memory, progress)
+        analog = _analog(pair, run, f0, found.work)
     with stages.stage("fixed features"):
-        fixed, shares = _fixed(pair, extent.formula, extent.memory, progress)
+        fixed, shares = _fixed(pair, extent.formula, found.work)
     with stages.stage("local Lipschitz constants"):
         rows = test.rows[: extent.segment_examples]
         lipschitz = _lipschitz(pair, linear, rows, extent.segment_points)
@@ -227,7 +223,7 @@ def _pair(found: Experiment, run: Run, extent: Extent) -> TunedPair:
 
     validation, test = part(split.validation), part(split.test[: extent.test_examples])
     most = extent.train_examples or _fitting(
-        extent.memory,
+        found.work.memory,
         len(names) * before.n_outputs**2 * len(orientations(analog_formula(run.training.optimiser.name))),
         len(validation.rows) + len(test.rows),
     )
@@ -262,15 +258,13 @@ def _about(run: Run, pair: TunedPair, formula: Formula, trained_on: int) -> dict
     }
 
 
-def _analog(
-    pair: TunedPair, run: Run, f0: Float64[np.ndarray, "e c"], memory: str, progress: Progress | None
-) -> KernelAnalog:
+def _analog(pair: TunedPair, run: Run, f0: Float64[np.ndarray, "e c"], work: Work) -> KernelAnalog:
     """The kernel method for the run's optimiser (`behaviour.analog`)."""
     source = analog_formula(run.training.optimiser.name)
     formulas = orientations(source)
     evaluation = [*pair.validation.rows, *pair.test.rows]
     job = joint_job(pair.before, pair.train.rows, evaluation, pair.trained.__contains__)
-    kernels = kernels_of(job, formulas, memory, None, progress)
+    kernels = kernels_of(job, formulas, work.memory, None, work.progress)
     totals = [kernels[formula.label].total() for formula in formulas]
     y = np.concatenate([pair.train.y, pair.validation.y, pair.test.y])
     solution = analog_solution(source, totals, f0, y, len(pair.validation.rows), pair.metric)
@@ -279,9 +273,7 @@ def _analog(
     return KernelAnalog(source.label, analog_solver(source), kernel_score, tuned_score, solution)
 
 
-def _fixed(
-    pair: TunedPair, formula: Formula, memory: str, progress: Progress | None
-) -> tuple[FixedFeatures, dict[str, float]]:
+def _fixed(pair: TunedPair, formula: Formula, work: Work) -> tuple[FixedFeatures, dict[str, float]]:
     """The kernels of the test examples before and after, compared; and what share each block had of the first."""
     before, after = (
         block_kernels(
@@ -289,8 +281,8 @@ def _fixed(
             pair.test.rows,
             formula=formula,
             blocks=pair.trained.__contains__,
-            memory=memory,
-            progress=progress,
+            memory=work.memory,
+            progress=work.progress,
         )
         for outputs in (pair.before, pair.after)
     )

@@ -178,7 +178,7 @@ class AdamRate:
     validation_loss: float
     steps: int
     batch: int
-    runs: tuple[PredictedRun, ...] = ()
+    runs: tuple[PredictedRun, ...]
 
     @property
     def predicted(self) -> PredictedRun | None:

@@ -30,9 +30,10 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     finished_report(measures.folder)
     found = prepared(recipe.experiment, places, measures.folder, errors)
     run = finished_run(measures.folder, recipe, found)
-    with progress_bar(errors) as progress:
+    found.work.memory = measures.memory
+    with progress_bar(errors) as found.work.progress:
         about = {"model": recipe.model.model, "task": recipe.data.data}
-        result = measured_behaviour(found, run, _extent(measures, formula), about, progress)
+        result = measured_behaviour(found, run, _extent(measures, formula), about)
     data = behaviour_data(result, str(measures.folder), versions(), found.work.stages.finished)
     deliver(behaviour_page(result, data), report)
 
@@ -45,7 +46,6 @@ def _formula(measures: BehaviourOptions) -> Formula:
 def _extent(measures: BehaviourOptions, formula: Formula) -> Extent:
     return Extent(
         formula,
-        measures.memory,
         measures.train_examples,
         measures.test_examples,
         measures.segment_examples,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import foretune
 from foretune.cli.options import ReportOptions
-from foretune.cli.places import refuse_changed
 from foretune.page import Page
 from foretune.pages.console import console
 from foretune.pages.html import REPORT, is_written_html, write_html
 from foretune.pages.json import write_page_json
 from foretune.pages.terminal import print_page
+from foretune.store.atomic import refuse_changed
 
 _OPTION = "repeat with --details"
 
@@ -37,7 +37,7 @@ def deliver(page: Page, report: ReportOptions, *, folder: Path | None = None, co
     print_page(console(), page, details=report.details, where=where)
 
 
-def check_report(folder: Path) -> None:
+def check_report_place(folder: Path) -> None:
     """See, before the work, that the folder's page in HTML is as foretune wrote it, or not there yet.
 
     Raises:
@@ -57,7 +57,7 @@ def keep_report(folder: Path, page: Page, command: str = "") -> None:
         command: what made it, if that is told.
 
     Raises:
-        UsageError, StorageError: as in `check_report`.
+        UsageError, StorageError: as in `check_report_place`.
     """
-    check_report(folder)
+    check_report_place(folder)
     write_html(folder / REPORT, page, foretune.__version__, command)

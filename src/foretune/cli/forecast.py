@@ -14,8 +14,8 @@ from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for,
 from foretune.candidates.evidence import Pool
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
-from foretune.cli.kernel import Settings, computed, described, planned
-from foretune.cli.kernel_places import FORECAST, kernel_places
+from foretune.cli.kernel import Settings, computed, planned
+from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -29,6 +29,8 @@ from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, 
 from foretune.cli.settings import as_yaml, option_words, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.folder import FORECAST
+from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
@@ -38,7 +40,7 @@ from foretune.forecast.forecast import Forecast, forecast
 from foretune.forecast.page import ForecastData, Seen, forecast_page
 from foretune.forecast.recommended import Recommendation
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
-from foretune.handover.next_run import method_options, next_run, training_options, why_none
+from foretune.handover.next_run import NextRun, method_options, next_run, training_options, why_none
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.job import joint_job
 from foretune.naming import layer_number, layer_path
@@ -93,21 +95,17 @@ def run_forecast(
     )
     with busy(errors, "ask peft for the adapters"):
         config, picked = (_adapters(item, found, able) for item in (result.advice.adapter, _picked(result)))
-        reason, run_next = why_none(result, found), None
-        if reason is None and result.recommended is not None:
-            trust, placed = model.trust_remote_code, result.thresholded
-            run_next = next_run(found, result.recommended, picked, thresholded=placed, trust_remote_code=trust)
+        run_next = _next_run(result, found, picked, trust_remote_code=model.trust_remote_code)
         config = None if result.verdict == "no" else config
+    descriptions = kernel_descriptions(kernels)
     numbers = ForecastData(
         **vars(record),
-        kernel=described(kernels["sgd"]),
-        kernels_described={label: described(kernel) for label, kernel in kernels.items()},
+        kernel=descriptions["sgd"],
+        kernels_described=descriptions,
         verdict=result.verdict if result.recommended is None else result.recommended.verdict,
         forecast=result,
         lora_config=None if config is None else config.arguments,
-        lora_config_classes=None
-        if config is None
-        else {"trained": config.trained, "also": config.also, "elsewhere": config.elsewhere},
+        lora_config_classes=None if config is None else config.classes,
         beside_lora_config=head_note(found.outputs, config),
         recommended_lora_config=None if picked is None else picked.arguments,
         tune_options=None if run_next is None or result.recommended is None else _tune(result.recommended, settings),
@@ -124,16 +122,29 @@ def run_forecast(
     )
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
-        if run_next is None:
-            handed = f"Nothing to run. {reason}"
-        else:
-            names = write_next_run(run.out, run_next, foretune.__version__)
-            shown = dict.fromkeys(name.split("/")[0] for name in names)
-            handed = f"{', '.join(shown)} in {run.out}"
+        handed = _handed(run.out, run_next) or f"Nothing to run. {why_none(result, found)}"
         page = replace(page, facts=(*page.facts, Fact("Written", handed, 1)))
         write_page_json(run.out / FORECAST, page, foretune.__version__)
         keep_report(run.out, with_real_runs(page, real_runs(run.out)))
     return deliver(page, report, folder=run.out)
+
+
+def _next_run(
+    result: Forecast, found: Experiment, picked: AdapterConfig | None, *, trust_remote_code: bool
+) -> NextRun | None:
+    """The real run of what is recommended; none where `why_none` says why."""
+    if result.recommended is None or why_none(result, found) is not None:
+        return None
+    placed = result.thresholded
+    return next_run(found, result.recommended, picked, thresholded=placed, trust_remote_code=trust_remote_code)
+
+
+def _handed(folder: Path, run: NextRun | None) -> str:
+    """Write the files of a run to come; what was written, and where."""
+    if run is None:
+        return ""
+    shown = dict.fromkeys(name.split("/")[0] for name in write_next_run(folder, run, foretune.__version__))
+    return f"{', '.join(shown)} in {folder}"
 
 
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:

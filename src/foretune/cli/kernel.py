@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from foretune.cli.deliver import deliver, keep_report
-from foretune.cli.kernel_places import FORECAST, kernel_places
+from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
@@ -22,8 +21,8 @@ from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.folder import SETTINGS
-from foretune.experiment.page import KernelData, kernel_page
+from foretune.experiment.folder import FORECAST, SETTINGS
+from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
 from foretune.forecast.plan import PlanData, estimate, plan_page
@@ -80,17 +79,11 @@ def run_kernel(
     record = record_of(found, about(found, repeatable(settings)))
     kernels = computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
     record = named(found, record, kernels)
-    each = {label: described(kernel) for label, kernel in kernels.items()}
-    numbers = KernelData(**vars(record), kernel=each, stages=found.work.stages.finished)
+    numbers = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
     if not (run.out / FORECAST).exists():  # whose report it is
         keep_report(run.out, page)
     return deliver(page, report, folder=run.out)
-
-
-def described(kernel: BlockKernel) -> dict[str, Any]:
-    """What result files say of a kernel."""
-    return {**kernel.description, "shape": kernel.array.shape}
 
 
 def computed(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from foretune.cli.places import Places, refuse_changed
+from foretune.cli.places import Places
 from foretune.cli.settings import is_written_yaml
 from foretune.errors import UsageError
-from foretune.experiment.folder import KERNELS, SETTINGS, command_of, folder_description
+from foretune.experiment.folder import FORECAST, KERNELS, SETTINGS, command_of, folder_description
 from foretune.kernels.folder import KERNEL
 from foretune.pages.html import REPORT, is_written_html
+from foretune.store.atomic import refuse_changed
 from foretune.store.json import is_written_json
 
-FORECAST = "forecast.json"
 _FILES: dict[str, Callable[[Path], bool]] = {
     SETTINGS: lambda file: is_written_yaml(file, ("forecast", "kernel")),
     FORECAST: is_written_json,

@@ -32,6 +32,31 @@ SOLVERS = ("auto", "ridge", "logistic", "asymmetric", "svc", "svr", "published")
 _SIGNS = UsedWith("formula", ("signgd", "asymmetric"))
 _LORA = UsedWith("formula", ("lora",))
 _PROJECTION = UsedWith("formula", ("projection",))
+DeviceOption = Annotated[
+    str, option(Panel.MODEL, "Where to compute: cpu, cuda, cuda:1 (the second GPU) or mps."), Device()
+]
+KernelMemory = Annotated[
+    str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
+]
+TaskFolders = Annotated[
+    Path | None,
+    option(
+        Panel.DATA,
+        "Folder with one subfolder per task, each with train.* and optionally test.*.  "
+        "[default: the tasks' own sources]",
+    ),
+]
+
+
+def adapter_fields(used: UsedWith) -> dict[str, Field]:
+    """The fields of `Adapter` that every command with adapters has, and with what they are used."""
+    endings = "all-linear, or endings of module names, such as q_proj,v_proj."
+    return {
+        "alpha": Field(NumberRange("16"), used),
+        "targets": Field(Items("q_proj,v_proj"), used, name="target_modules", text=endings),
+        "init": Field(used),
+        "rslora": Field(used),
+    }
 
 
 @dataclass(frozen=True)
@@ -44,9 +69,7 @@ class ModelOptions:
     dtype: Annotated[
         Literal["float32", "float64", "bfloat16", "float16"], option(Panel.MODEL, "Data type of the model's weights.")
     ] = "float32"
-    device: Annotated[
-        str, option(Panel.MODEL, "Where to compute: cpu, cuda, cuda:1 (the second GPU) or mps."), Device()
-    ] = "cpu"
+    device: DeviceOption = "cpu"
     revision: Annotated[str | None, option(Panel.MODEL, "Revision of a hub model.")] = None
     kind: Annotated[
         Literal["causal", "masked", "encoder"] | None,
@@ -240,15 +263,7 @@ class FormulaOptions(
         Adapter,
         Panel.FORMULA,
         "LoRA: ",
-        alpha=Field(NumberRange("16"), _LORA),
-        targets=Field(
-            Items("q_proj,v_proj"),
-            _LORA,
-            name="target_modules",
-            text="all-linear, or endings of module names, such as q_proj,v_proj.",
-        ),
-        init=Field(_LORA),
-        rslora=Field(_LORA),
+        **adapter_fields(_LORA),
     ),
     _Formula,
 ):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from foretune.errors import UsageError
-from foretune.pages.folder import page_folder
+from foretune.pages.folder import PAGE, page_folder
 from foretune.store.atomic import check_file, check_folder, moving
 from foretune.store.json import is_written_json
 from foretune.store.workspace import is_leftover_name
 
-_PAGE = "page.md"
 _MARKS = (
     "experiment.json",
     "examples.json",
@@ -23,7 +22,7 @@ _MARKS = (
     "run/run.json",
     "cell.json",
     "zarr.json",
-    _PAGE,
+    PAGE,
 )
 """By each of these files a folder is known as one of results."""
 _OWN = {*_MARKS, "run.yaml", "result.json", "forecast.json", "report.html", "log.jsonl"}
@@ -101,7 +100,7 @@ class Places:
                 )
         marks = [target.parent / name for name in _MARKS]
         found = [mark.name for mark in marks if os.path.isfile(mark) and not is_written_json(mark)]  # noqa: PTH113
-        if is_leftover_name(target.name) or _PAGE in found or (found and target.name.lower() in _OWN):
+        if is_leftover_name(target.name) or PAGE in found or (found and target.name.lower() in _OWN):
             raise UsageError(
                 f"--json {self.json} has the name of a file that foretune keeps there with results; it would be lost. "
                 "Choose another file name."
@@ -148,25 +147,6 @@ def study_places(
     places.check([model, data])
     places.make()
     return found
-
-
-def refuse_changed(file: Path, ours: Callable[[Path], bool]) -> None:
-    """See that what stands where a file will be written is one that foretune wrote, and as it wrote it.
-
-    Args:
-        file: the place.
-        ours: whether a file is one that foretune wrote.
-
-    Raises:
-        UsageError: it is not.
-        StorageError: it cannot be written.
-    """
-    check_file(file)
-    if os.path.lexists(file) and not ours(file):
-        raise UsageError(
-            f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
-            f"{moving(file)}"
-        )
 
 
 def refuse_model_name(folder: Path, model: str) -> None:

@@ -115,7 +115,7 @@ def about(experiment: Experiment, settings: dict[str, object]) -> dict[str, obje
     return {
         "settings": settings,
         "rows": experiment.account.rows["training"],
-        "left_out": {key: value for key, value in asdict(experiment.split).items() if isinstance(value, int)},
+        "left_out": experiment.split.left_out,
         **said(experiment),
         "versions": versions(),
         "threads": torch.get_num_threads(),

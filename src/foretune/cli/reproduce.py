@@ -16,6 +16,7 @@ from foretune.cli.options import ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import versions
 from foretune.cli.ranges import listed
+from foretune.cli.settings import option_words
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError, nearest
 from foretune.experiment.budget import Budget
@@ -49,7 +50,8 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     """
     recipe = recipe_named(options.table)
     asked, budget = _asked(recipe, options), _budget(cut)
-    check_data_folder(options.data, asked.tasks)
+    if options.tasks is None:  # else the data was looked at before this module was imported
+        check_data_folder(options.data, asked.tasks)
     command = _command(options, cut, asked)
     places = study_places(options.out, recipe.name, command, asked.model, report.json, options.data)
     errors = progress_console(quiet=report.quiet)
@@ -130,9 +132,7 @@ def _command(options: ReproduceOptions, cut: BudgetOptions, asked: RecipeSetting
         "data": options.data,
         "out": options.out if options.out != ReproduceOptions.out else None,
         **vars(cut),
+        "first_piece": options.first_piece or None,
     }
-    given = [
-        f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in chosen.items() if value is not None
-    ]
-    given += ["--first-piece"] if options.first_piece else []
-    return " ".join(["foretune reproduce", options.table, *given])
+    given = option_words({name: value for name, value in chosen.items() if value is not None})
+    return shlex.join(["foretune", "reproduce", options.table, *given])

@@ -150,11 +150,11 @@ def command(
 
 def _hints(groups: Mapping[str, Any]) -> dict[str, Any]:
     """Option -> its annotated type."""
-    return {
-        field.name: get_type_hints(group, include_extras=True)[field.name]
-        for group in groups.values()
-        for field in dataclasses.fields(group)
-    }
+    found: dict[str, Any] = {}
+    for group in groups.values():
+        hints = get_type_hints(group, include_extras=True)
+        found |= {field.name: hints[field.name] for field in dataclasses.fields(group)}
+    return found
 
 
 def _choices(hint: Any) -> tuple[str, ...]:

@@ -9,23 +9,21 @@ import foretune
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions, ShowOptions
-from foretune.cli.tune import reading_of
 from foretune.errors import UsageError
-from foretune.experiment.asked import Asked, reading
-from foretune.experiment.folder import EXPERIMENT
-from foretune.experiment.page import KernelData, kernel_page
+from foretune.experiment.asked import kept_reading
+from foretune.experiment.folder import EXPERIMENT, FORECAST
+from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
 from foretune.experiment.record import read_kernel, read_record
 from foretune.finetune.page import run_page
 from foretune.finetune.report import RESULT, read_report
 from foretune.forecast.figures import with_real_runs
 from foretune.page import Page
-from foretune.pages.folder import PAGE
+from foretune.pages.folder import JSON, PAGE
 from foretune.pages.html import REPORT, is_written_html, write_html
 from foretune.pages.json import read_page
 from foretune.store.atomic import check_file, moving
-from foretune.text.account import Account
 
-_PAGES = ("forecast.json", "page.json")
+_PAGES = (FORECAST, JSON)
 
 
 def run_show(options: ShowOptions) -> None:
@@ -86,7 +84,7 @@ def kept_page(place: Path) -> Page:
             return read_page(place / name)
     report = read_report(place)
     if report is not None:
-        return run_page(report, place, reading_of(report))
+        return run_page(report, place, kept_reading(report.about))
     if (place / EXPERIMENT.file).is_file():
         return _kernels(place)
     raise UsageError(
@@ -99,7 +97,5 @@ def _kernels(folder: Path) -> Page:
     """The page of a folder of kernels, from its record."""
     record, _ = read_record(folder)
     kernels = {label: read_kernel(folder, record, label) for label in record.kernels}
-    said = record.about
-    about = reading(Account(**said["data"]), Asked(**said["asked"])) if {"data", "asked"} <= set(said) else ()
-    described = {label: {**kernel.description, "shape": kernel.array.shape} for label, kernel in kernels.items()}
-    return kernel_page(kernels, folder, about, (), KernelData(**vars(record), kernel=described, stages=()))
+    data = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=())
+    return kernel_page(kernels, folder, kept_reading(record.about), (), data)

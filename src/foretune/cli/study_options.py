@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from foretune.cli.fields import Panel, argument, option
+from foretune.cli.options import DeviceOption, KernelMemory, TaskFolders
 from foretune.cli.ranges import (
     AT_LEAST_1,
     MOST_RANK,
     SEED,
     Decimals,
-    Device,
     Items,
-    Memory,
     NumberRange,
     Numbers,
     Whole,
@@ -34,9 +33,7 @@ class ReproduceOptions:
             "[default: the table's]",
         ),
     ] = None
-    device: Annotated[
-        str, option(Panel.MODEL, "Where to compute: cpu, cuda, cuda:1 (the second GPU) or mps."), Device()
-    ] = "cpu"
+    device: DeviceOption = "cpu"
     tasks: Annotated[
         str | None, option(Panel.DATA, "Tasks, such as mr,sst2.  [default: the table's]"), Items("mr,sst2")
     ] = None
@@ -53,14 +50,7 @@ class ReproduceOptions:
     test: Annotated[
         int | None, option(Panel.DATA, "Largest number of test examples.  [default: the table's]"), AT_LEAST_1
     ] = None
-    data: Annotated[
-        Path | None,
-        option(
-            Panel.DATA,
-            "Folder with one subfolder per task, each with train.* and optionally test.*.  "
-            "[default: the tasks' own sources]",
-        ),
-    ] = None
+    data: TaskFolders = None
     words: Annotated[
         str | None,
         option(
@@ -71,9 +61,7 @@ class ReproduceOptions:
     first_piece: Annotated[
         bool, option(Panel.OUTPUT, "If a label word has several tokens, use the first of them.", "--first-piece")
     ] = False
-    memory: Annotated[
-        str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
-    ] = "2GiB"
+    memory: KernelMemory = "2GiB"
     out: Annotated[
         Path,
         option(Panel.RUN, "Folder for pages, kernels and runs; what is already there is not computed again.", "--out"),
@@ -110,14 +98,7 @@ class ValidateOptions:
     """Which tasks, samples and runs a ranking is checked on."""
 
     tasks: Annotated[str, option(Panel.DATA, "Tasks, such as mr,sst2."), Items("mr,sst2")] = "mr,subj,trec"
-    data: Annotated[
-        Path | None,
-        option(
-            Panel.DATA,
-            "Folder with one subfolder per task, each with train.* and optionally test.*.  "
-            "[default: the tasks' own sources]",
-        ),
-    ] = None
+    data: TaskFolders = None
     n: Annotated[
         int | None,
         option(Panel.DATA, "Number of training examples; validation gets as many again.  [default: 128]", "--n"),
@@ -174,9 +155,7 @@ class ValidateOptions:
         ),
         Numbers("2,8", 1),
     ] = None
-    memory: Annotated[
-        str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
-    ] = "2GiB"
+    memory: KernelMemory = "2GiB"
     out: Annotated[
         Path,
         option(

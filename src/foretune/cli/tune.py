@@ -12,7 +12,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import yaml
 
 import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.cli.deliver import check_report, deliver, keep_report
+from foretune.cli.deliver import check_report_place, deliver, keep_report
 from foretune.cli.early import read_by, refuse_half_weights
 from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
@@ -31,7 +31,7 @@ from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import UsageError
-from foretune.experiment.asked import Asked, reading
+from foretune.experiment.asked import kept_reading
 from foretune.experiment.experiment import Experiment, run_name
 from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, folder_description
 from foretune.finetune.folder import RUN, refuse_foreign_run
@@ -44,7 +44,6 @@ from foretune.finetune.search import paper_grid
 from foretune.finetune.training import Training
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
-from foretune.page import Fact
 from foretune.pages.console import Console, progress_console
 from foretune.pages.html import REPORT
 from foretune.pages.progress import busy
@@ -52,7 +51,6 @@ from foretune.store.atomic import write_text
 from foretune.store.json import strangers_in
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
-from foretune.text.account import Account
 
 _NO_MATTER = {"json", "out"}
 
@@ -117,7 +115,7 @@ def run_tune(
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
     refuse_foreign_run(run.out / RUNS)
-    check_report(run.out)
+    check_report_place(run.out)
     if run.plan:
         return _planned(recipe, report, errors)
     before = _kept(recipe)
@@ -132,17 +130,10 @@ def run_tune(
         sweep_tree(run.out)
         found = prepared(recipe.experiment, places, run.out, errors)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
-    about = reading_of(before)
+    about = kept_reading(before.about)
     if not (kept and (run.out / REPORT).exists()):
         keep_report(run.out, run_page(before, run.out, about))
     return deliver(run_page(before, run.out, about, kept=kept), report, folder=run.out)
-
-
-def reading_of(report: RunReport) -> tuple[Fact, ...]:
-    """What was read and asked by a run, as its report says."""
-    if not {"data", "asked"} <= set(report.about):
-        return ()
-    return reading(Account(**report.about["data"]), Asked(**report.about["asked"]))
 
 
 def _planned(recipe: RunRecipe, report: ReportOptions, errors: Console) -> None:
@@ -231,8 +222,8 @@ def _about(found: Experiment, recipe: RunRecipe, method: Method) -> dict[str, An
         "metric": task.metric,
         "method": method.label,
         "outputs": found.outputs.description,
-        "sizes": {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)},
-        "left_out": {key: value for key, value in asdict(split).items() if isinstance(value, int)},
+        "sizes": split.sizes,
+        "left_out": split.left_out,
         **said(found),
         "notes": notes,
         "settings": repeatable(recipe.groups),

@@ -10,7 +10,8 @@ import typer
 
 from foretune.cli.fields import Field, Panel, argument, option, options_of
 from foretune.cli.from_forecast import from_forecast
-from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, Memory, NumberRange, Numbers, UsedWith, Whole
+from foretune.cli.options import KernelMemory, adapter_fields
+from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, NumberRange, Numbers, UsedWith, Whole
 from foretune.finetune.training import Training
 from foretune.kernels.adapter import Adapter
 from foretune.model.parameters import ParameterFilter
@@ -40,15 +41,7 @@ class MethodOptions(
         Panel.METHOD,
         "LoRA: ",
         rank=Field(Whole(1, MOST_RANK), _LORA),
-        alpha=Field(NumberRange("16"), _LORA),
-        targets=Field(
-            Items("q_proj,v_proj"),
-            _LORA,
-            name="target_modules",
-            text="all-linear, or endings of module names, such as q_proj,v_proj.",
-        ),
-        init=Field(_LORA),
-        rslora=Field(_LORA),
+        **adapter_fields(_LORA),
         seed=Field(SEED, _LORA, name="draw_seed"),
     ),
     options_of(
@@ -181,6 +174,4 @@ class BehaviourOptions:
         option(Panel.BEHAVIOUR, "Points between start and end of training for the local Lipschitz constants."),
         AT_LEAST_1,
     ] = 4
-    memory: Annotated[
-        str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
-    ] = "2GiB"
+    memory: KernelMemory = "2GiB"

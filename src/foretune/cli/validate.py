@@ -7,15 +7,15 @@ OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figur
 from __future__ import annotations
 
 import shlex
-from dataclasses import fields, replace
 
 import foretune
-from foretune.cli.data import check_data_folder, chosen_sample
+from foretune.cli.data import chosen_sample
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import loaded_model, versions
 from foretune.cli.ranges import listed
+from foretune.cli.settings import typed_again
 from foretune.cli.study_options import ValidateOptions
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
@@ -25,9 +25,8 @@ from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
-from foretune.validate.data import ValidationData
+from foretune.validate.data import validation_data
 from foretune.validate.page import validation_page
-from foretune.validate.rankings import LOSS, SCORE, ceilings, rankings
 from foretune.validate.runs import ValidationStudy, measured_candidates
 
 _PAGE = "validate"
@@ -46,7 +45,6 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     sample, grid = chosen_sample(options, SAMPLE, Full()), runs_grid(options)
     output = _OUTPUTS[options.output]
     warm_up = listed(options, "warm_up")
-    check_data_folder(options.data, tasks)
     command = _command(model, options)
     places = study_places(options.out, _PAGE, command, model.model, report.json, options.data)
     errors = progress_console(quiet=report.quiet)
@@ -70,14 +68,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             progress=progress,
         )
         cells = measured_candidates(study)
-    measures = (LOSS, SCORE)
-    made = ValidationData(
-        versions=versions(),
-        rankings={measure.name: rankings(cells, measure) for measure in measures},
-        ceilings={measure.name: ceilings(cells, measure) for measure in measures},
-        cells=cells,
-    )
-    page = replace(validation_page(cells, study), kind="validate", data=made)
+    page = validation_page(validation_data(cells, versions()), study)
     write_page(places.page, page, command, foretune.__version__)
     deliver(page, report, folder=places.page, command=command)
 
@@ -101,12 +92,4 @@ def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
 
 def _command(model: ModelOptions, options: ValidateOptions) -> str:
     """What makes the page again."""
-    words = ["foretune", "validate", shlex.quote(model.model)]
-    for group in (model, options):
-        for field in fields(group):
-            value = getattr(group, field.name)
-            if field.name == "model" or value == field.default:
-                continue
-            option = f"--{field.name.replace('_', '-')}"
-            words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
-    return " ".join(words)
+    return shlex.join(["foretune", "validate", *typed_again((model, options))])

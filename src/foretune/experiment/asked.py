@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from foretune.model.outputs import Outputs
 from foretune.page import Fact
@@ -70,6 +71,13 @@ def _read(account: Account) -> Iterator[tuple[str, str, int]]:
     if account.notes:
         yield "Note", " ".join(account.notes), 2
     yield "Used", ", ".join(used), 1
+
+
+def kept_reading(about: Mapping[str, Any]) -> tuple[Fact, ...]:
+    """The same of a kept result, from what it says of itself; nothing where an older version did not say it."""
+    if not {"data", "asked"} <= set(about):
+        return ()
+    return reading(Account(**about["data"]), Asked(**about["asked"]))
 
 
 def _question(question: Asked) -> Iterator[tuple[str, str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def usual_sample(source: DataSource, k: int) -> Sample:
     """
     task = _task_of(source)
     texts = {example for example in task.examples(_read(source, task).train) if example.label is not None}
-    fewest = min(sum(example.label == label for example in texts) for label in task.labels)
+    counts = Counter(example.label for example in texts)
+    fewest = min(counts[label] for label in task.labels)
     return FewShot(k) if fewest >= 2 * k else Full()
 
 

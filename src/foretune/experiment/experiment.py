@@ -107,7 +107,7 @@ class Experiment:
                 "metric": task.metric,
             },
             "outputs": self.outputs.description,
-            "sizes": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
+            "sizes": {**split.sizes},
         }
 
     def kept_in(self, place: Place) -> Experiment:
@@ -158,7 +158,7 @@ class Experiment:
 
     def outcome(self, method: Method, grid: Sequence[Training]) -> Outcome:
         """What the best run of a grid reached; without its model, so that a finished one is read at once."""
-        key = {"method": repr(method), "grid": [repr(training) for training in grid], "format": FORMAT}
+        key = {**run_key(method, grid), "format": FORMAT}
         return kept_outcome(
             self.value(f"run-{run_name(method, grid)}", key, lambda: asdict(self._outcome(method, grid)))
         )
@@ -282,5 +282,9 @@ def _probed(head: HeadLogits, made: Experiment) -> HeadLogits:
 def run_name(method: Method, grid: Sequence[Training]) -> str:
     """The name of the folder that keeps the runs of a grid."""
     optimisers = "-".join(dict.fromkeys(training.optimiser.name for training in grid))
-    key = identity_hash({"method": repr(method), "grid": [repr(training) for training in grid]})
-    return f"{method.label}-{optimisers}-{key[:12]}"
+    return f"{method.label}-{optimisers}-{identity_hash(run_key(method, grid))[:12]}"
+
+
+def run_key(method: Method, grid: Sequence[Training]) -> dict[str, object]:
+    """What determines the runs of a grid besides the experiment."""
+    return {"method": repr(method), "grid": [repr(training) for training in grid]}

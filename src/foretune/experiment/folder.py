@@ -27,7 +27,7 @@ from foretune.store.kept import FolderKind, identity_hash, read_kept
 from foretune.store.lock import held
 from foretune.store.workspace import sweep
 
-SETTINGS = "run.yaml"
+SETTINGS, FORECAST = "run.yaml", "forecast.json"
 KERNELS, RUNS = "kernels", "runs"
 """The folders of kernels and of fine-tuning runs in that of an experiment."""
 WAIT = 60.0
@@ -95,8 +95,8 @@ def folder_description(folder: Path, ours: Sequence[str] = ()) -> dict[str, Any]
         UsageError: it holds something else.
         StorageError: it cannot be read, or is of an older version; the message says what makes it again.
     """
-    found = strangers_in(folder)
-    if EXPERIMENT.file not in found:
+    if not EXPERIMENT.is_in(folder):
+        found = strangers_in(folder)
         if _CELL in found:
             return EXPERIMENT.whole(folder, lambda: read_kept(folder / _CELL))
         command = command_of(folder)

@@ -92,7 +92,7 @@ def outcome_of(search: GridResult, y: Int[np.ndarray, "m"]) -> Outcome:
         batch_size=run.training.batch_size,
         step=run.best.step,
         steps=run.history[-1].step,
-        trained=sum(tensor.numel() for tensor in run.parameters_after.values()),
+        trained=run.n_trained,
         seconds=run.seconds,
         validation_losses=tuple(line.validation_loss for line in run.history),
         evaluated=tuple(line.step for line in run.history),

@@ -74,6 +74,11 @@ class SolveData:
     solutions: Sequence[Solved]
 
 
+def kernel_descriptions(kernels: Mapping[str, BlockKernel]) -> dict[str, Mapping[str, Any]]:
+    """Label -> what determines the kernel, and its shape."""
+    return {label: {**kernel.description, "shape": kernel.array.shape} for label, kernel in kernels.items()}
+
+
 def kernel_page(
     kernels: Mapping[str, BlockKernel],
     folder: Path,

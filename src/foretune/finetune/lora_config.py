@@ -62,6 +62,11 @@ class AdapterConfig:
     also: tuple[str, ...]
     elsewhere: tuple[str, ...]
 
+    @property
+    def classes(self) -> dict[str, Any]:
+        """All that is said of classes of transformers."""
+        return {"trained": self.trained, "also": self.also, "elsewhere": self.elsewhere}
+
 
 def classes_for(outputs: Outputs) -> tuple[ModelClass, ...]:
     """The classes in which adapters may be trained, the one that comes first by what answers.

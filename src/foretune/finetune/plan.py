@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from foretune.finetune.data import Collator, Encodings, encoded_split
-from foretune.finetune.methods import Linearized, LinearProbing, Method, ProbedFirst
+from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
 from foretune.finetune.quiet import restored_global_state
+from foretune.finetune.run import tuned_by
 from foretune.finetune.training import Training
-from foretune.finetune.tuned import LinearTuned, Tuned
+from foretune.model.device import clock
 from foretune.model.outputs import Outputs
 from foretune.text.task import Split, Task
 
@@ -84,25 +84,19 @@ def _timed(outputs: Outputs, task: Task, split: Split, method: Method, training:
     """The cost of an example, of a second pass over one batch: the first pays for what is made once."""
     started = method.start(outputs)
     names, rows = method.names(started), encoded_split(started, task, split).train
-    linear = isinstance(method, Linearized)
-    tuned = (
-        LinearTuned(started, names, training.loss)
-        if linear
-        else Tuned(started, names, training.loss, dropout=training.dropout)
-    )
+    tuned, device = tuned_by(method, started, names, training), started.lm.device
     batch = _batch(started, rows, max(1, training.batch_of(len(rows)) // training.micro_batches))
     size = len(batch["labels"])
     step = evaluation = 0.0
     for _ in range(2):
-        start = time.perf_counter()
+        start = clock(device)
         tuned(**batch)["loss"].backward()
-        step = time.perf_counter() - start
-        start = time.perf_counter()
+        step = clock(device) - start
+        start = clock(device)
         with torch.no_grad():
             tuned(**batch)
-        evaluation = time.perf_counter() - start
-    trained = sum(parameter.numel() for parameter in tuned.trained.values())
-    return _Stage(trained, step / size, evaluation / size)
+        evaluation = clock(device) - start
+    return _Stage(tuned.n_trained, step / size, evaluation / size)
 
 
 def _batch(outputs: Outputs, rows: Encodings, size: int) -> dict[str, torch.Tensor]:

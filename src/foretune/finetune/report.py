@@ -87,7 +87,7 @@ def run_report(run: Run, search: GridResult | None, zero_shot: Score | None, abo
 def _stage(stage: Run, whole: Run) -> StageReport:
     return StageReport(
         history=stage.history,
-        trained=sum(tensor.numel() for tensor in stage.parameters_after.values()),
+        trained=stage.n_trained,
         seconds=stage.seconds,
         method=stage.method.label if stage is not whole else whole.method.label.removeprefix("lp-"),
         optimiser=stage.training.optimiser.name,

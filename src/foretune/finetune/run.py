@@ -5,7 +5,7 @@ Malladi et al. 2023, Appendix A, gives the settings that are used when others ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +75,11 @@ class Run:
         return tuple(loss for line in self.history for loss in line.losses)
 
     @property
+    def n_trained(self) -> int:
+        """How many numbers were trained."""
+        return sum(tensor.numel() for tensor in self.parameters_after.values())
+
+    @property
     def predictions(self) -> Int[np.ndarray, "m"]:
         """The predicted classes of the test examples."""
         return predicted_classes(self.test_logits)
@@ -120,6 +125,20 @@ def fine_tuned(
         return _one_stage(outputs, task, split, method, training, folder, progress)
 
 
+def tuned_by(method: Method, started: Outputs, names: Sequence[str], training: Training) -> Tuned:
+    """The module that a trainer sees for a method.
+
+    Args:
+        method: decides whether the model is linearized.
+        started: where training starts, on a model of its own.
+        names: what is trained.
+        training: loss and dropout.
+    """
+    if isinstance(method, Linearized):
+        return LinearTuned(started, names, training.loss)
+    return Tuned(started, names, training.loss, dropout=training.dropout)
+
+
 def _one_stage(
     outputs: Outputs,
     task: Task,
@@ -134,10 +153,7 @@ def _one_stage(
     data = encoded_split(started, task, split)
     folder = None if out is None else RunFolder(out, _identity(outputs, task, data, method, training))
     names = method.names(started)
-    if isinstance(method, Linearized):
-        tuned: Tuned = LinearTuned(started, names, training.loss)
-    else:
-        tuned = Tuned(started, names, training.loss, dropout=training.dropout)
+    tuned = tuned_by(method, started, names, training)
     came = _trained(tuned, data, task, training, folder, progress)
     return _run(tuned, came, data, task, method, training)
 
@@ -193,7 +209,7 @@ def _trained_to_end(
             "validation_loss": chosen.validation_loss,
             "metric": task.metric,
             "test_score": None if found is None else {"value": found.value, "low": found.low, "high": found.high},
-            "trained_parameters": sum(parameter.numel() for parameter in tuned.trained.values()),
+            "trained_parameters": tuned.n_trained,
             "seconds": came.seconds,
         }
         folder.finish(result, came.test_logits)

@@ -28,8 +28,8 @@ def head_note(outputs: Outputs, config: AdapterConfig | None = None) -> str | No
             "which starts at random and pools in its own way; foretune tune --method lora trains the one of the forecast."
         )
     return (
-        f"{forecast}. It is no module of this model, so modules_to_save cannot name it: train a head of your own, or use "
-        "foretune tune --method lora."
+        f"{forecast}. It is not a module of this model, so modules_to_save cannot name it: train a head of your own, or "
+        "use foretune tune --method lora."
     )
 
 

@@ -55,6 +55,11 @@ class Tuned(nn.Module):
         self.start = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         self.losses: list[Tensor] = []
 
+    @property
+    def n_trained(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.trained.values())
+
     def forward(self, labels: Tensor, **batch: Tensor) -> dict[str, Tensor]:
         """Mean loss and logits of a batch."""
         logits = self.values(batch)

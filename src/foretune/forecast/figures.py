@@ -23,7 +23,7 @@ _REAL = 4
 def figures(found: Forecast) -> tuple[Figure, ...]:
     """All pictures that there are numbers for."""
     picked = found.recommended
-    item, rate = (found.advice.candidate, found.adamw) if picked is None else (picked.candidate, picked.adamw)
+    item, rate = found.chosen, found.adamw if picked is None else picked.adamw
     of_rate = () if rate is None or not rate.runs else (_curve(item, rate), _rates(item, rate))
     return (*of_rate, _spectrum(found, item), _candidates(found))
 

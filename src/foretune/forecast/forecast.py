@@ -16,7 +16,7 @@ from foretune.analysis.spectrum import StableLearningRate, stable_learning_rate
 from foretune.candidates.adam import AdamRate
 from foretune.candidates.comparison import Comparison, comparison
 from foretune.candidates.evidence import Pool
-from foretune.candidates.scored import RATES_ARE_FOR
+from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecast.advice import Advice, advice
@@ -24,6 +24,7 @@ from foretune.forecast.anatomy import Anatomy, anatomy
 from foretune.forecast.baseline import ClassRule, rule_for
 from foretune.forecast.labels import label_warnings
 from foretune.forecast.parts import Part, whole_and_parts
+from foretune.forecast.prediction import Prediction
 from foretune.forecast.recommended import Recommendation, recommendation
 from foretune.forecast.sound import refuse_useless, silent_adapters
 from foretune.forecast.verdict import Verdict, claim
@@ -83,6 +84,16 @@ class Forecast:
     anatomy: Anatomy
     warm_up: int
     warnings: tuple[str, ...]
+
+    @property
+    def chosen(self) -> ScoredCandidate:
+        """What is recommended, or what comes first where nothing is."""
+        return self.advice.candidate if self.recommended is None else self.recommended.candidate
+
+    @property
+    def predicted(self) -> Prediction:
+        """The score that training it would reach."""
+        return self.advice.predicted if self.recommended is None else self.recommended.predicted
 
 
 def forecast(pool: Pool) -> Forecast:

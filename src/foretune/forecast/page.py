@@ -143,9 +143,8 @@ def _facts(found: Forecast, costs: Cost, seen: Seen) -> tuple[Fact, ...]:
 
 def _works(found: Forecast, metric: str) -> str:
     picked, before = found.recommended, found.before
-    predicted = found.advice.predicted if picked is None else picked.predicted
     word = "no" if picked is None else picked.verdict
-    score = predicted.score
+    score = found.predicted.score
     said = {
         "help": "Yes.",
         "may": "Perhaps: the gain is within the interval.",
@@ -209,10 +208,8 @@ def _doubts(found: Forecast) -> tuple[str, ...]:
 
 def _compared(found: Forecast) -> str:
     compared = sum(item.spread is not None for item in found.comparison.candidates)
-    predicted = found.advice.predicted if found.recommended is None else found.recommended.predicted
-    return (
-        f"Predicted {predicted.by}; {compared} of {found.comparison.considered} choices were compared over resamples."
-    )
+    considered = found.comparison.considered
+    return f"Predicted {found.predicted.by}; {compared} of {considered} choices were compared over resamples."
 
 
 def _cost(found: Forecast, costs: Cost) -> str:
@@ -266,7 +263,7 @@ def _scores(found: Forecast, metric: str) -> Table:
 def _candidates(found: Forecast, metric: str) -> Table:
     """All candidates, the recommended one marked; a terminal shows the first."""
     every, first = found.comparison.candidates, found.advice.candidate
-    chosen = first if found.recommended is None else found.recommended.candidate
+    chosen = found.chosen
     probing, criterion = found.advice.probing, found.comparison.criterion
     few = _few(every, [item for item in (first, chosen, probing) if item is not None])
     title = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from foretune.kernels.formula import Formula, contracted
 from foretune.kernels.job import Job
 from foretune.kernels.sgd import SGD, contraction_flops
 from foretune.kernels.tile import Tile, in_pieces_of
-from foretune.model.device import wait_for_device
+from foretune.model.device import clock
 from foretune.page import Column, Fact, Page, Table
 
 _MIB = 2**20
@@ -68,9 +67,9 @@ def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estima
     ]
     if job.device.type != "cpu":
         source.capture(places[:1], 1)  # libraries start
-    start = _clock(job.device)
+    start = clock(job.device)
     tile = source.capture(places, plan.batch)
-    capture_seconds = (_clock(job.device) - start) / len(places) * plan.passes
+    capture_seconds = (clock(job.device) - start) / len(places) * plan.passes
     with in_pieces_of(job.sizes(memory).piece):
         contraction = sum(_contraction_seconds(formula, job, tile, plan.passes) for formula in formulas)
     return Estimate(
@@ -98,16 +97,10 @@ def _contraction_seconds(formula: Formula, job: Job, tile: Tile, passes: int) ->
         per_pair = sum(min(contraction_flops([factor], [factor], same=False)) for factor in linear) / examples**2
         pairs = job.n * (len(job.columns) - (job.n / 2 if job.overlap else 0))
         return 2 * per_pair * pairs / product_rate(device=job.device, dtype=tile[0].outputs.dtype)
-    start = _clock(job.device)
+    start = clock(job.device)
     for _ in contracted(tile, tile, {formula: formula.blocks(job.kinds)}):
         pass
-    return (_clock(job.device) - start) / examples * passes
-
-
-def _clock(device: torch.device) -> float:
-    """Seconds, when the device has done what it was asked for."""
-    wait_for_device(device)
-    return time.perf_counter()
+    return (clock(job.device) - start) / examples * passes
 
 
 def product_rate(
@@ -123,9 +116,9 @@ def product_rate(
     torch.mm(a, a)
     times = []
     for _ in range(repeats):
-        start = _clock(device)
+        start = clock(device)
         torch.mm(a, a)
-        times.append(_clock(device) - start)
+        times.append(clock(device) - start)
     return 2 * size**3 / statistics.median(times)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from foretune.errors import UsageError
+from foretune.experiment.folder import FORECAST
 
 FLOOR, SHARE, TIMES = 0.05, 0.5, 2
 """The rule of `left_kernel_regime`: nats, share of the predicted change, evaluations in a row."""
@@ -101,7 +102,7 @@ def predicted_curve(forecast: Any) -> Mapping[int, float]:
         UsageError: the forecast predicts no run, or is none.
     """
     if isinstance(forecast, str | Path):
-        place = Path(forecast) / "forecast.json" if Path(forecast).is_dir() else Path(forecast)
+        place = Path(forecast) / FORECAST if Path(forecast).is_dir() else Path(forecast)
         try:
             forecast = json.loads(place.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

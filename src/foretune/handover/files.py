@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from foretune.errors import UsageError
 from foretune.handover.next_run import PARTS, NextRun
 from foretune.handover.script import ADAPTER, HEAD, OUT, train_script
-from foretune.store.atomic import check_file, library_writes, moving, replacing
+from foretune.store.atomic import library_writes, refuse_changed, replacing
 from foretune.store.kept import DamagedError, read_kept, write_kept
 from foretune.store.workspace import temporary_folder
 
@@ -41,14 +40,9 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.is_dir():
         return
     ours = _written(folder)
-    for name in (*NAMES, WRITTEN):
-        file = folder / name
-        check_file(file)
-        if os.path.lexists(file) and not (name == WRITTEN and ours) and not _is_ours(file, ours.get(name, ())):
-            raise UsageError(
-                f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
-                f"{moving(file)}"
-            )
+    for name in NAMES:
+        refuse_changed(folder / name, partial(_is_ours, hashes=ours.get(name, ())))
+    refuse_changed(folder / WRITTEN, lambda _: bool(ours))
 
 
 def write_next_run(folder: Path, run: NextRun, version: str) -> tuple[str, ...]:
@@ -162,8 +156,8 @@ def _written(folder: Path) -> Mapping[str, list[str]]:
         return {}
 
 
-def _is_ours(file: Path, hashes: object) -> bool:
-    return file.is_file() and not file.is_symlink() and _hash(file.read_bytes()) in (hashes or ())  # pyright: ignore[reportOperatorIssue]
+def _is_ours(file: Path, hashes: Collection[str]) -> bool:
+    return file.is_file() and not file.is_symlink() and _hash(file.read_bytes()) in hashes
 
 
 def _hash(content: bytes) -> str:

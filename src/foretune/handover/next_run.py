@@ -46,7 +46,7 @@ class NextRun:
         rows: part -> its rows, by index and text.
         answers: token ids of the label words; None where a head answers.
         words: the label words as the tokenizer reads them.
-        masked: the words stand in the place of a mask.
+        masked: whether the words stand where a mask is.
         appended: tokens that the tokenizer puts behind a prompt, which are cut off.
         pooling: of a head: `mean`, `cls` or `last`.
         body: path of the transformer body in the loaded model; empty where it is the model.

@@ -141,11 +141,11 @@ def projected_features(
     shape = (job.n, outputs.n_outputs, projection.k)
     plan = job.plan(memory, 8 * math.prod(shape))
     check_law(job.source, {projection: projection.blocks(job.kinds)}, range(min(job.n, plan.rows)), plan.batch)
-    features = np.zeros(shape)
+    features, piece = np.zeros(shape), job.sizes(memory).piece
     for start in range(0, job.n, plan.rows):
         tile = job.source.capture(range(start, min(start + plan.rows, job.n)), plan.batch)
         positions = [place for batch in tile for place in batch.positions]
-        with in_pieces_of(job.sizes(memory).piece):
+        with in_pieces_of(piece):
             found = projection.features(tile)
         features[positions] = found.view(len(positions), -1, projection.k).cpu().numpy()
         if progress is not None:

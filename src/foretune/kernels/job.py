@@ -91,7 +91,7 @@ class Job:
         if self.device.type == "cuda":
             refuse_beyond_host(arrays)
             arrays = 0
-        single, sizes = self.source.single, self.sizes(memory)
+        single, sizes = self.source.single, sizes_on(self.device, budget, self.source.outputs.n_outputs)
         return tile_plan(footprint, sides, budget, arrays, overlap=self.overlap, single=single, sizes=sizes)
 
 

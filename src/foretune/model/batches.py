@@ -59,7 +59,7 @@ class OutputsAndFeatures:
         unknown: how many texts are mostly tokens that the tokenizer does not know.
         dropped: how many texts have no token of their own.
         same: whether different texts all have the same tokens.
-        lost: of the texts that the tokenizer reads only in part, the first piece that is lost in each.
+        find_lost: finds, of the texts that the tokenizer reads only in part, the first piece that is lost in each.
         alike: whether different tokens all have the same features, up to rounding.
     """
 
@@ -69,7 +69,7 @@ class OutputsAndFeatures:
     unknown: int
     dropped: int = 0
     same: bool = False
-    lost: tuple[str, ...] = ()
+    find_lost: Callable[[], tuple[str, ...]] = tuple
     alike: bool = False
 
     @property
@@ -93,10 +93,11 @@ class OutputsAndFeatures:
                 f"All {texts} texts have the same tokens, though they differ: the tokenizer drops what tells them apart. "
                 "See that tokenizer, model and language of the texts belong together, and that no text is cut too short."
             )
-        if self.lost:
+        lost = self.find_lost()
+        if lost:
             found.append(
-                f"{len(self.lost)} of {texts} texts hold pieces that the tokenizer does not know or drops, such as "
-                f"{self.lost[0]!r}, so the model does not read these pieces."
+                f"{len(lost)} of {texts} texts hold pieces that the tokenizer does not know or drops, such as "
+                f"{lost[0]!r}, so the model does not read these pieces."
             )
         if self.alike:
             zero = "" if self.features.any() else ", all zero"
@@ -131,7 +132,8 @@ def outputs_and_features(
         UsageError: no rows, or a batch size below one.
         NonFiniteError: infinite or undefined outputs or features, with the module where they start.
     """
-    encoded = _encoded(outputs, rows)
+    examples = as_examples(rows)
+    encoded = _encoded(outputs, examples)
     f0: list[np.ndarray] = [np.empty(0)] * len(encoded)
     features, finished = list(f0), 0
     size = examples_a_pass(outputs.lm.device) if batch is None else batch
@@ -143,11 +145,12 @@ def outputs_and_features(
             f0[place], features[place] = logits[row], hidden[row]
         finished += len(places)
         done(finished, len(encoded))
-    texts = {(example.text, example.text2) for example in as_examples(rows)}
-    read = (
-        item for item in zip(as_examples(rows), encoded, strict=True) if not (item[1].dropped or item[1].mostly_unknown)
-    )
-    lost = (lost_piece(outputs.lm.tokenizer, f"{each.text} {each.text2 or ''}") for each, _ in read)
+    texts = {(example.text, example.text2) for example in examples}
+    read = [
+        f"{example.text} {example.text2 or ''}"
+        for example, item in zip(examples, encoded, strict=True)
+        if not (item.dropped or item.mostly_unknown)
+    ]
     hidden = np.stack(features)
     return OutputsAndFeatures(
         np.stack(f0),
@@ -156,6 +159,6 @@ def outputs_and_features(
         unknown=sum(item.mostly_unknown for item in encoded),
         dropped=sum(item.dropped for item in encoded),
         same=len(texts) > 1 and len({item.ids for item in encoded}) == 1,
-        lost=tuple(filter(None, lost)),
+        find_lost=lambda: tuple(filter(None, (lost_piece(outputs.lm.tokenizer, text) for text in read))),
         alike=len({item.ids for item in encoded}) > 1 and constant(hidden),
     )

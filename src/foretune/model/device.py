@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 _EXAMPLES = {"cpu": 8, "cuda": 64}
@@ -16,3 +18,9 @@ def wait_for_device(device: torch.device) -> None:
     """Wait until a GPU has done what it was asked for: only then does a clock show what it took."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def clock(device: torch.device) -> float:
+    """Seconds, when the device has done what it was asked for."""
+    wait_for_device(device)
+    return time.perf_counter()

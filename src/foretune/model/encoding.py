@@ -204,8 +204,7 @@ class PromptEncoder:
         Raises:
             DataError: the text holds a mask token, or shares a token with the answer.
         """
-        texts, whole = self._cut(example)
-        found = self._tokens(texts)
+        texts, whole, found = self._cut(example)
         if not found["input_ids"]:
             raise DataError(
                 f"The prompt {self.template!r} has no tokens for {example.text!r}. Drop the row or fill it in."
@@ -239,16 +238,18 @@ class PromptEncoder:
         end = self._prompt({"text": _SAMPLES[1], "text2": _SAMPLES[1]})
         return end[len(end) - self._follows.swallowed :] + self._words[label]
 
-    def _cut(self, example: Example) -> tuple[dict[str, str], dict[str, str]]:
-        """The texts of an example as far as there is room for them, and as they are."""
+    def _cut(self, example: Example) -> tuple[dict[str, str], dict[str, str], dict[str, list[int]]]:
+        """The texts of an example as far as there is room for them, as they are, and the tokens of the first."""
         texts: dict[str, str] = {"text": example.text.strip(), "text2": (example.text2 or "").strip()}
         whole = dict(texts)
         for name, most in (("text", self.task.text_limit), ("text2", self.task.text2_limit)):
             if most is not None:
                 texts[name] = first_tokens(self.tokenizer, texts[name], most)
-        while (excess := len(self._tokens(texts)["input_ids"]) - self.limit) > 0:
+        found = self._tokens(texts)
+        while (excess := len(found["input_ids"]) - self.limit) > 0:
             self._shorten(texts, excess)
-        return texts, whole
+            found = self._tokens(texts)
+        return texts, whole, found
 
     def _tokens(self, texts: Mapping[str, str]) -> dict[str, list[int]]:
         found = self.tokenizer(self._written(texts))

@@ -37,12 +37,12 @@ def inline_svg(figure: Figure, name: str) -> str:
         "stroke-linejoin": "round",
     }
     title, description = (ElementTree.Element(tag, {"id": f"{name}-{tag}"}) for tag in ("title", "desc"))
-    title.text, description.text = visible(figure.title), visible(described(figure))
+    title.text, description.text = visible(figure.title), visible(_in_words(figure))
     root[:0] = [title, description]
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def described(figure: Figure) -> str:
+def _in_words(figure: Figure) -> str:
     """What can be seen, for those who do not see it."""
     lines = [
         f"Horizontal: {figure.x_label}. Vertical: {figure.y_label}{', logarithmic' if figure.logarithmic else ''}."

@@ -130,7 +130,7 @@ class SectionedRecipe(Recipe, Generic[Found]):
         return ()
 
 
-def table_of(columns: Mapping[str, Callable[[Item], Cell]], items: Sequence[Item], caption: str = "") -> Table:
+def table_of(columns: Mapping[str, Callable[[Item], Cell]], items: Sequence[Item], caption: str) -> Table:
     """A table with a row for each item.
 
     Args:

@@ -15,7 +15,7 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -167,6 +167,25 @@ def moving(path: Path) -> str:
         number += 1
         new = Path(f"{path}.old-{number}")
     return shlex.join(["mv", "--", str(path), str(new)])
+
+
+def refuse_changed(file: Path, ours: Callable[[Path], bool]) -> None:
+    """See that what stands where a file will be written is one that foretune wrote, and as it wrote it.
+
+    Args:
+        file: the place.
+        ours: whether a file is one that foretune wrote.
+
+    Raises:
+        UsageError: it is not.
+        StorageError: it cannot be written.
+    """
+    check_file(file)
+    if os.path.lexists(file) and not ours(file):
+        raise UsageError(
+            f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
+            f"{moving(file)}"
+        )
 
 
 def append_line(path: Path, line: str) -> None:

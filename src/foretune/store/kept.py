@@ -24,8 +24,8 @@ import numpy as np
 import xxhash
 
 from foretune.errors import StorageError, UsageError
-from foretune.store.atomic import check_own_file, moving, replacing, write_text
-from foretune.store.json import strangers_in
+from foretune.store.atomic import check_own_file, moving, names_in, replacing, write_text
+from foretune.store.json import is_written_json, strangers_in
 
 T = TypeVar("T")
 
@@ -88,17 +88,24 @@ class FolderKind:
             UsageError: it holds something else.
             DamagedError, StorageError: the description cannot be read, or is of another format.
         """
-        found = strangers_in(folder)
-        if self.file in found:
+        if self.is_in(folder):
             self._refuse_strange(folder)
             return self._read(folder / self.file)
-        foreign = next((name for name in found if name not in ours), None)
+        foreign = next((name for name in strangers_in(folder) if name not in ours), None)
         if foreign is not None:
             raise UsageError(
                 f"{folder} exists and is not {_a(self.name)} folder: it holds {foreign!r} but no {self.file}. Choose an "
                 f"empty or new folder, or move this one: {moving(folder)}"
             )
         return None
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether a folder has a description; a file that `--json` wrote under its name is none.
+
+        Raises:
+            StorageError: the folder cannot be read.
+        """
+        return self.file in names_in(folder) and not is_written_json(folder / self.file)
 
     def _refuse_strange(self, folder: Path) -> None:
         for place in (folder / name for name in self.folders):

@@ -41,6 +41,17 @@ class Split:
     overlaps: int = 0
     unlabelled: int = 0
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many examples are for training, validation and test."""
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many rows were left out, for each reason."""
+        reasons = ("duplicates", "conflicts", "overlaps", "unlabelled")
+        return {reason: getattr(self, reason) for reason in reasons}
+
 
 @dataclass(frozen=True)
 class _Usable:

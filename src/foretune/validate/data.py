@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foretune.analysis.rank_statistics import Ceiling
-from foretune.validate.rankings import Ranking
+from foretune.validate.rankings import LOSS, SCORE, Ranking, ceilings, rankings
 from foretune.validate.runs import Measured
 
 
@@ -25,3 +25,18 @@ class ValidationData:
     rankings: Mapping[str, Sequence[Ranking]]
     ceilings: Mapping[str, Mapping[str, Ceiling]]
     cells: Sequence[Measured]
+
+
+def validation_data(cells: Sequence[Measured], versions: Mapping[str, str]) -> ValidationData:
+    """What follows from some cells, computed once.
+
+    Args:
+        cells: of all seeds and tasks, the same candidates in each.
+        versions: of Python and of the packages that numbers depend on.
+    """
+    return ValidationData(
+        versions,
+        rankings={measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)},
+        ceilings={measure.name: ceilings(cells, measure) for measure in (LOSS, SCORE)},
+        cells=cells,
+    )

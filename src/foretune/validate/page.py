@@ -10,18 +10,16 @@ from foretune.analysis.rank_statistics import Ceiling
 from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.page import Cell, Curve, Figure, Page, Table, mean_and_spread
 from foretune.shapes import Float64
+from foretune.validate.data import ValidationData
 from foretune.validate.rankings import (
     EXHAUSTIVE,
     LOSS,
     SCORE,
     Measure,
-    Ranking,
-    ceilings,
     exhaustive_search,
     interval_text,
     number_text,
     places_of,
-    rankings,
     tasks_of,
 )
 from foretune.validate.rates import losses_by_rate_table, rate_table
@@ -36,23 +34,23 @@ LITTLE = 0.02
 """A gain in nats over the start below which there is nothing to choose between."""
 
 
-def validation_page(cells: Sequence[Measured], study: ValidationStudy) -> Page:
+def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
     """The page.
 
     Args:
-        cells: of all seeds and tasks, the same candidates in each.
+        data: what was found.
         study: what was asked for.
     """
-    ranked = {measure.name: rankings(cells, measure) for measure in (LOSS, SCORE)}
+    cells, ranked, limits = data.cells, data.rankings, data.ceilings
     stopped = stopped_runs(cells)
     return Page(
         title=f"Does the forecast rank {len(cells[0].names)} candidates of {study.lm.name}?",
         notes=(*_notes(study), *warm_up_notes(study)),
         tables=(
-            _ranking_table(cells, LOSS, ranked[LOSS.name]),
-            _ranking_table(cells, SCORE, ranked[SCORE.name]),
+            _ranking_table(data, LOSS),
+            _ranking_table(data, SCORE),
             *([stopped_table(cells, stopped)] if stopped else []),
-            _gain_table(cells),
+            _gain_table(cells, limits),
             _curve_table(cells),
             *([rate_table(cells)] if len(study.grid) > 1 else []),
             *([losses_by_rate_table(cells)] if len(study.grid) >= MANY_RATES else []),
@@ -61,10 +59,12 @@ def validation_page(cells: Sequence[Measured], study: ValidationStudy) -> Page:
         ),
         figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in tasks_of(cells)),
         findings=(
-            *_findings(cells, ranked),
+            *_findings(data),
             *stopped_findings(ranked[LOSS.name], stopped),
             *warm_up_findings(cells, ranked[LOSS.name]),
         ),
+        kind="validate",
+        data=data,
     )
 
 
@@ -94,8 +94,9 @@ def _notes(study: ValidationStudy) -> tuple[str, ...]:
     )
 
 
-def _ranking_table(cells: Sequence[Measured], measure: Measure, ranked: Sequence[Ranking]) -> Table:
-    tasks, limits = tasks_of(cells), ceilings(cells, measure)
+def _ranking_table(data: ValidationData, measure: Measure) -> Table:
+    cells, limits = data.cells, data.ceilings[measure.name]
+    tasks = tasks_of(cells)
     rows = [
         (
             found.score,
@@ -103,7 +104,7 @@ def _ranking_table(cells: Sequence[Measured], measure: Measure, ranked: Sequence
             *(number_text(found.by_task[task]) for task in tasks),
             number_text(found.regret, 3 if measure is LOSS else 1),
         )
-        for found in (*ranked, exhaustive_search(cells, measure))
+        for found in (*data.rankings[measure.name], exhaustive_search(cells, measure))
     ]
     known = [limit.correlation for limit in limits.values() if not np.isnan(limit.correlation)]
     middle = float(np.median(known)) if known else float("nan")
@@ -118,11 +119,11 @@ def _ranking_table(cells: Sequence[Measured], measure: Measure, ranked: Sequence
     return Table(header, (*rows, top), f"Rank correlation with the {measure.name}")
 
 
-def _gain_table(cells: Sequence[Measured]) -> Table:
+def _gain_table(cells: Sequence[Measured], limits: Mapping[str, Mapping[str, Ceiling]]) -> Table:
     """What fine-tuning adds to the start, task by task."""
     rows = []
     for measure, digits in ((LOSS, 3), (SCORE, 1)):
-        for task, limit in ceilings(cells, measure).items():
+        for task, limit in limits[measure.name].items():
             start, gains = _gains(cells, task, measure)
             spreads = (measure.scale * limit.candidates, measure.scale * limit.seeds)
             numbers = (start, float(gains.max()), float(np.median(gains)), *spreads)
@@ -215,8 +216,8 @@ def _figure(cell: Measured) -> Figure:
     return Figure(f"curves-{cell.task}", title, "step", "validation loss (nats)", tuple(drawn))
 
 
-def _findings(cells: Sequence[Measured], ranked: Mapping[str, Sequence[Ranking]]) -> tuple[str, ...]:
-    found = []
+def _findings(data: ValidationData) -> tuple[str, ...]:
+    cells, ranked, found = data.cells, data.rankings, []
     for measure in (LOSS, SCORE):
         order = sorted((r for r in ranked[measure.name] if not np.isnan(r.median)), key=lambda r: -r.median)
         chance = next(r for r in ranked[measure.name] if r.score == RANDOM).regret
@@ -226,7 +227,9 @@ def _findings(cells: Sequence[Measured], ranked: Mapping[str, Sequence[Ranking]]
                 f"By {measure.name}: {best.score} ranks best, median correlation {best.median:.2f}; trusting it costs "
                 f"{best.regret:.3g} {unit} against the best candidate found, a random choice {chance:.3g}."
             )
-        found += [_rankable(task, measure, limit) for task, limit in ceilings(cells, measure).items() if limit.reason]
+        found += [
+            _rankable(task, measure, limit) for task, limit in data.ceilings[measure.name].items() if limit.reason
+        ]
     for task in tasks_of(cells):
         _, gains = _gains(cells, task, LOSS)
         if gains.max() < LITTLE:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 
 from foretune.errors import UsageError
@@ -27,12 +26,12 @@ from foretune.kernels.compute import block_kernels
 from foretune.kernels.sgd import SGD
 from foretune.page import Table
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
+from foretune.reproduce.afzal.runs import BATCH, EPOCHS, RATE, mean_of
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import Section, TaskGroup
 
 EXAMPLES, REPEATS = 32, 3
-EPOCHS, BATCH, RATE = 10, 16, 2e-4
 _METHOD = LoRATuning(rank=8)
 _SAMPLE = Full(validation=1)  # evaluations are timed too: they shall take next to nothing
 
@@ -177,10 +176,6 @@ def _timed(cell: Experiment, training: Training) -> Mapping[str, Any]:
     }
 
 
-def _mean(times: Sequence[Times], name: str) -> float:
-    return float(np.mean([getattr(one, name) for one in times]))
-
-
 def _cut(times: Sequence[Times]) -> bool:
     return any(one.steps != one.planned for one in times)
 
@@ -191,11 +186,11 @@ def _table(groups: Sequence[TaskGroup[Timings]]) -> Table:
     rows = []
     for group in groups:
         times = group.found
-        tuning, kernel = _mean(times, "tuning"), _mean(times, "kernel")
+        tuning, kernel = mean_of(times, "tuning"), mean_of(times, "kernel")
         row = [group.task, f"{times[0].train:,}", f"{times[0].steps:,}", f"{tuning:,.1f}", f"{kernel:,.2f}"]
         row.append(f"{100 * kernel / tuning:.2f}")
         if cut:
-            row += [f"{times[0].planned:,}", f"{_mean(times, 'extrapolated'):,.0f}"]
+            row += [f"{times[0].planned:,}", f"{mean_of(times, 'extrapolated'):,.0f}"]
         rows.append(tuple(row))
     if cut:
         header += [f"steps of {EPOCHS} epochs", f"{EPOCHS} epochs, extrapolated (s)"]
@@ -203,9 +198,9 @@ def _table(groups: Sequence[TaskGroup[Timings]]) -> Table:
 
 
 def _finding(task: str, times: Sequence[Times]) -> str:
-    tuning, kernel = _mean(times, "tuning"), _mean(times, "kernel")
+    tuning, kernel = mean_of(times, "tuning"), mean_of(times, "kernel")
     share = f"{100 * kernel / tuning:.1f}% of {times[0].steps:,} steps of fine-tuning"
     line = f"{task}: the kernel takes {kernel:,.1f} s, {share}"
     if _cut(times):
-        line += f"; {EPOCHS} epochs would take about {_mean(times, 'extrapolated'):,.0f} s (extrapolated)"
+        line += f"; {EPOCHS} epochs would take about {mean_of(times, 'extrapolated'):,.0f} s (extrapolated)"
     return f"{line}."

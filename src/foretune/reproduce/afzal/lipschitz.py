@@ -14,6 +14,7 @@ import numpy as np
 
 from foretune.behaviour.smoothness import ball_constants
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.setting import PROBED_HEAD
 from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.recipe import Defaults, Study
@@ -36,7 +37,7 @@ class Lipschitz(AfzalPage[Constants]):
     title: ClassVar[str] = "local Lipschitz constants of the tangent features against the radius"
     source: ClassVar[str] = f"{SOURCE} Algorithms 1 and 2 of the longer paper"
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr",), ks=(16,), seeds=(13,), test=64)
-    output: ClassVar[str] = "probed head"
+    output: ClassVar[str] = PROBED_HEAD
 
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Constants:
         """Radius and both constants."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.setting import RANDOM_HEAD
 from foretune.reproduce.afzal.runs import single_training
 from foretune.reproduce.recipe import Study
 from foretune.reproduce.sections import SectionedRecipe, TaskGroup
@@ -27,7 +28,7 @@ class AfzalPage(SectionedRecipe[Found]):
     """
 
     authors: ClassVar[str] = "Rahimi Afzal et al."
-    output: ClassVar[str] = "random head"
+    output: ClassVar[str] = RANDOM_HEAD
 
     def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
         """The cell of one seed.

@@ -121,3 +121,8 @@ def epoch_means(losses: Sequence[float], steps: int) -> list[float]:
     """The mean of each whole epoch of so many steps; of a run shorter than two epochs, of its halves."""
     width = steps if len(losses) >= 2 * steps else max(1, len(losses) // 2)
     return [float(np.mean(losses[start : start + width])) for start in range(0, len(losses) - width + 1, width)]
+
+
+def mean_of(every: Sequence[object], name: str) -> float:
+    """The mean of one number of each."""
+    return float(np.mean([getattr(one, name) for one in every]))

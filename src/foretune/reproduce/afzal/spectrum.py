@@ -25,6 +25,7 @@ from foretune.reproduce.afzal.runs import (
     RANK,
     SIGMA,
     TrainedPlacement,
+    mean_of,
     placement,
     projections,
     single_training,
@@ -161,15 +162,11 @@ def correlation_finding(where: str, of: str, found: BootstrapEstimate) -> str:
     )
 
 
-def _mean(every: Sequence[PlacementPoint], name: str) -> float:
-    return float(np.mean([getattr(point, name) for point in every]))
-
-
 COLUMNS: Mapping[str, Callable[[Sequence[PlacementPoint]], Cell]] = {
     "LoRA r = 8 on": lambda every: every[0].name,
-    "lambda_max": lambda every: Quantity(_mean(every, "largest"), ".3g"),
-    "lambda_min": lambda every: Quantity(_mean(every, "smallest"), ".1e"),
-    "kappa(K + sigma I)": lambda every: Quantity(_mean(every, "kappa"), ".2f"),
+    "lambda_max": lambda every: Quantity(mean_of(every, "largest"), ".3g"),
+    "lambda_min": lambda every: Quantity(mean_of(every, "smallest"), ".1e"),
+    "kappa(K + sigma I)": lambda every: Quantity(mean_of(every, "kappa"), ".2f"),
     "convergence rate (1 / epoch)": lambda every: mean_and_spread([point.run.rate for point in every], 1.0, 3),
     "test score (%)": lambda every: mean_and_spread([point.run.score for point in every]),
 }

@@ -16,12 +16,12 @@ from foretune.analysis.singular_values import SingularValues
 from foretune.behaviour.head import adapter_split, kernel_split
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
-from foretune.finetune.methods import LinearProbing, LoRATuning
+from foretune.finetune.methods import LoRATuning
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
 from foretune.model.outputs import Outputs
-from foretune.reproduce.lpft.measures import method_grid
+from foretune.reproduce.lpft.measures import probed_outputs
 
 EXAMPLES = 64
 PARTS = {"P": "pretrain_effective", "F": "ft_effective", "P + F": "total"}
@@ -42,10 +42,7 @@ def probed_spectra(cell: Experiment, budget: Budget) -> Spectra:
     Raises:
         NonFiniteError: linear probing failed at every point of its grid.
     """
-    method = LinearProbing()
-    grid = method_grid(budget, method)
-    key = {"method": repr(method), "grid": [repr(training) for training in grid]}
-    return _kept(cell, "lpft-kernels-probed", key, lambda: cell.run(method, grid).outputs)
+    return _kept(cell, "lpft-kernels-probed", *probed_outputs(cell, budget))
 
 
 def mean_spectra(spectra: list[Spectra]) -> Spectra:

@@ -6,7 +6,7 @@ of a run are made at once and kept (`Experiment.value`), so that every page of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,18 +18,18 @@ from foretune.behaviour.head import change_of_features, head_row_norms
 from foretune.errors import NonFiniteError
 from foretune.experiment.budget import Budget
 from foretune.experiment.data import usual_sample
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.experiment import Experiment, run_key
 from foretune.experiment.setting import RANDOM_HEAD
 from foretune.finetune.methods import FullTuning, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.model.batches import outputs_and_features
+from foretune.model.outputs import Outputs
 from foretune.reproduce.recipe import Study
 from foretune.store.kept import identity_hash
 
 AUTHORS = "Tomihari and Sato 2024"
 SOURCE = f"{AUTHORS}, Understanding Linear Probing then Fine-tuning Language Models from NTK Perspective"
-OUTPUT = RANDOM_HEAD
 METHODS: Mapping[str, Method] = {
     "LP": LinearProbing(),
     "FT": FullTuning(),
@@ -99,7 +99,17 @@ def method_grid(budget: Budget, method: Method) -> list[Training]:
 
 def head_cell(study: Study, task: str, k: int | None, seed: int) -> Experiment:
     """The cell of a task, with a classifier that starts at random."""
-    return study.cell(task, None if k is None else usual_sample(study.source(task), k), seed, OUTPUT)
+    return study.cell(task, None if k is None else usual_sample(study.source(task), k), seed, RANDOM_HEAD)
+
+
+def probed_outputs(cell: Experiment, budget: Budget) -> tuple[dict[str, object], Callable[[], Outputs]]:
+    """What determines the outputs after linear probing with its own grid, and what makes them.
+
+    What makes them raises NonFiniteError where linear probing failed at every point of its grid.
+    """
+    method = LinearProbing()
+    grid = method_grid(budget, method)
+    return run_key(method, grid), lambda: cell.run(method, grid).outputs
 
 
 def pretrained_measures(cell: Experiment) -> Measures:
@@ -113,7 +123,7 @@ def pretrained_measures(cell: Experiment) -> Measures:
 
 def run_measures(cell: Experiment, method: Method, grid: Sequence[Training]) -> Measures:
     """What is measured of the best run of a grid."""
-    key = {**_WHAT, "method": repr(method), "grid": [repr(training) for training in grid]}
+    key = {**_WHAT, **run_key(method, grid)}
 
     def computed() -> Mapping[str, Any]:
         try:

@@ -14,10 +14,9 @@ import numpy as np
 from foretune.behaviour.head import head_norm_slopes, head_row_norms
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
-from foretune.finetune.methods import LinearProbing
 from foretune.model.outputs import Outputs
 from foretune.page import Table
-from foretune.reproduce.lpft.measures import MEASURED, method_grid
+from foretune.reproduce.lpft.measures import MEASURED, probed_outputs
 from foretune.reproduce.lpft.page import three_digits
 
 
@@ -45,10 +44,7 @@ def probed_slopes(cell: Experiment, budget: Budget) -> RowSlopes:
     Raises:
         NonFiniteError: linear probing failed at every point of its grid.
     """
-    method = LinearProbing()
-    grid = method_grid(budget, method)
-    key = {"method": repr(method), "grid": [repr(training) for training in grid]}
-    return _kept(cell, "lpft-slopes-probed", key, lambda: cell.run(method, grid).outputs)
+    return _kept(cell, "lpft-slopes-probed", *probed_outputs(cell, budget))
 
 
 def slopes_table(labels: Sequence[str], before: Sequence[RowSlopes], after: Sequence[RowSlopes], caption: str) -> Table:

@@ -20,7 +20,7 @@ from foretune.behaviour.analog import analog_solution, analog_solver, orientatio
 from foretune.behaviour.linearization import linearization
 from foretune.behaviour.measure import change_of_kernel
 from foretune.experiment.budget import Budget
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.experiment import Experiment, run_key
 from foretune.finetune.methods import FullTuning, LoRAAndHead, Method
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
@@ -258,7 +258,7 @@ class AdamTuned:
 
     @property
     def _key(self) -> dict[str, object]:
-        return {"method": repr(ADAM_FT.method), "grid": [repr(training) for training in self._grid]}
+        return run_key(ADAM_FT.method, self._grid)
 
     def _name(self, what: str) -> str:
         return f"{what}-{identity_hash(self._key)[:12]}"

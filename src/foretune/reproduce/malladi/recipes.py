@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.setting import PROBED_HEAD
 from foretune.page import Figure, Page, Table
 from foretune.reproduce.malladi.findings import apart, moved_little, nearest_to_solved, reached, recovered
 from foretune.reproduce.malladi.measures import (
@@ -32,7 +33,7 @@ from foretune.reproduce.malladi.scores import (
     words_in_pieces,
 )
 from foretune.reproduce.malladi.table import ACCURACY, PERCENT, SOLVERS, TRAINING, MethodTable, PrintedTable
-from foretune.reproduce.malladi.verdict import Verdicts
+from foretune.reproduce.malladi.verdict import DISTANCES, MODELS, Verdicts
 from foretune.reproduce.recipe import Defaults, Recipe, Study
 
 STAND_IN = "smollm2"
@@ -115,7 +116,7 @@ class Table6(PrintedTable):
     source = "Malladi et al. 2023, Table 6"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
     layout = PrintedLayout(6, 1.0, 2, "Measure", by_metric=False)
-    rows = ("Distance", "Frobenius")
+    rows = DISTANCES
     remarks = (
         f"The kernels of the first {MEASURED} test examples at most; Distance is the mean of |K_after - K_before| / "
         "|K_before| over entries, which small entries dominate; Frobenius, ||K_after - K_before|| / ||K_before||, is not "
@@ -152,7 +153,7 @@ class Table7(MethodTable):
     defaults = Defaults(STAND_IN, SIX, (16, 64, 512), test=CAP)
     layout = PrintedLayout(7)
     methods = (ADAM_FT, SGD_FT, K_SGD)
-    asked = (WayToAsk("Prompt"), WayToAsk("Standard", "probed head", pooling="cls"))
+    asked = (WayToAsk("Prompt"), WayToAsk("Standard", PROBED_HEAD, pooling="cls"))
     remarks = (
         PERCENT,
         SOLVERS,
@@ -181,7 +182,7 @@ class Table8(PrintedTable):
     source = "Malladi et al. 2023, Table 8 (Figure 2)"
     defaults = Defaults(STAND_IN, FOURTEEN, test=CAP)
     layout = PrintedLayout(8, corner="Model", by_metric=False)
-    rows = ("0-shot", "Lin.", "FT")
+    rows = MODELS
     remarks = (
         ACCURACY,
         TRAINING,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from foretune.experiment.experiment import Experiment, load_experiment
+from foretune.experiment.setting import PROMPT
 from foretune.page import Curve, Figure, Table, mean_and_spread
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
@@ -32,7 +33,7 @@ class WayToAsk:
     """
 
     name: str = ""
-    output: str = "prompt"
+    output: str = PROMPT
     prompt: str | None = None
     pooling: str = "mean"
     first_piece: bool = False
@@ -173,7 +174,7 @@ def words_in_pieces(study: Study, asked: Sequence[WayToAsk] = (WayToAsk(),)) -> 
     found: list[str] = []
     for task in study.tasks:
         for each in asked:
-            if each.output != "prompt" or not each.known(task):
+            if each.output != PROMPT or not each.known(task):
                 continue
             setting = study.setting(task, max(study.ks), study.seeds[0], **each.how)
             outputs: Any = load_experiment(setting, study.lm).outputs

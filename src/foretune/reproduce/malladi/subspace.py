@@ -16,6 +16,7 @@ import numpy as np
 
 from foretune.analysis.johnson_lindenstrauss import JohnsonLindenstrauss, measured_deviation
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.job import separate_job
 from foretune.kernels.lora import LoRA
@@ -93,7 +94,7 @@ class Subspace(SectionedRecipe[Projected]):
 
 
 def _output(study: Study) -> str:
-    return "probed head" if study.lm.kind == "encoder" else "prompt"
+    return PROBED_HEAD if study.lm.kind == "encoder" else PROMPT
 
 
 def projected_kernels(cell: Experiment, seed: int) -> list[ProjectedKernel]:

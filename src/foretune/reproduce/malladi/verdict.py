@@ -17,10 +17,10 @@ from foretune.analysis.kernel_behaviour import (
     FixedFeatures,
     KernelBehaviour,
     LinearizationTest,
-    Thresholds,
 )
 from foretune.experiment.experiment import Experiment
 from foretune.page import Figure, Table
+from foretune.reproduce.malladi.findings import LIMITS
 from foretune.reproduce.malladi.measures import (
     ADAM_FT,
     K_A_SIGNGD,
@@ -40,7 +40,6 @@ PAIRS = ((K_SGD, SGD_FT), (K_A_SIGNGD, ADAM_FT))
 METHODS = tuple(method for pair in PAIRS for method in pair)
 MODELS = ("0-shot", "Lin.", "FT")
 DISTANCES = ("Distance", "Frobenius")
-LIMITS = Thresholds()
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from foretune.errors import DataError
-from foretune.text.files.classes import class_names, named_classes
+from foretune.text.files.classes import Rows, class_names, named_classes
 from foretune.text.files.content import Reading, file_text
-
-Rows = list[dict[str, object]]
 
 
 def json_rows(path: Path, reading: Reading) -> Rows:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Literal
 
 from foretune.errors import DataError
+from foretune.text.files.classes import Rows
 from foretune.text.files.content import Reading, file_text
 
-Rows = list[dict[str, object]]
 Record = tuple[int, int, list[str]]
 """First and last line of a record, from 1, and its fields."""
 
