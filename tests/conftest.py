@@ -85,9 +85,9 @@ def run_cli(
     return PROCESSES.result(Call([*map(str, arguments)], changes=env or {}, cwd=str(cwd or "")))
 
 
-def run_code(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run_code(code: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """`python -c` with these arguments."""
-    return PROCESSES.result(Call([*map(str, arguments)], code))
+    return PROCESSES.result(Call([*map(str, arguments)], code, cwd=str(cwd or "")))
 
 
 def assert_valid(kind: str, record: dict) -> None:
@@ -123,3 +123,11 @@ def interruptible() -> None:
 
 
 WORDS = "--words=negative=terrible,positive=great"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of made-up rows, two labels."""
+    file = tmp_path_factory.mktemp("rows") / "data.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
+    return file

@@ -85,20 +85,9 @@ def test_no_class_and_no_public_function_has_two_homes() -> None:
     for file in MODULES:
         place = str(file.relative_to(SOURCE))
         for node in ast.parse(file.read_text()).body:
-            command = isinstance(node, ast.FunctionDef) and place.startswith("cli/")  # named as it is typed
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_") and not command:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(place)
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
-
-
-def test_the_questions_do_not_import_each_other() -> None:
-    questions = {"forecast", "behaviour", "validate", "reproduce"}
-    for file in MODULES:
-        own = file.relative_to(SOURCE).parts[0]
-        asked = {module.split(".")[1] for module in imported(file) if "." in module} & questions
-        # the tables of a paper's verdict are measured by the library of `behaviour`
-        allowed = {own} | ({"behaviour"} if own == "reproduce" else set())
-        assert own not in questions or asked <= allowed, file
 
 
 def test_the_picture_shows_the_rooms_as_they_are() -> None:

@@ -14,7 +14,7 @@ import yaml
 
 import foretune as ft
 from tests.command_line import ENVIRONMENT
-from tests.conftest import assert_refused, many_rows, run_cli, run_code
+from tests.conftest import assert_refused, run_cli, run_code
 
 LORA = ("--formula", "lora", "--rank", 1)
 
@@ -55,13 +55,6 @@ def at_once(here: Path, *commands: tuple[object, ...]) -> list[subprocess.Comple
         subprocess.CompletedProcess(*item, *texts)
         for item, texts in zip(zip(words, json.loads(ended.stdout), strict=True), shown, strict=True)
     ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("rows") / "data.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
-    return file
 
 
 def test_two_tunings_in_one_folder_are_one_and_a_refusal_that_names_it(

@@ -14,7 +14,7 @@ import pytest
 
 import foretune as ft
 from tests.command_line import ROOT
-from tests.conftest import assert_refused, many_rows, run_cli, run_code
+from tests.conftest import assert_refused, run_cli, run_code
 from tests.test_cli import TILES
 from tests.test_finetune_runs import SCRIPT, long_run, undisturbed_run
 
@@ -52,13 +52,6 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "not-text": lambda file: file.write_bytes(b"\xff\xfe" * 20),
     "folder": into_a_folder,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("rows") / "data.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
-    return file
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def run(step: Step, folder: Path, models: dict[str, Path]) -> None:
         code = step.text
         for name, place in models.items():
             code = code.replace(f'"{name}"', f'"{place}"')
-        result = run_in(folder, code)
+        result = run_code(code, cwd=folder)
     else:
         program, *rest = words(step.text)
         rest = [str(models.get(word, word)) for word in rest]
@@ -85,11 +85,6 @@ def run(step: Step, folder: Path, models: dict[str, Path]) -> None:
             assert program == "foretune", step.text
             result = run_cli(*rest, cwd=folder)
     assert result.returncode == 0, f"{step.text}\n{result.stdout}{result.stderr}"
-
-
-def run_in(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
-    """Python code, in a folder."""
-    return run_code(f"import os; os.chdir({str(folder)!r})\n{code}")
 
 
 @pytest.mark.slow

@@ -25,8 +25,7 @@ from foretune.finetune.training import Training
 from foretune.kernels.sgd import SGD
 from foretune.model.load import load_model
 from foretune.store.kept import write_kept
-from tests.conftest import many_rows, run_cli
-from tests.test_cli import assert_refused
+from tests.conftest import assert_refused, many_rows, run_cli
 
 ROWS = many_rows(40)
 SMALL = ("--k", 3, "--test", 8)

@@ -142,10 +142,10 @@ def test_the_spectrum_that_is_drawn_is_that_of_the_forecast(forecast_folder: Pat
 def test_the_rate_that_is_advised_is_the_lowest_of_its_curve(forecast_folder: Path) -> None:
     found = json.loads((forecast_folder / "forecast.json").read_text())["forecast"]
     rate = found["adamw"] or found["adapter_adamw"]
-    if rate is not None and rate["learning_rate"] is not None:
-        lowest = {run["learning_rate"]: min(run["validation_losses"][1:]) for run in rate["runs"]}
-        assert min(lowest, key=lambda each: lowest[each]) == rate["learning_rate"]
-        assert lowest[rate["learning_rate"]] == rate["validation_loss"]
+    assert rate["learning_rate"] is not None
+    lowest = {run["learning_rate"]: min(run["validation_losses"][1:]) for run in rate["runs"]}
+    assert min(lowest, key=lambda each: lowest[each]) == rate["learning_rate"]
+    assert lowest[rate["learning_rate"]] == rate["validation_loss"]
 
 
 def test_the_page_names_its_parts_for_a_screen_reader(forecast_folder: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_figure_has_no_styles_of_its_own_and_ids_of_its_own() -> None:
         assert root[0].tag == "title" and root[0].text == "a & <b>" and "inf" in (root[1].text or "")
 
 
-def test_what_foretune_did_not_write_stays(tmp_path: Path) -> None:
+def test_a_page_is_ours_only_as_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / REPORT
     write_html(file, Page("t"), "1.0")
     assert is_written_html(file)
@@ -421,9 +421,9 @@ def test_what_if_is_answered_from_the_numbers_of_the_page(browser: Any, forecast
     limit.send_keys("1")
     assert f"The smallest trains {smallest:,}." in answer.text
     rates = browser.find_elements("css selector", "#if-rate option")
-    if len(rates) > 1:
-        rates[1].click()
-        assert "At learning rate 1.0e-6 the simulated validation loss" in answer.text
+    assert len(rates) > 1
+    rates[1].click()
+    assert "At learning rate 1.0e-6 the simulated validation loss" in answer.text
 
 
 def test_the_page_is_dark_where_the_reader_wants_it(browser: Any, forecast_folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import assert_refused, many_rows, run_cli, run_code
+from tests.conftest import assert_refused, run_cli, run_code
 from tests.validations import FOUR
 
 KILLED = """
@@ -35,13 +34,6 @@ def killing(original):
 Path.replace, Path.rename = killing(Path.replace), killing(Path.rename)
 main()
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("rows") / "data.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
-    return file
 
 
 def commands(model: Path, data: Path) -> dict[str, tuple[object, ...]]:

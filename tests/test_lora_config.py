@@ -282,7 +282,7 @@ def test_the_kernel_of_every_adapted_block_is_that_of_the_gradient_of_a_real_ada
         model.set_experts_implementation("eager")
     model.requires_grad_(False)
     layers = {}
-    for block in kernel.names:  # peft's own layer in the place of each module: no choice of names in between
+    for block in kernel.names:  # peft's own layer instead of each module: no choice of names in between
         path = block.removesuffix(".weight")
         parent = model.get_submodule(path.rpartition(".")[0])
         base = model.get_submodule(path)

@@ -189,7 +189,7 @@ def test_words_and_data_are_checked_before_anything_is_computed(study: Study, mo
     refuse_work(monkeypatch)
     with pytest.raises(UsageError, match="sst2: this file does not exist"):
         RECIPES["malladi-4"].page(dataclasses.replace(study, tasks=("mr", "sst2")))
-    with pytest.raises(DataError, match="epic"):  # the second prompt's word is no word of the tiny tokenizer
+    with pytest.raises(DataError, match="epic"):  # the second prompt's word is not a word of the tiny tokenizer
         RECIPES["malladi-9"].page(study)
     encoder = language_model(family("bert-encoder"), torch.float32)
     with pytest.raises(ModelError, match="cannot answer a prompt"):

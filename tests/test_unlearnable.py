@@ -1,4 +1,4 @@
-"""A model from which nothing can be learnt, or whose weights are no numbers, is refused by name before any training."""
+"""A model from which nothing can be learnt, or whose weights are not numbers, is refused by name before any training."""
 
 from __future__ import annotations
 
