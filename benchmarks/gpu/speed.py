@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 import foretune as ft
-from benchmarks.gpu.models import SIZES, SMALL_SIZES, Model, examples
+from benchmarks.gpu.models import SIZES, SMALL_SIZES, Model, chosen, examples
 from benchmarks.gpu.record import Record, Table
 from foretune.gradients.factors import Products
 from foretune.kernels.formula import Formula, contracted

@@ -165,8 +165,8 @@ class Curve:
     """
 
     name: str
-    y: Float64[np.ndarray, "k"]
-    x: Float64[np.ndarray, "k"] | None = None
+    y: Float64[np.ndarray, " k"]
+    x: Float64[np.ndarray, " k"] | None = None
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,9 @@ class EigenvalueBracket:
         exact: the eigenvalues themselves.
     """
 
-    low: Float64[np.ndarray, "k"]
-    exact: Float64[np.ndarray, "k"]
-    high: Float64[np.ndarray, "k"]
+    low: Float64[np.ndarray, " k"]
+    exact: Float64[np.ndarray, " k"]
+    high: Float64[np.ndarray, " k"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class CandidateBounds:
     sharp_risk_ratio: Bracket
 
 
-def risk_bounds(eigen: Spectrum, y: Float64[np.ndarray, "k"], sigma: float) -> Bracket:
+def risk_bounds(eigen: Spectrum, y: Float64[np.ndarray, " k"], sigma: float) -> Bracket:
     """The ridge objective's optimum sigma y'(K + sigma I)^-1 y and its bounds (Afzal et al. 2024, eq. 6).
 
     Args:
@@ -106,7 +106,7 @@ def risk_bounds(eigen: Spectrum, y: Float64[np.ndarray, "k"], sigma: float) -> B
 def candidate_bounds(
     kernel: Float64[np.ndarray, "k k"],
     candidate: Float64[np.ndarray, "l m"],
-    y: Float64[np.ndarray, "n"],
+    y: Float64[np.ndarray, " n"],
     sigma: float,
     c: float | None = None,
 ) -> CandidateBounds:

@@ -38,10 +38,10 @@ class Reliability:
         count: number of examples in each bin.
     """
 
-    edges: Float64[np.ndarray, "bins_plus_1"]
-    confidence: Float64[np.ndarray, "bins"]
-    accuracy: Float64[np.ndarray, "bins"]
-    count: Int[np.ndarray, "bins"]
+    edges: Float64[np.ndarray, " bins_plus_1"]
+    confidence: Float64[np.ndarray, " bins"]
+    accuracy: Float64[np.ndarray, " bins"]
+    count: Int[np.ndarray, " bins"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class TemperatureScaling:
     temperature: Temperature
 
 
-def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> float:
+def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"]) -> float:
     """The mean cross-entropy, in nats.
 
     Raises:
@@ -101,7 +101,7 @@ def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> flo
     return float(LogLoss().values(f, labelled(f, y)).mean())
 
 
-def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], bins: int = BINS) -> Calibration:
+def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"], bins: int = BINS) -> Calibration:
     """The calibration of the outputs f, by the probability of the predicted class.
 
     Args:
@@ -121,7 +121,7 @@ def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], bins: in
     return Calibration(float((gaps * found.count[used]).sum() / len(y)), float(gaps.max()), loss, found)
 
 
-def _reliability(chances: Float64[np.ndarray, "n k"], y: Int[np.ndarray, "n"], bins: int) -> Reliability:
+def _reliability(chances: Float64[np.ndarray, "n k"], y: Int[np.ndarray, " n"], bins: int) -> Reliability:
     confidence, right = chances.max(1), chances.argmax(1) == y
     edges = np.linspace(0, 1, bins + 1)
     place = np.digitize(confidence, edges[1:-1], right=True)  # edges[i] < confidence <= edges[i + 1]
@@ -134,7 +134,7 @@ def _reliability(chances: Float64[np.ndarray, "n k"], y: Int[np.ndarray, "n"], b
     return Reliability(edges, mean_confidence, accuracy, count.astype(int))
 
 
-def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> Temperature:
+def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"]) -> Temperature:
     """The temperature between 0.01 and 100 that minimises the cross-entropy on validation data.
 
     The cross-entropy is convex in 1 / T, so that it has one minimum in log T.
@@ -162,9 +162,9 @@ def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -
 
 def temperature_scaling(
     f: Float64[np.ndarray, "n c"],
-    y: Int[np.ndarray, "n"],
+    y: Int[np.ndarray, " n"],
     f_validation: Float64[np.ndarray, "v c"],
-    y_validation: Int[np.ndarray, "v"],
+    y_validation: Int[np.ndarray, " v"],
     bins: int = BINS,
 ) -> TemperatureScaling:
     """Calibration on test data without and with temperature scaling (Tomihari and Sato 2024).

@@ -22,12 +22,12 @@ from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 
 
-def row_norms(weight: Float64[np.ndarray, "k i"]) -> Float64[np.ndarray, "k"]:
+def row_norms(weight: Float64[np.ndarray, "k i"]) -> Float64[np.ndarray, " k"]:
     """The norm ||v_k|| of each class's row."""
     return np.linalg.norm(weight, axis=1)
 
 
-def norm_of_rows(norms: Float64[np.ndarray, "k"]) -> float:
+def norm_of_rows(norms: Float64[np.ndarray, " k"]) -> float:
     """The Frobenius norm ||V|| from those of the rows: Norm(C) of the feature table of Tomihari and Sato 2024."""
     return float(np.linalg.norm(norms))
 
@@ -35,9 +35,9 @@ def norm_of_rows(norms: Float64[np.ndarray, "k"]) -> float:
 def norm_slopes(
     features: Float64[np.ndarray, "n i"],
     weight: Float64[np.ndarray, "k i"],
-    bias: Float64[np.ndarray, "k"],
-    y: Int[np.ndarray, "n"],
-) -> Float64[np.ndarray, "k"]:
+    bias: Float64[np.ndarray, " k"],
+    y: Int[np.ndarray, " n"],
+) -> Float64[np.ndarray, " k"]:
     """dL / d||v_k|| of the summed cross-entropy, for each class.
 
     Args:

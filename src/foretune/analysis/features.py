@@ -44,7 +44,7 @@ class FeatureChange:
 def feature_change(
     before: Float64[np.ndarray, "n i"],
     after: Float64[np.ndarray, "n i"],
-    y: Int[np.ndarray, "n"],
+    y: Int[np.ndarray, " n"],
     ridge: float = 1e-6,
 ) -> FeatureChange:
     """The change of features (Tomihari and Sato 2024, feature table).
@@ -80,7 +80,7 @@ def pairwise_similarity(features: Float64[np.ndarray, "n i"]) -> float:
     return float((total @ total - n) / (n * (n - 1)))
 
 
-def fisher_ratio(features: Float64[np.ndarray, "n i"], y: Int[np.ndarray, "n"], ridge: float = 1e-6) -> float:
+def fisher_ratio(features: Float64[np.ndarray, "n i"], y: Int[np.ndarray, " n"], ridge: float = 1e-6) -> float:
     """Fisher's discriminant ratio `tr((S_W + ridge tr(S_W) / i I)^-1 S_B)`, infinite for classes that are points.
 
     Args:

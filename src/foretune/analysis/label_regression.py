@@ -39,7 +39,7 @@ class LabelRegression:
         strength: of the ridge, over lambda_max.
     """
 
-    errors: Float64[np.ndarray, "v"]
+    errors: Float64[np.ndarray, " v"]
     outputs: Float64[np.ndarray, "w c"]
     strength: float
 
@@ -51,7 +51,7 @@ class LabelRegression:
 
 def label_regression(
     joint: Float64[np.ndarray, "n c e c"],
-    y: Int[np.ndarray, "m"],
+    y: Int[np.ndarray, " m"],
     strengths: Sequence[float] = STRENGTHS,
     eigen: Spectrum | None = None,
 ) -> LabelRegression:

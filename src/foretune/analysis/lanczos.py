@@ -137,7 +137,7 @@ class _Products(LinearOperator):
             raise UsageError(f"A product with the kernel of shape {self.shape} has undefined or infinite entries.")
         return product
 
-    def _matvec(self, vector: np.ndarray) -> Float64[np.ndarray, "k"]:
+    def _matvec(self, vector: np.ndarray) -> Float64[np.ndarray, " k"]:
         return self._matmat(vector.reshape(-1, 1))[:, 0]
 
 
@@ -157,7 +157,7 @@ def _refuse_asymmetry(counted: _Products, start: np.ndarray, image: np.ndarray, 
         raise UsageError("Lanczos iterations need a symmetric kernel: examples against themselves, and not A-SignGD.")
 
 
-def _top(operator: LinearOperator, start: np.ndarray, tolerance: float) -> tuple[float, Float64[np.ndarray, "k"]]:
+def _top(operator: LinearOperator, start: np.ndarray, tolerance: float) -> tuple[float, Float64[np.ndarray, " k"]]:
     """The largest eigenvalue and its unit eigenvector."""
     if not operator.matvec(start).any():
         return 0.0, start / np.linalg.norm(start)
@@ -171,6 +171,6 @@ def _top(operator: LinearOperator, start: np.ndarray, tolerance: float) -> tuple
     return float(values[0]), vectors[:, 0]
 
 
-def _measured(operator: LinearOperator, value: float, vector: Float64[np.ndarray, "k"]) -> Eigenvalue:
+def _measured(operator: LinearOperator, value: float, vector: Float64[np.ndarray, " k"]) -> Eigenvalue:
     """An eigenvalue with the residual that its vector leaves."""
     return Eigenvalue(max(value, 0.0), float(np.linalg.norm(operator.matvec(vector) - value * vector)))

@@ -22,7 +22,7 @@ from scipy.special import expit, logsumexp
 from foretune.shapes import Float64, Int
 
 
-def targets(y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]:
+def targets(y: Int[np.ndarray, " n"], outputs: int) -> Float64[np.ndarray, "n c"]:
     """Regression targets: +-1 for one difference output, one-hot otherwise."""
     return (2.0 * y - 1.0)[:, None] if outputs == 1 else np.eye(outputs)[y]
 

@@ -30,7 +30,7 @@ class OutputDerivative:
 
 
 def output_derivative(
-    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: OutputLoss | None = None
+    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"], loss: OutputLoss | None = None
 ) -> OutputDerivative:
     """The size of chi over the data (Malladi et al. 2023, Definition 2.1, Table 5).
 
@@ -46,7 +46,7 @@ def output_derivative(
     return OutputDerivative(float(size.mean()), float(size.max()))
 
 
-def chi(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: OutputLoss) -> Float64[np.ndarray, "n c"]:
+def chi(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"], loss: OutputLoss) -> Float64[np.ndarray, "n c"]:
     """The derivative of each example's loss by its outputs, in units of the loss per output.
 
     Args and errors as in `output_derivative`.
@@ -54,7 +54,7 @@ def chi(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"], loss: OutputLoss
     return loss.derivative(f.copy(), labelled(f, y))  # a loss writes over what it is given
 
 
-def labelled(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "m"]) -> Float64[np.ndarray, "n c"]:
+def labelled(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"]) -> Float64[np.ndarray, "n c"]:
     """The targets that belong to outputs.
 
     Raises:

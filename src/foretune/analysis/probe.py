@@ -33,23 +33,23 @@ class Probe:
     """
 
     weight: Float64[np.ndarray, "k i"]
-    bias: Float64[np.ndarray, "k"]
+    bias: Float64[np.ndarray, " k"]
     strength: float
 
     def outputs(self, features: Float64[np.ndarray, "n i"]) -> Float64[np.ndarray, "n k"]:
         """Logits of the classes."""
         return features @ self.weight.T + self.bias
 
-    def predicted(self, features: Float64[np.ndarray, "n i"]) -> Int[np.ndarray, "n"]:
+    def predicted(self, features: Float64[np.ndarray, "n i"]) -> Int[np.ndarray, " n"]:
         """Class numbers."""
         return self.outputs(features).argmax(1)
 
 
 def linear_probe(
     train: Float64[np.ndarray, "n i"],
-    y_train: Int[np.ndarray, "n"],
+    y_train: Int[np.ndarray, " n"],
     validation: Float64[np.ndarray, "v i"],
-    y_validation: Int[np.ndarray, "v"],
+    y_validation: Int[np.ndarray, " v"],
     metric: str,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Probe:
@@ -75,9 +75,9 @@ def linear_probe(
 
 def head_probe(
     train: Float64[np.ndarray, "n i"],
-    y_train: Int[np.ndarray, "n"],
+    y_train: Int[np.ndarray, " n"],
     validation: Float64[np.ndarray, "v i"],
-    y_validation: Int[np.ndarray, "v"],
+    y_validation: Int[np.ndarray, " v"],
     metric: str,
     strengths: Sequence[float] = HEAD_STRENGTHS,
 ) -> Probe:
@@ -92,14 +92,14 @@ def head_probe(
     return _chosen((train, y_train), (validation, y_validation), metric, scale, strengths)
 
 
-Labelled = tuple[Float64[np.ndarray, "n i"], Int[np.ndarray, "n"]]
+Labelled = tuple[Float64[np.ndarray, "n i"], Int[np.ndarray, " n"]]
 
 
 def _chosen(
     train: Labelled,
     validation: Labelled,
     metric: str,
-    scale: Float64[np.ndarray, "i"],
+    scale: Float64[np.ndarray, " i"],
     strengths: Sequence[float],
 ) -> Probe:
     """The best fit on validation, to centred features times `scale`."""

@@ -79,7 +79,7 @@ def rank_correlation(a: Float64[np.ndarray, "*runs k"], b: Float64[np.ndarray, "
     return np.divide((x * y).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
 
 
-def regret(score: Float64[np.ndarray, "k"], results: Float64[np.ndarray, "k"]) -> float:
+def regret(score: Float64[np.ndarray, " k"], results: Float64[np.ndarray, " k"]) -> float:
     """What is lost by taking the candidate with the largest score; of equal scores, on average."""
     lost = results.max() - results[score == score.max()]
     return float(lost.mean())
@@ -133,12 +133,12 @@ def _draws(k: int, resamples: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(k, size=(resamples, k))
 
 
-def _medians(scores: Float64[np.ndarray, "s r k"], results: Float64[np.ndarray, "s r k"]) -> Float64[np.ndarray, "r"]:
+def _medians(scores: Float64[np.ndarray, "s r k"], results: Float64[np.ndarray, "s r k"]) -> Float64[np.ndarray, " r"]:
     """The median correlation of every draw."""
     return np.array([_median(column) for column in rank_correlation(scores, results).T])
 
 
-def _interval(value: float, drawn: Float64[np.ndarray, "r"]) -> BootstrapEstimate:
+def _interval(value: float, drawn: Float64[np.ndarray, " r"]) -> BootstrapEstimate:
     if np.isnan(value):
         return BootstrapEstimate(value, value, value)
     low, high = np.nanquantile(drawn, [0.025, 0.975])

@@ -25,12 +25,12 @@ class Score:
     accuracy: float | None = None
 
 
-def predicted_classes(f: Float[np.ndarray, "n c"], threshold: float = 0.0) -> Int[np.ndarray, "n"]:
+def predicted_classes(f: Float[np.ndarray, "n c"], threshold: float = 0.0) -> Int[np.ndarray, " n"]:
     """The class of each row: the largest output, or the sign of a single difference output above a threshold."""
     return (f[:, 0] > threshold).astype(int) if f.shape[1] == 1 else f.argmax(1)
 
 
-def score(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: str) -> float:
+def score(y: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], metric: str) -> float:
     """Accuracy, F1 of class 1, or the Matthews correlation (GLUE's metric of CoLA); not a number for no examples.
 
     F1 without a true positive, and the correlation of labels or predictions that are all the same, are zero.
@@ -38,7 +38,7 @@ def score(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: st
     return float(_of_counts(_counts(y, predictions, np.arange(len(y))[None]), metric)[0]) if len(y) else float("nan")
 
 
-def scored(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: str) -> Score:
+def scored(y: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], metric: str) -> Score:
     """A score with its 95% interval; the bootstrap draws 1000 resamples with seed 0."""
     from scipy.stats import binomtest
 
@@ -53,7 +53,7 @@ def scored(y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], metric: s
 
 
 def _counts(
-    y: Int[np.ndarray, "n"], predictions: Int[np.ndarray, "n"], draws: Int[np.ndarray, "r n"]
+    y: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], draws: Int[np.ndarray, "r n"]
 ) -> Float[np.ndarray, "r k k"]:
     """The confusion matrix of each draw of examples, rows labels, columns predictions."""
     k = int(max(y.max(), predictions.max(), 1)) + 1
@@ -61,7 +61,7 @@ def _counts(
     return np.bincount(cells.ravel(), minlength=len(draws) * k * k).reshape(-1, k, k).astype(float)
 
 
-def _of_counts(counts: Float[np.ndarray, "r k k"], metric: str) -> Float[np.ndarray, "r"]:
+def _of_counts(counts: Float[np.ndarray, "r k k"], metric: str) -> Float[np.ndarray, " r"]:
     """The metric of each confusion matrix; scikit-learn's formulas, for all resamples at once."""
     n, right = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2)
     labels, predictions = counts.sum(2), counts.sum(1)  # (r, k)
@@ -75,7 +75,7 @@ def _of_counts(counts: Float[np.ndarray, "r k k"], metric: str) -> Float[np.ndar
     return np.divide(top, bottom, out=np.zeros_like(n), where=bottom > 0)
 
 
-def best_threshold(f: Float[np.ndarray, "n 1"], y: Int[np.ndarray, "n"], metric: str) -> float:
+def best_threshold(f: Float[np.ndarray, "n 1"], y: Int[np.ndarray, " n"], metric: str) -> float:
     """The threshold on a difference output that scores best; between two outputs, the middle one of equal choices."""
     values = np.unique(f[:, 0])
     places = np.concatenate([[values[0] - 1], (values[1:] + values[:-1]) / 2, [values[-1] + 1]])
@@ -84,6 +84,6 @@ def best_threshold(f: Float[np.ndarray, "n 1"], y: Int[np.ndarray, "n"], metric:
     return float(places[best[len(best) // 2]])
 
 
-def majority(y: Int[np.ndarray, "m"]) -> Int[np.ndarray, "m"]:
+def majority(y: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
     """The most frequent class of the test examples, m times: few-shot training data are balanced and cannot name it."""
     return np.full(len(y), np.bincount(y).argmax())

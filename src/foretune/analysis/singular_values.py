@@ -27,21 +27,21 @@ class SingularValues:
         values: singular values, descending.
     """
 
-    values: Float64[np.ndarray, "k"]
+    values: Float64[np.ndarray, " k"]
 
     @property
-    def ranks(self) -> Float64[np.ndarray, "k"]:
+    def ranks(self) -> Float64[np.ndarray, " k"]:
         """1 to k, for the horizontal axis."""
         return np.arange(1.0, len(self.values) + 1)
 
     @property
-    def shares(self) -> Float64[np.ndarray, "k"]:
+    def shares(self) -> Float64[np.ndarray, " k"]:
         """Each value's share of their sum; zeros for a zero kernel."""
         total = self.values.sum()
         return self.values / total if total else np.zeros_like(self.values)
 
     @property
-    def cumulative(self) -> Float64[np.ndarray, "k"]:
+    def cumulative(self) -> Float64[np.ndarray, " k"]:
         """The share of the largest 1, 2, ... values."""
         return np.cumsum(self.shares)
 

@@ -25,7 +25,7 @@ class Spectrum:
         vectors: eigenvectors as columns, (k, k).
     """
 
-    values: Float64[np.ndarray, "k"]
+    values: Float64[np.ndarray, " k"]
     vectors: Float64[np.ndarray, "k k"]
 
     @property
@@ -57,7 +57,7 @@ class Spectrum:
         """kappa(K + sigma I); infinite for a singular matrix."""
         return (self.largest + sigma) / (self.smallest + sigma) if self.smallest + sigma else float("inf")
 
-    def ridge_risk(self, y: Float64[np.ndarray, "k"], sigma: float) -> float:
+    def ridge_risk(self, y: Float64[np.ndarray, " k"], sigma: float) -> float:
         """Sigma y^T (K + sigma I)^-1 y: what ridge regression of strength sigma leaves of ||y||^2 (Afzal et al., eq. 6).
 
         Raises:

@@ -23,7 +23,7 @@ from foretune.shapes import Float64, Int
 _RATIOS = np.linspace(-30.0, 20.0, 101)  # log of alpha / beta over the largest eigenvalue of F F'
 
 
-def log_evidence(features: Float64[np.ndarray, "n i"], y: Int[np.ndarray, "m"]) -> float:
+def log_evidence(features: Float64[np.ndarray, "n i"], y: Int[np.ndarray, " m"]) -> float:
     r"""LogME (You et al. 2021, *LogME: Practical Assessment of Pre-trained Models*), nats an example; larger is better.
 
     A linear model `t = F w + noise`, w ~ N(0, I / alpha), noise ~ N(0, 1 / beta), for the 0/1 targets t of each class; the
@@ -47,7 +47,7 @@ def log_evidence(features: Float64[np.ndarray, "n i"], y: Int[np.ndarray, "m"]) 
     return float(np.mean([_best_evidence(eigen, (vectors.T @ (y == k)) ** 2) for k in classes]))
 
 
-def _best_evidence(eigen: Float64[np.ndarray, "n"], shares: Float64[np.ndarray, "n"]) -> float:
+def _best_evidence(eigen: Float64[np.ndarray, " n"], shares: Float64[np.ndarray, " n"]) -> float:
     """The largest log evidence over n of one target, over ratios in units of the largest eigenvalue."""
     n = len(eigen)
 
@@ -61,7 +61,7 @@ def _best_evidence(eigen: Float64[np.ndarray, "n"], shares: Float64[np.ndarray, 
     return -min(float(found.fun), cost(_RATIOS[start]))
 
 
-def leep(probabilities: Float64[np.ndarray, "n z"], y: Int[np.ndarray, "m"]) -> float:
+def leep(probabilities: Float64[np.ndarray, "n z"], y: Int[np.ndarray, " m"]) -> float:
     """LEEP (Nguyen et al. 2020, *LEEP: A New Measure to Evaluate Transferability*), nats an example, at most 0.
 
     Args:
@@ -83,7 +83,7 @@ def leep(probabilities: Float64[np.ndarray, "n z"], y: Int[np.ndarray, "m"]) -> 
     return float(np.log(expected).mean())
 
 
-def negative_conditional_entropy(z: Int[np.ndarray, "n"], y: Int[np.ndarray, "m"]) -> float:
+def negative_conditional_entropy(z: Int[np.ndarray, " n"], y: Int[np.ndarray, " m"]) -> float:
     """NCE (Tran et al. 2019, *Transferability and Hardness of Supervised Classification Tasks*), `-H(Y | Z)` in nats.
 
     Args:
@@ -125,7 +125,7 @@ def kernel_target_alignment(kernel: Float64[np.ndarray, "n c n c"], targets: Flo
     return float(t @ centred.reshape(n * c, n * c) @ t) / (norm * scale) if scale else 0.0
 
 
-def _classes(rows: np.ndarray, y: Int[np.ndarray, "m"]) -> Int[np.ndarray, "k"]:
+def _classes(rows: np.ndarray, y: Int[np.ndarray, " m"]) -> Int[np.ndarray, " k"]:
     """The classes that occur.
 
     Raises:

@@ -38,7 +38,7 @@ def analog_solution(
     formula: Formula,
     kernels: Sequence[Float64[np.ndarray, "n c e c"]],
     f0: Float64[np.ndarray, "e c"],
-    y: Int[np.ndarray, "e"],
+    y: Int[np.ndarray, " e"],
     validation: int,
     metric: str,
 ) -> Solution:

@@ -64,7 +64,7 @@ def _body_of(kernel: BlockKernel) -> Float64[np.ndarray, "n c m d"]:
 
 
 def change_of_features(
-    before: Outputs, after: Outputs, rows: Rows, y: Int[np.ndarray, "n"], batch: int = 8
+    before: Outputs, after: Outputs, rows: Rows, y: Int[np.ndarray, " n"], batch: int = 8
 ) -> features.FeatureChange:
     """How features changed in fine-tuning (Tomihari and Sato 2024, feature table). See `analysis.features`.
 
@@ -85,7 +85,7 @@ def change_of_features(
     return features.feature_change(start, end, y)
 
 
-def head_row_norms(outputs: Outputs) -> Float64[np.ndarray, "k"]:
+def head_row_norms(outputs: Outputs) -> Float64[np.ndarray, " k"]:
     """The norm of the head's row of each class; see `analysis.classifier.norm_of_rows` for Norm(C).
 
     Raises:
@@ -94,7 +94,9 @@ def head_row_norms(outputs: Outputs) -> Float64[np.ndarray, "k"]:
     return classifier.row_norms(_head_parameters(outputs)[0])
 
 
-def head_norm_slopes(outputs: Outputs, rows: Rows, y: Int[np.ndarray, "n"], batch: int = 8) -> Float64[np.ndarray, "k"]:
+def head_norm_slopes(
+    outputs: Outputs, rows: Rows, y: Int[np.ndarray, " n"], batch: int = 8
+) -> Float64[np.ndarray, " k"]:
     """dL / d||v_k|| of the summed cross-entropy; negative where training makes the row longer.
 
     Args and errors as in `analysis.classifier.norm_slopes`; the outputs are `HeadLogits`.
@@ -103,7 +105,7 @@ def head_norm_slopes(outputs: Outputs, rows: Rows, y: Int[np.ndarray, "n"], batc
     return classifier.norm_slopes(outputs_and_features(outputs, rows, batch).features, weight, bias, y)
 
 
-def _head_parameters(outputs: Outputs) -> tuple[Float64[np.ndarray, "k i"], Float64[np.ndarray, "k"]]:
+def _head_parameters(outputs: Outputs) -> tuple[Float64[np.ndarray, "k i"], Float64[np.ndarray, " k"]]:
     found = dict(outputs.module.named_parameters())
     if not set(HEAD) <= set(found):
         raise UsageError(f"{type(outputs).__name__} has no classification head. Use ft.HeadLogits.")

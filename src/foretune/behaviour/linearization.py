@@ -43,7 +43,7 @@ class Linearization:
     change: ParameterChange
 
     @property
-    def gap(self) -> Float64[np.ndarray, "n"]:
+    def gap(self) -> Float64[np.ndarray, " n"]:
         """||f - f_lin|| of each example, over its outputs."""
         return np.linalg.norm(self.tuned - self.linear, axis=1)
 
@@ -53,7 +53,7 @@ class Linearization:
         moved = float(np.linalg.norm(self.tuned - self.pretrained))
         return float(np.linalg.norm(self.gap)) / moved if moved else float("nan")
 
-    def test(self, y: Int[np.ndarray, "n"], metric: str = "accuracy") -> LinearizationTest:
+    def test(self, y: Int[np.ndarray, " n"], metric: str = "accuracy") -> LinearizationTest:
         """The three models' scores (Appendix B.2, Figure 2).
 
         Args:

@@ -133,7 +133,7 @@ class LabelledRows:
     """Some examples and their class numbers."""
 
     rows: list[Example]
-    y: Int[np.ndarray, "n"]
+    y: Int[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)

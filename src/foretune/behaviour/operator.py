@@ -44,7 +44,7 @@ class KernelOperator(LinearOperator):
         super().__init__(np.dtype(np.float64), (size, size))
         self.outputs, self.parameters, self.parts = outputs, parameters, parts
 
-    def _matvec(self, vector: np.ndarray) -> Float64[np.ndarray, "k"]:
+    def _matvec(self, vector: np.ndarray) -> Float64[np.ndarray, " k"]:
         """K v, one vector after another where there are several."""
         v = np.asarray(vector, dtype=np.float64).reshape(-1, self.outputs.n_outputs)  # (n, c)
         found = np.empty_like(v)

@@ -49,7 +49,7 @@ class Gap:
     """
 
     relative: float
-    by_example: Float64[np.ndarray, "n"]
+    by_example: Float64[np.ndarray, " n"]
     pretrained: Float64[np.ndarray, "n c"]
     linear: Float64[np.ndarray, "n c"]
     tuned: Float64[np.ndarray, "n c"]
@@ -67,11 +67,11 @@ class LipschitzOnTheWay:
         gap_bounds: bound on the gap of each example that they give.
     """
 
-    radii: Float64[np.ndarray, "r"]
-    average: Float64[np.ndarray, "r"]
-    largest: Float64[np.ndarray, "r"]
+    radii: Float64[np.ndarray, " r"]
+    average: Float64[np.ndarray, " r"]
+    largest: Float64[np.ndarray, " r"]
     values: Float64[np.ndarray, "r k n"]
-    gap_bounds: Float64[np.ndarray, "n"]
+    gap_bounds: Float64[np.ndarray, " n"]
 
 
 @dataclass(frozen=True)

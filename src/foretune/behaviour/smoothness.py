@@ -48,20 +48,20 @@ class LocalLipschitz:
         values: the constant at each radius, along each direction, of each example.
     """
 
-    radii: Float64[np.ndarray, "r"]
+    radii: Float64[np.ndarray, " r"]
     values: Float64[np.ndarray, "r k n"]
 
     @property
-    def average(self) -> Float64[np.ndarray, "r"]:
+    def average(self) -> Float64[np.ndarray, " r"]:
         """The mean over directions and examples, by radius."""
         return self.values.mean((1, 2))
 
     @property
-    def largest(self) -> Float64[np.ndarray, "r"]:
+    def largest(self) -> Float64[np.ndarray, " r"]:
         """The maximum over directions and examples, by radius."""
         return self.values.max((1, 2))
 
-    def gap_bounds(self, distance: float) -> Float64[np.ndarray, "n"]:
+    def gap_bounds(self, distance: float) -> Float64[np.ndarray, " n"]:
         """L(x) / 2 distance^2 of each example, with the largest constant over directions and all radii up to there.
 
         Args:

@@ -55,7 +55,7 @@ def greedy_candidates(
 
 def greedy_path(
     kernels: Mapping[str, Float64[np.ndarray, "k k"]],
-    y: Float64[np.ndarray, "k"],
+    y: Float64[np.ndarray, " k"],
     costs: Mapping[str, int],
     effort: Effort,
     start: Float64[np.ndarray, "k k"] | None = None,
@@ -96,7 +96,7 @@ def _small_kernels(
     }
 
 
-def _small_targets(inputs: Inputs, effort: Effort) -> Float64[np.ndarray, "k"]:
+def _small_targets(inputs: Inputs, effort: Effort) -> Float64[np.ndarray, " k"]:
     c = inputs.f0.shape[1]
     return targets(inputs.y[: _examples(inputs.n_train, c, effort)], c).reshape(-1)
 

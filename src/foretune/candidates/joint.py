@@ -24,6 +24,6 @@ def train_spectrum(joint: Float64[np.ndarray, "n c e c"]) -> Spectrum:
     return spectrum(joint[:, :, :n].reshape(n * c, n * c))
 
 
-def train_targets(inputs: Inputs) -> Float64[np.ndarray, "k"]:
+def train_targets(inputs: Inputs) -> Float64[np.ndarray, " k"]:
     """Targets of the training examples, example i's output a at `i * c + a`."""
     return targets(inputs.y[: inputs.n_train], inputs.f0.shape[1]).reshape(-1)

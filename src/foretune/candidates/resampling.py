@@ -66,7 +66,7 @@ def _compared(ranked: Sequence[ScoredCandidate], effort: Effort, *, distinct: bo
     return sorted({*kept, *probing, losses.index(min(losses))})
 
 
-def resamples(inputs: Inputs, effort: Effort) -> list[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]]:
+def resamples(inputs: Inputs, effort: Effort) -> list[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " v"]]]:
     """Places of training and of validation examples, drawn with replacement within each label."""
     generator = np.random.default_rng(effort.seed)
     n, v = inputs.n_train, inputs.n_validation
@@ -82,8 +82,8 @@ def resamples(inputs: Inputs, effort: Effort) -> list[tuple[Int[np.ndarray, "n"]
 
 
 def resampled_losses(
-    space: FunctionSpace, draws: Sequence[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]], effort: Effort
-) -> Float64[np.ndarray, "s"]:
+    space: FunctionSpace, draws: Sequence[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " v"]]], effort: Effort
+) -> Float64[np.ndarray, " s"]:
     """The simulated validation loss of a candidate on each resample."""
     start, losses = GradientDescent(1.0), []
     for train, validation in draws:
@@ -101,8 +101,8 @@ def resampled_losses(
 def resampled_label_errors(
     tangent: Float64[np.ndarray, "n c e c"],
     inputs: Inputs,
-    draws: Sequence[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "v"]]],
-) -> Float64[np.ndarray, "s"]:
+    draws: Sequence[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " v"]]],
+) -> Float64[np.ndarray, " s"]:
     """The label error of a candidate on each resample."""
     errors = []
     for train, validation in draws:
@@ -112,10 +112,10 @@ def resampled_label_errors(
 
 
 def _spread(
-    values: Float64[np.ndarray, "s"],
-    best: Float64[np.ndarray, "s"],
-    losses: Float64[np.ndarray, "s"],
-    probing: Float64[np.ndarray, "s"] | None,
+    values: Float64[np.ndarray, " s"],
+    best: Float64[np.ndarray, " s"],
+    losses: Float64[np.ndarray, " s"],
+    probing: Float64[np.ndarray, " s"] | None,
 ) -> Spread:
     low, high = np.quantile(values, _LEVELS)
     behind_low, behind_high = np.quantile(values - best, _LEVELS)

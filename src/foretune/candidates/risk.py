@@ -18,7 +18,7 @@ RELATIVE_SIGMA = 0.01
 """Ridge strength over lambda_max: of the whole model for condition numbers of parts, else of the kernel itself."""
 
 
-def relative_risk(eigen: Spectrum, y: Float64[np.ndarray, "k"]) -> Bracket:
+def relative_risk(eigen: Spectrum, y: Float64[np.ndarray, " k"]) -> Bracket:
     """The ridge risk over ||y||^2 with the kernel's own sigma, and its bounds (Afzal et al. 2024, eq. 6).
 
     Args:

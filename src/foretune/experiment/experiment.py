@@ -121,7 +121,7 @@ class Experiment:
         others = {**self.description, "y": y, "kernels": {}, "about": {}, "foretune": version("foretune")}
         return replace(self, folder=place.claimed(self.identity, others))
 
-    def labels(self, part: str) -> Int[np.ndarray, "n"]:
+    def labels(self, part: str) -> Int[np.ndarray, " n"]:
         """The class numbers of `train`, `validation` or `test`."""
         return np.array(self.task.targets(getattr(self.split, part)), dtype=int)
 

@@ -40,7 +40,7 @@ class Inputs:
         head: of a classification head `probed`, or `drawn` at random; empty where words answer.
     """
 
-    y: Int[np.ndarray, "e"]
+    y: Int[np.ndarray, " e"]
     f0: Float64[np.ndarray, "e c"]
     features: Float64[np.ndarray, "e i"]
     n_train: int

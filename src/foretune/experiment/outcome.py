@@ -74,7 +74,7 @@ class Outcome:
     points: tuple[PointCurve, ...] = ()
 
 
-def outcome_of(search: GridResult, y: Int[np.ndarray, "m"]) -> Outcome:
+def outcome_of(search: GridResult, y: Int[np.ndarray, " m"]) -> Outcome:
     """What a finished grid reached.
 
     Args:

@@ -49,7 +49,7 @@ class Record:
     task: Mapping[str, Any]
     outputs: Mapping[str, Any]
     sizes: Mapping[str, int]
-    y: Int[np.ndarray, "e"]
+    y: Int[np.ndarray, " e"]
     f0: Float64[np.ndarray, "e c"]
     kernels: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)

@@ -22,7 +22,7 @@ class Loss:
 
     name: ClassVar[str] = ""
 
-    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """The mean loss of the examples, whose classes are `y`."""
         raise NotImplementedError
 
@@ -33,7 +33,7 @@ class CrossEntropy(Loss):
 
     name: ClassVar[str] = "cross-entropy"
 
-    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """The mean loss of the examples, whose classes are `y`."""
         import torch
         from torch import nn
@@ -48,7 +48,7 @@ class SquaredLoss(Loss):
 
     name: ClassVar[str] = "squared"
 
-    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, "n"]) -> Float[Tensor, ""]:
+    def mean(self, logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """The mean loss of the examples, whose classes are `y`."""
         import torch
 

@@ -80,7 +80,7 @@ class Run:
         return sum(tensor.numel() for tensor in self.parameters_after.values())
 
     @property
-    def predictions(self) -> Int[np.ndarray, "m"]:
+    def predictions(self) -> Int[np.ndarray, " m"]:
         """The predicted classes of the test examples."""
         return predicted_classes(self.test_logits)
 

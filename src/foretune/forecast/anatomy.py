@@ -49,12 +49,12 @@ class Anatomy:
         places: each module of each layer.
     """
 
-    spectrum: Float64[np.ndarray, "k"]
-    chosen_spectrum: Float64[np.ndarray, "k"]
+    spectrum: Float64[np.ndarray, " k"]
+    chosen_spectrum: Float64[np.ndarray, " k"]
     places: tuple[ModuleShare, ...]
 
 
-def anatomy(pool: Pool, chosen: Candidate, spectrum: Float64[np.ndarray, "k"]) -> Anatomy:
+def anatomy(pool: Pool, chosen: Candidate, spectrum: Float64[np.ndarray, " k"]) -> Anatomy:
     """What the kernel of full tuning is made of.
 
     Args:

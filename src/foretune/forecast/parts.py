@@ -49,7 +49,7 @@ class Part:
 
 def whole_and_parts(
     inputs: Inputs, kernel: BlockKernel
-) -> tuple[Part, tuple[Part, ...], float, Float64[np.ndarray, "k"]]:
+) -> tuple[Part, tuple[Part, ...], float, Float64[np.ndarray, " k"]]:
     """The whole model, its layers and module types, the sigma of the condition numbers, and the whole model's spectrum."""
     place = {name: number for number, name in enumerate(kernel.names)}
     alive = [name for name in kernel.names if kernel.array[place[name]].any()]

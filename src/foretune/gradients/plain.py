@@ -17,7 +17,7 @@ from foretune.shapes import Float
 def visit_gradients(
     outputs: Outputs,
     parameters: Mapping[str, Tensor],
-    weighted: Sequence[tuple[Encoded, Float[Tensor, "c"]]],
+    weighted: Sequence[tuple[Encoded, Float[Tensor, " c"]]],
     visit: Callable[[str, Tensor], None],
 ) -> None:
     """Run one backward pass of `sum_k <v_k, f(x_k)>`, each example by itself, unpadded.

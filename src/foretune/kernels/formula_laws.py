@@ -51,7 +51,7 @@ def formula_errors(
     name: str,
     gradient: Tensor,
     tile: Tile,
-    weights: Float64[Tensor, "k"],
+    weights: Float64[Tensor, " k"],
     blocks: Mapping[Formula, Sequence[str]],
 ) -> Iterator[tuple[Formula, float]]:
     """How far each formula is off on one block, as a share of what it should be.
@@ -92,7 +92,7 @@ def _share(found: Tensor, expected: Tensor) -> float:
 
 
 def _lora_error(
-    formula: LoRA, name: str, entries: Float64[Tensor, "e o i"], alone: Tile, weights: Float64[Tensor, "k"]
+    formula: LoRA, name: str, entries: Float64[Tensor, "e o i"], alone: Tile, weights: Float64[Tensor, " k"]
 ) -> float:
     a = torch.from_numpy(formula.matrix(name, entries.shape[-1])).to(entries.device)  # (r, i)
     expected = formula.scaling**2 * (entries @ a.T).square().sum()
@@ -101,7 +101,7 @@ def _lora_error(
 
 
 def _sign_error(
-    formula: SignFormula, name: str, entries: Float64[Tensor, "e o i"], alone: Tile, weights: Float64[Tensor, "k"]
+    formula: SignFormula, name: str, entries: Float64[Tensor, "e o i"], alone: Tile, weights: Float64[Tensor, " k"]
 ) -> float:
     """The larger of the errors of the formed gradients and of the kernel that their signs make."""
     side, space = side_of(name, alone), Workspace(entries.new_empty(0))

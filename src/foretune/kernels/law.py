@@ -132,7 +132,7 @@ def _hold(source: GradientSource, blocks: Mapping[Formula, Sequence[str]], captu
 
 
 def _allowed(
-    name: str, kernel: Float64[Tensor, "k k"], weights: Float64[Tensor, "k"], tile: Tile, tolerance: Tolerance
+    name: str, kernel: Float64[Tensor, "k k"], weights: Float64[Tensor, " k"], tile: Tile, tolerance: Tolerance
 ) -> float:
     """How far rounding can take a block's number from the truth."""
     own = (weights.abs() @ kernel.diagonal().clamp(min=0).sqrt()).item() ** 2

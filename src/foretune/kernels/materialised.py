@@ -34,7 +34,7 @@ class MaterialisedPart:
 
     count: int
     factor: Factor | None
-    scale: Float[Tensor, "k"] | None = None
+    scale: Float[Tensor, " k"] | None = None
 
 
 Side = Sequence[MaterialisedPart]
@@ -175,7 +175,7 @@ def _slice_gradients(
 
 
 def _row_gradients(
-    ids: Int[Tensor, "k"], start: int, end: int, factor: RowFactor, scale: Tensor | None, into: Float[Tensor, "nc p"]
+    ids: Int[Tensor, " k"], start: int, end: int, factor: RowFactor, scale: Tensor | None, into: Float[Tensor, "nc p"]
 ) -> None:
     """The gradient's rows `ids` (sorted) for each example and output; repeated tokens of an example add up."""
     n, c, t, o = factor.values.shape
@@ -195,7 +195,7 @@ def _groups(sides: Sequence[Side]) -> list[int]:
     return sorted(set.intersection(*used))
 
 
-def _common_ids(sides: Sequence[Side]) -> Int[Tensor, "k"]:
+def _common_ids(sides: Sequence[Side]) -> Int[Tensor, " k"]:
     """The row numbers that every side touches, sorted; no other row adds to the kernel."""
     ids, *others = [
         torch.unique(torch.cat([part.factor.ids.reshape(-1) for part in side if isinstance(part.factor, RowFactor)]))

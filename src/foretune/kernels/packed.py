@@ -45,12 +45,12 @@ class PackedLayout:
         return tuple(accumulate(lengths, initial=0))
 
     @cached_property
-    def tokens(self) -> tuple[Int[Tensor, "_"], ...]:
+    def tokens(self) -> tuple[Int[Tensor, " _"], ...]:
         """For each batch that uses the block, the places of its tokens in (n, t)."""
         return tuple(alive.reshape(-1).nonzero()[:, 0] for alive in self.alive if alive is not None)
 
     @cached_property
-    def lengths(self) -> Int[Tensor, "n"]:
+    def lengths(self) -> Int[Tensor, " n"]:
         """Tokens of each example."""
         device = next((alive.device for alive in self.alive if alive is not None), None)
         return torch.tensor(self.ends, device=device).diff()
@@ -70,7 +70,7 @@ class Packed:
 
     x: Float[Tensor, "k i"]
     g: Float[Tensor, "c k o"]
-    group: Int[Tensor, "k"] | None
+    group: Int[Tensor, " k"] | None
     layout: PackedLayout
     inputs: int
 
@@ -121,7 +121,7 @@ class Packer:
 
 
 def _gather(
-    parts: Sequence[Float[Tensor, "... f"]], places: Sequence[Int[Tensor, "_"]], into: Float[Tensor, "k f"]
+    parts: Sequence[Float[Tensor, "... f"]], places: Sequence[Int[Tensor, " _"]], into: Float[Tensor, "k f"]
 ) -> None:
     """The wanted rows of all parts, below each other."""
     start = 0

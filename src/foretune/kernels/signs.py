@@ -215,7 +215,7 @@ def _kernels(
         yield formula, kernels[formula]
 
 
-def units_of(name: str, tile: Tile, threshold: float) -> Float[Tensor, "nc"]:
+def units_of(name: str, tile: Tile, threshold: float) -> Float[Tensor, " nc"]:
     """Below what each example's and output's entries count as zero; one where nothing is dropped."""
     if threshold == 0:
         return torch.ones_like(torch.cat([batch.outputs.reshape(-1) for batch in tile]))
@@ -236,7 +236,7 @@ def uncancelled_size(batch: FactorBatch, name: str) -> Float[Tensor, "n c"]:
     return sums / math.sqrt(factor.features * factor.x.shape[-1])
 
 
-def _over(side: Side, units: Float[Tensor, "nc"]) -> Side:
+def _over(side: Side, units: Float[Tensor, " nc"]) -> Side:
     """The same block with each gradient divided by its unit; zero where the unit is zero."""
     inverse = torch.where(units > torch.finfo(units.dtype).tiny, 1 / units, 0)
     parts = inverse.split([part.count for part in side])
@@ -244,7 +244,7 @@ def _over(side: Side, units: Float[Tensor, "nc"]) -> Side:
 
 
 def signs_of(
-    chunk: Float[Tensor, "k p"], into: Float[Tensor, "..."], units: Float[Tensor, "k"], eps: float, threshold: float
+    chunk: Float[Tensor, "k p"], into: Float[Tensor, "..."], units: Float[Tensor, " k"], eps: float, threshold: float
 ) -> Float[Tensor, "k p"]:
     """The signs of a chunk of `dW / unit`; entries below one count as zero."""
     found = into.view_as(chunk)

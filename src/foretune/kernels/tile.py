@@ -44,7 +44,7 @@ class Workspace:
         self.like = like
         self.buffers: dict[str, Tensor] = {}
 
-    def take(self, name: str, size: int) -> Float[Tensor, "size"]:
+    def take(self, name: str, size: int) -> Float[Tensor, " size"]:
         """The first `size` entries of a buffer, whatever they hold."""
         if name not in self.buffers or len(self.buffers[name]) < size:
             self.buffers[name] = self.like.new_empty(size)

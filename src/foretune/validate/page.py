@@ -137,7 +137,7 @@ def _gain_table(cells: Sequence[Measured], limits: Mapping[str, Mapping[str, Cei
     return Table(header, tuple(rows), caption)
 
 
-def _gains(cells: Sequence[Measured], task: str, measure: Measure) -> tuple[float, Float64[np.ndarray, "k"]]:
+def _gains(cells: Sequence[Measured], task: str, measure: Measure) -> tuple[float, Float64[np.ndarray, " k"]]:
     """The start, and every candidate's mean gain over it, in the measure's unit."""
     chosen = [cells[place] for place in places_of(cells, task)]
     starts = [-cell.start_loss if measure is LOSS else cell.start_score for cell in chosen]

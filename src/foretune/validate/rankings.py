@@ -30,7 +30,7 @@ class Measure:
     name: str
     unit: str
     scale: float
-    of: Callable[[Measured], Float64[np.ndarray, "k"]]
+    of: Callable[[Measured], Float64[np.ndarray, " k"]]
 
 
 LOSS = Measure("test loss", "nats", 1.0, lambda cell: -cell.losses)
@@ -92,7 +92,7 @@ def ranking_of(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Me
     )
 
 
-def _finite_mean(values: Float64[np.ndarray, "s"]) -> float:
+def _finite_mean(values: Float64[np.ndarray, " s"]) -> float:
     """The mean of the numbers among the values; a score that is the same for all candidates of a seed has none there."""
     kept = values[np.isfinite(values)]
     return float(kept.mean()) if len(kept) else float("nan")

@@ -113,17 +113,17 @@ class Measured:
     warm_up_seconds: Mapping[int, float] = field(default_factory=dict)
 
     @property
-    def losses(self) -> Float64[np.ndarray, "k"]:
+    def losses(self) -> Float64[np.ndarray, " k"]:
         """Test losses; infinite where every run failed."""
         return np.array([outcome.test_loss if outcome.failure is None else np.inf for outcome in self.outcomes])
 
     @property
-    def validation_losses(self) -> Float64[np.ndarray, "k"]:
+    def validation_losses(self) -> Float64[np.ndarray, " k"]:
         """Lowest validation losses with the sign turned, as scores are; where every run failed, the worst."""
         return np.array([-o.validation_loss if o.failure is None else -np.inf for o in self.outcomes])
 
     @property
-    def test_scores(self) -> Float64[np.ndarray, "k"]:
+    def test_scores(self) -> Float64[np.ndarray, " k"]:
         """Test scores; zero where every run failed."""
         return np.array([outcome.test_score if outcome.failure is None else 0.0 for outcome in self.outcomes])
 

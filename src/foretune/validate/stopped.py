@@ -70,7 +70,7 @@ def stopped_runs(cells: Sequence[Measured]) -> list[Stopped]:
     return found
 
 
-def lowest_so_far(outcomes: Sequence[Outcome], share: Fraction) -> Float64[np.ndarray, "k"]:
+def lowest_so_far(outcomes: Sequence[Outcome], share: Fraction) -> Float64[np.ndarray, " k"]:
     """s_q of every candidate; minus infinity where every run failed.
 
     Args:

@@ -56,7 +56,7 @@ def closed_form_curves(space: FunctionSpace, descent: Descent, steps: Sequence[i
     return record.curves(a, f)[0]
 
 
-def _geometric_sum(decay: Float64[np.ndarray, "k"], terms: int) -> Float64[np.ndarray, "k"]:
+def _geometric_sum(decay: Float64[np.ndarray, " k"], terms: int) -> Float64[np.ndarray, " k"]:
     """sum_{s < terms} (1 - decay)^s."""
     slow = decay < 0.5
     small = np.where(slow, decay, 0.25)

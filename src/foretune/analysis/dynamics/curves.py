@@ -30,12 +30,12 @@ class Curves:
     """
 
     learning_rate: float
-    steps: Int[np.ndarray, "t"]
-    train_loss: Float64[np.ndarray, "t"]
-    validation_loss: Float64[np.ndarray, "t"]
-    validation_score: Float64[np.ndarray, "t"]
-    test_loss: Float64[np.ndarray, "t"]
-    test_score: Float64[np.ndarray, "t"]
+    steps: Int[np.ndarray, " t"]
+    train_loss: Float64[np.ndarray, " t"]
+    validation_loss: Float64[np.ndarray, " t"]
+    validation_score: Float64[np.ndarray, " t"]
+    test_loss: Float64[np.ndarray, " t"]
+    test_score: Float64[np.ndarray, " t"]
     diverged: bool
     coefficients: Float64[np.ndarray, "n c"] = field(repr=False)
     outputs: Float64[np.ndarray, "r c"] = field(repr=False)
@@ -49,7 +49,7 @@ class CurveRecorder:
         rates: their learning rates.
     """
 
-    def __init__(self, space: FunctionSpace, rates: Float64[np.ndarray, "l"]) -> None:
+    def __init__(self, space: FunctionSpace, rates: Float64[np.ndarray, " l"]) -> None:
         self.space, self.rates = space, rates
         self.matrix, self.targets = space.matrix, space.targets
         stop = space.n + space.n_validation
@@ -94,13 +94,13 @@ class CurveRecorder:
             for run, rate in enumerate(self.rates)
         )
 
-    def _scores(self, f: Float64[np.ndarray, "l p c"], y: Int[np.ndarray, "p"]) -> Float64[np.ndarray, "l"]:
+    def _scores(self, f: Float64[np.ndarray, "l p c"], y: Int[np.ndarray, " p"]) -> Float64[np.ndarray, " l"]:
         predictions = predicted_classes(f.reshape(-1, f.shape[-1])).reshape(f.shape[:2])
         if self.space.metric == "accuracy" and len(y):  # all runs at once: scikit-learn's costs more than the steps
             return (predictions == y).mean(1)
         return np.array([score(y, of_run, self.space.metric) for of_run in predictions])
 
 
-def _means(values: Float64[np.ndarray, "l p"]) -> Float64[np.ndarray, "l"]:
+def _means(values: Float64[np.ndarray, "l p"]) -> Float64[np.ndarray, " l"]:
     """Means over examples, not a number for none."""
     return values.mean(1) if values.shape[1] else np.full(len(values), np.nan)

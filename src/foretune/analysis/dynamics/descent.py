@@ -74,7 +74,7 @@ class SignDescent(Descent):
         return np.sign(chi, out=chi)
 
 
-def drawn_batches(n: int, descent: Descent) -> Iterator[Int[np.ndarray, "_"]]:
+def drawn_batches(n: int, descent: Descent) -> Iterator[Int[np.ndarray, " _"]]:
     """The training examples of each step, without end: every epoch in a new order, its last batch what is left."""
     size = min(descent.batch or n, n)
     generator = np.random.default_rng(descent.seed)

@@ -112,7 +112,7 @@ def stability_edge(space: FunctionSpace, descent: Descent, steps: int = 200, ris
 
 
 def _edge(
-    space: FunctionSpace, descent: Descent, steps: int, rise: float, rates: Float64[np.ndarray, "l"]
+    space: FunctionSpace, descent: Descent, steps: int, rise: float, rates: Float64[np.ndarray, " l"]
 ) -> tuple[float, float]:
     """The last of ascending rates before the first unstable one, and that one."""
     runs = curves(space, descent, steps, max(1, steps // 50), list(rates))

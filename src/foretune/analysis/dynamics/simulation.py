@@ -31,7 +31,7 @@ def curves(
     steps: int,
     every: int = 10,
     rates: Sequence[float] | None = None,
-    batches: Sequence[Int[np.ndarray, "_"]] | None = None,
+    batches: Sequence[Int[np.ndarray, " _"]] | None = None,
 ) -> tuple[Curves, ...]:
     """Training curves in the linear regime, one run a learning rate, all over the same batches.
 
@@ -65,7 +65,7 @@ def curves(
 class _Runs:
     """The coefficients of all runs, and one step of them."""
 
-    def __init__(self, space: FunctionSpace, descent: Descent, lr: Float64[np.ndarray, "l"]) -> None:
+    def __init__(self, space: FunctionSpace, descent: Descent, lr: Float64[np.ndarray, " l"]) -> None:
         n, c = space.n, space.f0.shape[1]
         self.descent, self.loss = descent, space.loss
         self.f0, self.targets = space.f0[:n].astype(np.float64), space.targets[:n]
@@ -75,7 +75,7 @@ class _Runs:
         self.rate = lr[:, None, None].copy()
         self.keep = 1 - self.rate * descent.proximal
 
-    def step(self, batch: Int[np.ndarray, "b"]) -> None:
+    def step(self, batch: Int[np.ndarray, " b"]) -> None:
         """One step of every run over the same training examples."""
         runs, n, c = self.a.shape
         if len(batch) == n:  # all examples, in whichever order
@@ -94,7 +94,7 @@ class _Runs:
         self.a[diverged], self.rate[diverged] = 0.0, 0.0
 
 
-def _given_batches(n: int, batches: Sequence[Int[np.ndarray, "_"]], steps: int) -> Iterator[Int[np.ndarray, "_"]]:
+def _given_batches(n: int, batches: Sequence[Int[np.ndarray, " _"]], steps: int) -> Iterator[Int[np.ndarray, " _"]]:
     if len(batches) < steps:
         raise UsageError(f"{len(batches)} batches for {steps} steps; expected one a step.")
     for number, batch in enumerate(batches):

@@ -32,7 +32,7 @@ class FunctionSpace:
 
     kernel: Float[np.ndarray, "r c n d"] = field(repr=False)
     f0: Float[np.ndarray, "s e"] = field(repr=False)
-    y: Int[np.ndarray, "q"] = field(repr=False)
+    y: Int[np.ndarray, " q"] = field(repr=False)
     loss: OutputLoss = field(default_factory=LogLoss)
     validation: int | None = None
     metric: str = "accuracy"

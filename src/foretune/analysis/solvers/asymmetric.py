@@ -56,10 +56,10 @@ class ShiftedDecomposition:
         left, values, right: U, S and V of that matrix.
     """
 
-    plain: Float64[np.ndarray, "k"]
+    plain: Float64[np.ndarray, " k"]
     matrix: Float64[np.ndarray, "k k"]
     left: Float64[np.ndarray, "k k"]
-    values: Float64[np.ndarray, "k"]
+    values: Float64[np.ndarray, " k"]
     right: Float64[np.ndarray, "k k"]
 
 

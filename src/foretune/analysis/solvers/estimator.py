@@ -136,7 +136,7 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
         """Accuracy."""
         return float(accuracy_score(y, self.predict(X, f0)))
 
-    def loss(self, f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> float:
+    def loss(self, f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> float:
         """The loss of outputs, by which equally good hyperparameters are told apart: here the mean squared error.
 
         Args:
@@ -180,7 +180,7 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
         if not 0 <= self.strength < np.inf:
             raise UsageError(f"strength is {self.strength}; expected zero or more, relative to the kernel's norm.")
 
-    def _targets(self, y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]:
+    def _targets(self, y: Int[np.ndarray, " n"], outputs: int) -> Float64[np.ndarray, "n c"]:
         return getattr(self, "target_scale", 1.0) * targets(y, outputs)
 
     def _offset(self, f0: np.ndarray | None, n: int) -> Float64[np.ndarray, "n c"]:

@@ -28,7 +28,7 @@ from foretune.shapes import Float64, Int
 
 
 def loss_and_derivative(
-    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]
+    f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " n"]
 ) -> tuple[float, Float64[np.ndarray, "n c"]]:
     """The mean cross-entropy in nats (logistic for one difference output), and its derivative with respect to f."""
     loss, wanted = LogLoss(), targets(y, f.shape[1])
@@ -66,7 +66,7 @@ class KernelLogistic(KernelSolver):
         self.tolerance = tolerance
         self.max_iter = max_iter
 
-    def loss(self, f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> float:
+    def loss(self, f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> float:
         """Mean cross-entropy in nats."""
         return loss_and_derivative(f, y)[0]
 

@@ -28,7 +28,7 @@ class Problem:
     """
 
     matrix: Float64[np.ndarray, "k k"]
-    y: Int[np.ndarray, "n"]
+    y: Int[np.ndarray, " n"]
     classes: np.ndarray
     outputs: int
     f0: Float64[np.ndarray, "n c"] | None

@@ -65,7 +65,7 @@ class KernelRidge(KernelSolver):
         self.condition_number_ = factors.condition_number(ridge)
         self.converged_ = True
 
-    def _inverse(self, eigen: Spectrum, ridge: float) -> Float64[np.ndarray, "k"]:
+    def _inverse(self, eigen: Spectrum, ridge: float) -> Float64[np.ndarray, " k"]:
         """1 / (lambda + ridge), zero for eigenvalues within rounding of zero when there is no ridge."""
         values = np.clip(eigen.values, 0, None)
         if ridge > 0:

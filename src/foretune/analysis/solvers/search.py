@@ -39,8 +39,8 @@ class JointData:
     evaluation: Float64[np.ndarray, "v c n c"]
     f0_train: Float64[np.ndarray, "n c"]
     f0_evaluation: Float64[np.ndarray, "v c"]
-    y_train: Int[np.ndarray, "n"]
-    y_evaluation: Int[np.ndarray, "v"]
+    y_train: Int[np.ndarray, " n"]
+    y_evaluation: Int[np.ndarray, " v"]
     validation: int
     metric: str = "accuracy"
     reversed: Float64[np.ndarray, "v c n c"] | None = None
@@ -63,7 +63,7 @@ class JointData:
 def joint_data(
     joint: Float64[np.ndarray, "n c e c"],
     f0: Float64[np.ndarray, "e c"],
-    y: Int[np.ndarray, "e"],
+    y: Int[np.ndarray, " e"],
     validation: int,
     metric: str = "accuracy",
     reversed: Float64[np.ndarray, "n c e c"] | None = None,
@@ -118,7 +118,7 @@ class Validation:
             )
         return [f[: data.validation] for f in evaluation]
 
-    def labels(self, data: JointData) -> Int[np.ndarray, "v"]:
+    def labels(self, data: JointData) -> Int[np.ndarray, " v"]:
         """Class numbers of the examples that choose."""
         return data.y_evaluation[: data.validation]
 
@@ -153,7 +153,7 @@ class CrossValidation:
                 f[left] = fit.outputs(cross, data.f0_train[left], back)
         return held_out
 
-    def labels(self, data: JointData) -> Int[np.ndarray, "n"]:
+    def labels(self, data: JointData) -> Int[np.ndarray, " n"]:
         """Class numbers of the examples that choose."""
         return data.y_train
 
@@ -193,7 +193,7 @@ class Solution:
 
     chosen: GridPoint
     grid: tuple[GridPoint, ...]
-    predictions: Int[np.ndarray, "m"] = field(repr=False)
+    predictions: Int[np.ndarray, " m"] = field(repr=False)
     probabilities: Float64[np.ndarray, "m k"] = field(repr=False)
     condition_number: float
     rank: int

@@ -38,7 +38,7 @@ class _SupportVectors(KernelSolver):
 
     def _fit_machine(
         self, machine: SVC | SVR, problem: Problem, wanted: np.ndarray, eigen: Spectrum
-    ) -> tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k"]]:
+    ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
         """Fit on the regularised kernel and return alpha and the outputs on the training examples."""
         ridge = self.strength * eigen.largest
         matrix = problem.matrix + ridge * np.eye(len(problem.matrix))
@@ -89,7 +89,7 @@ class KernelSVC(_SupportVectors):
         self.C = C
         self.tolerance = tolerance
 
-    def loss(self, f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, "n"]) -> float:
+    def loss(self, f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " n"]) -> float:
         """Mean hinge loss over examples and outputs."""
         return float(np.maximum(0, 1 - _signs(y, f.shape[1]) * f).mean())
 
@@ -148,7 +148,7 @@ class KernelSVR(_SupportVectors):
         )
 
 
-def _signs(y: Int[np.ndarray, "n"], outputs: int) -> Float64[np.ndarray, "n c"]:
+def _signs(y: Int[np.ndarray, " n"], outputs: int) -> Float64[np.ndarray, "n c"]:
     """+1 for the output of the right class, -1 for the others."""
     wanted = targets(y, outputs)
     return wanted if outputs == 1 else 2 * wanted - 1

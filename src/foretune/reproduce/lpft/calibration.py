@@ -91,7 +91,7 @@ def _diagram(group: TaskGroup[ByMethod], name: str) -> Figure | None:
     )
 
 
-def _pooled(bins: Sequence[Bins]) -> tuple[Float64[np.ndarray, "k"], Float64[np.ndarray, "k"]]:
+def _pooled(bins: Sequence[Bins]) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
     """Accuracy and confidence of the bins that have examples, over all runs."""
     count = np.array([one.count for one in bins], dtype=float)  # (runs, bins)
     total = count.sum(0)
