@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -216,7 +215,7 @@ def test_control_c_ends_with_130(llama_folder: Path, data_file: Path) -> None:
         [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=ENVIRONMENT, preexec_fn=interruptible,
     ) as process:  # fmt: skip
-        time.sleep(1.0)
+        assert process.stderr is not None and process.stderr.readline()  # Python has begun, and the command too
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
