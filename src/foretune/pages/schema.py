@@ -22,10 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
 from foretune.behaviour.page import BehaviourData
 from foretune.experiment.page import KernelData, SolveData
-from foretune.finetune.page import TrainingPlanData
+from foretune.finetune.page import TrainingCostData
 from foretune.finetune.report import RunReport
 from foretune.forecast.page import ForecastData
-from foretune.forecast.plan import PlanData
+from foretune.forecast.plan import KernelCostData
 from foretune.page import Page
 from foretune.pages.json import FORMAT, OF_PAGE
 from foretune.reproduce.data import ReproductionData
@@ -35,11 +35,11 @@ from foretune.validate.data import ValidationData
 
 KINDS: Mapping[str, type] = {
     "forecast": ForecastData,
-    "plan": PlanData,
+    "plan": KernelCostData,
     "kernel": KernelData,
     "solve": SolveData,
     "tune": RunReport,
-    "tune-plan": TrainingPlanData,
+    "tune-plan": TrainingCostData,
     "behaviour": BehaviourData,
     "validate": ValidationData,
     "reproduce": ReproductionData,

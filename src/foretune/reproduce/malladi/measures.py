@@ -26,9 +26,9 @@ from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
 from foretune.kernels.formula import Formula
+from foretune.kernels.memory_plan import memory_bytes
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD, SignGD
-from foretune.kernels.tiles import memory_bytes
 from foretune.store.kept import identity_hash
 
 QUERY_VALUE = (
