@@ -27,7 +27,9 @@ def pieces(option: str, text: str, separator: str) -> list[str]:
             inside = not inside
         found[-1] += character
     if inside:
-        raise UsageError(f'{option} {text!r} has a double quote that does not close. Write names with commas as "a, b".')
+        raise UsageError(
+            f'{option} {text!r} has a double quote that does not close. Write names with commas as "a, b".'
+        )
     return found
 
 
