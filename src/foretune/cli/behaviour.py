@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from foretune.behaviour.measure import Extent, measured_behaviour
-from foretune.behaviour.page import behaviour_data, behaviour_page
 from foretune.cli.deliver import deliver
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import Places
-from foretune.cli.prepare import prepared, versions
+from foretune.cli.prepare import loaded_experiment, versions
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
 from foretune.kernels.formula import Formula
 from foretune.pages.console import progress_console
 from foretune.pages.progress import progress_bar
+from foretune.regime.measure import Extent, measured_behaviour
+from foretune.regime.page import behaviour_data, behaviour_page
 
 
 def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
@@ -28,7 +28,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     places.check()
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
-    found = prepared(recipe.experiment, places, measures.folder, errors)
+    found = loaded_experiment(recipe.experiment, places, measures.folder, errors)
     run = finished_run(measures.folder, recipe, found)
     found.work.memory = measures.memory
     with progress_bar(errors) as found.work.progress:

@@ -1,11 +1,10 @@
-"""Time, memory and disk of a kernel, before it is computed, and the page that says so."""
+"""What a kernel would cost: one batch and one product timed, the rest counted; nothing is kept."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -16,13 +15,10 @@ from foretune.kernels.job import Job
 from foretune.kernels.sgd import SGD, contraction_flops
 from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.model.device import clock
-from foretune.page import Column, Fact, Page, Table
-
-_MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Estimate:
+class KernelCost:
     """What a computation would need.
 
     Attributes:
@@ -52,7 +48,7 @@ class Estimate:
     disk: int
 
 
-def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estimate:
+def kernel_cost(job: Job, formulas: Sequence[Formula], memory: str | int) -> KernelCost:
     """Time one batch and its contractions, and extrapolate.
 
     Raises:
@@ -72,7 +68,7 @@ def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estima
     capture_seconds = (clock(job.device) - start) / len(places) * plan.passes
     with in_pieces_of(job.sizes(memory).piece):
         contraction = sum(_contraction_seconds(formula, job, tile, plan.passes) for formula in formulas)
-    return Estimate(
+    return KernelCost(
         train=job.n,
         evaluation=len(job.columns) - (job.n if job.overlap else 0),
         blocks=sum(len(formula.blocks(job.kinds)) for formula in formulas),
@@ -120,68 +116,3 @@ def product_rate(
         torch.mm(a, a)
         times.append(clock(device) - start)
     return 2 * size**3 / statistics.median(times)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanData(Estimate):
-    """An estimate for programs.
-
-    Attributes:
-        about: what was read and what would be asked.
-    """
-
-    about: Mapping[str, Any]
-
-
-def plan_page(found: Estimate, about: tuple[Fact, ...], data: object) -> Page:
-    """What a computation would need, why, and what makes it cheaper.
-
-    Args:
-        found: the estimate.
-        about: what was read and would be asked.
-        data: the same for programs.
-    """
-    rows = (
-        ("examples (training x evaluation)", f"{found.train} x {found.evaluation}"),
-        ("parameter blocks, outputs", f"{found.blocks}, {found.outputs}"),
-        ("longest example", f"{found.longest} tokens"),
-        ("examples per forward pass / row tile / column tile", f"{found.batch} / {found.rows} / {found.columns}"),
-        ("examples through the model", f"{found.passes}"),
-        ("time", f"about {found.seconds:,.0f} s"),
-        ("memory above the model", f"about {found.memory / _MIB:,.0f} MiB of {found.budget / _MIB:,.0f} MiB"),
-        ("disk with --out", f"{found.disk / _MIB:,.1f} MiB"),
-    )
-    caption = "The model was loaded and one batch was timed; no kernel was computed"
-    return Page(
-        title="Plan",
-        answer=(
-            f"About {found.seconds:,.0f} s, {found.memory / _MIB:,.0f} MiB of memory above the model, and "
-            f"{found.disk / _MIB:,.1f} MiB of disk with --out."
-        ),
-        about=about,
-        tables=(Table((Column("what", words=True), Column("how much", words=False)), rows, caption),),
-        findings=tuple(_reasons(found)),
-        kind="plan",
-        data=data,
-    )
-
-
-def _reasons(needed: Estimate) -> list[str]:
-    """What the time and the size of a plan grow with, and which options change that."""
-    held = needed.train + needed.evaluation
-    found = [
-        "Time and size grow with the examples (--k, --test), the length of the texts (--max-length) and the parameters "
-        "(--layers, --blocks, --exclude-embeddings)."
-    ]
-    if needed.outputs > 1:
-        found.append(
-            f"{needed.outputs} outputs mean {needed.outputs} backward passes for each example, and a kernel "
-            f"{needed.outputs**2} times as large as that of one output. Data with fewer labels needs less"
-            f"{'; two labels need one output without --no-difference' if needed.outputs == 2 else ''}."
-        )
-    if needed.passes > held:
-        found.append(
-            f"{needed.passes:,} passes for {held:,} examples: the factors of all of them do not fit into "
-            f"{needed.budget / _MIB:,.0f} MiB, so that some are computed again. A larger --memory needs fewer."
-        )
-    return found

@@ -12,9 +12,9 @@ import numpy as np
 from foretune.analysis.calibration import TemperatureScaling
 from foretune.analysis.kernel_behaviour import LINEARIZED_BY
 from foretune.analysis.output_derivative import OutputDerivative
-from foretune.behaviour.measure import Behaviour, HeadMeasures, KernelAnalog
 from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Quantity, Table, cell_text
 from foretune.progress import Stage
+from foretune.regime.measure import Behaviour, HeadMeasures, KernelAnalog
 from foretune.shapes import Float64
 
 _SHOWN = 5
@@ -231,7 +231,7 @@ def _test_rows(found: Behaviour) -> list[tuple[Cell, ...]]:
                 f"{analog.score.high:.2f}) against {analog.tuned.value:.3f} of the run",
                 Quantity(100 * (analog.score.value - analog.tuned.value), "+.1f", "points"),
                 f">= {-100 * points:g} points",
-                _yes(verdict.solved(points) == "yes"),
+                _yes(verdict.solvable(points) == "yes"),
             )
         )
     return rows
