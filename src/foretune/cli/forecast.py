@@ -36,7 +36,7 @@ from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, l
 from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecasting.cost import WARM_UP, cost
 from foretune.forecasting.figures import with_real_runs
-from foretune.forecasting.forecast import Forecast, forecast
+from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
 from foretune.forecasting.recommended import Recommendation
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
@@ -89,7 +89,7 @@ def run_forecast(
     kernels = computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
+        result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = cost(
         found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
@@ -130,7 +130,7 @@ def run_forecast(
 
 
 def _next_run(
-    result: Forecast, found: Experiment, picked: AdapterConfig | None, *, trust_remote_code: bool
+    result: PoolForecast, found: Experiment, picked: AdapterConfig | None, *, trust_remote_code: bool
 ) -> NextRun | None:
     """The real run of what is recommended; none where `why_none` says why."""
     if result.recommended is None or why_none(result, found) is not None:
@@ -160,12 +160,12 @@ def _adapters(adapter: Candidate | None, found: Experiment, able: Adaptable) -> 
     return lora_config(found.outputs, able.classes, adapter.blocks, adapter.rank, ALPHA)
 
 
-def _picked(result: Forecast) -> Candidate | None:
+def _picked(result: PoolForecast) -> Candidate | None:
     return None if result.recommended is None else result.recommended.candidate
 
 
 def _snippet(
-    result: Forecast, found: Experiment, config: AdapterConfig | None, picked: AdapterConfig | None
+    result: PoolForecast, found: Experiment, config: AdapterConfig | None, picked: AdapterConfig | None
 ) -> Listing | None:
     """Python that makes the recommended adapters, or those that come first where no adapters are recommended."""
     chosen, rate, best = _picked(result), None, ""
@@ -179,7 +179,7 @@ def _snippet(
     return Listing(f"LoraConfig of {best}{chosen.title} ({chosen.parameters:,} parameters)", text, "python")
 
 
-def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:
+def _next(result: PoolForecast, settings: tuple[Any, ...], kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:
     """The real run of what is recommended, where options of `tune` say which weights it trains."""
     picked = result.recommended
     rate = None if picked is None else picked.adamw.learning_rate
