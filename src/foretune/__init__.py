@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from foretune.kernels.signs import SignGD as SignGD
     from foretune.library.behaviour import RunBehaviour as RunBehaviour
     from foretune.library.behaviour import behaviour as behaviour
+    from foretune.library.card import card as card
     from foretune.library.forecast import Forecast as Forecast
     from foretune.library.forecast import forecast as forecast
     from foretune.library.tune import TunedRun as TunedRun
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "card": "foretune.library.card",
     "Forecast": "foretune.library.forecast",
     "forecast": "foretune.library.forecast",
     "TunedRun": "foretune.library.tune",

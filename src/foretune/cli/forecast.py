@@ -61,12 +61,10 @@ class MadeForecast:
     Attributes:
         page: the forecast.
         next_run: the real run of what is recommended; None where there is none.
-        yaml: the options that repeat it.
     """
 
     page: Page
     next_run: NextRun | None
-    yaml: str
 
 
 def run_forecast(
@@ -136,8 +134,8 @@ def made_forecast(
     job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
-    record, yaml = record_of(found, about(found, repeatable(settings))), as_yaml("forecast", settings)
-    kernels = computed(found, job, formulas, Settings(run.out, yaml), errors)
+    record = record_of(found, about(found, repeatable(settings)))
+    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
@@ -179,7 +177,7 @@ def made_forecast(
         page = replace(page, facts=(*page.facts, Fact("Written", handed, 1)))
         write_page_json(run.out / FORECAST, page, foretune.__version__)
         keep_report(run.out, with_real_runs(page, real_runs(run.out)))
-    return MadeForecast(page, run_next, yaml)
+    return MadeForecast(page, run_next)
 
 
 def _why_none(result: PoolForecast, found: Experiment, model: ModelOptions) -> str | None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import foretune
 from foretune.cli.deliver import check_report_place, keep_report
 from foretune.cli.forecast import handed_over, made_forecast
-from foretune.cli.kernel import Settings
 from foretune.cli.kernel_places import kernel_places
 from foretune.errors import UsageError
 from foretune.experiment.folder import FORECAST
@@ -41,7 +40,6 @@ class Forecast(Result):
     """
 
     _next_run: NextRun | None = field(default=None, kw_only=True)
-    _yaml: str = field(default="", kw_only=True)
     kind: ClassVar[str] = "forecast"
 
     @property
@@ -91,9 +89,9 @@ class Forecast(Result):
         return frame(rows)
 
     def save(self, folder: str | Path) -> None:
-        """Write the forecast to a folder: forecast.json, report.html, run.yaml, and train.py with its files.
+        """Write the forecast to a folder: forecast.json, report.html, and train.py with its files.
 
-        `Forecast.load` and `foretune show` read it. Kernels are not in it: `ft.forecast(..., out=folder)` keeps them.
+        `Forecast.load` and `foretune show` read it. Kernels and run.yaml are not in it: `ft.forecast(..., out=folder)` keeps them.
 
         Args:
             folder: a new one, or one that foretune made.
@@ -107,8 +105,6 @@ class Forecast(Result):
         refuse_foreign(folder)
         check_report_place(folder)
         check_folder(folder)
-        if self._yaml:
-            Settings(folder, self._yaml).write()
         write_page_json(folder / FORECAST, self.page, foretune.__version__)
         keep_report(folder, self.page)
         handed_over(folder, self._next_run)
@@ -186,7 +182,7 @@ def forecast(
     with calm(model):
         groups = asked_groups("forecast", given)
         made = made_forecast(**groups)
-    return Forecast(made.page, groups["run"].out, _next_run=made.next_run, _yaml=made.yaml)
+    return Forecast(made.page, groups["run"].out, _next_run=made.next_run)
 
 
 def asked_groups(command: str, given: dict[str, Any]) -> dict[str, Any]:

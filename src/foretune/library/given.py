@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 import warnings
@@ -52,6 +53,7 @@ def told(command: str) -> Callable[[_Function], _Function]:
         lines = []
         for name in function_options(command):
             help_text = " ".join((getattr(hints[name].__metadata__[0], "help", None) or "").replace("\\[", "[").split())
+            help_text = re.sub(r"(\S*\*\S*?)([,.]?)(?=\s|$)", r"``\1``\2", help_text)  # no emphasis
             if f"\n    {name}: " not in text and name in inspect.signature(function).parameters:
                 lines.append(f"    {name}: {help_text}")
         before, mark, after = text.partition("\n\nRaises:")
