@@ -12,7 +12,7 @@ from foretune.cli.options import CardOptions
 from foretune.cli.show import kept_page
 from foretune.errors import UsageError
 from foretune.pages.card import KINDS, CardScore, card_text, forecast_scores, is_written_card, run_scores
-from foretune.store.atomic import check_file, moving, write_text
+from foretune.store.atomic import check_file, move_command, write_text
 from foretune.store.json import plain
 
 
@@ -70,5 +70,5 @@ def _check(file: Path) -> None:
     if target.exists() and not is_written_card(target):
         raise UsageError(
             f"--out {file} is not a card as foretune wrote it; it would be lost. Choose another file name, or move that "
-            f"file: {moving(target)}"
+            f"file: {move_command(target)}"
         )

@@ -15,7 +15,7 @@ from foretune.candidates.evidence import Pool
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
 from foretune.cli.held import Held
-from foretune.cli.kernel import Settings, computed, planned
+from foretune.cli.kernel import Settings, deliver_plan, shown_kernels
 from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
     BlockOptions,
@@ -26,7 +26,7 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, prepared, reported
+from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported
 from foretune.cli.settings import as_yaml, option_words, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
@@ -35,7 +35,7 @@ from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
-from foretune.forecasting.cost import WARM_UP, cost
+from foretune.forecasting.cost import WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
@@ -96,11 +96,11 @@ def _planned(
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
     if run.out is not None:
         refuse_foreign(run.out)
-    found = prepared(ExperimentOptions(model, data, outputs), places, None, errors)
+    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
-    planned(job, formulas_for(job.kinds, targets=able.targets), run, report, found)
+    deliver_plan(job, formulas_for(job.kinds, targets=able.targets), run, report, found)
 
 
 def made_forecast(
@@ -116,14 +116,14 @@ def made_forecast(
 
     Raises:
         UsageError: --warm-up in half precision.
-        ForetuneError: see `prepared` and `pool_forecast`.
+        ForetuneError: see `loaded_experiment` and `pool_forecast`.
     """
     errors = progress_console(quiet=report.quiet)
     settings = (model, data, outputs, blocks, wanted, run, report)
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
     if run.out is not None:
         refuse_foreign(run.out)
-    found = prepared(ExperimentOptions(model, data, outputs), places, run.out, errors)
+    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, run.out, errors)
     found.work.memory = run.memory
     if wanted.warm_up:
         found = _warmed(found, wanted.warm_up, errors)
@@ -135,11 +135,11 @@ def made_forecast(
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
+    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
-    costs = cost(
+    costs = forecast_cost(
         found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
     with busy(errors, "ask peft for the adapters"):

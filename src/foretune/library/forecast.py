@@ -91,7 +91,7 @@ class Forecast(Result):
     def save(self, folder: str | Path) -> None:
         """Write the forecast to a folder: forecast.json, report.html, and train.py with its files.
 
-        `Forecast.load` and `foretune show` read it. Kernels and run.yaml are not in it: `ft.forecast(..., out=folder)` keeps them.
+        `Forecast.load` and `foretune show` read it. `ft.forecast(..., out=folder)` keeps kernels and run.yaml, too.
 
         Args:
             folder: a new one, or one that foretune made.
