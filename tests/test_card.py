@@ -65,7 +65,8 @@ def test_a_card_has_counts_figures_settings_versions_and_hashes(desk: Path) -> N
     text = ft.card(desk / "forecast")
     record = json.loads((desk / "forecast" / "forecast.json").read_text())
     assert text.count("| 20 | 4 | 4 |") == 2
-    predicted = record["forecast"]["advice"]["predicted"]["score"]
+    best = record["forecast"]["recommended"] or record["forecast"]["advice"]
+    predicted = best["predicted"]["score"]
     assert f"| {predicted['value']:.3f} | {predicted['low']:.3f} to {predicted['high']:.3f} |" in text
     assert record["identity"]["weights"] in text and "k: 4" in text
     assert f"torch {record['about']['versions']['torch']}" in text

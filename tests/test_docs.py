@@ -31,7 +31,7 @@ LONG = {
     "howto/verdict.md",
 }
 """Pages whose commands train or forecast several times: `make sweep`."""
-LONGER = {"validate", "Validation"}
+LONGER = {"validate", "ForecastValidation"}
 """Names whose examples would take minutes; their tests are in tests/test_validate.py."""
 PAGES = [page for page in pages() if steps(page)]
 

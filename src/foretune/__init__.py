@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from foretune.library.forecast import forecast as forecast
     from foretune.library.tune import TunedRun as TunedRun
     from foretune.library.tune import tune as tune
-    from foretune.library.validate import Validation as Validation
+    from foretune.library.validate import ForecastValidation as ForecastValidation
     from foretune.library.validate import validate as validate
     from foretune.model.answer import AnswerLogits as AnswerLogits
     from foretune.model.head import HeadLogits as HeadLogits
@@ -55,7 +55,7 @@ _WHERE = {
     "tune": "foretune.library.tune",
     "RunBehaviour": "foretune.library.behaviour",
     "behaviour": "foretune.library.behaviour",
-    "Validation": "foretune.library.validate",
+    "ForecastValidation": "foretune.library.validate",
     "validate": "foretune.library.validate",
     "AnswerLogits": "foretune.model.answer",
     "BlockKernel": "foretune.kernels.block_kernel",

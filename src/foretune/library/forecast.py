@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import foretune
 from foretune.cli.deliver import check_report_place, keep_report
 from foretune.cli.forecast import handed_over, made_forecast
-from foretune.cli.kernel_places import kernel_places
 from foretune.errors import UsageError
-from foretune.experiment.folder import FORECAST
+from foretune.experiment.folder import EXPERIMENT, FORECAST
 from foretune.handover.files import refuse_foreign
 from foretune.handover.next_run import NextRun
 from foretune.library.calm import calm
 from foretune.library.given import groups_of, model_given, rows_given, told
 from foretune.library.result import Result, flat, frame
 from foretune.pages.json import write_page_json
-from foretune.store.atomic import check_folder
+from foretune.store.atomic import check_folder, refuse_changed
+from foretune.store.json import is_written_json
 from foretune.text.task import Task
 
 if TYPE_CHECKING:
@@ -101,7 +101,10 @@ class Forecast(Result):
             StorageError: the disk is full or the folder cannot be written.
         """
         folder = Path(folder)
-        kernel_places(folder, None, ()).check()
+        if (folder / EXPERIMENT.file).exists():
+            raise UsageError(f"{folder} holds an experiment with results of its own. Choose an empty or new folder.")
+        if folder.is_dir():
+            refuse_changed(folder / FORECAST, is_written_json)
         refuse_foreign(folder)
         check_report_place(folder)
         check_folder(folder)

@@ -26,7 +26,7 @@ from foretune.naming import shown
 from foretune.text.quoted import quoted
 from foretune.text.task import Task
 
-SCREEN = frozenset({"debug", "details", "json", "plan", "quiet"})
+SCREEN = frozenset({"debug", "details", "json", "plan", "quiet", "verbose"})
 """Options that are about the screen: a function has `progress` instead, and results have methods."""
 _MEMORY = "rows in memory"
 _PARTS = {"train": "data", "validation": "validation_data", "test": "test_data"}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Validation(Result):
+class ForecastValidation(Result):
     """How well each score ranks real results: what `ft.validate` gives back, and what its folder holds.
 
     Attributes:
@@ -62,7 +62,7 @@ def validate(
     memory: str = "2GiB",
     out: str | Path = "runs/validate",
     progress: bool = False,
-) -> Validation:
+) -> ForecastValidation:
     """Fine-tune a model for many candidates, tasks and seeds, and measure how well the forecast ranks the results.
 
     A stopped call goes on where it stopped when it is repeated.
@@ -83,4 +83,4 @@ def validate(
     with calm(model):
         given["model"] = model_given(model, tokenizer, {name: given[name] for name in LOADING})
         made = made_validation(**groups_of("validate", given, progress=progress))
-    return Validation(made.page, made.folder, _command=made.command)
+    return ForecastValidation(made.page, made.folder, _command=made.command)
