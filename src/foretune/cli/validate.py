@@ -7,6 +7,8 @@ OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figur
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
+from pathlib import Path
 
 import foretune
 from foretune.cli.data import chosen_sample
@@ -21,6 +23,7 @@ from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
+from foretune.page import Page
 from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
@@ -35,7 +38,28 @@ SAMPLE = Sampled(128)
 
 
 def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> None:
-    """Run, score, rank; to a page, the terminal and, on request, to JSON.
+    """Run, score, rank; to a page, the terminal and, on request, to JSON. Raises as `made_validation` does."""
+    made = made_validation(model, options, report)
+    deliver(made.page, report, folder=made.folder, command=made.command)
+
+
+@dataclass(frozen=True)
+class MadeValidation:
+    """A validation, written to its folder.
+
+    Attributes:
+        page: the validation.
+        folder: of the page.
+        command: what makes it again.
+    """
+
+    page: Page
+    folder: Path
+    command: str
+
+
+def made_validation(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> MadeValidation:
+    """Run, score, rank; to a page in a folder.
 
     Raises:
         UsageError: wrong names or numbers, before anything is loaded; too few candidates.
@@ -46,7 +70,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     output = _OUTPUTS[options.output]
     warm_up = listed(options, "warm_up")
     command = _command(model, options)
-    places = study_places(options.out, _PAGE, command, model.model, report.json, options.data)
+    places = study_places(options.out, _PAGE, command, str(model.model), report.json, options.data)
     errors = progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
     globs = listed(options, "candidates") or None
@@ -70,7 +94,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
         cells = measured_candidates(study)
     page = validation_page(validation_data(cells, versions()), study)
     write_page(places.page, page, command, foretune.__version__)
-    deliver(page, report, folder=places.page, command=command)
+    return MadeValidation(page, places.page, command)
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
