@@ -17,6 +17,7 @@ from foretune.cli.prepare import loaded_model, versions
 from foretune.cli.ranges import listed
 from foretune.cli.settings import typed_again
 from foretune.cli.study_options import ValidateOptions
+from foretune.experiment.plan import study_plan_page
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.finetune.optimisers import AdamWOptimiser
@@ -27,6 +28,7 @@ from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
 from foretune.validation.data import validation_data
 from foretune.validation.page import validation_page
+from foretune.validation.plan import validation_plan
 from foretune.validation.runs import ValidationStudy, measured_candidates
 
 _PAGE = "validate"
@@ -46,7 +48,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     output = _OUTPUTS[options.output]
     warm_up = listed(options, "warm_up")
     command = _command(model, options)
-    places = study_places(options.out, _PAGE, command, model.model, report.json, options.data)
+    places = study_places(options.out, _PAGE, command, model.model, report.json, options.data, make=not options.plan)
     errors = progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
     globs = listed(options, "candidates") or None
@@ -57,7 +59,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             sample=sample,
             seeds=seeds,
             test=options.test,
-            rank=options.rank or None,
+            rank=options.rank if options.method == "lora" else None,
             grid=grid,
             root=places.cells,
             data=options.data,
@@ -67,10 +69,12 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             memory=options.memory,
             progress=progress,
         )
+        if options.plan:
+            return deliver(study_plan_page(validation_plan(study), study.described), report)
         cells = measured_candidates(study)
     page = validation_page(validation_data(cells, versions()), study)
     write_page(places.page, page, command, foretune.__version__)
-    deliver(page, report, folder=places.page, command=command)
+    return deliver(page, report, folder=places.page, command=command)
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
