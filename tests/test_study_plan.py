@@ -1,4 +1,4 @@
-"""`validate --plan`: what would be run and what is kept already; nothing is computed or written."""
+"""`validate --plan` and `reproduce --plan`: what would be run and what is kept already; nothing is computed or written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import assert_refused, assert_valid, run_cli
+
+
+@pytest.fixture(scope="session")
+def bert_masked_folder(model_folder) -> Path:
+    return model_folder("bert-masked")
+
 
 SMALL = ("--tasks", "mr", "--n", "8", "--test", "8", "--learning-rates", "1e-3", "--epochs", "1", "--batch-size", "4")
 
@@ -57,3 +63,21 @@ def test_a_plan_has_one_row_for_each_task_and_seed(
 ) -> None:
     cells = planned(bert_folder, mr_data, tmp_path, "--seeds", seeds)["cells"]
     assert [cell["seed"] for cell in cells] == [13, 21]
+
+
+@pytest.mark.parametrize(("table", "kernels", "runs"), [("malladi-4", 4, 9), ("lpft-norms", 0, 0), ("malladi-1", 0, 0)])
+def test_a_plan_of_a_table_counts_its_experiments_and_writes_nothing(
+    bert_masked_folder: Path, mr_data: Path, tmp_path: Path, table: str, kernels: int, runs: int
+) -> None:
+    plan, out = tmp_path / "plan.json", tmp_path / "runs"
+    words = ("--model", bert_masked_folder, "--data", mr_data, "--tasks", "mr", "--k", "4", "--seeds", "13,21")
+    result = run_cli("reproduce", table, *words, "--test", "8", "--first-piece", "--steps", "4", "--out", out, "--plan",
+                     "--json", plan)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert not out.exists()
+    found = json.loads(plan.read_text())
+    assert_valid("study-plan", found)
+    assert [cell["seed"] for cell in found["cells"]] == [13, 21]
+    assert bool(found["unknown"]) == (runs == 0)
+    for cell in found["cells"]:
+        assert (cell["kernels"] >= kernels, cell["runs"] >= runs, cell["finished"]) == (True, True, 0)

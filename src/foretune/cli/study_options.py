@@ -78,6 +78,7 @@ class ReproduceOptions:
         Path,
         option(Panel.RUN, "Folder for pages, kernels and runs; what is already there is not computed again.", "--out"),
     ] = Path("runs/reproduce")
+    plan: PlanOnly = False
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,12 @@ class StudyWork:
     Attributes:
         grids: methods of fine-tuning, each with the settings of its runs.
         job: the kernels' examples and blocks; None where the kernels are kept, or none are computed.
-        formulas: which kernels.
+        passes: the kernels, those that are computed together in one list.
     """
 
     grids: Sequence[tuple[Method, Sequence[Training]]]
     job: Job | None = None
-    formulas: Sequence[Formula] = ()
+    passes: Sequence[Sequence[Formula]] = ()
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def _cell_plan(
         rates: task, sample and method -> seconds of one run, filled as they are measured.
     """
     work = asked(cell)
-    needed = None if work.job is None else kernel_cost(work.job, work.formulas, cell.work.memory)
-    left, finished, seconds = 0, 0, 0.0 if needed is None else needed.seconds
+    needed = [] if work.job is None else [kernel_cost(work.job, each, cell.work.memory) for each in work.passes]
+    left, finished, seconds = 0, 0, sum(each.seconds for each in needed)
     for method, grid in work.grids:
         if cell.has_outcome(method, grid):
             finished += len(grid)
@@ -127,12 +127,12 @@ def _cell_plan(
         seed=cell.setting.seed,
         **{part: len(getattr(cell.split, part)) for part in ("train", "validation", "test")},
         folder=str(cell.folder),
-        kernels=0 if needed is None else len(work.formulas),
+        kernels=sum(map(len, work.passes)),
         runs=left,
         finished=finished,
         seconds=seconds,
-        memory=0 if needed is None else needed.memory,
-        disk=0 if needed is None else needed.disk,
+        memory=max((each.memory for each in needed), default=0),
+        disk=sum(each.disk for each in needed),
     )
 
 

@@ -41,7 +41,7 @@ def _work(study: ValidationStudy, cell: Experiment) -> StudyWork:
         return StudyWork(grids)
     rows = [example for part in PARTS for example in getattr(cell.split, part)]
     job = joint_job(cell.outputs, cell.split.train, rows, pool_blocks(cell, study.rank))
-    return StudyWork(grids, job, pool_formulas(study.rank))
+    return StudyWork(grids, job, [pool_formulas(study.rank)])
 
 
 def _named(cell: Experiment, rank: int | None) -> list[Candidate]:
