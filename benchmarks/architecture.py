@@ -12,6 +12,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
+    (("library", "commands as functions: their options in Python, results as objects"),),
     (("cli", "commands, their options, what they refuse"),),
     (("pages", "pages as text, Markdown, CSV, SVG and JSON"),),
     (("handover", "the run that a forecast recommends, as files that run"),),

@@ -7,9 +7,10 @@ from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import Places
 from foretune.cli.prepare import loaded_experiment, versions
 from foretune.cli.setup import made_formulas
-from foretune.cli.tune import finished_report, finished_run, read_recipe
+from foretune.cli.tune import RunRecipe, finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
 from foretune.kernels.formula import Formula
+from foretune.page import Page
 from foretune.pages.console import progress_console
 from foretune.pages.progress import progress_bar
 from foretune.regime.measure import Extent, measured_behaviour
@@ -17,7 +18,17 @@ from foretune.regime.page import behaviour_data, behaviour_page
 
 
 def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
-    """The verdict and its numbers, to the terminal and, on request, to JSON.
+    """The verdict and its numbers, to the terminal and, on request, to JSON. Raises as `made_behaviour` does."""
+    deliver(made_behaviour(measures, report), report)
+
+
+def made_behaviour(measures: BehaviourOptions, report: ReportOptions, recipe: RunRecipe | None = None) -> Page:
+    """The page of the measures of a run.
+
+    Args:
+        measures: which run, and on how much.
+        report: where the numbers go.
+        recipe: of the run, where its model or rows are in memory; what the folder says by default.
 
     Raises:
         UsageError: the folder holds no finished run of `foretune tune`.
@@ -26,16 +37,16 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     formula = _formula(measures)
     places = Places(report.json, read=(measures.folder,))
     places.check()
-    recipe = read_recipe(measures.folder)
+    recipe = recipe or read_recipe(measures.folder)
     finished_report(measures.folder)
     found = loaded_experiment(recipe.experiment, places, measures.folder, errors)
     run = finished_run(measures.folder, recipe, found)
     found.work.memory = measures.memory
     with progress_bar(errors) as found.work.progress:
-        about = {"model": recipe.model.model, "task": recipe.data.data}
+        about = {"model": str(recipe.model.model), "task": str(recipe.data.data)}
         result = measured_behaviour(found, run, _extent(measures, formula), about)
     data = behaviour_data(result, str(measures.folder), versions(), found.work.stages.finished)
-    deliver(behaviour_page(result, data), report)
+    return behaviour_page(result, data)
 
 
 def _formula(measures: BehaviourOptions) -> Formula:

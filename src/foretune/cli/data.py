@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from foretune.cli.held import released
 from foretune.cli.options import DataOptions, OutputOptions
 from foretune.cli.ranges import label_words, listed
 from foretune.errors import UsageError
@@ -42,10 +43,10 @@ def asked_setting(data: DataOptions, output: OutputOptions) -> Setting:
         UsageError: options that contradict each other, or a list that cannot be read.
     """
     source = DataSource(
-        data.data,
-        data.validation_data,
-        data.test_data,
-        output.task,
+        released(data.data),
+        released(data.validation_data),
+        released(data.test_data),
+        released(output.task),
         data.text,
         data.text2,
         data.label,

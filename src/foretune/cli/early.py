@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foretune.cli.data import asked_setting, check_data_folder
+from foretune.cli.held import named_places
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places
 from foretune.cli.ranges import items
@@ -75,7 +76,7 @@ def _read(setting: Setting, errors: Console) -> Read:
 
 def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
     """The files and folders that are read, where the options name such."""
-    return [model.model, data.data, data.test_data, data.validation_data, outputs.task]
+    return named_places(model.model, data.data, data.test_data, data.validation_data, outputs.task)
 
 
 def refuse_half_weights(model: ModelOptions) -> None:

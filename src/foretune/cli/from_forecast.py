@@ -20,18 +20,22 @@ def from_forecast(context: typer.Context, file: Path | None) -> Path | None:
     if file is None:
         return None
     known = {str(parameter.name) for parameter in context.command.params}
-    found = {name: _word(value) for name, value in recommended_options(file).items() if name in known}
+    options = recommended_options(forecast_record(file), str(file))
+    found = {name: _word(value) for name, value in options.items() if name in known}
     context.default_map = {**found, **(context.default_map or {})}
     return file
 
 
-def recommended_options(file: Path) -> Mapping[str, Any]:
+def recommended_options(record: Mapping[str, Any], file: str) -> Mapping[str, Any]:
     """The options of `foretune tune` that train what a forecast recommends.
 
+    Args:
+        record: what a forecast's JSON file holds.
+        file: its name, for messages.
+
     Raises:
-        UsageError: the file is not a forecast, or recommends no run.
+        UsageError: it recommends no run.
     """
-    record = forecast_record(file)
     if FIELD not in record:
         raise UsageError(f"{file} was made by an older version of foretune. Repeat the forecast in a new folder.")
     options = record[FIELD]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import warnings
 
@@ -26,6 +27,7 @@ def main() -> None:
             _quiet()
         sys.exit(_exit_code())
     except KeyboardInterrupt:
+        _ignore_more()
         resumable = any(argument.startswith("--out") for argument in sys.argv) or sys.argv[1:2] in _RESUMABLE
         _end(
             "Stopped. "
@@ -60,6 +62,9 @@ def _exit_code() -> int:
     try:
         code = app(standalone_mode=False, prog_name="foretune")
         sys.stdout.flush()  # a full disk behind standard output is told here, not while Python ends
+    except KeyboardInterrupt:
+        _ignore_more()
+        raise
     except Exception as error:
         if _follows_interruption(error):
             raise KeyboardInterrupt from error
@@ -67,6 +72,11 @@ def _exit_code() -> int:
     if code == _INTERRUPTED:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _ignore_more() -> None:
+    """Ignore Ctrl-C from here on: a second one asks for the end that is here already."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _follows_interruption(error: BaseException | None) -> bool:

@@ -306,6 +306,18 @@ class ShowOptions:
 
 
 @dataclass(frozen=True)
+class CardOptions:
+    """Of which result a card is made, and where it goes."""
+
+    result: Annotated[Path, argument("A folder made by `foretune forecast`, `tune` or `kernel`, or a file of --json.")]
+    out: Annotated[
+        Path | None,
+        option(Panel.RUN, "Write the card to this .md file instead of the screen; a card that was changed is kept."),
+    ] = None
+    debug: Annotated[bool, option(Panel.RUN, "Show the traceback of an error.", "--debug")] = False
+
+
+@dataclass(frozen=True)
 class SchemaName:
     """Which schema is printed."""
 

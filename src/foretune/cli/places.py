@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from foretune.cli.held import Held
 from foretune.errors import UsageError
 from foretune.pages.folder import PAGE, page_folder
 from foretune.store.atomic import check_file, check_folder, move_command
@@ -150,13 +151,13 @@ def study_places(
     return found
 
 
-def refuse_model_name(folder: Path, model: str) -> None:
+def refuse_model_name(folder: Path, model: str | Held) -> None:
     """See that a new folder will not be taken for the model.
 
     Raises:
         UsageError: it would be.
     """
-    if not folder.exists() and folder.absolute() == Path(model).absolute():
+    if isinstance(model, str) and not folder.exists() and folder.absolute() == Path(model).absolute():
         raise UsageError(
             f"A new folder {folder} would be taken for the model {model!r}. Choose another name, runs/{folder.name} for "
             "example."

@@ -44,6 +44,7 @@ from foretune.finetune.search import paper_grid
 from foretune.finetune.training import Training
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
+from foretune.page import Page
 from foretune.pages.console import Console, progress_console
 from foretune.pages.html import REPORT
 from foretune.pages.progress import busy
@@ -102,26 +103,43 @@ def run_tune(
     run: TuneOptions,
     report: ReportOptions,
 ) -> None:
-    """One run or a grid of runs, to a folder, the terminal and, on request, to JSON.
+    """One run or a grid of runs, to a folder, the terminal and, on request, to JSON. Raises as `made_run` does."""
+    recipe = RunRecipe(model, data, outputs, method, training, run)
+    if run.plan:
+        _check(recipe, report)
+        return _planned(recipe, report, progress_console(quiet=report.quiet))
+    return deliver(made_run(recipe, report), report, folder=run.out)
+
+
+def _check(recipe: RunRecipe, report: ReportOptions) -> Places:
+    """See that the options fit and that the places are free, before the work; the places.
 
     Raises:
-        UsageError: options that do not fit, or a folder that holds another run.
+        UsageError: they do not, or are not.
     """
-    refuse_half_weights(model)
-    recipe = RunRecipe(model, data, outputs, method, training, run)
-    errors = progress_console(quiet=report.quiet)
+    refuse_half_weights(recipe.model)
     recipe.made()
+    run = recipe.run
     places = Places(report.json, (run.out,))
-    places.check(read_by(model, data, outputs))
+    places.check(read_by(recipe.model, recipe.data, recipe.outputs))
     _refuse_other(run.out, recipe)
     refuse_foreign_run(run.out / RUNS)
     check_report_place(run.out)
-    if run.plan:
-        return _planned(recipe, report, errors)
+    return places
+
+
+def made_run(recipe: RunRecipe, report: ReportOptions) -> Page:
+    """The page of a run or a grid of runs: trained into the folder, or read where it is finished there.
+
+    Raises:
+        UsageError: options that do not fit, or a folder that holds another run.
+        ForetuneError: see `loaded_experiment` and `Experiment.search`.
+    """
+    places, run, errors = _check(recipe, report), recipe.run, progress_console(quiet=report.quiet)
     before = _kept(recipe)
     kept = before is not None
     if before is None:
-        refuse_model_name(run.out, model.model)
+        refuse_model_name(run.out, recipe.model.model)
         with held(run.out):
             _refuse_other(run.out, recipe)  # another process may have begun or finished, since
             sweep_tree(run.out)
@@ -133,7 +151,7 @@ def run_tune(
     about = kept_reading(before.about)
     if not (kept and (run.out / REPORT).exists()):
         keep_report(run.out, run_page(before, run.out, about))
-    return deliver(run_page(before, run.out, about, kept=kept), report, folder=run.out)
+    return run_page(before, run.out, about, kept=kept)
 
 
 def _planned(recipe: RunRecipe, report: ReportOptions, errors: Console) -> None:
@@ -217,7 +235,7 @@ def _about(found: Experiment, recipe: RunRecipe, method: Method) -> dict[str, An
         )
     return {
         "foretune": foretune.__version__,
-        "model": recipe.model.model,
+        "model": str(recipe.model.model),
         "task": task.name,
         "metric": task.metric,
         "method": method.label,
@@ -270,7 +288,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
-    if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
+    if not isinstance(values, dict) or "method" not in values:
         what = f"it has no {SETTINGS}" if values is None else f"its {SETTINGS} is not of `foretune tune`"
         raise UsageError(f"{folder} is not a folder of a fine-tuning run: {what}. {remedy}")
     return values
@@ -293,6 +311,12 @@ def finished_run(folder: Path, recipe: RunRecipe, found: Experiment) -> Run:
             "is missing."
         )
     return fine_tuned(found.outputs, found.task, found.split, method, grid[number or 0], run)
+
+
+def loaded_run(folder: Path, recipe: RunRecipe) -> Run:
+    """A finished run with its model, read without training. Raises as `finished_run` and `loaded_experiment` do."""
+    errors = progress_console(quiet=True)
+    return finished_run(folder, recipe, loaded_experiment(recipe.experiment, Places(read=(folder,)), folder, errors))
 
 
 def _again(folder: Path) -> str:

@@ -107,7 +107,7 @@ def predicted_curve(forecast: Any) -> Mapping[int, float]:
             forecast = json.loads(place.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{place} is not a forecast ({error}). Name the forecast.json of a folder.") from error
-    adamw = forecast
+    adamw = getattr(forecast, "record", forecast)
     for name in ("forecast", "recommended", "adamw"):
         adamw = _part(adamw, name, adamw if name == "forecast" else None)
     rate = _part(adamw, "learning_rate")

@@ -14,7 +14,7 @@ from foretune.candidates.scored import ScoredCandidate
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.lora_config import AdapterConfig
-from foretune.forecasting.forecast import Forecast
+from foretune.forecasting.forecast import PoolForecast
 from foretune.forecasting.recommended import Recommendation
 from foretune.model.answer import AnswerLogits
 from foretune.model.encoding import Encoded
@@ -100,7 +100,7 @@ class NextRun:
         return self.answers is not None and not self.masked
 
 
-def why_none(found: Forecast, experiment: Experiment) -> str | None:
+def why_none(found: PoolForecast, experiment: Experiment) -> str | None:
     """Why there is no run to write down; None where there is one."""
     picked = found.recommended
     if picked is None or picked.verdict == "no":
