@@ -131,9 +131,9 @@ class StudyPlaces:
 
 
 def study_places(
-    out: Path, name: str, command: str, model: str, json: Path | None, data: Path | None = None
+    out: Path, name: str, command: str, model: str, json: Path | None, data: Path | None = None, *, make: bool = True
 ) -> StudyPlaces:
-    """The folders of a study, looked at before the work.
+    """The folders of a study, looked at before the work, and made if they are to be.
 
     Raises:
         UsageError: one of them is something else, the model's own folder for example.
@@ -146,7 +146,8 @@ def study_places(
         )
     places = Places(json, (found.cells,), closed=(found.cells, found.page))
     places.check([model, data])
-    places.make()
+    if make:
+        places.make()
     return found
 
 

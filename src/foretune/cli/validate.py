@@ -19,6 +19,7 @@ from foretune.cli.prepare import loaded_model, versions
 from foretune.cli.ranges import listed
 from foretune.cli.settings import typed_again
 from foretune.cli.study_options import ValidateOptions
+from foretune.experiment.plan import study_plan_page
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.finetune.optimisers import AdamWOptimiser
@@ -30,6 +31,7 @@ from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
 from foretune.validation.data import validation_data
 from foretune.validation.page import validation_page
+from foretune.validation.plan import validation_plan
 from foretune.validation.runs import ValidationStudy, measured_candidates
 
 _PAGE = "validate"
@@ -45,16 +47,16 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
 
 @dataclass(frozen=True)
 class MadeValidation:
-    """A validation, written to its folder.
+    """A validation, written to its folder, or the plan of one.
 
     Attributes:
-        page: the validation.
-        folder: of the page.
-        command: what makes it again.
+        page: the validation or its plan.
+        folder: of the page; None for a plan, which is not written.
+        command: what makes the page again; empty for a plan.
     """
 
     page: Page
-    folder: Path
+    folder: Path | None
     command: str
 
 
@@ -70,7 +72,9 @@ def made_validation(model: ModelOptions, options: ValidateOptions, report: Repor
     output = _OUTPUTS[options.output]
     warm_up = listed(options, "warm_up")
     command = _command(model, options)
-    places = study_places(options.out, _PAGE, command, str(model.model), report.json, options.data)
+    places = study_places(
+        options.out, _PAGE, command, str(model.model), report.json, options.data, make=not options.plan
+    )
     errors = progress_console(quiet=report.quiet)
     lm = loaded_model(model, errors)
     globs = listed(options, "candidates") or None
@@ -81,7 +85,7 @@ def made_validation(model: ModelOptions, options: ValidateOptions, report: Repor
             sample=sample,
             seeds=seeds,
             test=options.test,
-            rank=options.rank or None,
+            rank=options.rank if options.method == "lora" else None,
             grid=grid,
             root=places.cells,
             data=options.data,
@@ -91,6 +95,8 @@ def made_validation(model: ModelOptions, options: ValidateOptions, report: Repor
             memory=options.memory,
             progress=progress,
         )
+        if options.plan:
+            return MadeValidation(study_plan_page(validation_plan(study), study.described), None, "")
         cells = measured_candidates(study)
     page = validation_page(validation_data(cells, versions()), study)
     write_page(places.page, page, command, foretune.__version__)

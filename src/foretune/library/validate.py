@@ -52,6 +52,7 @@ def validate(
     seeds: str | int | Sequence[int] = "13,21",
     test: int = 400,
     output: Literal["head", "prompt"] = "head",
+    method: Literal["lora", "ft"] = "lora",
     rank: int = 8,
     candidates: str | Sequence[str] | None = None,
     learning_rates: str | float | Sequence[float] = "5e-4,2e-3",
