@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+
 from foretune.behaviour.measure import Extent, measured_behaviour
 from foretune.behaviour.page import behaviour_data, behaviour_page
-from foretune.cli.deliver import deliver
+from foretune.cli.deliver import deliver_into
 from foretune.cli.options import FormulaOptions, ReportOptions
-from foretune.cli.places import Places
+from foretune.cli.places import page_places
 from foretune.cli.prepare import prepared, versions
+from foretune.cli.settings import typed_again
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
@@ -17,15 +20,15 @@ from foretune.pages.progress import progress_bar
 
 
 def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
-    """The verdict and its numbers, to the terminal and, on request, to JSON.
+    """The verdict and its numbers, to the terminal and, on request, to a folder and to JSON.
 
     Raises:
-        UsageError: the folder holds no finished run of `foretune tune`.
+        UsageError: the folder holds no finished run of `foretune tune`, or --out holds something else.
     """
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     formula = _formula(measures)
-    places = Places(report.json, read=(measures.folder,))
-    places.check()
+    command = shlex.join(["foretune", "behaviour", *typed_again((measures,))])
+    places = page_places(measures.out, command, report.json, measures.folder)
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
     found = prepared(recipe.experiment, places, measures.folder, errors)
@@ -35,7 +38,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
         about = {"model": recipe.model.model, "task": recipe.data.data}
         result = measured_behaviour(found, run, _extent(measures, formula), about)
     data = behaviour_data(result, str(measures.folder), versions(), found.work.stages.finished)
-    deliver(behaviour_page(result, data), report)
+    deliver_into(measures.out, behaviour_page(result, data), report, command)
 
 
 def _formula(measures: BehaviourOptions) -> Formula:

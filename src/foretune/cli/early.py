@@ -52,7 +52,7 @@ def read_early(
         UsageError, DataError, StorageError: a wrong place, wrong options, or rows that cannot be used.
     """
     Places(report.json, () if out is None else (out,)).check(read_by(model, data, outputs))
-    _WAITING.found[data, outputs] = _read(data, outputs, progress_console(quiet=report.quiet))
+    _WAITING.found[data, outputs] = _read(data, outputs, progress_console(quiet=report.quiet, verbose=report.verbose))
 
 
 def read_data(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:

@@ -10,8 +10,10 @@ result.json      of a finished run: settings, curves and scores
 from __future__ import annotations
 
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.deliver import check_report_place, deliver, keep_report
 from foretune.cli.early import read_by, refuse_half_weights
+from foretune.cli.followed import beside_forecast, draw_beside_forecast, followed_curve, told
 from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
@@ -41,7 +44,9 @@ from foretune.finetune.plan import training_plan
 from foretune.finetune.report import RESULT, RunReport, read_report, report_file, run_report, write_report
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import paper_grid
+from foretune.finetune.trackers import refuse_missing_trackers
 from foretune.finetune.training import Training
+from foretune.handover.callback import ForecastCallback
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.pages.console import Console, progress_console
@@ -52,7 +57,7 @@ from foretune.store.json import strangers_in
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
 
-_NO_MATTER = {"json", "out"}
+_NO_MATTER = {"json", "out", "report_to"}
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,9 @@ def run_tune(
     """
     refuse_half_weights(model)
     recipe = RunRecipe(model, data, outputs, method, training, run)
-    errors = progress_console(quiet=report.quiet)
-    recipe.made()
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
+    for training_point in recipe.made()[1][:1]:
+        refuse_missing_trackers(training_point.report_to)
     places = Places(report.json, (run.out,))
     places.check(read_by(model, data, outputs))
     _refuse_other(run.out, recipe)
@@ -164,12 +170,20 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Cons
     file = recipe.run.out / SETTINGS
     if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
-    with reported(found, "fine-tuning", errors):
+    source = recipe.run.forecast
+    curve = followed_curve(source, recipe.groups)
+    found.work.callbacks = () if curve is None else (ForecastCallback(source),)
+    with (
+        told(errors, every=report.verbose and curve is None),
+        redirect_stdout(sys.stderr),  # trackers print
+        reported(found, "fine-tuning", errors),
+    ):
         search = found.search(chosen, grid)
-    made = run_report(
-        search.best, None if recipe.run.grid is None else search, _zero_shot(found), _about(found, recipe, chosen)
-    )
+    history = {line.step: line.validation_loss for line in search.best.history}
+    about = {**_about(found, recipe, chosen), **beside_forecast(source, curve, history)}
+    made = run_report(search.best, None if recipe.run.grid is None else search, _zero_shot(found), about)
     write_report(recipe.run.out, made)
+    draw_beside_forecast(source, recipe.run.out, made)
     return made
 
 

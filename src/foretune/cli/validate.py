@@ -47,7 +47,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     warm_up = listed(options, "warm_up")
     command = _command(model, options)
     places = study_places(options.out, _PAGE, command, model.model, report.json, options.data)
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     lm = loaded_model(model, errors)
     globs = listed(options, "candidates") or None
     with progress_bar(errors) as progress:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from foretune.analysis.scores import predicted_classes, score
 from foretune.errors import UsageError
+from foretune.finetune.beside import Beside
 from foretune.finetune.data import Collator, EncodedSplit
 from foretune.finetune.folder import RunFolder
 from foretune.finetune.history import Evaluation
+from foretune.finetune.trackers import logs_in, refuse_missing_trackers
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import Watch
@@ -41,19 +43,25 @@ def trained(
     metric: str,
     training: Training,
     folder: RunFolder | None,
-    progress: Progress | None,
+    beside: Beside,
 ) -> Trained:
     """Train to the end, from the last complete checkpoint in the folder if there is one; `tuned` ends with the best.
 
     Raises:
+        UsageError: a tracker is not installed.
         NonFiniteError: the loss became infinite or undefined.
     """
+    refuse_missing_trackers(training.report_to)
     with temporary_folder() if folder is None else nullcontext(folder.checkpoints) as where:
         resumed = None if folder is None else folder.resumable()
         trainer = _trainer(tuned, data, metric, training, _arguments(tuned, data, training, where, resumed, folder))
-        watch = _watch(trainer, tuned, data, training, folder, progress, resumed)
+        watch = _watch(trainer, tuned, data, training, folder, beside.progress, resumed)
         trainer.add_callback(watch)
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        trainer.callback_handler.callbacks[:0] = (
+            beside.callbacks
+        )  # before the trackers: what they add to a log is drawn
+        with logs_in(None if folder is None else folder.path / "tensorboard"):
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tuned.load_state_dict(watch.best)
         seconds = watch.seconds
         return Trained(watch.history, watch.best, _test_logits(trainer, data, tuned.outputs.n_outputs), seconds)

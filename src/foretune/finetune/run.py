@@ -17,6 +17,7 @@ from torch import Tensor
 
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.errors import UsageError
+from foretune.finetune.beside import Beside
 from foretune.finetune.copies import outputs_on
 from foretune.finetune.data import EncodedSplit, data_hash, encoded_split
 from foretune.finetune.folder import RunFolder
@@ -93,6 +94,7 @@ def fine_tuned(
     training: Training | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Run:
     """Fine-tune a copy of the model of `outputs`; the model itself keeps its weights.
 
@@ -104,6 +106,7 @@ def fine_tuned(
         training: optimiser, loss, steps; the paper's when left out.
         out: a folder to write to; an unfinished run of the same settings there is resumed, a finished one read.
         progress: called as the work goes on.
+        callbacks: `transformers.TrainerCallback`s that follow every stage, before the trackers of `report_to`.
 
     Raises:
         UsageError: the method does not fit the model, or `out` holds another run.
@@ -116,13 +119,17 @@ def fine_tuned(
     folder = None if out is None else Path(out)
     if isinstance(method, ProbedFirst):
         stage = replace(training, optimiser=method.probing, proximal=None)
-        first = fine_tuned(outputs, task, split, LinearProbing(), stage, folder and folder / "probing", progress)
-        second = fine_tuned(first.outputs, task, split, method.then, training, folder and folder / "tuning", progress)
+        first = fine_tuned(
+            outputs, task, split, LinearProbing(), stage, folder and folder / "probing", progress, callbacks
+        )
+        last = folder and folder / "tuning"
+        second = fine_tuned(first.outputs, task, split, method.then, training, last, progress, callbacks)
         return replace(second, method=method, probing=first)
     if isinstance(method, Linearized) and training.precision != "full":
         raise UsageError("The linearized model is exact and so needs full precision. Use precision='full'.")
+    beside = Beside(progress, tuple(callbacks))
     with restored_global_state(outputs.lm.device):
-        return _one_stage(outputs, task, split, method, training, folder, progress)
+        return _one_stage(outputs, task, split, method, training, folder, beside)
 
 
 def tuned_by(method: Method, started: Outputs, names: Sequence[str], training: Training) -> Tuned:
@@ -146,7 +153,7 @@ def _one_stage(
     method: Method,
     training: Training,
     out: Path | None,
-    progress: Progress | None,
+    beside: Beside,
 ) -> Run:
     """See `fine_tuned`."""
     started = method.start(outputs)
@@ -154,7 +161,7 @@ def _one_stage(
     folder = None if out is None else RunFolder(out, _identity(outputs, task, data, method, training))
     names = method.names(started)
     tuned = tuned_by(method, started, names, training)
-    came = _trained(tuned, data, task, training, folder, progress)
+    came = _trained(tuned, data, task, training, folder, beside)
     return _run(tuned, came, data, task, method, training)
 
 
@@ -164,17 +171,17 @@ def _trained(
     task: Task,
     training: Training,
     folder: RunFolder | None,
-    progress: Progress | None,
+    beside: Beside,
 ) -> Trained:
     """Train, or read what was trained before."""
     if folder is not None and folder.finished:
         return _read(folder)
     if folder is None:
-        return _trained_to_end(tuned, data, task, training, None, progress)
+        return _trained_to_end(tuned, data, task, training, None, beside)
     with folder.writing():
         if folder.finished:  # by another process, since
             return _read(folder)
-        return _trained_to_end(tuned, data, task, training, folder, progress)
+        return _trained_to_end(tuned, data, task, training, folder, beside)
 
 
 def _read(folder: RunFolder) -> Trained:
@@ -191,14 +198,14 @@ def _trained_to_end(
     task: Task,
     training: Training,
     folder: RunFolder | None,
-    progress: Progress | None,
+    beside: Beside,
 ) -> Trained:
     """Train, and keep what came of it."""
     from foretune.finetune.engine import trained
 
     refuse_unlearnable(tuned.outputs, tuned.trained, data.train.encoded)
     with nullcontext() if folder is None else library_writes(folder.path):
-        came = trained(tuned, data, task.metric, training, folder, progress)
+        came = trained(tuned, data, task.metric, training, folder, beside)
     if folder is not None:
         found = _test_score(came.test_logits, data, task)
         chosen = best_of_history(came.history, training.best_by)
@@ -257,6 +264,6 @@ def _identity(
         "validation": data_hash(data.validation.rows),
         "test": data_hash(data.test.rows),
         "method": repr(method),
-        "training": repr(training),
+        "training": training.key,
         "versions": versions_of("torch", "transformers", "peft"),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.progress import Progress
+
+_LOG = logging.getLogger("foretune.run")
 
 
 @torch.no_grad()
@@ -99,6 +102,7 @@ class Watch(TrainerCallback):
             seconds=self.seconds,
         )
         self._losses, self._pulled = [], 0
+        _LOG.info("step %d: validation loss %.4f, score %.3f", line.step, line.validation_loss, line.validation_score)
         self.history.append(line)
         best = line.step > 0 and best_of_history(self.history, self.training.best_by) is line
         if best:
