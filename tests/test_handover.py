@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -25,7 +26,7 @@ from foretune.finetune.lora_config import classes_for, lora_config
 from foretune.finetune.methods import FrozenHead
 from foretune.finetune.training import Training
 from foretune.handover.files import WRITTEN, write_next_run
-from foretune.handover.next_run import next_run, tune_options
+from foretune.handover.next_run import NextRun, next_run, tune_options
 from tests.conftest import WORDS, assert_refused, many_rows, run_cli, run_code
 
 SMALL = ("--k", 8, "--test", 16)
@@ -281,3 +282,75 @@ def test_a_head_that_the_forecast_left_out_stays_as_it_is(model_folder) -> None:
     method, training = left_out.tuning, Training(steps=2, evaluate_every=1, dropout=False)
     assert found.run(FrozenHead(method), [training]).n_trained == left_out.parameters
     assert found.run(method, [training]).n_trained == trained.parameters
+
+
+TRL_OWN = {
+    "model_name_or_path", "model_revision", "trust_remote_code", "dtype",  # trl.ModelConfig
+    "dataset_name", "dataset_train_split", "dataset_test_split",  # trl.ScriptArguments
+    "use_peft", "completion_only_loss", "max_length",  # trl.ModelConfig, trl.SFTConfig
+}  # fmt: skip
+"""Keys of trl.yaml that are TRL's own."""
+TRL_RUN = """
+import sys, yaml
+from trl import ModelConfig, ScriptArguments, SFTConfig, TrlParser, get_peft_config
+from trl.scripts import sft
+parser = TrlParser((ScriptArguments, SFTConfig, ModelConfig))
+script, training, model = parser.parse_args_and_config(["--config", sys.argv[1], "--use_cpu", "--max_steps", "2"])
+print(get_peft_config(model).target_modules, training.learning_rate)
+sft.main(script, training, model, None)
+"""
+
+
+@pytest.fixture(scope="module")
+def causal(model_folder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], NextRun]:
+    """The files of a causal model that answers a prompt with adapters, its trl.yaml, and the run that they are of."""
+    import yaml
+
+    here = tmp_path_factory.mktemp("causal")
+    family, question, pattern, rank = OWN["llama prompt, adapters"]
+    found = experiment(model_folder(family), question)
+    sizes = parameter_sizes(found.outputs)
+    blocks = [block for block in sizes.shapes if re.search(pattern, block)]
+    config = lora_config(found.outputs, classes_for(found.outputs), blocks, rank or 1, 16.0)
+    picked: Any = Stub(candidate("own", "layer", blocks, rank, sizes), (0.7, 0.5, 0.4))
+    run = next_run(found, picked, config, thresholded=False)
+    write_next_run(here, run, foretune.__version__)
+    return here, yaml.safe_load((here / "trl.yaml").read_text()), run
+
+
+def test_every_key_of_trl_yaml_is_a_field_that_its_libraries_have(causal) -> None:
+    import peft
+    from transformers import TrainingArguments
+
+    _, settings, _ = causal
+    training = {field.name for field in dataclasses.fields(TrainingArguments)}
+    adapters = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    for name in set(settings) - TRL_OWN:
+        ours = {"lora_r": "r"}.get(name, name if name in ("lora_alpha", "lora_dropout") else name.removeprefix("lora_"))
+        assert ours in (adapters if name.startswith("lora_") else training), name
+    named = {name: value for name, value in settings.items() if name in training}
+    assert TrainingArguments(**named, use_cpu=True).learning_rate == settings["learning_rate"]
+
+
+def test_trl_yaml_says_what_the_script_does(causal) -> None:
+    folder, settings, run = causal
+    adapter = json.loads((folder / "adapter_config.json").read_text())
+    assert (settings["lora_r"], settings["lora_alpha"]) == (adapter["r"], adapter["lora_alpha"])
+    script = (folder / "train.py").read_text()
+    for constant, key in (("LEARNING_RATE", "learning_rate"), ("BATCH", "per_device_train_batch_size"),
+                          ("STEPS", "max_steps"), ("EVERY", "eval_steps"), ("MODEL", "model_name_or_path")):  # fmt: skip
+        assert f"{constant} = {settings[key]!r}\n" in script, key
+    assert set(settings["lora_target_modules"]) == set(run.modules)
+    assert Path(settings["dataset_name"]) == folder / "rows"
+
+
+def test_trl_trains_what_trl_yaml_says(causal) -> None:
+    pytest.importorskip("trl")
+    folder, _, run = causal
+    result = subprocess.run(
+        [sys.executable, "-c", TRL_RUN, folder / "trl.yaml"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    names = load_file(folder / "trained-trl" / "adapter_model.safetensors")
+    trained = {re.sub(r"\.lora_[AB]\.weight", "", name.removeprefix("base_model.model.")) for name in names}
+    assert trained == set(run.modules)

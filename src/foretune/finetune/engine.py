@@ -14,9 +14,9 @@ from torch import Tensor
 
 from foretune.analysis.scores import predicted_classes, score
 from foretune.errors import UsageError
-from foretune.finetune.beside import Beside
 from foretune.finetune.data import Collator, EncodedSplit
 from foretune.finetune.folder import RunFolder
+from foretune.finetune.followers import Followers
 from foretune.finetune.history import Evaluation
 from foretune.finetune.trackers import logs_in, refuse_missing_trackers
 from foretune.finetune.training import Training
@@ -43,7 +43,7 @@ def trained(
     metric: str,
     training: Training,
     folder: RunFolder | None,
-    beside: Beside,
+    followers: Followers,
 ) -> Trained:
     """Train to the end, from the last complete checkpoint in the folder if there is one; `tuned` ends with the best.
 
@@ -54,14 +54,14 @@ def trained(
     refuse_missing_trackers(training.report_to)
     with temporary_folder() if folder is None else nullcontext(folder.checkpoints) as where:
         resumed = None if folder is None else folder.resumable()
-        trainer = _trainer(tuned, data, metric, training, _arguments(tuned, data, training, where, resumed, folder))
-        watch = _watch(trainer, tuned, data, training, folder, beside.progress, resumed)
+        with logs_in(None if folder is None else folder.path / "tensorboard"):
+            trainer = _trainer(tuned, data, metric, training, _arguments(tuned, data, training, where, resumed, folder))
+        watch = _watch(trainer, tuned, data, training, folder, followers.progress, resumed)
         trainer.add_callback(watch)
         trainer.callback_handler.callbacks[:0] = (
-            beside.callbacks
+            followers.callbacks
         )  # before the trackers: what they add to a log is drawn
-        with logs_in(None if folder is None else folder.path / "tensorboard"):
-            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tuned.load_state_dict(watch.best)
         seconds = watch.seconds
         return Trained(watch.history, watch.best, _test_logits(trainer, data, tuned.outputs.n_outputs), seconds)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.errors import UsageError
-from foretune.finetune.beside import Beside
 from foretune.finetune.copies import outputs_on
 from foretune.finetune.data import EncodedSplit, data_hash, encoded_split
 from foretune.finetune.folder import RunFolder
+from foretune.finetune.followers import Followers
 from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.learnable import refuse_unlearnable
 from foretune.finetune.methods import Linearized, LinearProbing, Method, ProbedFirst
@@ -127,9 +127,9 @@ def fine_tuned(
         return replace(second, method=method, probing=first)
     if isinstance(method, Linearized) and training.precision != "full":
         raise UsageError("The linearized model is exact and so needs full precision. Use precision='full'.")
-    beside = Beside(progress, tuple(callbacks))
+    followers = Followers(progress, tuple(callbacks))
     with restored_global_state(outputs.lm.device):
-        return _one_stage(outputs, task, split, method, training, folder, beside)
+        return _one_stage(outputs, task, split, method, training, folder, followers)
 
 
 def tuned_by(method: Method, started: Outputs, names: Sequence[str], training: Training) -> Tuned:
@@ -153,7 +153,7 @@ def _one_stage(
     method: Method,
     training: Training,
     out: Path | None,
-    beside: Beside,
+    followers: Followers,
 ) -> Run:
     """See `fine_tuned`."""
     started = method.start(outputs)
@@ -161,7 +161,7 @@ def _one_stage(
     folder = None if out is None else RunFolder(out, _identity(outputs, task, data, method, training))
     names = method.names(started)
     tuned = tuned_by(method, started, names, training)
-    came = _trained(tuned, data, task, training, folder, beside)
+    came = _trained(tuned, data, task, training, folder, followers)
     return _run(tuned, came, data, task, method, training)
 
 
@@ -171,17 +171,17 @@ def _trained(
     task: Task,
     training: Training,
     folder: RunFolder | None,
-    beside: Beside,
+    followers: Followers,
 ) -> Trained:
     """Train, or read what was trained before."""
     if folder is not None and folder.finished:
         return _read(folder)
     if folder is None:
-        return _trained_to_end(tuned, data, task, training, None, beside)
+        return _trained_to_end(tuned, data, task, training, None, followers)
     with folder.writing():
         if folder.finished:  # by another process, since
             return _read(folder)
-        return _trained_to_end(tuned, data, task, training, folder, beside)
+        return _trained_to_end(tuned, data, task, training, folder, followers)
 
 
 def _read(folder: RunFolder) -> Trained:
@@ -198,14 +198,14 @@ def _trained_to_end(
     task: Task,
     training: Training,
     folder: RunFolder | None,
-    beside: Beside,
+    followers: Followers,
 ) -> Trained:
     """Train, and keep what came of it."""
     from foretune.finetune.engine import trained
 
     refuse_unlearnable(tuned.outputs, tuned.trained, data.train.encoded)
     with nullcontext() if folder is None else library_writes(folder.path):
-        came = trained(tuned, data, task.metric, training, folder, beside)
+        came = trained(tuned, data, task.metric, training, folder, followers)
     if folder is not None:
         found = _test_score(came.test_logits, data, task)
         chosen = best_of_history(came.history, training.best_by)

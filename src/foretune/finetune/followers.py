@@ -9,7 +9,7 @@ from foretune.progress import Progress
 
 
 @dataclass(frozen=True)
-class Beside:
+class Followers:
     """What is told of a run as it goes on.
 
     Attributes:
