@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shlex
 
-from foretune.behaviour.measure import Extent, measured_behaviour
-from foretune.behaviour.page import behaviour_data, behaviour_page
 from foretune.cli.deliver import deliver_into
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import page_places
@@ -17,6 +15,8 @@ from foretune.cli.tuning_options import BehaviourOptions
 from foretune.kernels.formula import Formula
 from foretune.pages.console import progress_console
 from foretune.pages.progress import progress_bar
+from foretune.regime.measure import Extent, measured_behaviour
+from foretune.regime.page import behaviour_data, behaviour_page
 
 
 def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:

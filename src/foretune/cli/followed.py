@@ -18,7 +18,7 @@ from foretune.cli.settings import repeatable
 from foretune.cli.show import kept_page
 from foretune.experiment.folder import EXPERIMENT, FORECAST
 from foretune.finetune.report import RunReport
-from foretune.forecast.figures import with_real_runs
+from foretune.forecasting.figures import with_real_runs
 from foretune.handover.callback import LOGGER, beside_run, left_at, predicted_curve
 from foretune.pages.console import Console
 from foretune.pages.html import REPORT, is_written_html

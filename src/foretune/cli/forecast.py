@@ -36,10 +36,10 @@ from foretune.finetune.adapters import adapted_blocks
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.methods import LoRATuning
 from foretune.finetune.snippet import head_note, python_snippet
-from foretune.forecast.cost import WARM_UP, cost
-from foretune.forecast.figures import with_real_runs
-from foretune.forecast.forecast import Forecast, forecast
-from foretune.forecast.page import ForecastData, Seen, forecast_page
+from foretune.forecasting.cost import WARM_UP, cost
+from foretune.forecasting.figures import with_real_runs
+from foretune.forecasting.forecast import Forecast, forecast
+from foretune.forecasting.page import ForecastData, Seen, forecast_page
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
 from foretune.handover.next_run import NextRun, next_run, tune_options, why_none
 from foretune.kernels.job import joint_job

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from foretune.analysis.probe import head_probe
-from foretune.errors import UsageError
 from foretune.experiment.setting import Question
 from foretune.model.answer import AnswerLogits
 from foretune.model.batches import outputs_and_features
@@ -41,7 +40,7 @@ def asked_outputs(question: Question, lm: LanguageModel, task: Task, seed: int) 
         return AnswerLogits(
             lm, task, difference=difference, max_length=question.max_length, first_piece=question.first_piece
         )
-    _refuse_prompt(question, lm)
+    question.refuse_prompt(f"{lm.name} has no words to answer with")
     return HeadLogits(
         lm,
         len(task.labels),
@@ -86,21 +85,3 @@ def with_weights(head: HeadLogits, weight: Tensor, bias: Tensor) -> HeadLogits:
         difference=head.difference,
         max_length=head.encode.limit,
     )
-
-
-def _refuse_prompt(question: Question, lm: LanguageModel) -> None:
-    """See that nothing was said of a prompt where a head answers.
-
-    Raises:
-        UsageError: an option of prompts was given.
-    """
-    given = {
-        "--template": question.template,
-        "--words": question.words,
-        "--prompt": question.prompt,
-        "--first-piece": question.first_piece or None,
-    }
-    named = next((name for name, value in given.items() if value is not None), None)
-    if named is not None:
-        why = f"{lm.name} has no words to answer with" if question.output == "auto" else "a head answers"
-        raise UsageError(f"{named} is for prompts, but {why}, so it would have no effect. Leave {named} out.")
