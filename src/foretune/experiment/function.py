@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -41,10 +42,17 @@ def asked_outputs(question: Question, lm: LanguageModel, task: Task, seed: int) 
             lm, task, difference=difference, max_length=question.max_length, first_piece=question.first_piece
         )
     question.refuse_prompt(f"{lm.name} has no words to answer with")
+    usual = "last" if lm.left_to_right else "mean"
+    if question.pooling is None and lm.pooling not in (None, usual):
+        warnings.warn(
+            f"{lm.name} was trained to be read by {lm.pooling} (modules.json), and its head reads {usual} here. Add "
+            f"--pooling {lm.pooling} to read it as it was trained, or --pooling {usual} to say that this is meant.",
+            stacklevel=2,
+        )
     return HeadLogits(
         lm,
         len(task.labels),
-        question.pooling or ("last" if lm.left_to_right else "mean"),
+        question.pooling or usual,
         seed=0 if question.head == "probe" else seed,
         difference=difference,
         max_length=task.max_length if question.max_length is None else question.max_length,
