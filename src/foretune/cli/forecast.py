@@ -150,7 +150,7 @@ def _handed(folder: Path, run: NextRun | None) -> str:
     if run is None:
         return ""
     shown = dict.fromkeys(name.split("/")[0] for name in write_next_run(folder, run, foretune.__version__))
-    return f"{', '.join(shown)} in {folder}"
+    return f"{folder}: {', '.join(shown)}"
 
 
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
