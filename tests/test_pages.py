@@ -90,7 +90,6 @@ ANSWERS = {
 QUESTIONS = {
     "two labels": "negative 5,331, positive 5,331",
     "many labels": ", ".join(f"a label of people {each} {each * 37}" for each in range(1, 9)) + " and 142 more labels",
-    + " and 142 more labels",
 }
 
 
