@@ -122,7 +122,7 @@ def best_of(
     best: Run | None = None
     points: list[Point] = []
     for number, training in enumerate(grid):
-        if progress is not None:
+        if progress is not None and len(grid) > 1:
             progress("grid points", number, len(grid))
         folder = None if out is None else Path(out) / f"point-{number}"
         try:
