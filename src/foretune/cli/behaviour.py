@@ -7,7 +7,7 @@ import shlex
 from foretune.cli.deliver import deliver_into
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import page_places
-from foretune.cli.prepare import prepared, versions
+from foretune.cli.prepare import loaded_experiment, versions
 from foretune.cli.settings import typed_again
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import finished_report, finished_run, read_recipe
@@ -31,7 +31,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     places = page_places(measures.out, command, report.json, measures.folder)
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
-    found = prepared(recipe.experiment, places, measures.folder, errors)
+    found = loaded_experiment(recipe.experiment, places, measures.folder, errors)
     run = finished_run(measures.folder, recipe, found)
     found.work.memory = measures.memory
     with progress_bar(errors) as found.work.progress:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from foretune.errors import UsageError, nearest
-from foretune.kernels.tiles import memory_bytes
+from foretune.kernels.memory_plan import memory_bytes
 from foretune.text.cells import label_name
 from foretune.text.quoted import pieces, unquoted
 

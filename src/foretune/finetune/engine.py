@@ -28,7 +28,7 @@ from foretune.store.workspace import temporary_folder
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What a trainer leaves behind: history, parameters of the best checkpoint, their test logits, seconds."""
 
     history: list[Evaluation]
@@ -37,14 +37,14 @@ class Trained:
     seconds: float
 
 
-def trained(
+def train(
     tuned: Tuned,
     data: EncodedSplit,
     metric: str,
     training: Training,
     folder: RunFolder | None,
     followers: Followers,
-) -> Trained:
+) -> TrainingResult:
     """Train to the end, from the last complete checkpoint in the folder if there is one; `tuned` ends with the best.
 
     Raises:
@@ -64,7 +64,7 @@ def trained(
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tuned.load_state_dict(watch.best)
         seconds = watch.seconds
-        return Trained(watch.history, watch.best, _test_logits(trainer, data, tuned.outputs.n_outputs), seconds)
+        return TrainingResult(watch.history, watch.best, _test_logits(trainer, data, tuned.outputs.n_outputs), seconds)
 
 
 def _test_logits(trainer: transformers.Trainer, data: EncodedSplit, outputs: int) -> Float[np.ndarray, "m c"]:
