@@ -84,6 +84,15 @@ def test_a_finished_run_is_shown_without_training_and_another_refused(lora_run: 
     assert_refused(other, 2, "holds another run: it differs in method, rank", "--config")
 
 
+def test_a_run_of_a_version_with_fewer_options_is_the_same_run(lora_run: Path, tmp_path: Path) -> None:
+    older = shutil.copytree(lora_run, tmp_path / "older")
+    settings = older / "run.yaml"
+    assert "exclude_head: false\n" in settings.read_text()
+    settings.write_text(settings.read_text().replace("exclude_head: false\n", ""))
+    again = run_cli("tune", "--config", settings, "--out", older)
+    assert again.returncode == 0 and "nothing was trained" in again.stdout, again.stderr
+
+
 def test_a_finished_run_answers_for_its_own_data_and_weights_only_and_lost_parts_are_trained_again(
     bert_folder: Path, tmp_path: Path
 ) -> None:

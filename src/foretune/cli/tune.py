@@ -258,7 +258,9 @@ def _refuse_other(folder: Path, recipe: RunRecipe) -> None:
         folder_description(folder)
     if not names or (EXPERIMENT.file in names and not {SETTINGS, RUNS, RESULT} & {*names}):
         return  # what stands there is of an experiment: of this one, as is seen when the data is read
-    before, now = _settings(folder, "Choose an empty or new folder for --out."), repeatable(recipe.groups)
+    now = repeatable(recipe.groups)
+    left_out = {field.name: field.default for group in recipe.groups for field in fields(group) if field.name in now}
+    before = {**left_out, **_settings(folder, "Choose an empty or new folder for --out.")}  # an older version has fewer
     folder_description(folder)
     then, asked = ({key: value for key, value in found.items() if key not in _NO_MATTER} for found in (before, now))
     hint = f"repeat that run with --config {shlex.quote(str(folder / SETTINGS))}"
