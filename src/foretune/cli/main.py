@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import warnings
 
@@ -28,6 +29,7 @@ def main() -> None:
             _quiet()
         sys.exit(_exit_code())
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C asks for the end that is here already
         named = any(argument.startswith("--out") for argument in sys.argv) and sys.argv[1:2] not in _WHOLE
         resumable = named or sys.argv[1:2] in _RESUMABLE
         _end(
