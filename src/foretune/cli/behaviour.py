@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from foretune.cli.deliver import deliver
+import shlex
+
+from foretune.cli.deliver import deliver, keep_page
 from foretune.cli.options import FormulaOptions, ReportOptions
-from foretune.cli.places import Places
+from foretune.cli.places import page_places
 from foretune.cli.prepare import loaded_experiment, versions
+from foretune.cli.settings import typed_again
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import RunRecipe, finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
@@ -18,12 +21,13 @@ from foretune.regime.page import behaviour_data, behaviour_page
 
 
 def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
-    """The verdict and its numbers, to the terminal and, on request, to JSON. Raises as `made_behaviour` does."""
-    deliver(made_behaviour(measures, report), report)
+    """The verdict and its numbers, to the terminal and, on request, to a folder and to JSON. Raises as `made_behaviour`."""
+    command = "" if measures.out is None else _command(measures)
+    deliver(made_behaviour(measures, report), report, folder=measures.out, command=command)
 
 
 def made_behaviour(measures: BehaviourOptions, report: ReportOptions, recipe: RunRecipe | None = None) -> Page:
-    """The page of the measures of a run.
+    """The page of the measures of a run, written into a folder where one is wanted.
 
     Args:
         measures: which run, and on how much.
@@ -31,12 +35,11 @@ def made_behaviour(measures: BehaviourOptions, report: ReportOptions, recipe: Ru
         recipe: of the run, where its model or rows are in memory; what the folder says by default.
 
     Raises:
-        UsageError: the folder holds no finished run of `foretune tune`.
+        UsageError: the folder holds no finished run of `foretune tune`, or --out holds something else.
     """
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     formula = _formula(measures)
-    places = Places(report.json, read=(measures.folder,))
-    places.check()
+    places = page_places(measures.out, _command(measures), report.json, measures.folder)
     recipe = recipe or read_recipe(measures.folder)
     finished_report(measures.folder)
     found = loaded_experiment(recipe.experiment, places, measures.folder, errors)
@@ -46,7 +49,13 @@ def made_behaviour(measures: BehaviourOptions, report: ReportOptions, recipe: Ru
         about = {"model": str(recipe.model.model), "task": str(recipe.data.data)}
         result = measured_behaviour(found, run, _extent(measures, formula), about)
     data = behaviour_data(result, str(measures.folder), versions(), found.work.stages.finished)
-    return behaviour_page(result, data)
+    page = behaviour_page(result, data)
+    keep_page(measures.out, page, _command(measures))
+    return page
+
+
+def _command(measures: BehaviourOptions) -> str:
+    return shlex.join(["foretune", "behaviour", *typed_again((measures,))])
 
 
 def _formula(measures: BehaviourOptions) -> Formula:

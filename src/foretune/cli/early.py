@@ -56,7 +56,7 @@ def read_early(
     """
     setting = asked_setting(data, outputs)
     Places(report.json, () if out is None else (out,)).check(read_by(model, data, outputs))
-    _WAITING.found[data, outputs] = _read(setting, progress_console(quiet=report.quiet))
+    _WAITING.found[data, outputs] = _read(setting, progress_console(quiet=report.quiet, verbose=report.verbose))
 
 
 def read_data(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:

@@ -33,17 +33,18 @@ from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST
 from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import named, record_of
+from foretune.finetune.adapters import adapted_blocks
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
+from foretune.finetune.methods import LoRATuning
 from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecasting.cost import WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
-from foretune.forecasting.recommended import Recommendation
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
-from foretune.handover.next_run import NextRun, method_options, next_run, training_options, why_none
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.handover.next_run import NextRun, next_run, tune_options, why_none
 from foretune.kernels.job import joint_job
+from foretune.model.outputs import Outputs
 from foretune.naming import layer_number, layer_path
 from foretune.page import Fact, Listing, Page
 from foretune.pages.console import Console, progress_console
@@ -92,7 +93,7 @@ def _planned(
     report: ReportOptions,
 ) -> None:
     """What the kernels would need, to the terminal and, on request, to JSON."""
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
     if run.out is not None:
         refuse_foreign(run.out)
@@ -118,7 +119,7 @@ def made_forecast(
         UsageError: --warm-up in half precision.
         ForetuneError: see `loaded_experiment` and `pool_forecast`.
     """
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     settings = (model, data, outputs, blocks, wanted, run, report)
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
     if run.out is not None:
@@ -146,6 +147,7 @@ def made_forecast(
         config, picked = (_adapters(item, found, able) for item in (result.advice.adapter, _picked(result)))
         run_next = None if _why_none(result, found, model) else _next_run(result, found, picked, model)
         config = None if result.verdict == "no" else config
+    tuning = None if run_next is None or result.recommended is None else tune_options(result.recommended, found.outputs)
     descriptions = kernel_descriptions(kernels)
     numbers = ForecastData(
         **vars(record),
@@ -157,9 +159,7 @@ def made_forecast(
         lora_config_classes=None if config is None else config.classes,
         beside_lora_config=head_note(found.outputs, config),
         recommended_lora_config=None if picked is None else picked.arguments,
-        tune_options=_tune(result.recommended, settings)
-        if result.recommended and not why_none(result, found)
-        else None,
+        tune_options=None if tuning is None else {**repeatable(settings[:3]), **tuning},
         cost=costs,
         stages=found.work.stages.finished,
     )
@@ -169,7 +169,11 @@ def made_forecast(
         metric=inputs.metric,
         sizes=record.sizes,
         snippet=_snippet(result, found, config, picked),
-        next=_next(result, settings, kernels) if run.out is None or run_next is None else _from(run.out, settings),
+        next=()
+        if tuning is None
+        else _next(result, tuning, settings, found.outputs)
+        if run.out is None
+        else _from(run.out, settings),
     )
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
@@ -207,7 +211,7 @@ def handed_over(folder: Path, run: NextRun | None) -> str:
     if run is None:
         return ""
     shown = dict.fromkeys(name.split("/")[0] for name in write_next_run(folder, run, foretune.__version__))
-    return f"{', '.join(shown)} in {folder}"
+    return f"{folder}: {', '.join(shown)}"
 
 
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
@@ -242,20 +246,24 @@ def _snippet(
     return Listing(f"LoraConfig of {best}{chosen.title} ({chosen.parameters:,} parameters)", text, "python")
 
 
-def _next(result: PoolForecast, settings: tuple[Any, ...], kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:
-    """The real run of what is recommended, where options of `tune` say which weights it trains."""
-    picked = result.recommended
-    rate = None if picked is None else picked.adamw.learning_rate
-    if picked is None or rate is None or picked.candidate.rank is None or _in_memory(settings):
+def _next(
+    result: PoolForecast, tuning: Mapping[str, Any], settings: tuple[Any, ...], outputs: Outputs
+) -> tuple[str, ...]:
+    """The real run of what is recommended, where few words say which weights it trains."""
+    chosen = _picked(result)
+    if chosen is None or _in_memory(settings):
         return ()
-    which = _lora_options(picked.candidate, kernels)
-    if which is None:
+    options = dict(tuning)
+    if chosen.rank is not None:
+        which = _lora_options(chosen, outputs)
+        if which is None:
+            return ()
+        del options["target_modules"]
+        options |= which
+    elif len(chosen.blocks) > _NAMED:
         return ()
-    model, data, outputs = settings[:3]
-    method = {"method": "lora", "rank": picked.candidate.rank, "alpha": f"{ALPHA:g}", **which}
-    training = {"learning_rate": f"{rate:.2e}", "batch_size": picked.adamw.batch, "steps": picked.adamw.steps}
-    options = option_words({**method, **training, "best_by": "loss", "out": "runs/lora"})
-    return (shlex.join(["foretune", "tune", *typed_again((model, data, outputs)), *options]),)
+    words = [*typed_again(settings[:3]), *option_words(options), "--out", f"runs/{options['method']}"]
+    return (shlex.join(["foretune", "tune", *words]),)
 
 
 def _in_memory(settings: tuple[Any, ...]) -> bool:
@@ -271,20 +279,13 @@ def _from(out: Path, settings: tuple[Any, ...]) -> tuple[str, ...]:
     return (script,) if _in_memory(settings) else (script, shlex.join(words))
 
 
-def _tune(picked: Recommendation, settings: tuple[Any, ...]) -> dict[str, Any]:
-    """The options of `foretune tune` that train what is recommended, on the same rows."""
-    return {**repeatable(settings[:3]), **method_options(picked.candidate), **training_options(picked)}
-
-
-def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:
+def _lora_options(item: Candidate, outputs: Outputs) -> dict[str, str] | None:
     """The options of `tune --method lora` that adapt exactly these weights; None where none do so in few words."""
-    able = kernels[kernel_label(item.rank)].names
-    if set(able) == set(item.blocks):
+    formula, wanted = LoRATuning(item.rank or 1).formula, set(item.blocks)
+    if set(adapted_blocks(outputs, formula)) == wanted:
         return {}
-    paths = {path for name in item.blocks if (path := layer_path(name)) is not None}
-    if len(paths) == 1:
-        (path,) = paths
-        if {name for name in able if layer_path(name) == path} == set(item.blocks):
-            return {"layers": str(layer_number(path))}
+    layers = {layer_number(path) for name in item.blocks if (path := layer_path(name)) is not None}
+    if len(layers) == 1 and set(adapted_blocks(outputs, formula, tuple(layers))) == wanted:
+        return {"layers": str(*layers)}
     modules = [name.removesuffix(".weight") for name in item.blocks]
     return {"target_modules": ",".join(modules)} if len(modules) <= _NAMED else None

@@ -17,6 +17,8 @@ from foretune.naming import one_line
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C, and what shells expect
 _RESUMABLE = (["tune"], ["reproduce"], ["validate"])
+_WHOLE = (["behaviour"], ["behavior"], ["solve"])
+"""Commands that write their page at the end, whole or not at all."""
 
 
 def main() -> None:
@@ -28,7 +30,8 @@ def main() -> None:
         sys.exit(_exit_code())
     except KeyboardInterrupt:
         _ignore_more()
-        resumable = any(argument.startswith("--out") for argument in sys.argv) or sys.argv[1:2] in _RESUMABLE
+        named = any(argument.startswith("--out") for argument in sys.argv) and sys.argv[1:2] not in _WHOLE
+        resumable = named or sys.argv[1:2] in _RESUMABLE
         _end(
             "Stopped. "
             + ("Repeat the same command to go on where it stopped." if resumable else "Nothing was written."),

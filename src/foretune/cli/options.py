@@ -19,6 +19,7 @@ from foretune.cli.ranges import (
     Items,
     LabelWords,
     Memory,
+    NotWith,
     NumberRange,
     Numbers,
     UsedWith,
@@ -299,9 +300,7 @@ class ShowOptions:
     html: Annotated[
         Path | None, option(Panel.RUN, "Write the result to this .html file too: one page, which needs no network.")
     ] = None
-    details: Annotated[
-        bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details", "-v", "--verbose")
-    ] = False
+    details: Annotated[bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details")] = False
     debug: Annotated[bool, option(Panel.RUN, "Show the traceback of an error.", "--debug")] = False
 
 
@@ -331,11 +330,19 @@ class TaskName:
     name: Annotated[str | None, argument("A built-in task or a .yaml file; without it, all tasks are listed.")] = None
 
 
+PageFolder = Annotated[
+    Path | None,
+    option(Panel.RUN, "Folder for the page: report.html, page.json, tables as .csv, figures as .svg.", "--out"),
+]
+"""Where a command that keeps nothing else puts its page."""
+
+
 @dataclass(frozen=True)
 class SolverOptions:
     """Which kernels are solved, and how."""
 
     folder: Annotated[Path, argument("A folder made by `foretune kernel` or `foretune forecast --out`.")]
+    out: PageFolder = None
     solver: Annotated[
         str,
         option(Panel.SOLVER, f"Solvers, separated by commas: {', '.join(SOLVERS)}."),
@@ -384,6 +391,9 @@ class ReportOptions:
     json: Annotated[Path | None, option(Panel.RUN, "Also write all results, unrounded, to this file.", "--json")] = None
     debug: Annotated[bool, option(Panel.RUN, "Show the traceback of an error.", "--debug")] = False
     quiet: Annotated[bool, option(Panel.RUN, "Show no progress, only results and errors.", "--quiet")] = False
-    details: Annotated[
-        bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details", "-v", "--verbose")
+    verbose: Annotated[
+        bool,
+        option(Panel.RUN, "Show more progress: every ten seconds, and the end of each stage.", "--verbose", "-v"),
+        NotWith("quiet"),
     ] = False
+    details: Annotated[bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details")] = False

@@ -117,6 +117,27 @@ class Places:
             check_folder(folder)
 
 
+def page_places(out: Path | None, command: str, json: Path | None, read: Path) -> Places:
+    """The places of a command that reads a folder of results and makes a page, looked at before the work.
+
+    Args:
+        out: folder of the page, if one is wanted.
+        command: what makes it.
+        json: the file of `--json`, if there is one.
+        read: the folder that is read.
+
+    Raises:
+        UsageError: --out holds something else, or is inside of what is read; or --json is a bad place.
+        StorageError: something cannot be written.
+    """
+    if out is not None and page_folder(out.parent, out.name, command) != out:
+        raise UsageError(f"{out} holds the page of another command. Choose another folder for --out.")
+    pages = () if out is None else (out,)
+    places = Places(json, pages, (read,), pages)
+    places.check([read])
+    return places
+
+
 @dataclass(frozen=True)
 class StudyPlaces:
     """Where a study goes.

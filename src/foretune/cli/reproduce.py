@@ -58,7 +58,7 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     places = study_places(
         options.out, recipe.name, command, asked.model, report.json, options.data, make=not options.plan
     )
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)
     with progress_bar(errors) as progress:

@@ -10,8 +10,10 @@ result.json      of a finished run: settings, curves and scores
 from __future__ import annotations
 
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.deliver import check_report_place, deliver, keep_report
 from foretune.cli.early import read_by, refuse_half_weights
+from foretune.cli.followed import beside_forecast, draw_beside_forecast, followed_curve, shown_evaluations
 from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
@@ -41,7 +44,9 @@ from foretune.finetune.page import TrainingCostData, run_page, training_cost_pag
 from foretune.finetune.report import RESULT, RunReport, read_report, report_file, run_report, write_report
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import paper_grid
+from foretune.finetune.trackers import refuse_missing_trackers
 from foretune.finetune.training import Training
+from foretune.handover.callback import ForecastCallback
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.page import Page
@@ -53,7 +58,7 @@ from foretune.store.json import strangers_in
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
 
-_NO_MATTER = {"json", "out"}
+_NO_MATTER = {"json", "out", "report_to"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def run_tune(
     recipe = RunRecipe(model, data, outputs, method, training, run)
     if run.plan:
         _check(recipe, report)
-        return _planned(recipe, report, progress_console(quiet=report.quiet))
+        return _planned(recipe, report, progress_console(quiet=report.quiet, verbose=report.verbose))
     return deliver(made_run(recipe, report), report, folder=run.out)
 
 
@@ -118,7 +123,8 @@ def _check(recipe: RunRecipe, report: ReportOptions) -> Places:
         UsageError: they do not, or are not.
     """
     refuse_half_weights(recipe.model)
-    recipe.made()
+    for point in recipe.made()[1][:1]:
+        refuse_missing_trackers(point.report_to)
     run = recipe.run
     places = Places(report.json, (run.out,))
     places.check(read_by(recipe.model, recipe.data, recipe.outputs))
@@ -135,7 +141,11 @@ def made_run(recipe: RunRecipe, report: ReportOptions) -> Page:
         UsageError: options that do not fit, or a folder that holds another run.
         ForetuneError: see `loaded_experiment` and `Experiment.search`.
     """
-    places, run, errors = _check(recipe, report), recipe.run, progress_console(quiet=report.quiet)
+    places, run, errors = (
+        _check(recipe, report),
+        recipe.run,
+        progress_console(quiet=report.quiet, verbose=report.verbose),
+    )
     before = _kept(recipe)
     kept = before is not None
     if before is None:
@@ -182,12 +192,20 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Cons
     file = recipe.run.out / SETTINGS
     if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
-    with reported(found, "fine-tuning", errors):
+    source = recipe.run.forecast
+    curve = followed_curve(source, recipe.groups)
+    found.work.callbacks = () if curve is None else (ForecastCallback(source),)
+    with (
+        shown_evaluations(errors, every=report.verbose and curve is None),
+        redirect_stdout(sys.stderr),  # trackers print
+        reported(found, "fine-tuning", errors),
+    ):
         search = found.search(chosen, grid)
-    made = run_report(
-        search.best, None if recipe.run.grid is None else search, _zero_shot(found), _about(found, recipe, chosen)
-    )
+    history = {line.step: line.validation_loss for line in search.best.history}
+    about = {**_about(found, recipe, chosen), **beside_forecast(source, curve, history)}
+    made = run_report(search.best, None if recipe.run.grid is None else search, _zero_shot(found), about)
     write_report(recipe.run.out, made)
+    draw_beside_forecast(source, recipe.run.out, made)
     return made
 
 
@@ -262,7 +280,9 @@ def _refuse_other(folder: Path, recipe: RunRecipe) -> None:
         folder_description(folder)
     if not names or (EXPERIMENT.file in names and not {SETTINGS, RUNS, RESULT} & {*names}):
         return  # what stands there is of an experiment: of this one, as is seen when the data is read
-    before, now = _settings(folder, "Choose an empty or new folder for --out."), repeatable(recipe.groups)
+    now = repeatable(recipe.groups)
+    left_out = {field.name: field.default for group in recipe.groups for field in fields(group) if field.name in now}
+    before = {**left_out, **_settings(folder, "Choose an empty or new folder for --out.")}  # an older version has fewer
     folder_description(folder)
     then, asked = ({key: value for key, value in found.items() if key not in _NO_MATTER} for found in (before, now))
     hint = f"repeat that run with --config {shlex.quote(str(folder / SETTINGS))}"

@@ -75,7 +75,7 @@ def made_validation(model: ModelOptions, options: ValidateOptions, report: Repor
     places = study_places(
         options.out, _PAGE, command, str(model.model), report.json, options.data, make=not options.plan
     )
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     lm = loaded_model(model, errors)
     globs = listed(options, "candidates") or None
     with progress_bar(errors) as progress:

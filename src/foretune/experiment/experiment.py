@@ -52,11 +52,13 @@ class Work:
         memory: budget of kernels above the model's own memory.
         progress: called as the work goes on.
         stages: seconds and memory of what was done.
+        callbacks: of `transformers.Trainer`, for every run.
     """
 
     memory: str = "2GiB"
     progress: Progress | None = None
     stages: Stages = field(default_factory=Stages)
+    callbacks: tuple[Any, ...] = ()
 
 
 Model = LanguageModel | str | Callable[[], LanguageModel]
@@ -192,7 +194,8 @@ class Experiment:
             NonFiniteError: the loss became infinite or undefined at every point.
         """
         folder = self._below(RUNS, run_name(method, grid))
-        return best_of(self.outputs, self.task, self.split, method, grid, folder, self.work.progress)
+        work = self.work
+        return best_of(self.outputs, self.task, self.split, method, grid, folder, work.progress, work.callbacks)
 
     def warmed(self, steps: int) -> Experiment:
         """The same with the model after a warm-up (`warmed_outputs`), in a folder inside this one.
@@ -313,4 +316,4 @@ def _outcome_place(method: Method, grid: Sequence[Training]) -> tuple[str, dict[
 
 def run_key(method: Method, grid: Sequence[Training]) -> dict[str, object]:
     """What determines the runs of a grid besides the experiment."""
-    return {"method": repr(method), "grid": [repr(training) for training in grid]}
+    return {"method": repr(method), "grid": [training.key for training in grid]}

@@ -61,7 +61,7 @@ def with_real_runs(page: Page, runs: Iterable[tuple[str, RunReport]]) -> Page:
     if not real:
         return page
     drawn = (
-        replace(figure, title=f"{figure.title}, and real runs", curves=(*figure.curves, *real))
+        replace(figure, title=figure.title.replace("run", "and real runs", 1), curves=(*figure.curves, *real))
         if figure.name == _CURVE
         else figure
         for figure in page.figures

@@ -135,7 +135,7 @@ def short_answer(found: PoolForecast, metric: str) -> str:
 
 def _facts(found: PoolForecast, costs: ForecastCost, seen: Seen) -> tuple[Fact, ...]:
     picked = found.recommended
-    facts = [Fact("Will it work?", _works(found, seen.metric), 3)]
+    facts = [Fact("Will it work?", _works(found, seen.metric), 4)]
     if picked is not None:
         facts += [Fact("Train what?", _what(found, picked), 3), Fact("How?", _how(picked))]
     return (*facts, Fact("How sure?", _sure(found, seen), 3), Fact("Cost", _cost(found, costs), 1))

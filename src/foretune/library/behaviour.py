@@ -49,6 +49,7 @@ def behaviour(
     segment_examples: int = 4,
     segment_points: int = 4,
     memory: str = "2GiB",
+    out: str | Path | None = None,
     progress: bool = False,
 ) -> RunBehaviour:
     """Measure whether a run of `ft.tune` or `foretune tune` behaved as its kernel predicts.

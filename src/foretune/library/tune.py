@@ -121,6 +121,7 @@ def tune(
     rslora: bool = False,
     draw_seed: int = 0,
     parameters: str | Sequence[str] | None = None,
+    exclude_head: bool = False,
     head_learning_rate: float = 0.001,
     optimiser: Literal["adamw", "sgd", "signgd"] = "adamw",
     learning_rate: float | None = None,
@@ -137,6 +138,7 @@ def tune(
     dropout: bool = True,
     precision: Literal["full", "bf16"] = "full",
     training_seed: int = 0,
+    report_to: str | Sequence[str] | None = None,
     grid: Literal["paper"] | None = None,
     progress: bool = False,
 ) -> TunedRun:
@@ -183,7 +185,7 @@ def _recommended(given: dict[str, Any]) -> dict[str, Any]:
     if forecast is None:
         return {}
     record = forecast if isinstance(forecast, Forecast) else Forecast.load(forecast)
-    place = "This forecast" if isinstance(forecast, Forecast) else str(forecast)
+    place = None if isinstance(forecast, Forecast) else Path(forecast)
     options, defaults = recommended_options(record.record, place), function_options("tune")
     free = [name for name in options if name in given and given[name] in (defaults[name], None)]
     file = record.folder / "forecast.json" if record.folder is not None else None
