@@ -7,10 +7,12 @@ R(sigma) = sigma y^T (K + sigma I)^-1 y                                the ridge
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+from scipy.sparse.linalg import ArpackError, eigsh
 
 from foretune.errors import UsageError
 from foretune.shapes import Float64
@@ -90,6 +92,22 @@ def spectrum(matrix: Float64[np.ndarray, "k l"]) -> Spectrum:
         raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
     values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2)
     return Spectrum(values, vectors)
+
+
+_DENSE = 128
+"""Rows up to which a whole tridiagonalisation is faster than iterations."""
+
+
+def largest_eigenvalue(matrix: Float64[np.ndarray, "k k"]) -> float:
+    """lambda_max of a symmetric positive semidefinite matrix, to rounding, without its eigenvectors; not below zero."""
+    size = len(matrix)
+    if not matrix.any():
+        return 0.0
+    if size > _DENSE:
+        start = np.random.default_rng(0).standard_normal(size)
+        with contextlib.suppress(ArpackError):  # else by the safe way
+            return max(float(eigsh(matrix, k=1, which="LA", v0=start, tol=0, return_eigenvectors=False)[0]), 0.0)
+    return max(float(scipy.linalg.eigvalsh(matrix, subset_by_index=[size - 1, size - 1])[0]), 0.0)
 
 
 @dataclass(frozen=True)

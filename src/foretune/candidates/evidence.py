@@ -29,7 +29,7 @@ from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solved
-from foretune.analysis.spectrum import Spectrum
+from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
 from foretune.candidates.adam import STEPS, AdamRate, PredictedRun, adam_rate, predicted_runs, reach
 from foretune.candidates.candidate import (
     ALPHA,
@@ -42,8 +42,8 @@ from foretune.candidates.candidate import (
 )
 from foretune.candidates.effort import Effort, effort_for
 from foretune.candidates.greedy import greedy_candidates
-from foretune.candidates.joint import function_space, train_spectrum, train_targets
-from foretune.candidates.risk import RELATIVE_SIGMA, relative_risk
+from foretune.candidates.joint import function_space, train_matrix, train_spectrum, train_targets
+from foretune.candidates.risk import RELATIVE_SIGMA, relative_risk, relative_risk_alone
 from foretune.candidates.scored import CandidateScore, LowestLoss, ScoredCandidate, lowest_loss
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
@@ -149,7 +149,7 @@ class Pool:
             kernel = self.kernels[kernel_label(rank)].total()
             if rank is not None and self.head:
                 kernel = kernel + self.kernels[kernel_label(None)].select(list(self.head)).total()
-            self._largest[rank] = train_spectrum(kernel).largest
+            self._largest[rank] = largest_eigenvalue(train_matrix(kernel))
         return self._largest[rank]
 
 
@@ -222,6 +222,11 @@ class Evidence:
     def risk(self) -> Bracket:
         """Ridge risk at the kernel's own scale, 0 to 1, between its bounds."""
         return relative_risk(self.spectrum, train_targets(self.inputs))
+
+    @property
+    def exact_risk(self) -> float:
+        """The risk alone, for many candidates: without a spectrum."""
+        return relative_risk_alone(train_matrix(self.kernel), train_targets(self.inputs))
 
     @cached_property
     def space(self) -> FunctionSpace:

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from foretune.analysis.losses import targets
-from foretune.analysis.spectrum import spectrum
 from foretune.candidates.candidate import (
     Candidate,
     ParameterSizes,
@@ -25,7 +24,7 @@ from foretune.candidates.candidate import (
     trained_parameters,
 )
 from foretune.candidates.effort import Effort
-from foretune.candidates.risk import relative_risk
+from foretune.candidates.risk import relative_risk_alone
 from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.shapes import Float64
@@ -70,9 +69,9 @@ def greedy_path(
         start: kernel of what is trained beside, a head for example; nothing without one.
     """
     total = np.zeros((len(y), len(y))) if start is None else start
-    risk, path, left = relative_risk(spectrum(total), y).exact, [], list(kernels)
+    risk, path, left = relative_risk_alone(total, y), [], list(kernels)
     for _ in range(max(effort.greedy_sizes)):
-        risks = {module: relative_risk(spectrum(total + kernels[module]), y).exact for module in left}
+        risks = {module: relative_risk_alone(total + kernels[module], y) for module in left}
         order = sorted(left, key=lambda module: (risks[module] - risk) / costs[module])
         if not order or risks[order[0]] >= risk:
             break

@@ -18,10 +18,15 @@ def function_space(joint: Float64[np.ndarray, "n c e c"], inputs: Inputs) -> Fun
     )
 
 
+def train_matrix(joint: Float64[np.ndarray, "n c e c"]) -> Float64[np.ndarray, "k k"]:
+    """The training part of a joint kernel as a matrix."""
+    n, c = joint.shape[:2]
+    return joint[:, :, :n].reshape(n * c, n * c)
+
+
 def train_spectrum(joint: Float64[np.ndarray, "n c e c"]) -> Spectrum:
     """The spectrum of the training part of a joint kernel."""
-    n, c = joint.shape[:2]
-    return spectrum(joint[:, :, :n].reshape(n * c, n * c))
+    return spectrum(train_matrix(joint))
 
 
 def train_targets(inputs: Inputs) -> Float64[np.ndarray, " k"]:

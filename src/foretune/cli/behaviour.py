@@ -7,10 +7,11 @@ from foretune.behaviour.page import behaviour_data, behaviour_page
 from foretune.cli.deliver import deliver
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import Places
-from foretune.cli.prepare import prepared, versions
+from foretune.cli.prepare import prepared
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
+from foretune.cli.versions import versions
 from foretune.kernels.formula import Formula
 from foretune.pages.console import progress_console
 from foretune.pages.progress import progress_bar
