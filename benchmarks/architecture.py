@@ -13,9 +13,9 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("pages", "pages as text, Markdown, CSV, SVG and JSON"),),
     (("handover", "the run that a forecast recommends, as files that run"),),
     (
-        ("forecast", "what training would reach"),
-        ("behaviour", "what training did"),
-        ("validate", "whether scores rank"),
+        ("forecasting", "what training would reach"),
+        ("regime", "what training did"),
+        ("validation", "whether scores rank"),
         ("reproduce", "the papers' tables"),
     ),
     (("candidates", "what could be trained: evidence, scores, search, resampling"),),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import foretune as ft
 from benchmarks.case import Case, Measured
-from foretune.forecast.plan import product_rate
+from foretune.forecasting.plan import product_rate
 from foretune.gradients.factors import Products
 from foretune.gradients.source import GradientSource
 from foretune.kernels.sgd import contraction_flops

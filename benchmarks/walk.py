@@ -5,7 +5,7 @@
 runs `foretune forecast MODEL DATA OPTION ...` under a tracer and prints
 
     files     files of the package that the forecast enters, of all
-    names     distinct names of variables that hold a kernel in the rooms that weigh candidates (candidates/, forecast/):
+    names     distinct names of variables that hold a kernel in the rooms that weigh candidates (candidates/, forecasting/):
               the mapping of kernels, one kernel by block, or an array with the shape of a joint kernel
     sums      sums of kernels over the blocks of a candidate
 """
@@ -25,7 +25,7 @@ import foretune
 from foretune.kernels.block_kernel import BlockKernel
 
 PACKAGE = Path(foretune.__file__).parent
-ROOMS = ("candidates", "forecast")
+ROOMS = ("candidates", "forecasting")
 
 
 class Walk:

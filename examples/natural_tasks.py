@@ -31,9 +31,9 @@ from sweep import Law, law_table, options, slopes, table
 
 import foretune as ft
 from foretune.analysis.output_derivative import OutputDerivative, output_derivative
-from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measure import change_of_kernel
 from foretune.finetune.losses import CrossEntropy
+from foretune.regime.linearization import linearization
+from foretune.regime.measure import change_of_kernel
 
 PROMPTS = {"people say": 0.3, "friends think": 0.15, "i felt": 0.07, "it was": 0.03, "verdict :": 0.0}
 CHANCE = "critics wrote"  # its words are drawn at random: the text says nothing about them, so it is no task at all

@@ -24,9 +24,9 @@ LAYERS = [
     "finetune",
     "experiment",
     "candidates",
-    "behaviour",
-    "forecast",
-    "validate",
+    "regime",
+    "forecasting",
+    "validation",
     "reproduce",
     "handover",
     "pages",
@@ -136,7 +136,7 @@ def test_only_kept_compares_identities() -> None:
         assert "identity_difference" not in calls(file), file
 
 
-QUESTIONS = {"forecast": (), "behaviour": (), "validate": (), "reproduce": ("behaviour",)}
+QUESTIONS = {"forecasting": (), "regime": (), "validation": (), "reproduce": ("regime",)}
 """The rooms of questions -> those that they may import: the measures of kernel behaviour are what papers print."""
 
 

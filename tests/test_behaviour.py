@@ -19,12 +19,12 @@ from foretune.analysis.kernel_behaviour import (
     Thresholds,
     fixed_features,
 )
-from foretune.behaviour import head
-from foretune.behaviour.change import parameter_change
-from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measure import change_of_kernel
-from foretune.behaviour.smoothness import ball_constants, segment_constants
 from foretune.model.batches import outputs_and_features
+from foretune.regime import head
+from foretune.regime.change import parameter_change
+from foretune.regime.linearization import linearization
+from foretune.regime.measure import change_of_kernel
+from foretune.regime.smoothness import ball_constants, segment_constants
 from tests.cases import FALLBACKS, FAMILIES, ROWS, TASK, language_model, outputs_of
 from tests.conftest import family
 from tests.oracles import jacobian_kernel, jacobians

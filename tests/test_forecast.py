@@ -28,10 +28,10 @@ from foretune.candidates.scored import CandidateScore, ScoredCandidate, Spread
 from foretune.candidates.scores import SCORES, VALIDATION_LOSS
 from foretune.errors import DataError, UsageError
 from foretune.experiment.inputs import Inputs
-from foretune.forecast.advice import advice
-from foretune.forecast.cost import cost
-from foretune.forecast.forecast import forecast
-from foretune.forecast.labels import label_warnings
+from foretune.forecasting.advice import advice
+from foretune.forecasting.cost import cost
+from foretune.forecasting.forecast import forecast
+from foretune.forecasting.labels import label_warnings
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.progress import Stage
 from tests.cases import ROWS, TASK, language_model, outputs_of

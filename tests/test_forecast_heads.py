@@ -44,10 +44,10 @@ from foretune.experiment.function import probed
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.finetune.methods import FullTuning, LoRATuning
 from foretune.finetune.warm_up import warmed_outputs
-from foretune.forecast.advice import advice
-from foretune.forecast.cost import cost
-from foretune.forecast.forecast import Forecast, forecast
-from foretune.forecast.page import Seen, forecast_page
+from foretune.forecasting.advice import advice
+from foretune.forecasting.cost import cost
+from foretune.forecasting.forecast import Forecast, forecast
+from foretune.forecasting.page import Seen, forecast_page
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
 from foretune.pages.console import PlainConsole

@@ -9,9 +9,9 @@ from foretune.analysis.scores import scored
 from foretune.candidates.candidate import PROBING, ParameterSizes, candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
-from foretune.forecast.baseline import rule_for
-from foretune.forecast.forecast import forecast
-from foretune.forecast.prediction import prediction
+from foretune.forecasting.baseline import rule_for
+from foretune.forecasting.forecast import forecast
+from foretune.forecasting.prediction import prediction
 from tests.test_forecast_heads import HEAD, NAMES, QUICK, SIGNAL, SIZE, WEIGHTS, by_heart, pool_of, synthetic
 
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks.gpu import __main__ as benchmark
 
 import foretune as ft
-from foretune.forecast.plan import product_rate
+from foretune.forecasting.plan import product_rate
 from foretune.kernels import tile, token_gram
 from foretune.kernels.budget import device_bytes, refuse_beyond_host, sizes_on
 from foretune.kernels.products import add_in_parts

@@ -8,8 +8,8 @@ import torch
 
 import foretune as ft
 from foretune.analysis.lanczos import iterative_spectrum
-from foretune.behaviour.operator import kernel_operator, kernel_spectrum
 from foretune.errors import UsageError
+from foretune.regime.operator import kernel_operator, kernel_spectrum
 from tests.cases import ROWS, language_model, outputs_of
 from tests.conftest import family
 

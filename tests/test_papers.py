@@ -22,7 +22,6 @@ import foretune as ft
 from foretune.analysis.classifier import norm_of_rows, row_norms
 from foretune.analysis.scores import score, scored
 from foretune.analysis.solvers import joint_data
-from foretune.behaviour.analog import analog_formula, analog_solver, orientations
 from foretune.cli.elsewhere import elsewhere
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
@@ -31,6 +30,7 @@ from foretune.finetune.methods import LoRAAndHead
 from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
 from foretune.model.builtin import MODELS
 from foretune.model.load import LanguageModel
+from foretune.regime.analog import analog_formula, analog_solver, orientations
 from foretune.reproduce.lpft.features import smaller_changes
 from foretune.reproduce.lpft.measures import ByMethod, Measures
 from foretune.reproduce.malladi import measures

@@ -17,7 +17,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from foretune.behaviour.head import head_norm_slopes
 from foretune.cli.options import ReportOptions
 from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
@@ -30,6 +29,7 @@ from foretune.pages.folder import write_page
 from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
 from foretune.pages.terminal import print_page
+from foretune.regime.head import head_norm_slopes
 from foretune.reproduce.afzal import cost as afzal
 from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
 from foretune.reproduce.lpft.calibration import _pooled

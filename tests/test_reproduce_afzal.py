@@ -11,10 +11,10 @@ import torch
 
 from foretune.analysis.losses import targets
 from foretune.analysis.rank_statistics import BootstrapEstimate
-from foretune.behaviour.smoothness import ball_constants
 from foretune.candidates.pool import pool_of
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
+from foretune.regime.smoothness import ball_constants
 from foretune.reproduce.afzal.layers import LayerChoice, added_layers
 from foretune.reproduce.afzal.lipschitz import RADII, Lipschitz, constants
 from foretune.reproduce.afzal.runs import (

@@ -17,11 +17,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import foretune as ft
-from foretune.behaviour.measure import _fitting
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.tune import RunRecipe, read_recipe, run_tune
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.errors import DataError, UsageError
+from foretune.regime.measure import _fitting
 from foretune.text.split import full_split
 from tests.command_line import ENVIRONMENT
 from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli

@@ -32,10 +32,10 @@ from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.head import HeadLogits
-from foretune.validate.data import validation_data
-from foretune.validate.page import curve_distance, validation_page
-from foretune.validate.rankings import EXHAUSTIVE, LOSS, SCORE, exhaustive_search, rankings
-from foretune.validate.runs import (
+from foretune.validation.data import validation_data
+from foretune.validation.page import curve_distance, validation_page
+from foretune.validation.rankings import EXHAUSTIVE, LOSS, SCORE, exhaustive_search, rankings
+from foretune.validation.runs import (
     Measured,
     ValidationStudy,
     candidates_of,
@@ -43,7 +43,7 @@ from foretune.validate.runs import (
     common_labels,
     measured_candidates,
 )
-from foretune.validate.stopped import stopped_runs
+from foretune.validation.stopped import stopped_runs
 from tests.cases import ROWS, language_model
 from tests.conftest import assert_refused, assert_valid, family, run_cli
 from tests.validations import FOUR, small_validation

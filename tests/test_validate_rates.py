@@ -8,8 +8,8 @@ import pytest
 
 from foretune.candidates.adam import PredictedRun
 from foretune.experiment.outcome import Outcome, PointCurve
-from foretune.validate.rates import losses_by_rate_table, lost, rate_table
-from foretune.validate.runs import Measured
+from foretune.validation.rates import losses_by_rate_table, lost, rate_table
+from foretune.validation.runs import Measured
 
 
 def outcome(lowest: Mapping[float, float]) -> Outcome:

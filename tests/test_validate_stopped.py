@@ -11,9 +11,9 @@ import pytest
 
 from foretune.candidates.scores import SCORES
 from foretune.experiment.outcome import Outcome, PointCurve
-from foretune.validate.rankings import LOSS, rankings
-from foretune.validate.runs import Measured
-from foretune.validate.stopped import lowest_so_far, stopped_findings, stopped_runs, stopped_table
+from foretune.validation.rankings import LOSS, rankings
+from foretune.validation.runs import Measured
+from foretune.validation.stopped import lowest_so_far, stopped_findings, stopped_runs, stopped_table
 
 
 def curve(*losses: float) -> PointCurve:

@@ -24,11 +24,11 @@ from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.model.load import load_model
-from foretune.validate.data import validation_data
-from foretune.validate.page import validation_page
-from foretune.validate.rankings import LOSS, rankings
-from foretune.validate.runs import Measured, ValidationStudy, candidates_of, measured_candidates
-from foretune.validate.warm_up import loss_errors, warm_up_findings, warm_up_table
+from foretune.validation.data import validation_data
+from foretune.validation.page import validation_page
+from foretune.validation.rankings import LOSS, rankings
+from foretune.validation.runs import Measured, ValidationStudy, candidates_of, measured_candidates
+from foretune.validation.warm_up import loss_errors, warm_up_findings, warm_up_table
 from tests.validations import FOUR, small_validation
 
 STEPS = 3

@@ -16,13 +16,13 @@ from foretune.candidates.scored import LowestLoss
 from foretune.candidates.scores import VALIDATION_LOSS
 from foretune.errors import ModelError, NonFiniteError, UsageError
 from foretune.experiment.inputs import Inputs
-from foretune.forecast.baseline import ClassRule, rule_for
-from foretune.forecast.cost import FORECAST_STAGES, cost
-from foretune.forecast.forecast import Forecast
-from foretune.forecast.forecast import forecast as forecast_of
-from foretune.forecast.page import Seen, forecast_page
-from foretune.forecast.prediction import prediction
-from foretune.forecast.verdict import claim, verdict
+from foretune.forecasting.baseline import ClassRule, rule_for
+from foretune.forecasting.cost import FORECAST_STAGES, cost
+from foretune.forecasting.forecast import Forecast
+from foretune.forecasting.forecast import forecast as forecast_of
+from foretune.forecasting.page import Seen, forecast_page
+from foretune.forecasting.prediction import prediction
+from foretune.forecasting.verdict import claim, verdict
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.pages.console import PlainConsole
 from foretune.pages.terminal import print_page

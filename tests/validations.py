@@ -8,7 +8,7 @@ from pathlib import Path
 from foretune.experiment.sample import FewShot
 from foretune.finetune.training import Training
 from foretune.model.load import load_model
-from foretune.validate.runs import ValidationStudy
+from foretune.validation.runs import ValidationStudy
 
 FOUR = "layer*,all linear,attention.self.query"
 

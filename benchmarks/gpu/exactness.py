@@ -16,8 +16,6 @@ import torch
 import foretune as ft
 from benchmarks.gpu.models import TASK, TINY, Model, examples, with_weights_of
 from benchmarks.gpu.record import Record, Table
-from foretune.behaviour.linearization import linearization
-from foretune.behaviour.smoothness import segment_constants
 from foretune.finetune.methods import FullTuning, LoRATuning, Method
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.run import Run, fine_tuned
@@ -30,6 +28,8 @@ from foretune.kernels.signs import SignFormula
 from foretune.kernels.tiles import BATCH, Plan
 from foretune.model.batches import outputs_and_features
 from foretune.model.outputs import Outputs
+from foretune.regime.linearization import linearization
+from foretune.regime.smoothness import segment_constants
 
 FORMULAS: tuple[Formula, ...] = (
     ft.SGD(),

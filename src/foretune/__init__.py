@@ -6,8 +6,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from foretune.behaviour.operator import kernel_operator as kernel_operator
-    from foretune.behaviour.operator import kernel_spectrum as kernel_spectrum
     from foretune.errors import ForetuneError as ForetuneError
     from foretune.handover.callback import ForecastCallback as ForecastCallback
     from foretune.kernels.block_kernel import BlockKernel as BlockKernel
@@ -30,6 +28,8 @@ if TYPE_CHECKING:
     from foretune.model.load import LanguageModel as LanguageModel
     from foretune.model.load import load_model as load_model
     from foretune.model.parameters import ParameterFilter as ParameterFilter
+    from foretune.regime.operator import kernel_operator as kernel_operator
+    from foretune.regime.operator import kernel_spectrum as kernel_spectrum
     from foretune.text.builtin import load_rows as load_rows
     from foretune.text.builtin import load_task as load_task
     from foretune.text.example import Example as Example
@@ -60,8 +60,8 @@ _WHERE = {
     "block_kernels": "foretune.kernels.compute",
     "joint_job": "foretune.kernels.job",
     "joint_kernels": "foretune.kernels.compute",
-    "kernel_operator": "foretune.behaviour.operator",
-    "kernel_spectrum": "foretune.behaviour.operator",
+    "kernel_operator": "foretune.regime.operator",
+    "kernel_spectrum": "foretune.regime.operator",
     "kernels_of": "foretune.kernels.compute",
     "projected_features": "foretune.kernels.compute",
     "separate_job": "foretune.kernels.job",

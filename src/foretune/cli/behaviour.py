@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from foretune.behaviour.measure import Extent, measured_behaviour
-from foretune.behaviour.page import behaviour_data, behaviour_page
 from foretune.cli.deliver import deliver
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import Places
@@ -15,6 +13,8 @@ from foretune.cli.versions import versions
 from foretune.kernels.formula import Formula
 from foretune.pages.console import progress_console
 from foretune.pages.progress import progress_bar
+from foretune.regime.measure import Extent, measured_behaviour
+from foretune.regime.page import behaviour_data, behaviour_page
 
 
 def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:

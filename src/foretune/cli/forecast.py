@@ -34,11 +34,11 @@ from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
-from foretune.forecast.cost import WARM_UP, cost
-from foretune.forecast.figures import with_real_runs
-from foretune.forecast.forecast import Forecast, forecast
-from foretune.forecast.page import ForecastData, Seen, forecast_page
-from foretune.forecast.recommended import Recommendation
+from foretune.forecasting.cost import WARM_UP, cost
+from foretune.forecasting.figures import with_real_runs
+from foretune.forecasting.forecast import Forecast, forecast
+from foretune.forecasting.page import ForecastData, Seen, forecast_page
+from foretune.forecasting.recommended import Recommendation
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
 from foretune.handover.next_run import NextRun, method_options, next_run, training_options, why_none
 from foretune.kernels.block_kernel import BlockKernel

@@ -25,7 +25,7 @@ from foretune.experiment.folder import FORECAST, SETTINGS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
-from foretune.forecast.plan import PlanData, estimate, plan_page
+from foretune.forecasting.plan import PlanData, estimate, plan_page
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job

@@ -16,7 +16,7 @@ from foretune.experiment.page import KernelData, kernel_descriptions, kernel_pag
 from foretune.experiment.record import read_kernel, read_record
 from foretune.finetune.page import run_page
 from foretune.finetune.report import RESULT, read_report
-from foretune.forecast.figures import with_real_runs
+from foretune.forecasting.figures import with_real_runs
 from foretune.page import Page
 from foretune.pages.folder import JSON, PAGE
 from foretune.pages.html import REPORT, is_written_html, write_html

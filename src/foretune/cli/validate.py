@@ -26,9 +26,9 @@ from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
-from foretune.validate.data import validation_data
-from foretune.validate.page import validation_page
-from foretune.validate.runs import ValidationStudy, measured_candidates
+from foretune.validation.data import validation_data
+from foretune.validation.page import validation_page
+from foretune.validation.runs import ValidationStudy, measured_candidates
 
 _PAGE = "validate"
 _OUTPUTS = {"head": PROBED_HEAD, "prompt": PROMPT}

@@ -14,8 +14,8 @@ from foretune.candidates.scored import ScoredCandidate
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.lora_config import AdapterConfig
-from foretune.forecast.forecast import Forecast
-from foretune.forecast.recommended import Recommendation
+from foretune.forecasting.forecast import Forecast
+from foretune.forecasting.recommended import Recommendation
 from foretune.model.answer import AnswerLogits
 from foretune.model.encoding import Encoded
 from foretune.model.head import HEAD, HeadLogits

@@ -20,18 +20,18 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
-from foretune.behaviour.page import BehaviourData
 from foretune.experiment.page import KernelData, SolveData
 from foretune.finetune.page import TrainingPlanData
 from foretune.finetune.report import RunReport
-from foretune.forecast.page import ForecastData
-from foretune.forecast.plan import PlanData
+from foretune.forecasting.page import ForecastData
+from foretune.forecasting.plan import PlanData
 from foretune.page import Page
 from foretune.pages.json import FORMAT, OF_PAGE
+from foretune.regime.page import BehaviourData
 from foretune.reproduce.data import ReproductionData
 from foretune.text.page import TasksData
 from foretune.text.task import Task
-from foretune.validate.data import ValidationData
+from foretune.validation.data import ValidationData
 
 KINDS: Mapping[str, type] = {
     "forecast": ForecastData,

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from foretune.behaviour.smoothness import ball_constants
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.setting import PROBED_HEAD
 from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
+from foretune.regime.smoothness import ball_constants
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import Section, TaskGroup, table_of

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from foretune.analysis.singular_values import SingularValues
-from foretune.behaviour.head import adapter_split, kernel_split
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.methods import LoRATuning
@@ -21,6 +20,7 @@ from foretune.kernels.compute import kernels_of
 from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
 from foretune.model.outputs import Outputs
+from foretune.regime.head import adapter_split, kernel_split
 from foretune.reproduce.lpft.measures import probed_outputs
 
 EXAMPLES = 64

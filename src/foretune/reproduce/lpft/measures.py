@@ -14,7 +14,6 @@ import numpy as np
 
 from foretune.analysis.calibration import Calibration, temperature_scaling
 from foretune.analysis.classifier import norm_of_rows
-from foretune.behaviour.head import change_of_features, head_row_norms
 from foretune.errors import NonFiniteError
 from foretune.experiment.budget import Budget
 from foretune.experiment.data import usual_sample
@@ -25,6 +24,7 @@ from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.model.batches import outputs_and_features
 from foretune.model.outputs import Outputs
+from foretune.regime.head import change_of_features, head_row_norms
 from foretune.reproduce.recipe import Study
 from foretune.store.kept import identity_hash
 

@@ -16,9 +16,6 @@ from foretune.analysis.kernel_behaviour import LINEARIZED_BY, FixedFeatures, Lin
 from foretune.analysis.output_derivative import OutputDerivative, output_derivative
 from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers import named_solver
-from foretune.behaviour.analog import analog_solution, analog_solver, orientations
-from foretune.behaviour.linearization import linearization
-from foretune.behaviour.measure import change_of_kernel
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment, run_key
 from foretune.finetune.methods import FullTuning, LoRAAndHead, Method
@@ -29,6 +26,9 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD, SignGD
 from foretune.kernels.tiles import memory_bytes
+from foretune.regime.analog import analog_solution, analog_solver, orientations
+from foretune.regime.linearization import linearization
+from foretune.regime.measure import change_of_kernel
 from foretune.store.kept import identity_hash
 
 QUERY_VALUE = (

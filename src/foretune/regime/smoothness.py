@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foretune.behaviour.change import norm, parameter_change
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import Pattern, matching
 from foretune.kernels.draws import draws as draws_of
 from foretune.model.batches import Rows, batches
 from foretune.model.encoding import Batch
 from foretune.model.outputs import Outputs
+from foretune.regime.change import norm, parameter_change
 from foretune.shapes import Float64
 from foretune.text.example import as_examples
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foretune.analysis.rank_statistics import Ceiling
-from foretune.validate.rankings import LOSS, SCORE, Ranking, ceilings, rankings
-from foretune.validate.runs import Measured
+from foretune.validation.rankings import LOSS, SCORE, Ranking, ceilings, rankings
+from foretune.validation.runs import Measured
 
 
 @dataclass(frozen=True)

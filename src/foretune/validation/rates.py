@@ -9,8 +9,8 @@ import numpy as np
 from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.experiment.outcome import Outcome
 from foretune.page import Cell, Table
-from foretune.validate.rankings import number_text, places_of, tasks_of
-from foretune.validate.runs import Measured
+from foretune.validation.rankings import number_text, places_of, tasks_of
+from foretune.validation.runs import Measured
 
 NEAR = 3.5
 """A predicted rate within this factor of the best one is near it: a step of a grid of half decades."""

@@ -18,8 +18,8 @@ from foretune.candidates.scores import SCORES
 from foretune.experiment.outcome import Outcome, PointCurve
 from foretune.page import Table
 from foretune.shapes import Float64
-from foretune.validate.rankings import LOSS, SCORE, Ranking, interval_text, number_text, ranking_of
-from foretune.validate.runs import Measured
+from foretune.validation.rankings import LOSS, SCORE, Ranking, interval_text, number_text, ranking_of
+from foretune.validation.runs import Measured
 
 SHARES = tuple(Fraction(*pair) for pair in ((1, 6), (1, 3), (1, 2), (2, 3), (1, 1)))
 """Of the steps of every run."""

@@ -14,10 +14,10 @@ from foretune.candidates.candidate import PROBING
 from foretune.candidates.comparison import Comparison
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import ScoredCandidate
-from foretune.forecast.advice import Advice, regime
-from foretune.forecast.baseline import ClassRule
-from foretune.forecast.prediction import Prediction, prediction
-from foretune.forecast.verdict import Verdict, verdict
+from foretune.forecasting.advice import Advice, regime
+from foretune.forecasting.baseline import ClassRule
+from foretune.forecasting.prediction import Prediction, prediction
+from foretune.forecasting.verdict import Verdict, verdict
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from foretune.candidates.adam import AdamRate
 from foretune.candidates.candidate import Candidate
 from foretune.finetune.report import RunReport
-from foretune.forecast.anatomy import ModuleShare
-from foretune.forecast.forecast import Forecast
+from foretune.forecasting.anatomy import ModuleShare
+from foretune.forecasting.forecast import Forecast
 from foretune.page import Curve, Figure, HeatMap, Page
 
 _CURVE, _OUTSIDE = "curve", "outside the layers"

@@ -6,7 +6,7 @@ import numpy as np
 
 from foretune.errors import DataError
 from foretune.experiment.inputs import Inputs
-from foretune.forecast.advice import MINIMUM_PER_LABEL
+from foretune.forecasting.advice import MINIMUM_PER_LABEL
 
 
 def label_warnings(inputs: Inputs) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
 from foretune.candidates.scores import Criterion
 from foretune.experiment.inputs import Inputs
-from foretune.forecast.baseline import ClassRule
-from foretune.forecast.prediction import Prediction, prediction
-from foretune.forecast.verdict import Verdict, verdict
+from foretune.forecasting.baseline import ClassRule
+from foretune.forecasting.prediction import Prediction, prediction
+from foretune.forecasting.verdict import Verdict, verdict
 
 LARGE_CHANGE = 0.05
 """A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""

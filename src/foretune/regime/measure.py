@@ -27,10 +27,6 @@ from foretune.analysis.losses import OUTPUT_LOSSES
 from foretune.analysis.output_derivative import OutputDerivative, output_derivative
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.analysis.solvers import Solution
-from foretune.behaviour.analog import analog_formula, analog_solution, analog_solver, orientations
-from foretune.behaviour.head import change_of_features, head_row_norms
-from foretune.behaviour.linearization import Linearization, linearization
-from foretune.behaviour.smoothness import LocalLipschitz, segment_constants
 from foretune.errors import DataError, UsageError
 from foretune.experiment.experiment import Experiment, Work
 from foretune.finetune.methods import Linearized, ProbedFirst
@@ -43,6 +39,10 @@ from foretune.kernels.tiles import memory_bytes
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs
+from foretune.regime.analog import analog_formula, analog_solution, analog_solver, orientations
+from foretune.regime.head import change_of_features, head_row_norms
+from foretune.regime.linearization import Linearization, linearization
+from foretune.regime.smoothness import LocalLipschitz, segment_constants
 from foretune.shapes import Float64, Int
 from foretune.text.example import Example
 

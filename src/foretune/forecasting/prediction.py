@@ -32,7 +32,7 @@ from foretune.candidates.candidate import PROBING
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.scores import LABEL_ERROR, Criterion
-from foretune.forecast.baseline import ClassRule
+from foretune.forecasting.baseline import ClassRule
 
 
 @dataclass(frozen=True)

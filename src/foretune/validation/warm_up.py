@@ -18,8 +18,8 @@ from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, warmed_name
 from foretune.finetune.warm_up import warm_up_training
 from foretune.page import Table
 from foretune.shapes import Float64
-from foretune.validate.rankings import LOSS, Ranking, interval_text, number_text, results_of, scores_of
-from foretune.validate.runs import Measured, ValidationStudy
+from foretune.validation.rankings import LOSS, Ranking, interval_text, number_text, results_of, scores_of
+from foretune.validation.runs import Measured, ValidationStudy
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.scored import ScoredCandidate
 from foretune.experiment.page import stage_table
 from foretune.experiment.record import Record
-from foretune.forecast.cost import Cost
-from foretune.forecast.figures import figures, maps
-from foretune.forecast.forecast import Forecast
-from foretune.forecast.parts import Part, ranked
-from foretune.forecast.recommended import Recommendation
-from foretune.forecast.verdict import Verdict
+from foretune.forecasting.cost import Cost
+from foretune.forecasting.figures import figures, maps
+from foretune.forecasting.forecast import Forecast
+from foretune.forecasting.parts import Part, ranked
+from foretune.forecasting.recommended import Recommendation
+from foretune.forecasting.verdict import Verdict
 from foretune.page import Cell, Column, Fact, Listing, Page, Span, Table, short_count
 from foretune.progress import Stage
 

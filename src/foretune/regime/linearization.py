@@ -17,11 +17,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from foretune.analysis.kernel_behaviour import LinearizationTest
 from foretune.analysis.scores import predicted_classes, score
-from foretune.behaviour.change import ParameterChange, parameter_change
 from foretune.errors import NonFiniteError
 from foretune.model.batches import Rows, batches
 from foretune.model.encoding import Batch
 from foretune.model.outputs import Outputs
+from foretune.regime.change import ParameterChange, parameter_change
 from foretune.shapes import Float, Float64, Int
 from foretune.text.example import as_examples
 

@@ -19,15 +19,15 @@ from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
-from foretune.forecast.advice import Advice, advice
-from foretune.forecast.anatomy import Anatomy, anatomy
-from foretune.forecast.baseline import ClassRule, rule_for
-from foretune.forecast.labels import label_warnings
-from foretune.forecast.parts import Part, whole_and_parts
-from foretune.forecast.prediction import Prediction
-from foretune.forecast.recommended import Recommendation, recommendation
-from foretune.forecast.sound import refuse_useless, silent_adapters
-from foretune.forecast.verdict import Verdict, claim
+from foretune.forecasting.advice import Advice, advice
+from foretune.forecasting.anatomy import Anatomy, anatomy
+from foretune.forecasting.baseline import ClassRule, rule_for
+from foretune.forecasting.labels import label_warnings
+from foretune.forecasting.parts import Part, whole_and_parts
+from foretune.forecasting.prediction import Prediction
+from foretune.forecasting.recommended import Recommendation, recommendation
+from foretune.forecasting.sound import refuse_useless, silent_adapters
+from foretune.forecasting.verdict import Verdict, claim
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Forecast:
 
     Attributes:
         answer: what comes first, what training it would reach, and why, in a sentence or two.
-        verdict: `help`, `may`, `no` or `cannot tell` on what comes first, see `forecast.verdict`.
+        verdict: `help`, `may`, `no` or `cannot tell` on what comes first, see `forecasting.verdict`.
         advice: the candidate that comes first, and why.
         recommended: what to train: of the choices that tie with the first, the smallest; None after a no.
         before: score without training, by the rule that scores predictions.

@@ -11,7 +11,7 @@ from foretune.analysis.rank_statistics import Ceiling, ceiling, median_correlati
 from foretune.candidates.scores import SCORES, warmed_name
 from foretune.page import Quantity
 from foretune.shapes import Float64
-from foretune.validate.runs import Measured
+from foretune.validation.runs import Measured
 
 EXHAUSTIVE = "exhaustive search, by validation loss"
 

@@ -10,8 +10,8 @@ from foretune.analysis.rank_statistics import Ceiling
 from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.page import Cell, Curve, Figure, Page, Table, mean_and_spread
 from foretune.shapes import Float64
-from foretune.validate.data import ValidationData
-from foretune.validate.rankings import (
+from foretune.validation.data import ValidationData
+from foretune.validation.rankings import (
     EXHAUSTIVE,
     LOSS,
     SCORE,
@@ -22,10 +22,10 @@ from foretune.validate.rankings import (
     places_of,
     tasks_of,
 )
-from foretune.validate.rates import losses_by_rate_table, rate_table
-from foretune.validate.runs import Measured, ValidationStudy
-from foretune.validate.stopped import stopped_findings, stopped_runs, stopped_table
-from foretune.validate.warm_up import warm_up_findings, warm_up_notes, warm_up_table
+from foretune.validation.rates import losses_by_rate_table, rate_table
+from foretune.validation.runs import Measured, ValidationStudy
+from foretune.validation.stopped import stopped_findings, stopped_runs, stopped_table
+from foretune.validation.warm_up import warm_up_findings, warm_up_notes, warm_up_table
 
 RANDOM = "random choice"
 MANY_RATES = 3

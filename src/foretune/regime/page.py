@@ -12,9 +12,9 @@ import numpy as np
 from foretune.analysis.calibration import TemperatureScaling
 from foretune.analysis.kernel_behaviour import LINEARIZED_BY
 from foretune.analysis.output_derivative import OutputDerivative
-from foretune.behaviour.measure import Behaviour, HeadMeasures, KernelAnalog
 from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Quantity, Table, cell_text
 from foretune.progress import Stage
+from foretune.regime.measure import Behaviour, HeadMeasures, KernelAnalog
 from foretune.shapes import Float64
 
 _SHOWN = 5
