@@ -51,7 +51,7 @@ class LoRA(Adapter, Formula):
 
     def matrix(self, block: str, inputs: int) -> Float64[np.ndarray, "r i"]:
         """A for one adapted weight with `inputs` input features."""
-        return self._unit * _drawn(self.init, self.seed, block, self.rank, inputs)
+        return self.unit * drawn_rows(self.init, self.seed, block, self.rank, inputs)
 
     def expected_ratio(self, inputs: int) -> float:
         """E[K_LoRA] / K for a weight with `inputs` input features: scaling^2 r Var(A)."""
@@ -59,7 +59,7 @@ class LoRA(Adapter, Formula):
         return self.scaling**2 * self.rank * variance
 
     @property
-    def _unit(self) -> float:
+    def unit(self) -> float:
         """How large A is against the common drawing."""
         return 1.0 if self.init == "kaiming" else 1 / self.rank
 
@@ -113,10 +113,10 @@ class LoRA(Adapter, Formula):
                     users = [formula for formula in members if name in names[formula]]
                     by_rank = _kernels(name, users, rows, columns, space)
                     for formula in users:
-                        yield formula, name, by_rank[formula.rank] * (formula.scaling * formula._unit) ** 2
+                        yield formula, name, by_rank[formula.rank] * (formula.scaling * formula.unit) ** 2
 
 
-def _drawn(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
+def drawn_rows(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
     """The first rows of the common drawing; one row after the other, so that ranks are nested."""
     generator = draws(seed, "lora", init, block)
     if init == "gaussian":
@@ -134,9 +134,10 @@ def _kernels(
     n, c, m, d = kernel.shape
     found = kernel.new_zeros(len(ranks), n * c, m * d)
     same = rows is columns
-    inputs = next((_inputs(name, f) for batch in (*rows, *columns) if (f := batch.factors.get(name)) is not None), 0)
+    factors = (batch.factors.get(name) for batch in (*rows, *columns))
+    inputs = next((input_features(name, factor) for factor in factors if factor is not None), 0)
     if inputs:
-        drawn = torch.from_numpy(_drawn(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
+        drawn = torch.from_numpy(drawn_rows(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
         a = drawn.to(kernel.device, space.like.dtype)  # (r, i)
         left = side_of(name, _adapted(name, rows, a))
         right = left if same else side_of(name, _adapted(name, columns, a))
@@ -175,7 +176,7 @@ def _adapted(name: str, tile: Tile, a: Float[Tensor, "r i"]) -> list[FactorBatch
     return found
 
 
-def _inputs(name: str, factor: Factor) -> int:
+def input_features(name: str, factor: Factor) -> int:
     """Input features of an adapted weight.
 
     Raises:

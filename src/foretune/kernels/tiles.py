@@ -180,6 +180,33 @@ def tile_plan(
     )
 
 
+def one_pass_batch(
+    footprint: Footprint, longest: int, budget: int, beside: int, *, single: bool, sizes: Sizes = Sizes()
+) -> int:
+    """Examples per forward pass that fit into `budget` bytes when every batch is forgotten before the next.
+
+    Args:
+        footprint: bytes per example and token.
+        longest: tokens of the longest example.
+        budget: bytes above the model's own.
+        beside: how many of them are taken by what is held for longer.
+        single: one example per forward pass.
+        sizes: how work is cut.
+
+    Raises:
+        UsageError: not even one example fits; the message says how much is needed.
+    """
+    each = footprint.fixed + longest * (footprint.token + footprint.graph)
+    for batch in [1] if single else sizes.batches:
+        if beside + sizes.reserve + batch * each <= budget * _ALLOCATOR:
+            return batch
+    needed = memory_text((beside + sizes.reserve + each) / _ALLOCATOR)
+    raise UsageError(
+        f"The memory budget of {memory_text(budget)} is too small: {needed} are needed for one example of {longest} tokens "
+        f"at a time. Use --memory {needed.replace(' ', '')}, --blocks, or a smaller --max-length."
+    )
+
+
 def refuse_too_large(arrays: int, budget: int) -> None:
     """See that kernels fit into half of a budget, and into this machine.
 

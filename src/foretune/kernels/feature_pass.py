@@ -1,0 +1,149 @@
+"""The tangent features of all examples from one pass: captured, sketched, written, forgotten. Memory is constant in N."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from foretune.errors import UsageError
+from foretune.kernels.budget import device_bytes
+from foretune.kernels.feature_folder import FeatureFolder
+from foretune.kernels.features import TangentFeatures
+from foretune.kernels.formula import Formula, overflow
+from foretune.kernels.job import Job, job_description
+from foretune.kernels.law import check_law
+from foretune.kernels.lora import LoRA
+from foretune.kernels.passing import batch_within, each_batch, steadily
+from foretune.kernels.sgd import SGD
+from foretune.kernels.sketch import Sketch, Sketcher
+from foretune.kernels.tiles import memory_text
+from foretune.progress import Progress
+from foretune.shapes import Float32
+
+CHUNK = 64
+"""Examples of a chunk."""
+
+
+@torch.inference_mode(False)
+def tangent_features(
+    job: Job,
+    formulas: Sequence[Formula],
+    sketch: Sketch | None = None,
+    memory: str | int = "auto",
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+    started: Callable[[], None] | None = None,
+) -> dict[str, TangentFeatures]:
+    """The tangent features of several formulas from one pass over the examples.
+
+    Args:
+        job: `joint_job(outputs, train, evaluation, blocks)`.
+        formulas: `SGD()` and `LoRA`s.
+        sketch: how each block is sketched.
+        memory: budget above the model's own footprint.
+        out: a folder that keeps the features; chunks that are there are read. Without one they are held in memory.
+        progress: called as the work goes on.
+        started: called before the work, once the folder has been found to hold this computation, or nothing.
+
+    Returns:
+        Label of the formula (`sgd`, `lora-r4`) -> its features.
+
+    Raises:
+        UsageError: another formula, too little memory, or `out` holds another computation.
+        NonFiniteError: infinite or undefined activations or gradients, with the module's name.
+    """
+    sketch = sketch or Sketch()
+    blocks = {formula: formula.blocks(job.kinds) for formula in formulas}
+    other = next((formula for formula in formulas if not isinstance(formula, (SGD, LoRA))), None)
+    if other is not None or not formulas:
+        raise UsageError(
+            f"Tangent features are of SGD() and LoRA(...), not of {other}. Use block_kernels for its kernel."
+        )
+    description = {**job_description(job), "sketch": repr(sketch), "chunk": CHUNK}
+    found = _Pass(job, blocks, sketch, memory, _folder(out, description, blocks, sketch), progress or (lambda *_: None))
+    check_law(job.source, {SGD(): blocks.get(SGD(), [])}, found.chunks[0], found.batch)
+    if started is not None:
+        started()
+    chunks = steadily(found.computed)
+    first, made = 0, {}
+    for formula, names in blocks.items():
+        of = {**description, "formula": repr(formula)}
+        made[formula.label] = TangentFeatures(tuple(names), chunks, first, job.n, of)
+        first += len(names)
+    return made
+
+
+def _folder(
+    out: str | Path | None, description: Mapping[str, object], blocks: Mapping[Formula, Sequence[str]], sketch: Sketch
+) -> FeatureFolder | None:
+    if out is None:
+        return None
+    identity = {**description, "formulas": [repr(formula) for formula in blocks]}
+    return FeatureFolder(
+        Path(out), identity, {"blocks": {f.label: list(names) for f, names in blocks.items()}, "k": sketch.k}
+    )
+
+
+@dataclass
+class _Pass:
+    """A pass, and what it works with."""
+
+    job: Job
+    blocks: Mapping[Formula, Sequence[str]]
+    sketch: Sketch
+    memory: str | int
+    folder: FeatureFolder | None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        total = len(self.job.columns)
+        self.chunks = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
+        self.sketcher = Sketcher(self.sketch)
+        each = 4 * self.job.source.outputs.n_outputs * sum(map(len, self.blocks.values())) * self.sketch.k
+        held, budget = each * total, device_bytes(self.memory, self.job.device)
+        if self.folder is None and held > budget // 2:
+            raise UsageError(
+                f"The features of {total} examples take {memory_text(held)}, more than half of the memory budget of "
+                f"{memory_text(budget)}. Keep them in a folder: --out DIR; or use --memory "
+                f"{memory_text(2 * held).replace(' ', '')}."
+            )
+        signs = (
+            4 * self.sketch.inner * sum(sum(t.shape[:2]) for t in self.job.source.parameters.values() if t.dim() > 1)
+        )
+        beside = each * (total if self.folder is None else 2 * CHUNK) + 3 * signs
+        self.batch = batch_within(self.job, self.memory, beside)
+
+    def computed(self) -> list[Float32[np.ndarray, "_ c b k"]]:
+        """Every chunk, from the folder where it is there."""
+        found, total = [], self.chunks[-1].stop
+        for places in self.chunks:
+            kinds = " ".join(sorted(self.job.source.direct))
+            values = None if self.folder is None else self.folder.chunk(places, kinds)
+            if values is None:
+                values = self._chunk(places)
+                if self.folder is not None:
+                    values = self.folder.write(places, kinds, values)
+            found.append(values)
+            self.progress("tangent features", places.stop, total)
+        return found
+
+    def _chunk(self, places: range) -> Float32[np.ndarray, "_ c b k"]:
+        blocks = sum(map(len, self.blocks.values()))
+        values = np.zeros((len(places), self.job.source.outputs.n_outputs, blocks, self.sketch.k), dtype=np.float32)
+        for captured in each_batch(self.job, places, self.batch):
+            with torch.no_grad(), torch.autocast(captured.outputs.device.type, enabled=False):
+                of_batch = self.sketcher.features(captured, self.blocks).float()
+            self._refuse_overflow(of_batch)
+            values[[place - places.start for place in captured.positions]] = of_batch.cpu().numpy()
+        return values
+
+    def _refuse_overflow(self, found: torch.Tensor) -> None:
+        if torch.isfinite(found).all():
+            return
+        broken = int((~torch.isfinite(found)).any(-1).any(0).any(0).nonzero()[0])
+        named = [(name, formula.label) for formula, names in self.blocks.items() for name in names]
+        raise overflow(*named[broken])
