@@ -1,30 +1,69 @@
-"""Views of a joint kernel, train x (train, validation, test): its linear regime and its training part."""
+"""Views of a joint kernel, train x (train, validation, test): its linear regime and its training part.
+
+A joint kernel is an array, or held as features (`analysis.feature_kernel`) where the array would be larger than these.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, LogLoss
+from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix, side_by_side
 from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.shapes import Float64
 
+DENSE = 1024
+"""Rows of a training kernel, examples times outputs, up to which features are multiplied out."""
 
-def function_space(joint: Float64[np.ndarray, "n c e c"], inputs: Inputs) -> FunctionSpace:
+
+def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
+    """The joint kernel of some blocks together."""
+    if isinstance(kernel, BlockKernel):
+        return kernel.summed(names)
+    _, n, c, _, _ = kernel.shape
+    dense = n * c <= DENSE
+    found = FeatureKernel.joint(side_by_side(kernel.of(names), len(names), *([len(names) * 2**20] if dense else [])), n)
+    return found.dense() if dense else found
+
+
+def joint_parts(kernel: Blocked, names: Sequence[str]) -> list[Kernel]:
+    """The joint kernels of some blocks, one by one, in their order."""
+    place = {name: number for number, name in enumerate(kernel.names)}
+    if isinstance(kernel, BlockKernel):
+        return [kernel.array[place[name]] for name in names]
+    of = dict(zip(sorted(names, key=place.__getitem__), kernel.of(names), strict=True))
+    return [FeatureKernel.joint(of[name][1], kernel.n) for name in names]
+
+
+def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Float64[np.ndarray, "k k"]:
+    """The training kernel of some blocks on the first training examples, as a matrix."""
+    k = examples * kernel.shape[2]
+    if isinstance(kernel, BlockKernel):
+        return kernel.summed(names, examples).reshape(k, k)
+    features = side_by_side(kernel.of(names, examples), len(names), len(names) * 2**20)
+    return FeatureKernel(features, features).reshape().dense()
+
+
+def function_space(joint: Kernel, inputs: Inputs) -> FunctionSpace:
     """The linear regime of a joint kernel: training, validation, then test examples."""
     return FunctionSpace(
         joint.transpose(2, 3, 0, 1), inputs.f0, inputs.y, LogLoss(), inputs.n_validation, inputs.metric
     )
 
 
-def train_matrix(joint: Float64[np.ndarray, "n c e c"]) -> Float64[np.ndarray, "k k"]:
+def train_matrix(joint: Kernel) -> Matrix:
     """The training part of a joint kernel as a matrix."""
     n, c = joint.shape[:2]
     return joint[:, :, :n].reshape(n * c, n * c)
 
 
-def train_spectrum(joint: Float64[np.ndarray, "n c e c"]) -> Spectrum:
+def train_spectrum(joint: Kernel) -> Spectrum:
     """The spectrum of the training part of a joint kernel."""
     return spectrum(train_matrix(joint))
 

@@ -39,10 +39,14 @@ from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import Forecast, forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
 from foretune.forecasting.recommended import Recommendation
+from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_reason
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
 from foretune.handover.next_run import NextRun, method_options, next_run, training_options, why_none
-from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.job import joint_job
+from foretune.kernels.compute import kernels_of
+from foretune.kernels.features import Blocked, TangentFeatures
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Job, joint_job
+from foretune.kernels.sketch import Sketch
 from foretune.naming import layer_number, layer_path
 from foretune.page import Fact, Listing
 from foretune.pages.console import Console, progress_console
@@ -82,11 +86,16 @@ def run_forecast(
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
         return planned(job, formulas, run, report, found)
-    job.refuse_too_large(formulas, run.memory)
+    sketch = Sketch() if _sketches(wanted, job, formulas, run.memory) else None
+    if sketch is None:
+        job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
+    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors, sketch)
+    if sketch is not None:
+        said = (sketch_reason(job, formulas, run.memory, sketch), *_measured(found, kernels, formulas, blocks, errors))
+        inputs = replace(inputs, warnings=(*inputs.warnings, *said))
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
@@ -127,6 +136,26 @@ def run_forecast(
         write_page_json(run.out / FORECAST, page, foretune.__version__)
         keep_report(run.out, with_real_runs(page, real_runs(run.out)))
     return deliver(page, report, folder=run.out)
+
+
+def _sketches(wanted: ForecastOptions, job: Job, formulas: list[Formula], memory: str) -> bool:
+    """Whether kernels are sketched: as asked, or where exact ones do not fit."""
+    return wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, memory))
+
+
+def _measured(
+    found: Experiment, kernels: Mapping[str, Blocked], formulas: list[Formula], blocks: BlockOptions, errors: Console
+) -> tuple[str, ...]:
+    """The error of the sketch on a few examples, in words."""
+    features = {label: each for label, each in kernels.items() if isinstance(each, TangentFeatures)}
+    n, v = sample_sizes(found.inputs)
+    if not v:
+        return ()
+    names = chosen_blocks(blocks, found.outputs)
+    with reported(found, "error of the sketch", errors):
+        few = joint_job(found.outputs, found.split.train[:n], found.split.validation[:v], names)
+        exact = kernels_of(few, formulas, found.work.memory, progress=found.work.progress)
+        return (sketch_error(features, exact, found.inputs, parameter_sizes(found.outputs)).words,)
 
 
 def _next_run(
@@ -179,7 +208,7 @@ def _snippet(
     return Listing(f"LoraConfig of {best}{chosen.title} ({chosen.parameters:,} parameters)", text, "python")
 
 
-def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:
+def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, Blocked]) -> tuple[str, ...]:
     """The real run of what is recommended, where options of `tune` say which weights it trains."""
     picked = result.recommended
     rate = None if picked is None else picked.adamw.learning_rate
@@ -206,7 +235,7 @@ def _tune(picked: Recommendation, settings: tuple[Any, ...]) -> dict[str, Any]:
     return {**repeatable(settings[:3]), **method_options(picked.candidate), **training_options(picked)}
 
 
-def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:
+def _lora_options(item: Candidate, kernels: Mapping[str, Blocked]) -> dict[str, str] | None:
     """The options of `tune --method lora` that adapt exactly these weights; None where none do so in few words."""
     able = kernels[kernel_label(item.rank)].names
     if set(able) == set(item.blocks):

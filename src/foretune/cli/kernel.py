@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,10 +27,11 @@ from foretune.experiment.page import KernelData, kernel_descriptions, kernel_pag
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
 from foretune.forecasting.plan import PlanData, estimate, plan_page
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
+from foretune.kernels.sketch import Sketch
 from foretune.pages.console import Console, progress_console
 from foretune.store.atomic import write_text
 
@@ -87,11 +89,16 @@ def run_kernel(
 
 
 def computed(
-    found: Experiment, job: Job, formulas: list[Formula], settings: Settings, errors: Console
-) -> dict[str, BlockKernel]:
+    found: Experiment,
+    job: Job,
+    formulas: list[Formula],
+    settings: Settings,
+    errors: Console,
+    sketch: Sketch | None = None,
+) -> Mapping[str, Blocked]:
     """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
     with reported(found, "kernel", errors):
-        return kernels_with(found, job, formulas, settings.write)
+        return kernels_with(found, job, formulas, settings.write, sketch)
 
 
 def planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:

@@ -217,6 +217,15 @@ class BlockOptions(
 class ForecastOptions:
     """What is forecast from."""
 
+    features: Annotated[
+        Literal["auto", "exact", "sketched"],
+        option(
+            Panel.RUN,
+            "Kernels exact, or from sketched gradients, whose cost grows with the examples and not with their square. auto "
+            "sketches where the exact ones do not fit into --memory.",
+        ),
+    ] = "auto"
+
     warm_up: Annotated[
         int,
         option(Panel.RUN, "Compute the kernel after this many real training steps (AdamW at 5e-5, batches of 16)."),

@@ -3,24 +3,20 @@ r"""Tangent features: sketched gradients of every parameter block, from which th
     K_S[i, a, j, e] = sum_{b in S} phi_b(x_i)[a] . phi_b(x_j)[e]
 
 Where `BlockKernel` holds b x n x c x m x c numbers, this holds (n + m) x c x b x k of them, in chunks of examples: arrays,
-or files that are read where they lie. `summed` gives the features of a set S side by side, or mixed into fewer by random
-signs where they would be many: the blocks' errors are there already, and another of that size hardly adds to them.
+or files that are read where they lie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
-from foretune.kernels.block_kernel import Pattern, matching
-from foretune.kernels.draws import draws
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.model.batches import constant
 from foretune.shapes import Bool, Float32
-
-MOST = 1024
-"""Features that a sum over blocks has at most."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +43,6 @@ class TangentFeatures:
         c = self.chunks[0].shape[1]
         return len(self.names), self.n, c, sum(map(len, self.chunks)), c
 
-    def select(self, pattern: Pattern) -> Blocks:
-        """The names of the blocks that match a glob, one of several globs, or a predicate. Raises as `matching` does."""
-        return tuple(self.names[place] for place in matching(self.names, pattern))
-
     @cached_property
     def moving(self) -> Blocks:
         """The blocks whose training moves some training output."""
@@ -67,43 +59,32 @@ class TangentFeatures:
     @property
     def tells_apart(self) -> bool:
         """Whether the features differ from example to example."""
-        one = self.chunks[0][:1, :, self.first : self.first + len(self.names)]
-        limit = 1e-5 * max(float(np.abs(one).max()), np.finfo(np.float32).tiny)
-        return any(
-            (np.abs(part[:, :, self.first : self.first + len(self.names)] - one) > limit).any()
-            for part in self._parts(self.shape[3])
-        )
+        blocks = slice(self.first, self.first + len(self.names))
+        return not constant(np.concatenate([part[:, :, blocks].reshape(len(part), -1) for part in self.chunks]))
 
-    def summed(
-        self, names: Sequence[str], examples: int | None = None, most: int = MOST
-    ) -> Float32[np.ndarray, "m c k"]:
-        """The features of some blocks together: their product is the sum of the blocks' kernels.
+    def only(self, places: Sequence[int], n: int) -> TangentFeatures:
+        """The same of some examples, the first n of which are for training."""
+        starts = np.cumsum([0, *map(len, self.chunks)])
+        at = np.searchsorted(starts, places, side="right") - 1
+        rows = [self.chunks[chunk][place - starts[chunk]] for chunk, place in zip(at, places, strict=True)]
+        return replace(self, chunks=[np.stack(rows)], n=n)
+
+    def of(
+        self, names: Sequence[str], examples: int | None = None
+    ) -> Iterator[tuple[int, Float32[np.ndarray, "m c k"]]]:
+        """The features of some blocks, one after the other, in the order of the model.
 
         Args:
             names: of the blocks.
             examples: only so many, the first; all without it.
-            most: features of the result at most. More are mixed: each is added, with a random sign, to one of so many
-                sums, the same whatever else is added.
+
+        Yields:
+            A number of the block that no block of another kernel of the same pass has, and its features.
         """
-        place = {name: number for number, name in enumerate(self.names)}
-        places, k = [place[name] for name in names], self.chunks[0].shape[3]
-        most = max(most, k)
-        _, _, c, total, _ = self.shape
-        total = total if examples is None else examples
-        width = len(places) * k
-        found = np.zeros((total, c, min(width, most)), dtype=np.float32)
-        start = 0
-        for part in self._parts(total):
-            into = found[start : start + len(part)]
-            for number, at in enumerate(places):
-                values = part[:, :, self.first + at]
-                if width <= most:
-                    into[:, :, number * k : (number + 1) * k] = values
-                else:
-                    sums, signs = _mixture(self.names[at], self.first, k, most)
-                    into[:, :, sums] += values * signs
-            start += len(part)
-        return found
+        wanted, total = set(names), self.shape[3] if examples is None else examples
+        for place, name in enumerate(self.names, self.first):
+            if name in wanted:
+                yield place, np.concatenate([part[:, :, place] for part in self._parts(total)])
 
     def _parts(self, examples: int) -> Iterator[Float32[np.ndarray, "_ c b k"]]:
         """The chunks up to a number of examples."""
@@ -119,10 +100,5 @@ class TangentFeatures:
 
 Blocks = tuple[str, ...]
 """Names of parameter blocks."""
-
-
-def _mixture(name: str, first: int, k: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """To which sum each feature of a block is added, no two of one block to the same, and with which sign."""
-    generator = draws(0, "mixture", name, first)
-    sums = generator.permutation(most)[:k]
-    return sums, (2 * generator.integers(0, 2, k) - 1).astype(np.float32)
+Blocked = BlockKernel | TangentFeatures
+"""Kernels block by block: multiplied out, or held as features."""

@@ -147,7 +147,7 @@ class Sketcher:
 
     def _outputs(self, name: str, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n c t g"]:
         if isinstance(factor, Dense):
-            gradients = factor.values.to(dtype).unflatten(-1, (-1, factor.inputs)).mT  # (n, c, i, o)
+            gradients = factor.values.to(dtype).unflatten(-1, (-1, factor.inputs or 1)).mT  # (n, c, i, o)
             return self._projected(gradients, "outputs", name)
         if isinstance(factor, RowFactor):
             return self._projected(factor.values.to(dtype), "outputs", name)
@@ -169,10 +169,8 @@ class Sketcher:
         inputs, like = input_features(name, factor), factor.tensors[-1]
         key = ("lora", formula.init, formula.seed, name, rank, dtype, like.device)
         if key not in self._drawn:
-rows = drawn_rows(formula.init, formula.seed, name, rank, inputs)
+            rows = drawn_rows(formula.init, formula.seed, name, rank, inputs)
             self._drawn[key] = torch.from_numpy(rows.T.copy()).to(like.device, dtype)
-                like.device, dtype
-            )
         return factor.x.to(dtype) @ self._drawn[key] if isinstance(factor, Products) else self._drawn[key]
 
     def _projected(self, values: Float[Tensor, "*rest i"], what: str, name: str) -> Float[Tensor, "*rest q"]:
