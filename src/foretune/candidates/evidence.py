@@ -44,6 +44,7 @@ from foretune.candidates.candidate import (
 from foretune.candidates.effort import Effort, effort_for
 from foretune.candidates.greedy import greedy_candidates
 from foretune.candidates.joint import (
+    first_examples,
     function_space,
     joint_kernel,
     joint_parts,
@@ -230,8 +231,14 @@ class Evidence:
 
     @property
     def exact_risk(self) -> float:
-        """The risk alone, for many candidates: without a spectrum."""
-        return relative_risk_alone(train_matrix(self.kernel), train_targets(self.inputs))
+        """The risk alone, for many candidates: without a spectrum, and of `effort.risk_rows` rows at most."""
+        most, (n, c) = self.pool.effort.risk_rows, (self.inputs.n_train, self.inputs.f0.shape[1])
+        few = n if most is None else min(n, max(1, most // c))
+        if few == n:
+            return relative_risk_alone(train_matrix(self.kernel), train_targets(self.inputs))
+        parts = [(self.blocks, self.rank), (self.head, None)]
+        small = [first_examples(self.pool.kernel_of(names, rank), names, few) for names, rank in parts if names]
+        return relative_risk_alone(np.sum(small, axis=0), train_targets(self.inputs)[: few * c])
 
     @cached_property
     def space(self) -> FunctionSpace:

@@ -34,7 +34,7 @@ from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
-from foretune.forecasting.cost import WARM_UP, cost
+from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import Forecast, forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
@@ -84,9 +84,9 @@ def run_forecast(
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
-    if run.plan:
-        return planned(job, formulas, run, report, found)
     sketch = Sketch() if _sketches(wanted, job, formulas, run.memory) else None
+    if run.plan:
+        return planned(job, formulas, run, report, found, sketch)
     if sketch is None:
         job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
@@ -150,9 +150,9 @@ def _measured(
     features = {label: each for label, each in kernels.items() if isinstance(each, TangentFeatures)}
     n, v = sample_sizes(found.inputs)
     if not v:
-        return ()
+        return ("How far the sketch is off was not measured: there are too many outputs, or no validation examples.",)
     names = chosen_blocks(blocks, found.outputs)
-    with reported(found, "error of the sketch", errors):
+    with reported(found, SKETCH_ERROR, errors):
         few = joint_job(found.outputs, found.split.train[:n], found.split.validation[:v], names)
         exact = kernels_of(few, formulas, found.work.memory, progress=found.work.progress)
         return (sketch_error(features, exact, found.inputs, parameter_sizes(found.outputs)).words,)

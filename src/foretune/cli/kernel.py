@@ -26,7 +26,7 @@ from foretune.experiment.folder import FORECAST, SETTINGS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
-from foretune.forecasting.plan import PlanData, estimate, plan_page
+from foretune.forecasting.plan import PlanData, estimate, plan_page, sketch_estimate
 from foretune.kernels.features import Blocked
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
@@ -101,7 +101,17 @@ def computed(
         return kernels_with(found, job, formulas, settings.write, sketch)
 
 
-def planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:
+def planned(
+    job: Job,
+    formulas: list[Formula],
+    run: RunOptions,
+    report: ReportOptions,
+    found: Experiment,
+    sketch: Sketch | None = None,
+) -> None:
     """Print what the kernels would need, and what the model is asked; on request, write it as JSON."""
-    needed = estimate(job, formulas, run.memory)
+    if sketch is None:
+        needed = estimate(job, formulas, run.memory)
+    else:
+        needed = sketch_estimate(job, formulas, sketch, run.memory, on_disk=run.out is not None)
     deliver(plan_page(needed, facts_of(found), PlanData(**vars(needed), about=said(found))), report)

@@ -20,6 +20,7 @@ from foretune.analysis.losses import targets
 from foretune.analysis.transferability import kernel_target_alignment
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Pool
+from foretune.candidates.joint import joint_kernel
 from foretune.shapes import Float64
 
 
@@ -73,10 +74,10 @@ def anatomy(pool: Pool, chosen: Candidate, spectrum: Float64[np.ndarray, " k"]) 
 def _places(pool: Pool, chi: Float64[np.ndarray, "n c"]) -> tuple[ModuleShare, ...]:
     kernel, inputs = pool.kernels["sgd"], pool.inputs
     y = targets(inputs.y[: inputs.n_train], inputs.f0.shape[1])
-    total = max(gradient_squares(pool.summed(kernel.names, None), chi)[0], np.finfo(float).tiny)
+    total = max(gradient_squares(joint_kernel(kernel, kernel.names), chi)[0], np.finfo(float).tiny)
     found = []
     for layer, module, blocks in _modules(kernel.names):
-        own = pool.summed(blocks, None)[:, :, : inputs.n_train]  # (n, c, n, c)
+        own = joint_kernel(kernel, blocks)[:, :, : inputs.n_train]  # (n, c, n, c)
         aligned = kernel_target_alignment(own, y)
         found.append(ModuleShare(layer, module, gradient_squares(own, chi)[0] / total, aligned))
     return tuple(found)

@@ -11,9 +11,11 @@ import torch
 
 from foretune.gradients.factors import Products
 from foretune.kernels.budget import device_bytes
+from foretune.kernels.feature_pass import pass_sizes
 from foretune.kernels.formula import Formula, contracted
 from foretune.kernels.job import Job
 from foretune.kernels.sgd import SGD, contraction_flops
+from foretune.kernels.sketch import Sketch, Sketcher
 from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.model.device import clock
 from foretune.page import Column, Fact, Page, Table
@@ -62,9 +64,7 @@ def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estima
     array = sum(job.array_bytes(formula) for formula in formulas)
     plan = job.plan(memory, array)
     source, lengths = job.source, job.source.lengths
-    places = sorted(range(len(lengths)), key=lambda place: abs(lengths[place] - sum(lengths) / len(lengths)))[
-        : plan.batch
-    ]
+    places = _typical(job, plan.batch)
     if job.device.type != "cpu":
         source.capture(places[:1], 1)  # libraries start
     start = clock(job.device)
@@ -87,6 +87,47 @@ def estimate(job: Job, formulas: Sequence[Formula], memory: str | int) -> Estima
         budget=device_bytes(memory, job.device),
         disk=2 * array,
     )
+
+
+def sketch_estimate(
+    job: Job, formulas: Sequence[Formula], sketch: Sketch, memory: str | int, *, on_disk: bool
+) -> Estimate:
+    """Time one batch and its sketch, and extrapolate: every example goes through the model once.
+
+    Raises:
+        UsageError: the memory budget is too small.
+    """
+    blocks = {formula: formula.blocks(job.kinds) for formula in formulas}
+    batch, held = pass_sizes(job, blocks, sketch, memory, on_disk=on_disk)
+    places, sketcher = _typical(job, batch), Sketcher(sketch)
+    start = clock(job.device)
+    for _ in range(2):  # the first draws the signs
+        start = clock(job.device)
+        for captured in job.source.capture(places, batch):
+            sketcher.features(captured, blocks)
+    total = len(job.columns)
+    return Estimate(
+        train=job.n,
+        evaluation=total - job.n,
+        blocks=sum(map(len, blocks.values())),
+        outputs=job.source.outputs.n_outputs,
+        longest=max(job.source.lengths),
+        batch=batch,
+        rows=batch,
+        columns=batch,
+        passes=total,
+        seconds=(clock(job.device) - start) / len(places) * total,
+        memory=0 if on_disk else held,
+        budget=device_bytes(memory, job.device),
+        disk=held,
+    )
+
+
+def _typical(job: Job, count: int) -> list[int]:
+    """The places of some examples of middling length."""
+    lengths = job.source.lengths
+    mean = sum(lengths) / len(lengths)
+    return sorted(range(len(lengths)), key=lambda place: abs(lengths[place] - mean))[:count]
 
 
 def _contraction_seconds(formula: Formula, job: Job, tile: Tile, passes: int) -> float:

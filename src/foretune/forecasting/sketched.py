@@ -25,11 +25,11 @@ from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
 from foretune.kernels.sketch import Sketch
-from foretune.kernels.tiles import memory_text
+from foretune.kernels.tiles import machine_memory, memory_text
 
 SAMPLE = 64
-"""Training examples, and as many held out, that both kernels are made of; with c outputs a c-th of them, 16 at least."""
-_LEAST = 16
+"""Training examples, and as many held out, that both kernels are made of; with c outputs a c-th of them."""
+_LEAST = 8
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,20 @@ class SketchError:
 
 
 def needs_sketch(job: Job, formulas: Sequence[Formula], memory: str | int) -> bool:
-    """Whether exact kernels do not fit into half of a budget."""
-    return _bytes(job, formulas) > device_bytes(memory, job.device) // 2
+    """Whether exact kernels do not fit into half of a budget, or of this machine, which holds them on a GPU too."""
+    budget = machine_memory() if job.device.type == "cuda" else device_bytes(memory, job.device)
+    return _bytes(job, formulas) > min(budget, machine_memory()) // 2
 
 
 def sketch_reason(job: Job, formulas: Sequence[Formula], memory: str | int, sketch: Sketch) -> str:
     """Why and how the kernels are sketched, in words."""
-    _, n, m = len(formulas), job.n, len(job.columns)
+    n, m = job.n, len(job.columns)
     found = f"Kernels are sketched, {sketch.k} numbers for each block, output and example"
     if not needs_sketch(job, formulas, memory):
         return f"{found}."
     return (
         f"{found}: the exact ones of {n:,} x {m:,} examples take {memory_text(_bytes(job, formulas))}, more than half of "
-        "--memory."
+        "the memory that they may take."
     )
 
 
@@ -84,8 +85,10 @@ def _bytes(job: Job, formulas: Sequence[Formula]) -> int:
 
 
 def sample_sizes(inputs: Inputs) -> tuple[int, int]:
-    """Training and held-out examples of the sample."""
-    most = max(_LEAST, SAMPLE // inputs.f0.shape[1])
+    """Training and held-out examples of the sample; none where the exact kernel of a few would be large too."""
+    most = SAMPLE // inputs.f0.shape[1]
+    if most < _LEAST:
+        return 0, 0
     return min(most, inputs.n_train), min(most, inputs.n_validation)
 
 

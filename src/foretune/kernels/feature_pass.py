@@ -10,16 +10,19 @@ import numpy as np
 import torch
 
 from foretune.errors import UsageError
+from foretune.gradients.factors import FactorBatch
 from foretune.kernels.budget import device_bytes
 from foretune.kernels.feature_folder import FeatureFolder
 from foretune.kernels.features import TangentFeatures
 from foretune.kernels.formula import Formula, overflow
 from foretune.kernels.job import Job, job_description
+from foretune.kernels.landmarks import Landmarks
 from foretune.kernels.law import check_law
 from foretune.kernels.lora import LoRA
 from foretune.kernels.passing import batch_within, each_batch, steadily
 from foretune.kernels.sgd import SGD
 from foretune.kernels.sketch import Sketch, Sketcher
+from foretune.kernels.tile import in_pieces_of
 from foretune.kernels.tiles import memory_text
 from foretune.progress import Progress
 from foretune.shapes import Float32
@@ -88,6 +91,36 @@ def _folder(
     )
 
 
+def pass_sizes(
+    job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch, memory: str | int, *, on_disk: bool
+) -> tuple[int, int]:
+    """Examples per forward pass, and bytes of all features.
+
+    Raises:
+        UsageError: the memory budget is too small.
+    """
+    total = len(job.columns)
+    c, few = job.source.outputs.n_outputs, len(landmark_places(job, sketch))
+    each = 4 * c * sum(map(len, blocks.values())) * (sketch.k + few * c)
+    held, budget = each * total, device_bytes(memory, job.device)
+    if not on_disk and held > budget // 2:
+        raise UsageError(
+            f"The features of {total} examples take {memory_text(held)}, more than half of the memory budget of "
+            f"{memory_text(budget)}. Keep them in a folder: --out DIR; or use --memory "
+            f"{memory_text(2 * held).replace(' ', '')}."
+        )
+    signs = 4 * sketch.inner * sum(sum(t.shape[:2]) for t in job.source.parameters.values() if t.dim() > 1)
+    footprint, longest = job.footprint(), max(job.source.lengths)
+    landmarks = few * int(footprint.fixed + footprint.token * longest)
+    return batch_within(job, memory, each * (2 * CHUNK if on_disk else total) + 3 * signs + landmarks), held
+
+
+def landmark_places(job: Job, sketch: Sketch) -> list[int]:
+    """The training examples whose gradients are held exactly, at equal distances."""
+    count = min(job.n, max(1, sketch.landmarks // job.source.outputs.n_outputs)) if sketch.landmarks else 0
+    return [number * job.n // count for number in range(count)]
+
+
 @dataclass
 class _Pass:
     """A pass, and what it works with."""
@@ -98,28 +131,17 @@ class _Pass:
     memory: str | int
     folder: FeatureFolder | None
     progress: Progress
+    landmarks: Landmarks | None = None
 
     def __post_init__(self) -> None:
         total = len(self.job.columns)
         self.chunks = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
         self.sketcher = Sketcher(self.sketch)
-        each = 4 * self.job.source.outputs.n_outputs * sum(map(len, self.blocks.values())) * self.sketch.k
-        held, budget = each * total, device_bytes(self.memory, self.job.device)
-        if self.folder is None and held > budget // 2:
-            raise UsageError(
-                f"The features of {total} examples take {memory_text(held)}, more than half of the memory budget of "
-                f"{memory_text(budget)}. Keep them in a folder: --out DIR; or use --memory "
-                f"{memory_text(2 * held).replace(' ', '')}."
-            )
-        signs = (
-            4 * self.sketch.inner * sum(sum(t.shape[:2]) for t in self.job.source.parameters.values() if t.dim() > 1)
-        )
-        beside = each * (total if self.folder is None else 2 * CHUNK) + 3 * signs
-        self.batch = batch_within(self.job, self.memory, beside)
+        self.batch, _ = pass_sizes(self.job, self.blocks, self.sketch, self.memory, on_disk=self.folder is not None)
 
     def computed(self) -> list[Float32[np.ndarray, "_ c b k"]]:
         """Every chunk, from the folder where it is there."""
-        found, total = [], self.chunks[-1].stop
+        found, total, self.landmarks = [], self.chunks[-1].stop, None
         for places in self.chunks:
             kinds = " ".join(sorted(self.job.source.direct))
             values = None if self.folder is None else self.folder.chunk(places, kinds)
@@ -132,14 +154,27 @@ class _Pass:
         return found
 
     def _chunk(self, places: range) -> Float32[np.ndarray, "_ c b k"]:
-        blocks = sum(map(len, self.blocks.values()))
-        values = np.zeros((len(places), self.job.source.outputs.n_outputs, blocks, self.sketch.k), dtype=np.float32)
-        for captured in each_batch(self.job, places, self.batch):
-            with torch.no_grad(), torch.autocast(captured.outputs.device.type, enabled=False):
-                of_batch = self.sketcher.features(captured, self.blocks).float()
-            self._refuse_overflow(of_batch)
-            values[[place - places.start for place in captured.positions]] = of_batch.cpu().numpy()
-        return values
+        parts, order = [], []
+        with in_pieces_of(self.job.sizes(self.memory).piece):
+            for captured in each_batch(self.job, places, self.batch):
+                parts.append(self._features(captured))
+                order.extend(captured.positions)
+        return np.concatenate(parts)[np.argsort(order)]
+
+    def _features(self, captured: FactorBatch) -> Float32[np.ndarray, "n c b k"]:
+        with torch.no_grad(), torch.autocast(captured.outputs.device.type, enabled=False):
+            found = self.sketcher.features(captured, self.blocks)
+            if self.sketch.landmarks:
+                found = self._landmarks().features(captured, found)
+            found = found.float()
+        self._refuse_overflow(found)
+        return found.cpu().numpy()
+
+    def _landmarks(self) -> Landmarks:
+        if self.landmarks is None:
+            tile = self.job.source.capture(landmark_places(self.job, self.sketch), self.batch)
+            self.landmarks = Landmarks.of(tile, self.blocks, self.sketcher)
+        return self.landmarks
 
     def _refuse_overflow(self, found: torch.Tensor) -> None:
         if torch.isfinite(found).all():

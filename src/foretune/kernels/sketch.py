@@ -46,17 +46,19 @@ class Sketch:
     Attributes:
         k: numbers for each block, example and output.
         seed: of the random signs.
+        landmarks: gradients that are held exactly beside it, examples times outputs (`foretune.kernels.landmarks`).
 
     Raises:
-        UsageError: k below one.
+        UsageError: k below one, or landmarks below zero.
     """
 
-    k: int = 64
+    k: int = 112
     seed: int = 0
+    landmarks: int = 16
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UsageError(f"A sketch of k = {self.k} numbers; expected at least 1.")
+        if self.k < 1 or self.landmarks < 0:
+            raise UsageError(f"{self}: expected k of at least 1, and no fewer than 0 landmarks.")
 
     @property
     def inner(self) -> int:
