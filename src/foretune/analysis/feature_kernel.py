@@ -163,9 +163,9 @@ def centred(kernel: Kernel) -> Kernel:
     return found - found.mean(2, keepdims=True)
 
 
-def dense(matrix: Matrix) -> Float64[np.ndarray, "r s"]:
+def dense(kernel: Kernel | Matrix) -> np.ndarray:
     """The array."""
-    return matrix.dense() if isinstance(matrix, FeatureMatrix) else matrix
+    return kernel.dense() if isinstance(kernel, FeatureKernel | FeatureMatrix) else kernel
 
 
 def frobenius(matrix: Matrix) -> float:
@@ -210,15 +210,15 @@ def side_by_side(
 
 def weighted_sum(kernels: Sequence[Kernel], weights: Sequence[float]) -> Kernel:
     """The sum of kernels, arrays or features of one size, times weights that are not negative."""
-    features = [kernel for kernel in kernels if isinstance(kernel, FeatureKernel)]
-    arrays = [kernel for kernel in kernels if not isinstance(kernel, FeatureKernel)]
-    if arrays:
-        total = np.zeros(arrays[0].shape)
-        for kernel, weight in zip(arrays, weights, strict=True):
-            total += weight * kernel
-        return total
-    scaled = [np.float32(np.sqrt(weight)) * kernel.right for kernel, weight in zip(features, weights, strict=True)]
-    return FeatureKernel.joint(side_by_side(enumerate(scaled), len(scaled)), len(features[0].left))
+    first = kernels[0]
+    if isinstance(first, FeatureKernel):
+        features = (kernel.right for kernel in kernels if isinstance(kernel, FeatureKernel))
+        scaled = (np.float32(np.sqrt(weight)) * each for each, weight in zip(features, weights, strict=True))
+        return FeatureKernel.joint(side_by_side(enumerate(scaled), len(kernels)), len(first.left))
+    total = np.zeros(first.shape)
+    for kernel, weight in zip(kernels, weights, strict=True):
+        total += weight * dense(kernel)
+    return total
 
 
 def gradient_squares(kernel: Kernel, chi: Float64[np.ndarray, "n c"]) -> tuple[float, float]:

@@ -44,10 +44,10 @@ from foretune.candidates.candidate import (
 from foretune.candidates.effort import Effort, effort_for
 from foretune.candidates.greedy import greedy_candidates
 from foretune.candidates.joint import (
+    Parts,
     first_examples,
     function_space,
     joint_kernel,
-    joint_parts,
     train_matrix,
     train_spectrum,
     train_targets,
@@ -141,10 +141,6 @@ class Pool:
             )
         return self.kernels[label]
 
-    def parts(self, blocks: Sequence[str], rank: int | None) -> list[Kernel]:
-        """The joint kernels of some blocks, in their order; raises as `kernel_of` does."""
-        return joint_parts(self.kernel_of(blocks, rank), blocks) if blocks else []
-
     def summed(self, blocks: Sequence[str], rank: int | None) -> Kernel:
         """The sum of the joint kernels of some blocks, added in the order of the model; raises as `kernel_of` does."""
         return joint_kernel(self.kernel_of(blocks, rank), blocks)
@@ -203,9 +199,10 @@ class Evidence:
         return self if self.rank is None else self.pool.of(self.blocks, None, self.head)
 
     @property
-    def parts(self) -> list[Kernel]:
+    def parts(self) -> Parts:
         """The joint kernel of each block, those of the head last."""
-        return [*self.pool.parts(self.blocks, self.rank), *self.pool.parts(self.head, None)]
+        wanted = [(self.blocks, self.rank), (self.head, None)]
+        return Parts(*((self.pool.kernel_of(names, rank), names) for names, rank in wanted if names))
 
     @property
     def entries(self) -> list[int]:

@@ -6,6 +6,7 @@ A joint kernel is an array, or held as features (`analysis.feature_kernel`) wher
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
@@ -32,13 +33,34 @@ def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
     return found.dense() if dense else found
 
 
-def joint_parts(kernel: Blocked, names: Sequence[str]) -> list[Kernel]:
-    """The joint kernels of some blocks, one by one, in their order."""
-    place = {name: number for number, name in enumerate(kernel.names)}
-    if isinstance(kernel, BlockKernel):
-        return [kernel.array[place[name]] for name in names]
-    of = dict(zip(sorted(names, key=place.__getitem__), kernel.of(names), strict=True))
-    return [FeatureKernel.joint(of[name][1], kernel.n) for name in names]
+class Parts(Sequence[Kernel]):
+    """The joint kernels of some blocks, one by one: features are read when they are asked for, and not held.
+
+    Args:
+        blocks: of which kernels, and their names.
+    """
+
+    def __init__(self, *blocks: tuple[Blocked, Sequence[str]]) -> None:
+        self._blocks = [(kernel, name) for kernel, names in blocks for name in names]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._blocks)
+
+    @overload
+    def __getitem__(self, place: int) -> Kernel: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Kernel]: ...
+
+    def __getitem__(self, place: int | slice) -> Kernel | list[Kernel]:
+        """The joint kernel of a block."""
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        kernel, name = self._blocks[place]
+        if isinstance(kernel, BlockKernel):
+            return kernel.array[kernel.names.index(name)]
+        return FeatureKernel.joint(next(kernel.of([name]))[1], kernel.n)
 
 
 def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Float64[np.ndarray, "k k"]:

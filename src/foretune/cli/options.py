@@ -217,6 +217,11 @@ class BlockOptions(
 class ForecastOptions:
     """What is forecast from."""
 
+    warm_up: Annotated[
+        int,
+        option(Panel.RUN, "Compute the kernel after this many real training steps (AdamW at 5e-5, batches of 16)."),
+        Whole(0),
+    ] = 0
     features: Annotated[
         Literal["auto", "exact", "sketched"],
         option(
@@ -225,12 +230,6 @@ class ForecastOptions:
             "sketches where the exact ones do not fit into --memory.",
         ),
     ] = "auto"
-
-    warm_up: Annotated[
-        int,
-        option(Panel.RUN, "Compute the kernel after this many real training steps (AdamW at 5e-5, batches of 16)."),
-        Whole(0),
-    ] = 0
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ def sketch_error(
 
 
 def _ranks(pools: Sequence[Pool]) -> float:
-    candidates = named_candidates(pools[0].kernels, pools[0].sizes)
-    errors = [[pool.evidence(item).own_labels.error for item in candidates] for pool in pools]
+    sets = {item.blocks: item for item in named_candidates(pools[0].kernels, pools[0].sizes)}  # one rank of each
+    candidates = list(sets.values())
+    errors = [[pool.evidence(item).labels.error for item in candidates] for pool in pools]
     return float(rank_correlation(*map(np.array, errors))) if len(candidates) > 2 else float("nan")

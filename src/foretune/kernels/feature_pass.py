@@ -112,7 +112,7 @@ def pass_sizes(
     signs = 4 * sketch.inner * sum(sum(t.shape[:2]) for t in job.source.parameters.values() if t.dim() > 1)
     footprint, longest = job.footprint(), max(job.source.lengths)
     landmarks = few * int(footprint.fixed + footprint.token * longest)
-    return batch_within(job, memory, each * (2 * CHUNK if on_disk else total) + 3 * signs + landmarks), held
+    return batch_within(job, memory, each * (2 * CHUNK if on_disk else total) + 3 * signs // 2 + landmarks), held
 
 
 def landmark_places(job: Job, sketch: Sketch) -> list[int]:

@@ -52,7 +52,7 @@ class Landmarks:
         values, vectors = torch.linalg.eigh(_with(tile, tile, blocks))
         kept = values > _LEAST * values[:, -1:].clamp(min=0)
         scale = torch.where(kept, values.clamp(min=0), torch.inf).rsqrt()
-        return cls(tile, blocks, sketches, vectors * scale[:, None])
+        return cls(tile, blocks, sketches, (vectors * scale[:, None]) @ vectors.mT)
 
     def features(self, batch: FactorBatch, sketched: Float[Tensor, "n c b k"]) -> Float[Tensor, "n c b j"]:
         """Psi of a batch from its sketch: k numbers of the rest, then those of what the landmarks span."""

@@ -2,14 +2,14 @@ r"""Sketches of gradients, block by block: from gradient factors to k numbers an
 
 For a linear layer `dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`, with random signs P_g, P_x and F,
 
-    v(x)   = sum_t (P_g g_t) (outer) (P_x x_t)          q x q numbers, q = max(32, root of k)
+    v(x)   = sum_t (P_g g_t) (outer) (P_x x_t)          q x q numbers, q = max(128, root of k)
     phi(x) = F v(x)                                     k of them
     E <phi(x), phi(x')> = <dW, dW'>
 
 so that `phi phi'` is an unbiased estimate of the block's kernel. Two steps, because the first alone (a Kronecker sketch)
-needs two to three times as many numbers for the same error. What is not larger than its sketch is left as it is: a bias,
-the outputs of a small head, and everything for a large k, where the kernel is exact. The kernel of LoRA of rank r has A x
-in the place of P_x x, with the A of `foretune.kernels.lora`, so that its candidates share the projected g.
+errs on an outer product by the root of 2 / q, and would need q^2 numbers. What is not larger than its sketch is left as it is: a
+bias, the outputs of a small head, and everything for a large k, where the kernel is exact. The kernel of LoRA of rank r has
+A x in the place of P_x x, with the A of `foretune.kernels.lora`, so that its candidates share the projected g.
 
 Signs depend on the seed and on the names of parameters only, not on batches, their order, or the device. They are drawn
 once. F is shared by all blocks: the errors of different blocks are uncorrelated all the same, because P_g and P_x are
@@ -34,7 +34,7 @@ from foretune.kernels.lora import LoRA, drawn_rows, input_features
 from foretune.kernels.sgd import SGD
 from foretune.shapes import Float, Int
 
-_INNER = 32
+_INNER = 128
 _PAGE = 1024
 """Rows of a table, or entries of a vector, whose signs are drawn together."""
 
@@ -52,7 +52,7 @@ class Sketch:
         UsageError: k below one, or landmarks below zero.
     """
 
-    k: int = 112
+    k: int = 240
     seed: int = 0
     landmarks: int = 16
 
