@@ -27,7 +27,7 @@ from foretune.experiment.experiment import Experiment, load_experiment
 from foretune.experiment.sample import Sampled
 from foretune.experiment.setting import DataSource, Question, Setting
 from foretune.finetune.lora_config import adaptable
-from foretune.forecasting.forecast import Forecast, forecast
+from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.feature_pass import tangent_features
 from foretune.kernels.job import Job, joint_job
@@ -51,8 +51,8 @@ def _job(made: Experiment) -> Job:
     return joint_job(made.outputs, *made.examples)
 
 
-def _forecast(kernels, made: Experiment) -> Forecast:  # noqa: ANN001
-    return forecast(Pool.sized(kernels, made.inputs, parameter_sizes(made.outputs)))
+def _forecast(kernels, made: Experiment) -> PoolForecast:  # noqa: ANN001
+    return pool_forecast(Pool.sized(kernels, made.inputs, parameter_sizes(made.outputs)))
 
 
 def cost(model: str, data: str, n: int, output: str) -> str:

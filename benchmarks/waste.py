@@ -66,7 +66,7 @@ def _kernel(formulas: str, n: int, words: int = 0) -> Callable[[], tuple[float, 
 
 def _planned() -> tuple[float, float]:
     """The tiles of a kernel of 1,000 x 2,064 examples."""
-    from foretune.kernels.tiles import Footprint, tile_plan
+    from foretune.kernels.memory_plan import Footprint, tile_plan
 
     lengths = np.random.default_rng(0).integers(8, 60, 2064).tolist()
     footprint = Footprint(400_000, 150_000.0, 600_000.0)
@@ -79,11 +79,12 @@ def _forecast(n: int) -> Callable[[], tuple[float, float]]:
     """The stage of a forecast after the kernels: its candidates, simulated and compared (made kernels, MiniLM's blocks)."""
 
     def measured() -> tuple[float, float]:
+
         import foretune as ft
         from foretune.candidates.candidate import formulas_for, parameter_sizes
         from foretune.candidates.evidence import Pool
         from foretune.experiment.inputs import Inputs
-        from foretune.forecast.forecast import forecast
+        from foretune.forecasting.forecast import pool_forecast
 
         outputs, _ = _case(1)
         kinds, rng = outputs.kinds(), np.random.default_rng(0)
@@ -103,7 +104,7 @@ def _forecast(n: int) -> Callable[[], tuple[float, float]]:
         f0 = 0.1 * rng.standard_normal((total, 1))
         inputs = Inputs(y, f0, z, n, n, 2, sizes, "accuracy", head="probed")
         pool = Pool.sized(kernels, inputs, parameter_sizes(outputs))
-        return _timed(lambda: sum(item.score.validation_loss for item in forecast(pool).comparison.candidates))
+        return _timed(lambda: sum(item.score.validation_loss for item in pool_forecast(pool).comparison.candidates))
 
     return measured
 

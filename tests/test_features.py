@@ -27,8 +27,8 @@ from foretune.gradients.factors import FactorBatch
 from foretune.gradients.source import GradientSource
 from foretune.kernels import feature_pass
 from foretune.kernels.feature_pass import tangent_features
+from foretune.kernels.memory_plan import Footprint, Sizes, one_pass_batch, tile_plan
 from foretune.kernels.sketch import Sketch
-from foretune.kernels.tiles import Footprint, Sizes, one_pass_batch, tile_plan
 from foretune.text.example import as_examples
 from tests.cases import ROWS, language_model, outputs_of
 from tests.conftest import family
@@ -134,11 +134,11 @@ def test_a_pass_holds_one_batch_whatever_the_number_of_examples(times: int, monk
 
 def test_a_projected_kernel_takes_every_example_once_whatever_the_tiles(monkeypatch) -> None:
     from foretune.kernels.job import Job
-    from foretune.kernels.tiles import Plan
+    from foretune.kernels.memory_plan import TilePlan
 
     outputs = outputs_of(language_model(family("bert-encoder")))
     expected = ft.block_kernels(outputs, ROWS, formula=ft.Kronecker(8)).array
-    monkeypatch.setattr(Job, "plan", lambda *_: Plan(1, 2, 2, 100, 0))
+    monkeypatch.setattr(Job, "plan", lambda *_: TilePlan(1, 2, 2, 100, 0))
     counts = captured_counts(monkeypatch)
     found = ft.block_kernels(outputs, ROWS, formula=ft.Kronecker(8)).array
     assert sum(counts) == len(ROWS)

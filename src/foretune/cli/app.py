@@ -15,6 +15,7 @@ import typer
 import foretune
 from foretune.cli.options import (
     BlockOptions,
+    CardOptions,
     DataOptions,
     ForecastOptions,
     FormulaOptions,
@@ -142,6 +143,13 @@ COMMANDS: Mapping[str, Entry] = {
         Example: foretune show runs/movies --details
         """,
         {"options": ShowOptions},
+    ),
+    "card": Entry(
+        """Write a section of a model card in Markdown: data, settings, predicted and measured figures, limits, versions.
+
+        Example: foretune card runs/movies --out CARD.md
+        """,
+        {"options": CardOptions},
     ),
     "schema": Entry(
         """Print the JSON schema of the results that --json writes, with the meaning and the unit of each field.

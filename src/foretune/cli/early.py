@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foretune.cli.data import asked_setting, check_data_folder
+from foretune.cli.held import named_places
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places
 from foretune.cli.ranges import items
@@ -46,13 +47,16 @@ _WAITING = _Waiting()
 def read_early(
     model: ModelOptions, data: DataOptions, outputs: OutputOptions, report: ReportOptions, out: Path | None
 ) -> None:
-    """Look at the places to write to, as far as that is quick, then read the data; `read_data` hands it over.
+    """Look at what is asked, then at the places to write to, as far as that is quick, then read the data.
+
+    `read_data` hands the rows over.
 
     Raises:
         UsageError, DataError, StorageError: a wrong place, wrong options, or rows that cannot be used.
     """
+    setting = asked_setting(data, outputs)
     Places(report.json, () if out is None else (out,)).check(read_by(model, data, outputs))
-    _WAITING.found[data, outputs] = _read(data, outputs, progress_console(quiet=report.quiet))
+    _WAITING.found[data, outputs] = _read(setting, progress_console(quiet=report.quiet, verbose=report.verbose))
 
 
 def read_data(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:
@@ -61,18 +65,18 @@ def read_data(data: DataOptions, outputs: OutputOptions, errors: Console) -> Rea
     Raises:
         UsageError, DataError, StorageError: see `read_early`.
     """
-    return _WAITING.found.pop((data, outputs), None) or _read(data, outputs, errors)
+    return _WAITING.found.pop((data, outputs), None) or _read(asked_setting(data, outputs), errors)
 
 
-def _read(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:
-    setting, stages = asked_setting(data, outputs), Stages()
+def _read(setting: Setting, errors: Console) -> Read:
+    stages = Stages()
     with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
         return Read(setting, drawn(setting), stages)
 
 
 def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
     """The files and folders that are read, where the options name such."""
-    return [model.model, data.data, data.test_data, data.validation_data, outputs.task]
+    return named_places(model.model, data.data, data.test_data, data.validation_data, outputs.task)
 
 
 def refuse_half_weights(model: ModelOptions) -> None:

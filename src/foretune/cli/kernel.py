@@ -17,7 +17,7 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, prepared, reported, said
+from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
@@ -26,7 +26,8 @@ from foretune.experiment.folder import FORECAST, SETTINGS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
-from foretune.forecasting.plan import PlanData, estimate, plan_page, sketch_estimate
+from foretune.forecasting.plan import KernelCostData, kernel_cost_page
+from foretune.kernels.cost import kernel_cost, sketch_cost
 from foretune.kernels.features import Blocked
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
@@ -63,23 +64,23 @@ def run_kernel(
     Raises:
         UsageError: no --out.
     """
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
     places = kernel_places(run.out, report.json, [each.label for each in formulas])
-    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
-        return planned(job, formulas, run, report, found)
+        return deliver_plan(job, formulas, run, report, found)
     job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
+    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
     record = named(found, record, kernels)
     numbers = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
@@ -88,7 +89,7 @@ def run_kernel(
     return deliver(page, report, folder=run.out)
 
 
-def computed(
+def shown_kernels(
     found: Experiment,
     job: Job,
     formulas: list[Formula],
@@ -101,7 +102,7 @@ def computed(
         return kernels_with(found, job, formulas, settings.write, sketch)
 
 
-def planned(
+def deliver_plan(
     job: Job,
     formulas: list[Formula],
     run: RunOptions,
@@ -111,7 +112,7 @@ def planned(
 ) -> None:
     """Print what the kernels would need, and what the model is asked; on request, write it as JSON."""
     if sketch is None:
-        needed = estimate(job, formulas, run.memory)
+        needed = kernel_cost(job, formulas, run.memory)
     else:
-        needed = sketch_estimate(job, formulas, sketch, run.memory, on_disk=run.out is not None)
-    deliver(plan_page(needed, facts_of(found), PlanData(**vars(needed), about=said(found))), report)
+        needed = sketch_cost(job, formulas, sketch, run.memory, on_disk=run.out is not None)
+    deliver(kernel_cost_page(needed, facts_of(found), KernelCostData(**vars(needed), about=said(found))), report)

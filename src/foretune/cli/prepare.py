@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from foretune.cli.early import read_by, read_data
+from foretune.cli.held import released
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.versions import versions
@@ -33,7 +34,7 @@ class ExperimentOptions:
     outputs: OutputOptions
 
 
-def prepared(options: ExperimentOptions, places: Places, folder: Path | None, errors: Console) -> Experiment:
+def loaded_experiment(options: ExperimentOptions, places: Places, folder: Path | None, errors: Console) -> Experiment:
     """Check every place that will be written to, read the data, then load the model.
 
     Args:
@@ -89,6 +90,8 @@ def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
     Raises:
         UsageError, ModelError: see `load_model`.
     """
+    if isinstance(held := released(model.model), LanguageModel):
+        return held
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(
             model.model,

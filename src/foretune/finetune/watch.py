@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.progress import Progress
+
+_LOG = logging.getLogger("foretune.run")
+MEAN_LOSS = "mean_loss"
+"""The mean loss over the examples of an evaluation, beside the trainer's mean over batches."""
 
 
 @torch.no_grad()
@@ -84,11 +89,12 @@ class Watch(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, log, and keep the best checkpoint."""
         metrics, rate = kwargs["metrics"], _rate(kwargs["optimizer"])
-        _require_finite("validation", metrics["eval_loss"], state.global_step, rate)
+        loss = metrics[f"eval_{MEAN_LOSS}"]
+        _require_finite("validation", loss, state.global_step, rate)
         steps = len(self._losses)
         line = Evaluation(
             step=state.global_step,
-            validation_loss=metrics["eval_loss"],
+            validation_loss=loss,
             validation_score=metrics["eval_score"],
             losses=tuple(self._losses),
             learning_rate=rate,
@@ -99,6 +105,7 @@ class Watch(TrainerCallback):
             seconds=self.seconds,
         )
         self._losses, self._pulled = [], 0
+        _LOG.info("step %d: validation loss %.4f, score %.3f", line.step, line.validation_loss, line.validation_score)
         self.history.append(line)
         best = line.step > 0 and best_of_history(self.history, self.training.best_by) is line
         if best:

@@ -24,8 +24,8 @@ from foretune.kernels.budget import device_bytes
 from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
+from foretune.kernels.memory_plan import machine_memory, memory_text
 from foretune.kernels.sketch import Sketch
-from foretune.kernels.tiles import machine_memory, memory_text
 
 SAMPLE = 64
 """Training examples, and as many held out, that both kernels are made of; with c outputs a c-th of them."""

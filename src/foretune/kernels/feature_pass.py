@@ -19,11 +19,11 @@ from foretune.kernels.job import Job, job_description
 from foretune.kernels.landmarks import Landmarks
 from foretune.kernels.law import check_law
 from foretune.kernels.lora import LoRA
+from foretune.kernels.memory_plan import memory_text
 from foretune.kernels.passing import batch_within, each_batch, steadily
 from foretune.kernels.sgd import SGD
 from foretune.kernels.sketch import Sketch, Sketcher
 from foretune.kernels.tile import in_pieces_of
-from foretune.kernels.tiles import memory_text
 from foretune.progress import Progress
 from foretune.shapes import Float32
 
@@ -131,17 +131,16 @@ class _Pass:
     memory: str | int
     folder: FeatureFolder | None
     progress: Progress
-    landmarks: Landmarks | None = None
 
     def __post_init__(self) -> None:
         total = len(self.job.columns)
         self.chunks = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
-        self.sketcher = Sketcher(self.sketch)
         self.batch, _ = pass_sizes(self.job, self.blocks, self.sketch, self.memory, on_disk=self.folder is not None)
 
     def computed(self) -> list[Float32[np.ndarray, "_ c b k"]]:
         """Every chunk, from the folder where it is there."""
-        found, total, self.landmarks = [], self.chunks[-1].stop, None
+        found, total = [], self.chunks[-1].stop
+        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch)
         for places in self.chunks:
             kinds = " ".join(sorted(self.job.source.direct))
             values = None if self.folder is None else self.folder.chunk(places, kinds)
@@ -157,11 +156,30 @@ class _Pass:
         parts, order = [], []
         with in_pieces_of(self.job.sizes(self.memory).piece):
             for captured in each_batch(self.job, places, self.batch):
-                parts.append(self._features(captured))
+                parts.append(self.maker.features(captured))
                 order.extend(captured.positions)
         return np.concatenate(parts)[np.argsort(order)]
 
-    def _features(self, captured: FactorBatch) -> Float32[np.ndarray, "n c b k"]:
+
+@dataclass
+class FeatureMaker:
+    """Makes features batch after batch; signs are drawn, and landmarks taken, once."""
+
+    job: Job
+    blocks: Mapping[Formula, Sequence[str]]
+    sketch: Sketch
+    batch: int
+
+    def __post_init__(self) -> None:
+        self.sketcher = Sketcher(self.sketch)
+        self.landmarks: Landmarks | None = None
+
+    def features(self, captured: FactorBatch) -> Float32[np.ndarray, "n c b k"]:
+        """The features of a batch.
+
+        Raises:
+            NonFiniteError: they are infinite or undefined.
+        """
         with torch.no_grad(), torch.autocast(captured.outputs.device.type, enabled=False):
             found = self.sketcher.features(captured, self.blocks)
             if self.sketch.landmarks:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from foretune.gradients.factors import FactorBatch
 from foretune.kernels.budget import device_bytes
 from foretune.kernels.job import Job
-from foretune.kernels.tiles import one_pass_batch
+from foretune.kernels.memory_plan import one_pass_batch
 
 Found = TypeVar("Found")
 

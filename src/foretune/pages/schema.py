@@ -21,10 +21,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
 from foretune.experiment.page import KernelData, SolveData
-from foretune.finetune.page import TrainingPlanData
+from foretune.experiment.plan import StudyPlan
+from foretune.finetune.page import TrainingCostData
 from foretune.finetune.report import RunReport
 from foretune.forecasting.page import ForecastData
-from foretune.forecasting.plan import PlanData
+from foretune.forecasting.plan import KernelCostData
 from foretune.page import Page
 from foretune.pages.json import FORMAT, OF_PAGE
 from foretune.regime.page import BehaviourData
@@ -35,14 +36,15 @@ from foretune.validation.data import ValidationData
 
 KINDS: Mapping[str, type] = {
     "forecast": ForecastData,
-    "plan": PlanData,
+    "plan": KernelCostData,
     "kernel": KernelData,
     "solve": SolveData,
     "tune": RunReport,
-    "tune-plan": TrainingPlanData,
+    "tune-plan": TrainingCostData,
     "behaviour": BehaviourData,
     "validate": ValidationData,
     "reproduce": ReproductionData,
+    "study-plan": StudyPlan,
     "tasks": TasksData,
     "task": Task,
 }

@@ -103,7 +103,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """Tile sizes.
 
     Attributes:
@@ -129,7 +129,7 @@ def tile_plan(
     overlap: bool,
     single: bool,
     sizes: Sizes = Sizes(),
-) -> Plan:
+) -> TilePlan:
     """Tile sizes that keep factors and activations within `budget` bytes.
 
     Args:
@@ -157,16 +157,16 @@ def tile_plan(
         everything = _held(footprint, columns if overlap else (*rows, *columns), most)
         held = _held(footprint, rows, most)
         if everything <= room:
-            plans.append(Plan(batch, n, m, m if overlap else n + m, everything + graph + reserve))
+            plans.append(TilePlan(batch, n, m, m if overlap else n + m, everything + graph + reserve))
             continue
         beside = _widest(footprint, streamed, room - held, batch, most)  # all rows held, columns in a stream
         if beside:
             peak = held + _largest(footprint, streamed, beside, most) + graph + reserve
-            plans.append(Plan(batch, n, beside, m if overlap else n + m, peak))
+            plans.append(TilePlan(batch, n, beside, m if overlap else n + m, peak))
         half = _widest(footprint, [rows, *streamed], room // 2, batch, most)
         if half:
             peak = 2 * _largest(footprint, [rows, *streamed], half, most) + graph + reserve
-            plans.append(Plan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
+            plans.append(TilePlan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
     if plans and arrays <= budget // 2:
         mean = sum(columns) / m
         return min(plans, key=lambda plan: (plan.passes * (mean + _PASS_TOKENS / plan.batch), -plan.batch))
