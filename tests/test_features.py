@@ -13,7 +13,7 @@ import foretune as ft
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, best_run, curves
 from foretune.analysis.feature_kernel import FeatureKernel, gradient_squares, side_by_side, weighted_sum
 from foretune.analysis.label_regression import label_regression
-from foretune.analysis.solvers import joint_data, named_solver, solved
+from foretune.analysis.solvers import joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import largest_eigenvalue, spectrum
 from foretune.analysis.transferability import kernel_target_alignment
 from foretune.candidates.candidate import formulas_for, parameter_sizes
@@ -72,7 +72,7 @@ def test_sketched_kernels_are_unbiased(name: str, landmarks: int) -> None:
     outputs = outputs_of(language_model(family(name)), difference=True)
     job = job_of(outputs)
     exact = ft.kernels_of(job, formulas_of(job))
-    drawn = [tangent_features(job_of(outputs), formulas_of(job), Sketch(16, seed, landmarks)) for seed in range(40)]
+    drawn = [tangent_features(job_of(outputs), formulas_of(job), Sketch(16, seed, landmarks)) for seed in range(24)]
     for label, kernel in exact.items():
         found = np.stack([product(each[label], kernel.names) for each in drawn])
         spread = found.std(0) / np.sqrt(len(found))
@@ -229,7 +229,7 @@ def test_what_reads_a_kernel_reads_its_features(c: int, k: int) -> None:
     assert runs[0].learning_rate == pytest.approx(runs[1].learning_rate)
     for solver in ("ridge", "logistic"):
         solutions = [
-            solved(named_solver(solver), joint_data(kernel, f0, y, v), {"strength": [1e-2], "f0_scale": [10.0]})
+            solve_on_grid(named_solver(solver), joint_data(kernel, f0, y, v), {"strength": [1e-2], "f0_scale": [10.0]})
             for kernel in (held, array)
         ]
         np.testing.assert_allclose(solutions[0].probabilities, solutions[1].probabilities, atol=1e-4)

@@ -44,7 +44,7 @@ from foretune.candidates.candidate import (
 from foretune.candidates.effort import Effort, effort_for
 from foretune.candidates.greedy import greedy_candidates
 from foretune.candidates.joint import (
-    Parts,
+    JointParts,
     first_examples,
     function_space,
     joint_kernel,
@@ -199,10 +199,10 @@ class Evidence:
         return self if self.rank is None else self.pool.of(self.blocks, None, self.head)
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> JointParts:
         """The joint kernel of each block, those of the head last."""
         wanted = [(self.blocks, self.rank), (self.head, None)]
-        return Parts(*((self.pool.kernel_of(names, rank), names) for names, rank in wanted if names))
+        return JointParts(*((self.pool.kernel_of(names, rank), names) for names, rank in wanted if names))
 
     @property
     def entries(self) -> list[int]:

@@ -33,7 +33,7 @@ def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
     return found.dense() if dense else found
 
 
-class Parts(Sequence[Kernel]):
+class JointParts(Sequence[Kernel]):
     """The joint kernels of some blocks, one by one: features are read when they are asked for, and not held.
 
     Args:
