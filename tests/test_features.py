@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from foretune.kernels.memory_plan import Footprint, Sizes, one_pass_batch, tile_
 from foretune.kernels.sketch import Sketch
 from foretune.text.example import as_examples
 from tests.cases import ROWS, language_model, outputs_of
-from tests.conftest import family
+from tests.conftest import family, run_cli
 
 EXAMPLES = as_examples(ROWS)
 N = 4
@@ -299,6 +300,18 @@ def test_evidence_in_the_primal_is_that_of_the_array(monkeypatch) -> None:
         assert all(isinstance(each.kernel, FeatureKernel) == (rows == 0) for each in seen if each.blocks)
         found.append([[each.exact_risk, each.labels.error, each.lowest.loss, each.change] for each in seen])
     np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=1e-5)
+
+
+def test_the_command_says_that_kernels_are_sketched_and_how_far_they_are_off(
+    bert_folder: Path, data_file: Path, tmp_path: Path
+) -> None:
+    command = ("forecast", bert_folder, data_file, "--k", 4, "--test", 8, "--blocks", "encoder.layer.0.*,head.*")
+    found = run_cli(*command, "--features", "sketched", "--out", tmp_path / "run", "--details")
+    assert found.returncode == 0, found.stderr
+    said = " ".join(found.stdout.split())
+    assert "Kernels are sketched, 240 numbers for each block, output and example." in said
+    assert "On 8 x 16 examples the sketched kernel is off by" in said
+    assert sorted(file.name for file in (tmp_path / "run" / "kernels").iterdir()) == ["features"]
 
 
 @pytest.mark.parametrize("size", [3, 200])
