@@ -14,7 +14,9 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.analysis.bounds import Bracket, CandidateBounds, candidate_bounds
+from foretune.analysis.feature_kernel import dense
 from foretune.analysis.losses import targets
+from foretune.candidates.joint import train_matrix
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
@@ -95,12 +97,12 @@ def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
     """Every other layer's keys beside those of layer 0."""
     pool, by_layer = pool_of(cell, RANK), projections(cell.outputs, "W_k")
     names = list(by_layer)
-    n, k = pool.inputs.n_train, pool.inputs.n_train * pool.inputs.f0.shape[1]
+    n = pool.inputs.n_train
     y = (targets(pool.inputs.y[:n], pool.inputs.f0.shape[1]) - pool.inputs.f0[:n]).reshape(-1)
     sigma = SIGMA * pool.largest_of_all(RANK)
 
     def matrix(blocks: Sequence[str], head: tuple[str, ...]) -> np.ndarray:
-        return pool.of(tuple(blocks), RANK, head).kernel[:, :, :n].reshape(k, k)
+        return dense(train_matrix(pool.of(tuple(blocks), RANK, head).kernel))
 
     first = by_layer[names[0]]
     base = matrix(first, pool.head)
