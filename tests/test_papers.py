@@ -41,7 +41,7 @@ from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.recipes import RECIPES as EVERY
 from foretune.reproduce.sections import TaskGroup
 from tests.cases import TASK, language_model, outputs_of
-from tests.conftest import assert_refused, family, many_rows, run_cli
+from tests.conftest import assert_refused, family, many_rows, run_cli, write_jsonl
 from tests.oracles import jacobian_kernel
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in MALLADI_RECIPES}
@@ -62,7 +62,7 @@ def written(folder: Path, *names: str) -> Path:
         ]
         (folder / name).mkdir(parents=True, exist_ok=True)
         for part, some in (("train", rows[:40]), ("test", [*rows[40:42], *rows[42:60:2]])):
-            (folder / name / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+            write_jsonl(folder / name / f"{part}.jsonl", some)
     return folder
 
 

@@ -43,7 +43,7 @@ from foretune.reproduce.sections import TaskGroup
 from foretune.text.example import Example
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
-from tests.conftest import assert_refused, assert_valid, family, interruptible, many_rows, run_cli
+from tests.conftest import assert_refused, assert_valid, family, interruptible, many_rows, run_cli, write_jsonl
 
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"adamw": (1e-3,)})
 COST = AFZAL_RECIPES[0]
@@ -74,7 +74,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 row if task == "mr" else {"text": row["text"], "text2": "it is fine", "label": labels[row["label"]]}
                 for row in rows
             ]
-            (made / task / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+            write_jsonl(made / task / f"{name}.jsonl", pairs)
     return made
 
 

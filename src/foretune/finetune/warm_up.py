@@ -23,7 +23,7 @@ import torch
 
 from foretune.errors import UsageError
 from foretune.finetune.methods import FullTuning
-from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
+from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.run import fine_tuned
 from foretune.finetune.training import Training
 from foretune.model.outputs import Outputs
@@ -47,7 +47,7 @@ class Warmed:
     seconds: float
 
 
-def warm_up_training(steps: int, optimiser: Optimiser | None = None, batch_size: int = 16) -> Training:
+def warm_up_training(steps: int, batch_size: int = 16) -> Training:
     """The settings of a warm-up, which determine it beside model, data and what trains; see `warmed_outputs`.
 
     Raises:
@@ -59,7 +59,7 @@ def warm_up_training(steps: int, optimiser: Optimiser | None = None, batch_size:
         steps=steps,
         evaluate_every=steps,
         batch_size=batch_size,
-        optimiser=optimiser or AdamWOptimiser(5e-5),
+        optimiser=AdamWOptimiser(5e-5),
         dropout=False,
     )
 
@@ -69,12 +69,11 @@ def warmed_outputs(
     task: Task,
     split: Split,
     steps: int,
-    optimiser: Optimiser | None = None,
     batch_size: int = 16,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Warmed:
-    """The model after some steps of full fine-tuning on the training examples, without dropout.
+    """The model after some steps of full fine-tuning on the training examples, by AdamW at 5e-5 without dropout.
 
     The last step is kept, whatever validation says of it: neither validation nor test examples have a say.
 
@@ -83,7 +82,6 @@ def warmed_outputs(
         task: labels and metric.
         split: training examples, and validation examples for the loss before and after.
         steps: how many.
-        optimiser: AdamW at 5e-5 when left out.
         batch_size: examples a step.
         out: a folder to keep the run in; a finished one there is read.
         progress: called as the work goes on.
@@ -93,7 +91,7 @@ def warmed_outputs(
         NonFiniteError: the loss became infinite or undefined.
         StorageError: `out` cannot be written.
     """
-    training = warm_up_training(steps, optimiser, batch_size)
+    training = warm_up_training(steps, batch_size)
     if outputs.lm.dtype in (torch.float16, torch.bfloat16):
         raise UsageError(
             f"The model is in {str(outputs.lm.dtype).removeprefix('torch.')}, in which small steps are rounded away. Load "
