@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import foretune as ft
+from foretune.model.weight_files import check_weights_folder
 from tests.conftest import WORDS, assert_refused, run_cli
 from tests.families import saved
 from tests.test_bad_models import config, weights
@@ -85,6 +86,16 @@ def test_parts_with_their_index_and_other_files_beside_are_read(llama: Path, tmp
     shutil.copy(llama / WHOLE, folder / "consolidated.safetensors")
     found, expected = (ft.load_model(each).module.state_dict() for each in (folder, llama))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_index_of_the_parts_is_read_once(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, read = tmp_path / "model", []
+    shutil.copytree(llama, folder)
+    in_parts(folder)
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: read.append(path.name) or read_text(path, **how))
+    check_weights_folder("model", folder)
+    assert read.count(INDEX) == 1
 
 
 def test_the_name_that_is_told_works(llama: Path, tmp_path: Path, data_file: Path) -> None:

@@ -291,13 +291,18 @@ class Page:
         return bool(hidden or self.details or self.listings)
 
 
-def cell_text(cell: Cell) -> str:
-    """A cell as it is shown."""
+def cell_text(cell: Cell, form: str = "") -> str:
+    """A cell as it is shown.
+
+    Args:
+        cell: what stands there.
+        form: of plain numbers, `Column.form`.
+    """
     if cell is None or isinstance(cell, str):
         return cell or ""
     if isinstance(cell, Quantity | Span | Repeats):
         return cell.text
-    return Quantity(cell).text
+    return Quantity(cell, form).text
 
 
 def rounded(value: float, form: str) -> str:

@@ -17,12 +17,14 @@ import torch
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.sample import Full
+from foretune.experiment.plan import KernelWork, StudyWork
+from foretune.experiment.sample import Full, Sample
 from foretune.finetune.methods import LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.run import fine_tuned
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
+from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
 from foretune.page import Table
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
@@ -33,6 +35,7 @@ from foretune.reproduce.sections import Section, TaskGroup
 
 EXAMPLES, REPEATS = 32, 3
 _METHOD = LoRATuning(rank=8)
+_VALUE = "afzal-cost"
 _SAMPLE = Full(validation=1)  # evaluations are timed too: they shall take next to nothing
 
 Number = TypeVar("Number", int, float)
@@ -82,14 +85,22 @@ class CostOfKernels(AfzalPage[Timings]):
         """Refuse several batch sizes or learning rates, where one run is timed."""
         _training(study.budget)
 
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
+    def sample(self, study: Study, task: str, k: int | None) -> Sample:
         """The whole training set."""
-        return study.cell(task, _SAMPLE, seed, self.output)
+        return _SAMPLE
 
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Timings:
         """Seconds of kernel and fine-tuning on every seed."""
         training = _training(study.budget)
         return [_times(cell, training) for cell in cells]
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The kernels that are timed, and the run, unless their times are kept."""
+        training = _training(study.budget)
+        if cell.kept(_VALUE, _key(cell, training)) is not None:
+            return StudyWork()
+        job = separate_job(cell.outputs, cell.split.train[:EXAMPLES], None, None)
+        return StudyWork([(_METHOD, [training])], [KernelWork(job, (1 + REPEATS) * [[SGD()]])])
 
     def sections(self, study: Study, groups: Sequence[TaskGroup[Timings]]) -> list[Section]:
         """One table with all tasks."""
@@ -147,9 +158,12 @@ def _single(what: str, values: Sequence[Number] | None, usual: Number) -> Number
 
 
 def _times(cell: Experiment, training: Training) -> Times:
+    return Times(**cell.value(_VALUE, _key(cell, training), lambda: _timed(cell, training)))
+
+
+def _key(cell: Experiment, training: Training) -> dict[str, object]:
     key = {"method": repr(_METHOD), "training": repr(training), "examples": EXAMPLES, "repeats": REPEATS}
-    key |= {"memory": cell.work.memory, "threads": torch.get_num_threads(), "machine": platform.node()}
-    return Times(**cell.value("afzal-cost", key, lambda: _timed(cell, training)))
+    return {**key, "memory": cell.work.memory, "threads": torch.get_num_threads(), "machine": platform.node()}
 
 
 def _timed(cell: Experiment, training: Training) -> Mapping[str, Any]:

@@ -15,12 +15,22 @@ import numpy as np
 
 from foretune.analysis.bounds import Bracket, CandidateBounds, candidate_bounds
 from foretune.analysis.losses import targets
+from foretune.candidates.candidate import Candidate, parameter_sizes
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.finetune.training import Training
 from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
-from foretune.reproduce.afzal.runs import RANK, SIGMA, placement, projections, single_training, trained_placement
+from foretune.reproduce.afzal.runs import (
+    RANK,
+    SIGMA,
+    placement,
+    placement_work,
+    projections,
+    single_training,
+    trained_placement,
+)
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import Section, TaskGroup, by_item, table_of
 
@@ -67,6 +77,10 @@ class LayerChoice(PlacementsPage[Layers]):
         training = single_training(study.budget)
         return [added_layers(cell, training) for cell in cells]
 
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """One run of layer 0 and one with each other layer, and the kernels of all."""
+        return placement_work(cell, layer_placements(cell), single_training(study.budget))
+
     def section(self, study: Study, group: TaskGroup[Layers]) -> Section:
         """A table and a figure."""
         caption = f"{group.where}: theta is W_k of layer 0; means over {len(group.seeds)} seed(s)"
@@ -91,10 +105,22 @@ class LayerChoice(PlacementsPage[Layers]):
         )
 
 
+def layer_placements(cell: Experiment) -> list[Candidate]:
+    """The keys of layer 0 alone, then with those of each other layer."""
+    first, *others = projections(cell.outputs, "W_k").values()
+    sizes = parameter_sizes(cell.outputs)
+    return [
+        placement("W_k of layer 0", first, sizes, sizes.head),
+        *(
+            placement(f"W_k of layers 0 and {number}", [*first, *blocks], sizes, sizes.head)
+            for number, blocks in enumerate(others, 1)
+        ),
+    ]
+
+
 def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
     """Every other layer's keys beside those of layer 0."""
-    pool, by_layer = pool_of(cell, RANK), projections(cell.outputs, "W_k")
-    names = list(by_layer)
+    pool, (first, *others) = pool_of(cell, RANK), projections(cell.outputs, "W_k").values()
     n, k = pool.inputs.n_train, pool.inputs.n_train * pool.inputs.f0.shape[1]
     y = (targets(pool.inputs.y[:n], pool.inputs.f0.shape[1]) - pool.inputs.f0[:n]).reshape(-1)
     sigma = SIGMA * pool.largest_of_all(RANK)
@@ -102,14 +128,13 @@ def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
     def matrix(blocks: Sequence[str], head: tuple[str, ...]) -> np.ndarray:
         return pool.of(tuple(blocks), RANK, head).kernel[:, :, :n].reshape(k, k)
 
-    first = by_layer[names[0]]
     base = matrix(first, pool.head)
-    start = trained_placement(cell, placement("W_k of layer 0", first, pool.sizes, pool.head), training).risk
+    alone, *both = layer_placements(cell)
+    start = trained_placement(cell, alone, training).risk
     found = []
-    for number, name in enumerate(names[1:], 1):
-        bounds = candidate_bounds(base, matrix(by_layer[name], ()), y, sigma)
-        both = placement(f"W_k of layers 0 and {number}", [*first, *by_layer[name]], pool.sizes, pool.head)
-        risk = trained_placement(cell, both, training).risk
+    for number, (blocks, item) in enumerate(zip(others, both, strict=True), 1):
+        bounds = candidate_bounds(base, matrix(blocks, ()), y, sigma)
+        risk = trained_placement(cell, item, training).risk
         found.append(
             AddedLayer(number, bounds, float(np.log(risk / start)) if risk > 0 and start > 0 else float("nan"))
         )

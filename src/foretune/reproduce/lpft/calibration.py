@@ -9,8 +9,9 @@ import numpy as np
 
 from foretune.analysis.calibration import BINS
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.page import Curve, Figure, Table, mean_and_spread
-from foretune.reproduce.lpft.measures import SOURCE, Bins, ByMethod, Measures, method_measures
+from foretune.reproduce.lpft.measures import SOURCE, Bins, ByMethod, Measures, method_grids, method_measures
 from foretune.reproduce.lpft.page import HeadPage
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Study
@@ -32,6 +33,10 @@ class Calibrations(HeadPage[ByMethod]):
     def measure(self, study: Study, cells: Sequence[Experiment]) -> ByMethod:
         """What is measured of the four methods."""
         return method_measures(cells, study.budget, ROWS)
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The runs of the four methods."""
+        return StudyWork(method_grids(study.budget, ROWS))
 
     def section(self, study: Study, group: TaskGroup[ByMethod]) -> Section:
         """One table and a reliability diagram of each method."""

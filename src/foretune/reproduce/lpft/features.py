@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.page import Table
 from foretune.reproduce.lpft.measures import (
     MEASURED,
@@ -16,6 +17,7 @@ from foretune.reproduce.lpft.measures import (
     ByMethod,
     Measures,
     finished_mean,
+    method_grids,
     method_measures,
     pretrained_measures,
 )
@@ -48,6 +50,10 @@ class Features(HeadPage[ByMethod]):
             PRETRAINED: [pretrained_measures(cell) for cell in cells],
             **method_measures(cells, study.budget),
         }
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The runs of all methods."""
+        return StudyWork(method_grids(study.budget))
 
     def sections(self, study: Study, groups: Sequence[TaskGroup[ByMethod]]) -> list[Section]:
         """One table for each k, with all tasks side by side as on the poster."""

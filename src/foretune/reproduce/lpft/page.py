@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.data import usual_sample
+from foretune.experiment.sample import Sample
+from foretune.experiment.setting import RANDOM_HEAD
 from foretune.page import Quantity, Table
-from foretune.reproduce.lpft.measures import AUTHORS, head_cell
+from foretune.reproduce.lpft.measures import AUTHORS
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import SectionedRecipe, TaskGroup
@@ -22,13 +24,15 @@ class HeadPage(SectionedRecipe[Found]):
     authors: ClassVar[str] = AUTHORS
     defaults: ClassVar[Defaults] = Defaults("minilm", ("rte", "cb"), ks=(64,))
 
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
-        """The cell of one seed.
+    output: ClassVar[str] = RANDOM_HEAD
+
+    def sample(self, study: Study, task: str, k: int | None) -> Sample | None:
+        """k examples per label, or the whole task where a label is too rare for that.
 
         Raises:
-            UsageError, DataError, ModelError: see `Study.cell`.
+            UsageError, DataError: see `usual_sample`.
         """
-        return head_cell(study, task, k, seed)
+        return None if k is None else usual_sample(study.source(task), k)
 
     def notes(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> tuple[str, ...]:
         """Settings, what differs from the poster, and the recipe's own remarks."""

@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.finetune.methods import LoRATuning
 from foretune.page import Curve, Figure, Table
-from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, pretrained_spectra
+from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, missing_spectra, pretrained_spectra
 from foretune.reproduce.lpft.measures import SOURCE
 from foretune.reproduce.lpft.page import HeadPage, three_digits
 from foretune.reproduce.recipe import Study
@@ -31,6 +32,10 @@ class SingularValuesOfKernels(HeadPage[Spectra]):
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Spectra:
         """The mean singular values of the pretrained kernels."""
         return mean_spectra([pretrained_spectra(cell) for cell in cells])
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The kernels before training."""
+        return StudyWork(kernels=missing_spectra(cell))
 
     def section(self, study: Study, group: TaskGroup[Spectra]) -> Section:
         """A table and a figure."""
