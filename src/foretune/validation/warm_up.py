@@ -16,9 +16,9 @@ import numpy as np
 from foretune.analysis.rank_statistics import BootstrapEstimate, correlation_difference, mean_over_candidates
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, warmed_name
 from foretune.finetune.warm_up import warm_up_training
-from foretune.page import Table
+from foretune.page import Quantity, Table
 from foretune.shapes import Float64
-from foretune.validation.rankings import LOSS, Ranking, interval_text, number_text, results_of, scores_of
+from foretune.validation.rankings import LOSS, Ranking, interval_cell, number_cell, results_of, scores_of
 from foretune.validation.runs import Measured, ValidationStudy
 
 
@@ -117,11 +117,11 @@ def warm_up_table(cells: Sequence[Measured], ranked: Sequence[Ranking]) -> Table
             rows.append(
                 (
                     score,
-                    str(steps) if steps else "none",
-                    interval_text(ranking.median, ranking.low, ranking.high),
-                    number_text(ranking.regret, 3),
-                    interval_text(off.value, off.low, off.high, 3),
-                    number_text(_seconds(cells, steps), 1),
+                    Quantity(steps or None, "d", missing="none"),
+                    interval_cell(ranking.median, ranking.low, ranking.high),
+                    number_cell(ranking.regret, 3),
+                    interval_cell(off.value, off.low, off.high, 3),
+                    number_cell(_seconds(cells, steps), 1),
                 )
             )
     header = ("score", "warm-up", "median rank correlation (95%)", "regret, nats", "off, nats (95%)", "cost, s")

@@ -26,7 +26,7 @@ from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
 from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
-from foretune.page import Table
+from foretune.page import Cell, Quantity, Table
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.afzal.runs import BATCH, EPOCHS, RATE, mean_of
 from foretune.reproduce.printed import printed_figures
@@ -131,7 +131,11 @@ class CostOfKernels(AfzalPage[Timings]):
         """The poster's times of these tasks."""
         printed = printed_figures("afzal")["cost"]
         rows = tuple(
-            (task, f"{printed[task][0]:,}", f"{printed[task][1]:,}", f"{100 * printed[task][1] / printed[task][0]:.2f}")
+            (
+                task,
+                *(Quantity(value, ",") for value in printed[task]),
+                Quantity(100 * printed[task][1] / printed[task][0], ".2f"),
+            )
             for task in study.tasks
             if task in printed
         )
@@ -201,10 +205,10 @@ def _table(groups: Sequence[TaskGroup[Timings]]) -> Table:
     for group in groups:
         times = group.found
         tuning, kernel = mean_of(times, "tuning"), mean_of(times, "kernel")
-        row = [group.task, f"{times[0].train:,}", f"{times[0].steps:,}", f"{tuning:,.1f}", f"{kernel:,.2f}"]
-        row.append(f"{100 * kernel / tuning:.2f}")
+        row: list[Cell] = [group.task, Quantity(times[0].train, ","), Quantity(times[0].steps, ",")]
+        row += [Quantity(tuning, ",.1f"), Quantity(kernel, ",.2f"), Quantity(100 * kernel / tuning, ".2f")]
         if cut:
-            row += [f"{times[0].planned:,}", f"{mean_of(times, 'extrapolated'):,.0f}"]
+            row += [Quantity(times[0].planned, ","), Quantity(mean_of(times, "extrapolated"), ",.0f")]
         rows.append(tuple(row))
     if cut:
         header += [f"steps of {EPOCHS} epochs", f"{EPOCHS} epochs, extrapolated (s)"]

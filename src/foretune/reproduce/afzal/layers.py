@@ -141,18 +141,15 @@ def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
     return found
 
 
-def _bracket(every: Sequence[AddedLayer]) -> str:
-    """The bracket of eq. 8 in logarithms, of the seeds for which it says something."""
-    speaking = [layer.bounds.risk_ratio for layer in every if layer.bounds.risk_ratio.high < float("inf")]
-    if not speaking:
-        return "says nothing"
-    some = "" if len(speaking) == len(every) else f" ({len(speaking)} of {len(every)} seeds)"
-    return _log_ends(speaking) + some
+def _brackets(every: Sequence[AddedLayer]) -> list[Bracket]:
+    """Those of eq. 8, of the seeds for which it says something."""
+    return [layer.bounds.risk_ratio for layer in every if layer.bounds.risk_ratio.high < float("inf")]
 
 
-def _log_ends(brackets: Sequence[Bracket]) -> str:
-    low, high = (np.mean([np.log(getattr(bracket, end)) for bracket in brackets]) for end in ("low", "high"))
-    return f"{low:.2f} to {high:.2f}"
+def _log_end(brackets: Sequence[Bracket], end: str) -> Quantity:
+    """The mean logarithm of one end, `low` or `high`."""
+    mean = float(np.mean([np.log(getattr(bracket, end)) for bracket in brackets])) if brackets else None
+    return Quantity(mean, ".2f", missing="-")
 
 
 COLUMNS: Mapping[str, Callable[[Sequence[AddedLayer]], Cell]] = {
@@ -161,8 +158,11 @@ COLUMNS: Mapping[str, Callable[[Sequence[AddedLayer]], Cell]] = {
     "log lambda_max ratio": lambda every: mean_and_spread([layer.proxy for layer in every], 1.0, 3),
     "eta": lambda every: Quantity(float(np.mean([layer.bounds.eta for layer in every])), ".2f"),
     "eq. 7 bounds below": lambda every: "yes" if all(layer.bounds.eta < 1 for layer in every) else "no",
-    "eq. 8, log": _bracket,
-    "sharp bracket, log": lambda every: _log_ends([layer.bounds.sharp_risk_ratio for layer in every]),
+    "eq. 8 says something": lambda every: Quantity(len(_brackets(every)), "d", f"of {len(every)}"),
+    "eq. 8, log: low": lambda every: _log_end(_brackets(every), "low"),
+    "eq. 8, log: high": lambda every: _log_end(_brackets(every), "high"),
+    "sharp bracket, log: low": lambda every: _log_end([layer.bounds.sharp_risk_ratio for layer in every], "low"),
+    "sharp bracket, log: high": lambda every: _log_end([layer.bounds.sharp_risk_ratio for layer in every], "high"),
     "log risk ratio (real runs)": lambda every: mean_and_spread([layer.trained for layer in every], 1.0, 3),
 }
 """Of the table: heading -> the text for one layer on all seeds."""

@@ -74,7 +74,14 @@ def poster_table(name: str, tasks: Sequence[str], columns: Sequence[str]) -> lis
     if not known:
         return []
     rows = tuple(
-        (method, *(str(value) for task in known for value in printed["tasks"][task][method]))
+        (
+            method,
+            *(
+                value if isinstance(value, str) else three_digits(value)
+                for task in known
+                for value in printed["tasks"][task][method]
+            ),
+        )
         for method in printed["tasks"][known[0]]
     )
     header = ("Method", *(f"{task}: {column}" for task in known for column in columns))

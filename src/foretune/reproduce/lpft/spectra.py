@@ -10,7 +10,7 @@ import numpy as np
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.plan import StudyWork
 from foretune.finetune.methods import LoRATuning
-from foretune.page import Curve, Figure, Table
+from foretune.page import Curve, Figure, Quantity, Table
 from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, missing_spectra, pretrained_spectra
 from foretune.reproduce.lpft.measures import SOURCE
 from foretune.reproduce.lpft.page import HeadPage, three_digits
@@ -19,7 +19,7 @@ from foretune.reproduce.sections import Section, TaskGroup
 
 _FIRST = 10
 _CURVES = (("FT", "P + F"), ("FT", "F"), ("LoRA", "P + F"), ("LoRA", "F"))
-_HEADER = ("Kernel", "Part", "largest", "Frobenius norm", f"share of the first {_FIRST}")
+_HEADER = ("Kernel", "Part", "largest", "Frobenius norm", f"share of the first {_FIRST}, %")
 
 
 class SingularValuesOfKernels(HeadPage[Spectra]):
@@ -60,7 +60,13 @@ def _table(found: Spectra, caption: str) -> Table:
             values = found[kernel, part]
             share = values.cumulative[:_FIRST][-1]
             rows.append(
-                (kernel, part, three_digits(values.values[0]), three_digits(values.frobenius), f"{100 * share:.1f}%")
+                (
+                    kernel,
+                    part,
+                    three_digits(values.values[0]),
+                    three_digits(values.frobenius),
+                    Quantity(100 * share, ".1f"),
+                )
             )
     return Table(_HEADER, tuple(rows), caption)
 

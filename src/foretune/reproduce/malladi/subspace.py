@@ -24,7 +24,7 @@ from foretune.kernels.job import Job, separate_job
 from foretune.kernels.lora import LoRA
 from foretune.kernels.projection import IntrinsicDimension
 from foretune.kernels.sgd import SGD
-from foretune.page import Cell, Curve, Figure, mean_and_spread
+from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import Section, SectionedRecipe, TaskGroup, by_item, table_of
 
@@ -154,10 +154,10 @@ def slope(found: Projected, kind: str) -> float:
     return float(np.polyfit(np.log(sizes), np.log(size), 1)[0])
 
 
-def _bound(every: Sequence[ProjectedKernel]) -> str:
-    if np.isfinite(every[0].bound):
-        return f"{np.mean([item.bound for item in every]):.3f}"
-    return "says nothing" if every[0].kind == "IntrinsicDimension" else "-"
+def _bound(every: Sequence[ProjectedKernel]) -> Quantity:
+    known = np.isfinite(every[0].bound)
+    missing = "says nothing" if every[0].kind == "IntrinsicDimension" else "-"
+    return Quantity(float(np.mean([item.bound for item in every])) if known else None, ".3f", missing=missing)
 
 
 COLUMNS: Mapping[str, Callable[[Sequence[ProjectedKernel]], Cell]] = {
