@@ -123,7 +123,7 @@ LLAMA = {
     ),
     "adapter": (adapter_alone, r"a peft adapter of a/b, not a model"),
     "adapter inside": (with_adapter, r"holds a model .* and an adapter"),
-    "code": (with_code, r"Python code of its own.*--trust-remote-code"),
+    "code": (with_code, r"its own Python code.*--trust-remote-code"),
 }  # fmt: skip
 
 

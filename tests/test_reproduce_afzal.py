@@ -104,7 +104,7 @@ def test_correlations_leave_failed_runs_out_and_findings_say_when_the_sign_canno
     assert np.isnan(correlation([failed], "score").value)
     assert "fewer than three" in correlation_finding("x", "score", correlation([failed], "score"))
     assert "of the other sign" in correlation_finding("x", "score", BootstrapEstimate(0.5, 0.2, 0.8))
-    assert "sign cannot be told" in correlation_finding("x", "rate", BootstrapEstimate(0.5, -0.2, 0.8))
+    assert "sign is uncertain" in correlation_finding("x", "rate", BootstrapEstimate(0.5, -0.2, 0.8))
 
 
 def test_adding_a_layer_has_the_exact_ratio_of_the_ridge_risks_between_its_brackets(study: Study) -> None:

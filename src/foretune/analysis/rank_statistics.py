@@ -58,7 +58,7 @@ class Ceiling:
     def reason(self) -> str | None:
         """Why the candidates cannot be ranked; None where they can, or nobody knows."""
         if self.candidates == 0 and not self.seeds > 0:
-            return "all of them reach the same"
+            return "all of them reach the same result"
         if self.correlation < LOWEST_CEILING:
             seen = f"seed-to-seed rank correlation {self.correlation:.2f}, below {LOWEST_CEILING:g}"
             return f"they differ mostly by noise ({seen})"

@@ -90,7 +90,7 @@ class Experiment:
     def identity(self) -> dict[str, object]:
         """Everything that determines its results, but for what is computed.
 
-        The weights of a head are no part of it: those of a probed one follow from the rest up to rounding, and are kept.
+        The weights of a head do not belong to it: those of a probed one follow from the rest up to rounding, and are kept.
         """
         weights = self.outputs.lm.module.state_dict()
         return {**outputs_identity(self.outputs, weights), **split_identity(self.task, self.split)}

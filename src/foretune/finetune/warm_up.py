@@ -7,11 +7,11 @@ It trains all parameters in full, at a small rate of AdamW, whatever is to be tr
 parameters of the pretrained one under the same names, so that every candidate can still be compared on it. Adapters
 would have to be merged, and would favour the blocks that they were on.
 
-It is no better at ranking, and so never a default; the level of the loss it predicts more closely. (`foretune validate
---warm-up 4` with MiniLM and a probed head on trec, mr and subj, three seeds, LoRA on 17 sets of blocks: label regression
-ranks real runs better on five of the nine and worse on four; simulated Adam misses their validation loss by 0.053 nats in
-place of 0.153. On one seed of TREC, with 2 to 32 steps at 2e-5 to 2e-4, the simulated validation loss ranked better at two
-of nine settings and worse at six.)
+It does not rank candidates better, so it is never a default; it predicts the level of the loss more closely.
+(`foretune validate --warm-up 4` with MiniLM and a probed head on trec, mr and subj, three seeds, LoRA on 17 sets of
+blocks: label regression ranks real runs better on five of the nine and worse on four; simulated Adam misses their
+validation loss by 0.053 nats instead of 0.153. On one seed of TREC, with 2 to 32 steps at 2e-5 to 2e-4, the simulated
+validation loss ranked better at two of nine settings and worse at six.)
 """
 
 from __future__ import annotations

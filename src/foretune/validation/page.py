@@ -234,13 +234,11 @@ def _findings(data: ValidationData) -> tuple[str, ...]:
         _, gains = _gains(cells, task, LOSS)
         if gains.max() < LITTLE:
             found.append(
-                f"{task}: the best candidate gains {gains.max():.3f} nats over the start. Fine-tuning adds next to nothing "
-                "to linear probing here, so that the choice of what to train hardly matters."
+                f"{task}: the best candidate gains {gains.max():.3f} nats over the start. Here fine-tuning adds almost "
+                "nothing to linear probing, so the choice of what to train hardly matters."
             )
     if len({cell.seed for cell in cells}) == 1:
-        found.append(
-            "One seed: there is no noise ceiling, and nobody knows which of these differences would come again."
-        )
+        found.append("One seed: there is no noise ceiling, and these differences may be chance.")
     return tuple(found)
 
 

@@ -42,10 +42,10 @@ def rate_table(cells: Sequence[Measured]) -> Table:
         "worst rate: nats lost",
     )
     caption = (
-        "The best of AdamW's learning rates, predicted by simulation within reach of the weights, and in its place the one "
-        "that is best most often for the task, known afterwards: how often it is the best by the lowest real validation "
-        "loss, and how much higher that loss is than at the best rate, a run that failed counting as the start; means over "
-        "candidates and seeds"
+        "AdamW's best learning rate, as simulation predicts it within reach of the weights, against the rate that is best "
+        "most often for the task (known afterwards). For both: how often the rate has the lowest real validation loss, and "
+        "how much higher its loss is than at the best rate. A run that failed counts as the start. Means over candidates "
+        "and seeds"
     )
     return Table(header, tuple(rows), caption)
 

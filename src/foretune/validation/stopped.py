@@ -121,8 +121,8 @@ def stopped_table(cells: Sequence[Measured], stopped: Sequence[Stopped]) -> Tabl
         "cost, s",
     )
     caption = (
-        "Choosing by real runs that are stopped early: rank correlation of the lowest validation loss so far with the test "
-        "loss and score of the whole runs, regret, and seconds of all these runs for a task and a seed"
+        "Choosing by real runs that are stopped early, by the lowest validation loss so far: rank correlation with the "
+        "test loss and score of the whole runs, and regret. `cost` is that of all these runs for a task and a seed"
     )
     return Table(header, tuple(rows), caption)
 

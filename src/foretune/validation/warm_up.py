@@ -89,10 +89,10 @@ def warm_up_notes(study: ValidationStudy) -> tuple[str, ...]:
     steps, training = ", ".join(map(str, study.warm_up)), warm_up_training(max(study.warm_up))
     return (
         f"Warm-up: {steps} real steps of {training.optimiser.name} at {training.optimiser.learning_rate:g}, batches of "
-        f"{training.batch_size}, on all parameters and the head, without dropout; one for all candidates of a task and a "
-        "seed, and the last step is kept. Kernels, outputs and everything made from them are then those of the warmed "
-        "model, the real runs start from the pretrained one as before, and the predicted curves below are of the plain "
-        "kernel. The cost of the warm-up comes on top: a kernel costs the same on either model.",
+        f"{training.batch_size}, on all parameters and the head, without dropout. All candidates of a task and a seed "
+        "share one, and its last step is kept. Kernels, outputs and everything made from them are then those of the "
+        "warmed model. The real runs still start from the pretrained model, and the predicted curves below are of the "
+        "plain kernel. The cost of the warm-up is extra: a kernel costs the same on either model.",
     )
 
 
@@ -126,8 +126,8 @@ def warm_up_table(cells: Sequence[Measured], ranked: Sequence[Ranking]) -> Table
             )
     header = ("score", "warm-up", "median rank correlation (95%)", "regret, nats", "off, nats (95%)", "cost, s")
     caption = (
-        "The plain kernel and the kernel after a warm-up: rank correlation with the test loss, its regret, mean absolute "
-        "error of the predicted against the real validation loss, and seconds of the warm-up for a task and a seed"
+        "The plain kernel and the kernel after a warm-up: rank correlation with the test loss and its regret. `off` is "
+        "the mean absolute error of the predicted validation loss, `cost` the warm-up of a task and a seed"
     )
     return Table(header, tuple(rows), caption)
 

@@ -91,7 +91,7 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
     def remarks(self, study: Study, groups: Sequence[TaskGroup[Points]]) -> tuple[str, ...]:
         """The runs, the kernel, the rate, and what differs from the paper."""
         training = single_training(study.budget)
-        length = f"{EPOCHS} epochs" if training.steps is None else f"{training.steps} steps in place of {EPOCHS} epochs"
+        length = f"{EPOCHS} epochs" if training.steps is None else f"{training.steps} steps instead of {EPOCHS} epochs"
         return (
             f"Model {study.lm.name} with a random head; tasks {', '.join(study.tasks)}; k = "
             f"{', '.join(map(str, study.ks))} examples per label for training; seeds {', '.join(map(str, study.seeds))}; "
@@ -157,11 +157,11 @@ def correlation_finding(where: str, of: str, found: BootstrapEstimate) -> str:
     if np.isnan(found.value):
         return f"{where}: no correlation of kappa with {what}: fewer than three placements, or all the same."
     if found.low <= 0 <= found.high:
-        verdict = f"its sign cannot be told; the paper shows a {sign} one"
+        verdict = f"its sign is uncertain; the paper shows a {sign} one"
     elif found.value * PRINTED[of] > 0:
         verdict = f"{sign}, as in the paper"
     else:
-        verdict = f"of the other sign than in the paper, which shows a {sign} one"
+        verdict = f"opposite to the paper, which shows a {sign} one"
     return (
         f"{where}: kappa(K + sigma I) and {what} have a rank correlation of {found.value:.2f} (95%: {found.low:.2f} to "
         f"{found.high:.2f}): {verdict}."

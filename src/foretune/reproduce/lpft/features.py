@@ -104,7 +104,7 @@ def _difference(probed: Sequence[Measures], plain: Sequence[Measures]) -> str:
     if len(pairs) < 2:
         return " (one seed: no interval)"
     low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
-    verdict = "" if low > 0 or high < 0 else ", which does not tell them apart"
+    verdict = "" if low > 0 or high < 0 else ", not significant"
     return f" (difference {np.mean(pairs):+.3g}, 95% interval {low:.3g} to {high:.3g} over {len(pairs)} seeds{verdict})"
 
 

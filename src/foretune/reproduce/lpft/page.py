@@ -59,7 +59,7 @@ def one_seed_note(study: Study) -> tuple[str, ...]:
     """What a page of a single seed says of its comparisons; nothing where there are several."""
     if len(study.seeds) > 1:
         return ()
-    return ("One seed: no interval and no noise floor. A comparison below says what this seed showed, not what holds.",)
+    return ("One seed: no interval and no noise floor. A comparison below describes this seed only.",)
 
 
 def three_digits(value: float) -> Quantity:
