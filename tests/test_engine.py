@@ -17,7 +17,7 @@ from foretune.kernels.job import Job
 from foretune.kernels.memory_plan import Footprint, TilePlan, machine_memory, memory_bytes, refuse_too_large, tile_plan
 from foretune.progress import peak_memory
 from tests.cases import FAMILIES, ROWS, TASK, language_model, outputs_of, tokenizer
-from tests.conftest import assert_refused, family, run_cli
+from tests.conftest import assert_refused, family, run_cli, write_jsonl
 from tests.oracles import jacobian_kernel
 from tests.test_exactness import assert_same_kernel
 
@@ -272,7 +272,7 @@ def test_kernels_that_no_machine_holds_are_refused_before_anything_is_computed(
 ) -> None:
     rows = [{"text": f"the film {n} was {WORD[n % 7]}", "label": f"class {n % 150}"} for n in range(900)]
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(file, rows)
     name, *plan = command.split()
     result = run_cli(
         name, bert_folder, file, "--max-labels", 150, "--k", 2, "--memory", budget, *plan, "--out", tmp_path / "o"

@@ -190,7 +190,7 @@ class AdamRate:
             return f"no learning rate from {tried[0]:.0e} to {tried[-1]:.0e} lowers the validation loss ({runs})"
         notes = [runs]
         if self.at_limit:
-            limit = "" if tried[-1] == RATES[-1] else ": more could move the weights by their norm"
+            limit = "" if tried[-1] == RATES[-1] else ": a higher rate could overwrite the pretrained weights"
             notes.append(f"the largest tried{limit}")
         elif not math.isinf(self.worse_from):
             notes.append(f"from {self.worse_from:.1e} on nothing is better than the start")

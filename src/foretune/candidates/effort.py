@@ -59,7 +59,7 @@ def limits(effort: Effort, candidates: int, rows: int, compared: int) -> tuple[s
     found = [
         f"Runs are simulated for {effort.steps} steps of full-batch gradient descent.",
         f"The greedy search adds at most {max(effort.greedy_sizes)} modules by the training risk, out of the "
-        f"{effort.greedy_pool} with the largest gain of their own.",
+        f"{effort.greedy_pool} with the largest gain when added alone.",
     ]
     if rows > effort.greedy_rows:
         found.append(f"The greedy search looks at {effort.greedy_rows} of {rows} rows of the training kernel.")

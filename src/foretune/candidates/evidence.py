@@ -89,12 +89,11 @@ class Pool:
         kernels: Mapping[str, Blocked],
         inputs: Inputs,
         sizes: ParameterSizes,
-        effort: Effort | None = None,
         grid: Sequence[Training] = (),
     ) -> Pool:
-        """A pool whose effort follows from the size of its kernels, unless it is given."""
+        """A pool whose effort follows from the size of its kernels."""
         rows = inputs.n_train * inputs.f0.shape[1]
-        return cls(kernels, inputs, sizes, effort or effort_for(rows), tuple(grid))
+        return cls(kernels, inputs, sizes, effort_for(rows), tuple(grid))
 
     @cached_property
     def head(self) -> tuple[str, ...]:

@@ -226,7 +226,7 @@ def _refuse_changed(recipe: RunRecipe, found: Experiment) -> None:
     before, now = ({**each, "versions": None} for each in (record["identity"], found.identity))
     if not EXPERIMENT.same(before, now):
         raise UsageError(
-            f"The rows, the model or the prompt are not those of {file} any more, though the options are the same. Repeat "
+            f"The rows, the model or the prompt changed after {file} was made, though the options are the same. Repeat "
             "the forecast in a new folder, or name the files as they were."
         )
 

@@ -111,7 +111,7 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return (self.path / "result.json").exists()
+        return is_finished_run(self.path)
 
     def resumable(self) -> Path | None:
         """The last checkpoint that is complete and whole, or None; others are deleted, and the log ends with it."""
@@ -252,6 +252,11 @@ class RunFolder:
             return result, read_array(self.path / "test.npy", self._hash)
 
         return RUN.whole(self.path, read)
+
+
+def is_finished_run(path: Path) -> bool:
+    """Whether a folder holds a run that came to its end."""
+    return (path / "result.json").exists()
 
 
 def refuse_foreign_run(path: Path) -> None:

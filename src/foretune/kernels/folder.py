@@ -117,7 +117,7 @@ class KernelFolder:
     @property
     def finished(self) -> bool:
         """Whether all values are on the disk."""
-        return (self.path / "kernel.zarr").exists()
+        return is_finished(self.path)
 
     def tile(self, name: str) -> np.ndarray | None:
         """A tile that is on the disk already, or None; a damaged one is named and counts as missing."""
@@ -227,6 +227,11 @@ def read_description(path: Path) -> dict[str, Any]:
     return description
 
 
+def is_finished(path: Path) -> bool:
+    """Whether all values of a kernel folder are on the disk."""
+    return (path / "kernel.zarr").exists()
+
+
 def read_folder(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
     """Names, array and identity of a finished kernel folder.
 
@@ -235,7 +240,7 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
         StorageError: it is damaged.
     """
     description = read_description(path)
-    if not (path / "kernel.zarr").exists():
+    if not is_finished(path):
         raise KernelFolderError(f"{path} is unfinished. Repeat the command that made it: it goes on where it stopped.")
     return description["names"], _stored_array(path, description["shape"]), description["identity"]
 

@@ -79,8 +79,8 @@ class LoRA(Adapter, Formula):
                 left = [target for target in targets if found[target]] or suffixes
                 hint = f"Leave it out: --target-modules {','.join(left)}." if left else "Use another method: ft."
                 raise UsageError(
-                    f"No adapter serves the LoRA target {missing!r}: {BYPASSED}. Its kernel would be of a training that "
-                    f"cannot be. {hint}"
+                    f"No adapter serves the LoRA target {missing!r}: {BYPASSED}. Its kernel would describe a training "
+                    f"that is not possible. {hint}"
                 )
             raise UsageError(
                 f"The LoRA target {missing or '(none)'!r} matches no linear layer whose weight takes part. Linear layers "

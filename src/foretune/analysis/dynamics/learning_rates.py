@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -122,10 +121,8 @@ def _edge(
     return (float(rates[first - 1]) if first else 0.0), (float(rates[first]) if first < len(rates) else float("inf"))
 
 
-def best_run(
-    space: FunctionSpace, descent: Descent, steps: int, every: int = 10, rates: Sequence[float] | None = None
-) -> BestRun:
-    """The learning rate and number of steps with the best validation score.
+def best_run(space: FunctionSpace, descent: Descent, steps: int, every: int = 10) -> BestRun:
+    """The learning rate, of `GRID` times the typical one, and number of steps with the best validation score.
 
     Ties go to the smaller validation loss, then to fewer steps, then to the rate that comes first.
 
@@ -134,17 +131,14 @@ def best_run(
         descent: how a run steps; its own learning rate does not matter.
         steps: the most steps to take.
         every: steps between evaluations.
-        rates: learning rates to try; `GRID` times the typical one without any.
 
     Raises:
         UsageError: there are no validation examples, or a number is out of range.
     """
     if not space.n_validation:
         raise UsageError("There are no validation examples to choose by; expected validation >= 1 evaluation rows.")
-    if rates is None:
-        typical = typical_learning_rate(space, descent)
-        rates = [factor * typical for factor in GRID]
-    runs = curves(space, descent, steps, every, rates)
+    typical = typical_learning_rate(space, descent)
+    runs = curves(space, descent, steps, every, [factor * typical for factor in GRID])
     points = [
         (-run.validation_score[place], run.validation_loss[place], run.steps[place], number, place)
         for number, run in enumerate(runs)

@@ -85,7 +85,7 @@ def joint_data(
     if reversed is None and not symmetric(joint[:, :, :n].reshape(n * joint.shape[1], -1)):
         raise UsageError(
             "The kernel of the training examples is not symmetric, and its other orientation is missing: predictions would "
-            "take K(X, x) for K(x, X). Pass both: kernels(..., formulas=[formula, formula.reversed]), then "
+            "take K(X, x) for K(x, X). Pass both: kernels_of(job, [formula, formula.reversed]), then "
             "joint_data(..., reversed=...)."
         )
     new = joint[:, :, n:].transpose(2, 3, 0, 1)  # phi_t of new, phi_s of training examples
