@@ -146,7 +146,7 @@ def test_the_feature_table_has_the_posters_rows_and_figures(study: Study) -> Non
     assert ours.header[1:-1] == posters.header[1:] == ("rte: CS(F)", "rte: Diff(F)", "rte: FDR(F)", "rte: Norm(C)")
     before, probed = ours.texts[:2]
     assert before[1:4] == probed[1:4]  # a head alone leaves the features as they are
-    assert posters.texts[4] == ("LP-FT", "0.942", "4.7", "157", "31.0")
+    assert posters.texts[4] == ("LP-FT", "0.942", "4.7", "157", "31")
     found = feature_measures(study)
     assert found["LP"][0].norm != found["Pre-trained"][0].norm
     assert all(one.difference == 0 for one in found["LP"])

@@ -103,7 +103,7 @@ def test_correlations_leave_failed_runs_out_and_findings_say_when_the_sign_canno
     assert correlation([failed], "rate").value == pytest.approx(1)
     assert np.isnan(correlation([failed], "score").value)
     assert "fewer than three" in correlation_finding("x", "score", correlation([failed], "score"))
-    assert "of the other sign" in correlation_finding("x", "score", BootstrapEstimate(0.5, 0.2, 0.8))
+    assert "opposite to the paper" in correlation_finding("x", "score", BootstrapEstimate(0.5, 0.2, 0.8))
     assert "sign is uncertain" in correlation_finding("x", "rate", BootstrapEstimate(0.5, -0.2, 0.8))
 
 
