@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from benchmarks.gpu.models import SPECIAL, word_tokenizer
 
 import foretune as ft
 
@@ -54,8 +54,7 @@ WORDS = [
     "?",
     "!",
 ]
-SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<mask>"]
-VOCABULARY = SPECIAL + WORDS
+VOCABULARY = [*SPECIAL, *WORDS]
 
 ROWS = [
     {"text": "the film was good and the plot was good", "label": "positive"},
@@ -76,21 +75,7 @@ TASK = ft.Task(
 @cache
 def tokenizer() -> transformers.PreTrainedTokenizerFast:
     """A word tokenizer over a few dozen words."""
-    words = {word: number for number, word in enumerate(VOCABULARY)}
-    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    inner.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A </s> $B", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_max_length=64,
-    )
+    return word_tokenizer(WORDS, longest=64)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -62,19 +64,29 @@ def many_rows(count: int = 40) -> list[dict[str, str]]:
     return texts
 
 
+def jsonl(rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows as JSON, one per line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write_jsonl(file: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Rows into a file, one per line."""
+    file.write_text(jsonl(rows))
+
+
 @pytest.fixture(scope="session")
 def mr_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of tasks with made-up rows as mr."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "mr").mkdir()
-    (folder / "mr" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
+    write_jsonl(folder / "mr" / "train.jsonl", many_rows(60))
     return folder
 
 
 @pytest.fixture
 def data_file(tmp_path: Path) -> Path:
     file = tmp_path / "reviews.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
+    write_jsonl(file, many_rows())
     return file
 
 
@@ -98,12 +110,12 @@ def assert_valid(kind: str, record: dict) -> None:
     document_model(kind).model_validate(record)
 
 
-def assert_refused(result: subprocess.CompletedProcess[str], *said: int | str) -> None:
+def assert_refused(result: subprocess.CompletedProcess[str], *said: int | str | re.Pattern[str]) -> None:
     """A command said no as it should: one message and nothing on standard output.
 
     Args:
         result: what came of it.
-        said: words of the message; among them the exit code, where it matters which of 1 and 2 it is.
+        said: words or patterns of the message; among them the exit code, where it matters which of 1 and 2 it is.
     """
     assert result.returncode in ([code for code in said if isinstance(code, int)] or (1, 2)), (
         result.stdout + result.stderr
@@ -114,7 +126,10 @@ def assert_refused(result: subprocess.CompletedProcess[str], *said: int | str) -
     messages = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith("Note: ")]
     assert len(messages) == 1 and messages[0].startswith("Error: "), result.stderr
     for word in said:
-        assert isinstance(word, int) or word in messages[0], result.stderr
+        found = (
+            word.search(messages[0]) if isinstance(word, re.Pattern) else isinstance(word, int) or word in messages[0]
+        )
+        assert found, result.stderr
 
 
 def interruptible() -> None:
@@ -129,5 +144,5 @@ WORDS = "--words=negative=terrible,positive=great"
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of made-up rows, two labels."""
     file = tmp_path_factory.mktemp("rows") / "data.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
+    write_jsonl(file, many_rows())
     return file

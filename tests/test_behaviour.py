@@ -318,7 +318,7 @@ def test_the_verdict_of_a_run_rests_on_its_kernels() -> None:
     assert set(fixed.blocks) == set(before.parameters())
     analogs = (AnalogTest(0.8, 0.82, "sgd, k=3"),)
     found = KernelBehaviour(analogs, linearization(before, after, ROWS).test(Y, "accuracy"), fixed)
-    assert found.summary["solve_on_grid"]["answer"] == "yes"  # type: ignore[index]
+    assert found.summary["solved"]["answer"] == "yes"  # type: ignore[index]
     unmoved = change_of_kernel(kernels[0], kernels[0])
     assert unmoved.distance == 0
     same = KernelBehaviour(analogs, linearization(before, before, ROWS).test(Y, "accuracy"), unmoved)

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 import foretune as ft
 from foretune.pages.card import literal
-from tests.conftest import WORDS, assert_refused, many_rows, run_cli
+from tests.conftest import WORDS, assert_refused, many_rows, run_cli, write_jsonl
 
 HOSTILE = {
     "negative": "<script>alert(1)</script> --> [bad](javascript:alert(2)) | `x`",
@@ -27,7 +27,7 @@ def desk(model_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A forecast, kernels and a run of rows with hostile labels, each in a folder."""
     desk = tmp_path_factory.mktemp("desk")
     rows = [{**row, "label": HOSTILE[row["label"]]} for row in many_rows()]
-    (desk / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(desk / "rows.jsonl", rows)
     asked = (model_folder("bert-encoder"), "rows.jsonl", "--k", 4, "--test", 8)
     for command in (
         ("forecast", *asked, "--layers", 0, "--out", "forecast"),

@@ -17,7 +17,7 @@ import zarr
 import foretune as ft
 from foretune.pages.terminal import SCREEN
 from tests.command_line import ENVIRONMENT
-from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli, run_code
+from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli, run_code, write_jsonl
 
 
 def test_import_and_help_do_not_load_torch() -> None:
@@ -165,7 +165,7 @@ def test_a_long_text_is_cut_and_a_repeated_one_left_out(llama_folder: Path, tmp_
     rows[0]["text"] = " ".join(["film"] * 200)
     rows.append(dict(rows[1]))
     file = tmp_path / "long.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(file, rows)
     result = run_cli("kernel", llama_folder, file, WORDS, "--k", 4, "--test", 60, "--out", tmp_path / "run")
     assert result.returncode == 0, result.stderr
     shown = " ".join(result.stdout.split())

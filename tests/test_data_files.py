@@ -25,7 +25,7 @@ from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
 from foretune.text.rows import read_rows
 from foretune.text.split import full_split, sampled_split
-from tests.conftest import WORDS, assert_valid, many_rows, run_cli
+from tests.conftest import WORDS, assert_valid, jsonl, many_rows, run_cli
 
 ROWS = many_rows(40)
 TEXTS = [row["text"] for row in ROWS]
@@ -33,7 +33,7 @@ LABELS = [row["label"] for row in ROWS]
 
 
 def lines(rows: list[dict[str, Any]] = ROWS) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return jsonl(rows)
 
 
 def table(delimiter: str = ",", header: str | None = None, rows: list[dict[str, Any]] = ROWS) -> str:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
 
 from foretune.errors import DataError
+from foretune.store.hub import hub_answers
 from foretune.text.rows import read_rows
 from tests.command_line import ENVIRONMENT, ROOT
 from tests.conftest import assert_refused
@@ -62,6 +64,18 @@ def test_a_data_set_of_the_hub_without_a_network_is_one_short_question(tmp_path:
     )
     assert "the hub cannot be reached, and the local cache of datasets has no copy" in result.stderr
     assert time.monotonic() - start < 25  # most of it imports, on a busy machine
+
+
+def test_the_hub_is_asked_once_for_all_splits_and_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    session = SimpleNamespace(head=lambda place, timeout: asked.append((place, timeout)))
+    monkeypatch.setattr("huggingface_hub.get_session", lambda: session)
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://one.test")
+    monkeypatch.setattr("foretune.store.hub.time", SimpleNamespace(monotonic=lambda: 600.0))
+    assert (hub_answers(), hub_answers(), len(asked)) == (True, True, 1)
+    monkeypatch.setattr("foretune.store.hub.time", SimpleNamespace(monotonic=lambda: 661.0))
+    assert (hub_answers(), len(asked)) == (True, 2)
 
 
 def test_a_copy_in_the_local_cache_is_read_where_the_hub_does_not_answer_and_that_is_said(

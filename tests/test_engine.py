@@ -17,7 +17,7 @@ from foretune.kernels.job import Job
 from foretune.kernels.memory_plan import Footprint, TilePlan, machine_memory, memory_bytes, refuse_too_large, tile_plan
 from foretune.progress import peak_memory
 from tests.cases import FAMILIES, ROWS, TASK, language_model, outputs_of, tokenizer
-from tests.conftest import assert_refused, family, run_cli
+from tests.conftest import assert_refused, family, run_cli, write_jsonl
 from tests.oracles import jacobian_kernel
 from tests.test_exactness import assert_same_kernel
 
@@ -264,13 +264,15 @@ def test_the_budget_that_a_refusal_names_is_enough(token: float, arrays: int, le
 
 
 @pytest.mark.parametrize("budget", ["2GiB", "100000GiB"])
-@pytest.mark.parametrize("command", ["forecast", "forecast --plan", "kernel", "kernel --plan"])
+@pytest.mark.parametrize(
+    "command", ["forecast --features exact", "forecast --features exact --plan", "kernel", "kernel --plan"]
+)
 def test_kernels_that_no_machine_holds_are_refused_before_anything_is_computed(
     command, budget, bert_folder, tmp_path
 ) -> None:
     rows = [{"text": f"the film {n} was {WORD[n % 7]}", "label": f"class {n % 150}"} for n in range(900)]
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(file, rows)
     name, *plan = command.split()
     result = run_cli(
         name, bert_folder, file, "--max-labels", 150, "--k", 2, "--memory", budget, *plan, "--out", tmp_path / "o"

@@ -25,7 +25,7 @@ from foretune.finetune.training import Training
 from foretune.kernels.sgd import SGD
 from foretune.model.load import load_model
 from foretune.store.kept import write_kept
-from tests.conftest import assert_refused, many_rows, run_cli
+from tests.conftest import assert_refused, many_rows, run_cli, write_jsonl
 
 ROWS = many_rows(40)
 SMALL = ("--k", 3, "--test", 8)
@@ -39,7 +39,7 @@ def lm(bert_folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    made.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    write_jsonl(made, ROWS)
     return made
 
 

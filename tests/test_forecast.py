@@ -201,7 +201,7 @@ def test_ties_are_said_and_adapters_go_first_among_them() -> None:
     assert apart.candidate is best
     assert apart.adapter is worse
     assert apart.ties == ()
-    assert "tells it from every other" in apart.reason
+    assert "differs from every other" in apart.reason
 
 
 def test_a_forecast_ranks_by_an_entry_of_the_scores_and_sums_each_kernel_once(monkeypatch: pytest.MonkeyPatch) -> None:

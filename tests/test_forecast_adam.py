@@ -118,7 +118,7 @@ def test_a_limited_rate_says_so() -> None:
     assert free.learning_rate is not None
     limited = adam_rate(kernels_of_blocks(blocks), [8], inputs, free.learning_rate / 8)
     assert limited.learning_rate == max(rate for rate in RATES if rate <= free.learning_rate / 8)
-    assert "the largest tried: more could move the weights by their norm" in limited.words
+    assert "the largest tried: a higher rate could overwrite the pretrained weights" in limited.words
     assert adam_rate(kernels_of_blocks(blocks), [8], inputs, 0.0).learning_rate == RATES[0]
 
 

@@ -27,7 +27,7 @@ from foretune.finetune.methods import FrozenHead
 from foretune.finetune.training import Training
 from foretune.handover.files import WRITTEN, write_next_run
 from foretune.handover.next_run import NextRun, next_run, tune_options
-from tests.conftest import WORDS, assert_refused, many_rows, run_cli, run_code
+from tests.conftest import WORDS, assert_refused, many_rows, run_cli, run_code, write_jsonl
 
 SMALL = ("--k", 8, "--test", 16)
 
@@ -36,7 +36,7 @@ SMALL = ("--k", 8, "--test", 16)
 def forecast(model_folder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict, str]:
     """A forecast of a masked model that answers a prompt: its folder, its JSON, and what it said."""
     here = tmp_path_factory.mktemp("forecast")
-    (here / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
+    write_jsonl(here / "reviews.jsonl", many_rows(60))
     words = ("forecast", model_folder("bert-masked"), "reviews.jsonl", *SMALL, WORDS, "--out", "out")
     result = run_cli(*words, cwd=here)
     assert result.returncode == 0, result.stderr
@@ -186,7 +186,7 @@ def loaded_modules(folder: Path, kind: str) -> set[str]:
 
 
 def test_a_no_hands_over_nothing_and_says_so(model_folder, tmp_path: Path) -> None:
-    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows(60)))
+    write_jsonl(tmp_path / "reviews.jsonl", many_rows(60))
     result = run_cli("forecast", model_folder("bert-encoder"), "reviews.jsonl", *SMALL, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out" / "forecast.json").read_text())

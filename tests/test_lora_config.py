@@ -318,7 +318,7 @@ def test_a_layer_that_no_adapter_serves_is_refused_by_name_and_noted(folders: An
     said = run_cli(
         "kernel", folders("llama4"), data, "--formula", "lora", "--output", "head", "--out", tmp_path / "k", "--k", 2
     )
-    assert said.returncode == 0 and "LoRA is without router" in said.stdout + said.stderr, said.stderr
+    assert said.returncode == 0 and "LoRA leaves out router" in said.stdout + said.stderr, said.stderr
     outputs = outputs_for(folders("llama4"), head=True)
     able = adaptable(outputs, outputs.kinds())
     assert any("without router, model.layers.1.feed_forward.router.weight" in note for note in able.notes), able.notes

@@ -41,7 +41,7 @@ from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.recipes import RECIPES as EVERY
 from foretune.reproduce.sections import TaskGroup
 from tests.cases import TASK, language_model, outputs_of
-from tests.conftest import assert_refused, family, many_rows, run_cli
+from tests.conftest import assert_refused, family, many_rows, run_cli, write_jsonl
 from tests.oracles import jacobian_kernel
 
 RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in MALLADI_RECIPES}
@@ -62,7 +62,7 @@ def written(folder: Path, *names: str) -> Path:
         ]
         (folder / name).mkdir(parents=True, exist_ok=True)
         for part, some in (("train", rows[:40]), ("test", [*rows[40:42], *rows[42:60:2]])):
-            (folder / name / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+            write_jsonl(folder / name / f"{part}.jsonl", some)
     return folder
 
 
@@ -302,7 +302,7 @@ def test_a_comparison_over_seeds_has_an_interval_and_one_of_a_single_seed_says_t
     assert "1.05 against 1.06 (one seed: no interval)" in one
     (three,) = smaller_changes(group(probed=found(1, 2, 3), plain=found(2, 4, 6)))
     low, high = stats.t.interval(0.95, 2, loc=-2, scale=1 / math.sqrt(3))
-    assert f"95% interval {low:.3g} to {high:.3g} over 3 seeds, which does not tell them apart" in three
+    assert f"95% interval {low:.3g} to {high:.3g} over 3 seeds, not significant" in three
 
 
 def test_every_built_in_model_is_named_where_models_are_chosen() -> None:

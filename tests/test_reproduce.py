@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,7 +23,7 @@ from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
-from foretune.experiment.sample import Full
+from foretune.experiment.sample import FewShot, Full
 from foretune.finetune import search
 from foretune.page import Curve, Figure, Page, Table
 from foretune.pages.folder import write_page
@@ -32,9 +33,10 @@ from foretune.pages.terminal import print_page
 from foretune.regime.head import head_norm_slopes
 from foretune.reproduce.afzal import cost as afzal
 from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
+from foretune.reproduce.lpft import page
 from foretune.reproduce.lpft.calibration import _pooled
 from foretune.reproduce.lpft.features import Features, smaller_changes
-from foretune.reproduce.lpft.measures import METHODS, Bins, ByMethod, Measures, finished_mean, head_cell, method_grid
+from foretune.reproduce.lpft.measures import METHODS, Bins, ByMethod, Measures, finished_mean, method_grid
 from foretune.reproduce.lpft.page import three_digits
 from foretune.reproduce.lpft.recipes import LPFT_RECIPES
 from foretune.reproduce.printed import printed_figures
@@ -43,7 +45,7 @@ from foretune.reproduce.sections import TaskGroup
 from foretune.text.example import Example
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
-from tests.conftest import assert_refused, assert_valid, family, interruptible, many_rows, run_cli
+from tests.conftest import assert_refused, assert_valid, family, interruptible, many_rows, run_cli, write_jsonl
 
 CUT = Budget(steps=2, evaluate_every=1, batch_sizes=(4,), learning_rates={"adamw": (1e-3,)})
 COST = AFZAL_RECIPES[0]
@@ -74,7 +76,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 row if task == "mr" else {"text": row["text"], "text2": "it is fine", "label": labels[row["label"]]}
                 for row in rows
             ]
-            (made / task / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+            write_jsonl(made / task / f"{name}.jsonl", pairs)
     return made
 
 
@@ -85,7 +87,7 @@ def study(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def feature_measures(study: Study) -> ByMethod:
-    return Features().measure(study, [head_cell(study, "rte", 2, 13)])
+    return Features().measure(study, Features().group_cells(study, "rte", 2))
 
 
 def _train_rows(study: Study) -> tuple[list[Example], np.ndarray]:
@@ -144,7 +146,7 @@ def test_the_feature_table_has_the_posters_rows_and_figures(study: Study) -> Non
     assert ours.header[1:-1] == posters.header[1:] == ("rte: CS(F)", "rte: Diff(F)", "rte: FDR(F)", "rte: Norm(C)")
     before, probed = ours.texts[:2]
     assert before[1:4] == probed[1:4]  # a head alone leaves the features as they are
-    assert posters.texts[4] == ("LP-FT", "0.942", "4.7", "157", "31.0")
+    assert posters.texts[4] == ("LP-FT", "0.942", "4.7", "157", "31")
     found = feature_measures(study)
     assert found["LP"][0].norm != found["Pre-trained"][0].norm
     assert all(one.difference == 0 for one in found["LP"])
@@ -198,10 +200,17 @@ def test_a_head_alone_keeps_its_own_rates_when_the_others_are_cut() -> None:
 
 
 def test_a_task_with_a_rare_label_is_used_whole(study: Study) -> None:
-    cell = head_cell(study, "rte", 12, 13)
+    (cell,) = Features().group_cells(study, "rte", 12)
     assert cell.setting.sample == Full()
     assert len(cell.split.train) + len(cell.split.validation) <= 30
-    assert head_cell(study, "rte", 2, 13).setting.sample.label == "k2"
+    assert Features().sample(study, "rte", 2) == FewShot(2)
+
+
+def test_the_rows_of_a_task_are_counted_once_for_all_seeds(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(page, "usual_sample", lambda _source, k: asked.append(k) or FewShot(k))
+    cells = Features().group_cells(replace(study, seeds=(13, 21, 42)), "rte", 2)
+    assert ([cell.setting.seed for cell in cells], asked) == ([13, 21, 42], [2])
 
 
 def test_findings_say_what_the_numbers_say() -> None:

@@ -59,8 +59,7 @@ def test_a_geometric_decay_has_its_own_rate_and_failed_or_short_runs_have_none()
 
 def test_placements_are_keys_and_queries_with_values_of_some_layers_and_are_what_is_trained(study: Study) -> None:
     cell = study.cell("mr", 4, 13, "random head")
-    pool = pool_of(cell, RANK)
-    found = placements(cell, pool)
+    found = placements(cell)
     assert len({frozenset(item.blocks) for item in found}) == len(found)
     first = next(item for item in found if item.name == "W_k of layer 0")
     assert first.blocks == ("encoder.layer.0.attention.self.key.weight",)
@@ -83,7 +82,7 @@ def test_the_spectrum_page_sets_kappa_beside_rate_and_score(study: Study) -> Non
     assert all(figure.points and len(figure.curves) == 2 for figure in page.figures)
     cell = study.cell("mr", 4, 13, "random head")
     pool = pool_of(cell, RANK)
-    eigen = pool.evidence(placements(cell, pool)[0]).spectrum
+    eigen = pool.evidence(placements(cell)[0]).spectrum
     kappa = (eigen.largest + SIGMA * pool.largest_of_all(RANK)) / (eigen.smallest + SIGMA * pool.largest_of_all(RANK))
     assert page.figures[0].curves[0].x is not None
     assert page.figures[0].curves[0].x[0] == pytest.approx(kappa)
@@ -104,8 +103,8 @@ def test_correlations_leave_failed_runs_out_and_findings_say_when_the_sign_canno
     assert correlation([failed], "rate").value == pytest.approx(1)
     assert np.isnan(correlation([failed], "score").value)
     assert "fewer than three" in correlation_finding("x", "score", correlation([failed], "score"))
-    assert "of the other sign" in correlation_finding("x", "score", BootstrapEstimate(0.5, 0.2, 0.8))
-    assert "sign cannot be told" in correlation_finding("x", "rate", BootstrapEstimate(0.5, -0.2, 0.8))
+    assert "opposite to the paper" in correlation_finding("x", "score", BootstrapEstimate(0.5, 0.2, 0.8))
+    assert "sign is uncertain" in correlation_finding("x", "rate", BootstrapEstimate(0.5, -0.2, 0.8))
 
 
 def test_adding_a_layer_has_the_exact_ratio_of_the_ridge_risks_between_its_brackets(study: Study) -> None:

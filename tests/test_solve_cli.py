@@ -13,7 +13,7 @@ import pytest
 import foretune as ft
 from foretune.analysis.solvers import KernelRidge, joint_data, solve_on_grid
 from foretune.store.kept import write_kept
-from tests.conftest import WORDS, assert_refused, assert_valid, many_rows, run_cli
+from tests.conftest import WORDS, assert_refused, assert_valid, many_rows, run_cli, write_jsonl
 
 FORMULAS = "sgd,signgd,asymmetric,lora,projection"
 SMALL = ("--k", 4, "--test", 10)
@@ -23,7 +23,7 @@ SMALL = ("--k", 4, "--test", 10)
 def run_folder(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     data = folder / "data.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
+    write_jsonl(data, many_rows())
     out = folder / "run"
     options = ("--formula", FORMULAS, "--rank", "1,4", "--dimension", 16, "--projection", "rademacher")
     result = run_cli("kernel", llama_folder, data, WORDS, *SMALL, *options, "--out", out)
@@ -173,7 +173,7 @@ def test_a_folder_with_train_and_test_files_and_a_task_file(llama_folder: Path, 
     rows, folder = many_rows(), tmp_path / "rows"
     folder.mkdir()
     for name, part in (("train", rows[:30]), ("test", rows[30:])):
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        write_jsonl(folder / f"{name}.jsonl", part)
     task = tmp_path / "task.yaml"
     task.write_text(
         'labels: [negative, positive]\ntemplate: "{text} it was {mask} ."\nwords: {negative: terrible, positive: great}\n'

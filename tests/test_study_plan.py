@@ -65,19 +65,60 @@ def test_a_plan_has_one_row_for_each_task_and_seed(
     assert [cell["seed"] for cell in cells] == [13, 21]
 
 
-@pytest.mark.parametrize(("table", "kernels", "runs"), [("malladi-4", 4, 9), ("lpft-norms", 0, 0), ("malladi-1", 0, 0)])
-def test_a_plan_of_a_table_counts_its_experiments_and_writes_nothing(
-    bert_masked_folder: Path, mr_data: Path, tmp_path: Path, table: str, kernels: int, runs: int
-) -> None:
-    plan, out = tmp_path / "plan.json", tmp_path / "runs"
-    words = ("--model", bert_masked_folder, "--data", mr_data, "--tasks", "mr", "--k", "4", "--seeds", "13,21")
-    result = run_cli("reproduce", table, *words, "--test", "8", "--first-piece", "--steps", "4", "--out", out, "--plan",
-                     "--json", plan)  # fmt: skip
+def table_plan(table: str, model: Path, data: Path, folder: Path, *options: str) -> dict:
+    """What `reproduce --plan` says."""
+    report = folder / "plan.json"
+    result = run_cli("reproduce", table, *table_words(model, data, folder), *options, "--plan", "--json", report)
     assert result.returncode == 0, result.stderr
-    assert not out.exists()
-    found = json.loads(plan.read_text())
-    assert_valid("study-plan", found)
-    assert [cell["seed"] for cell in found["cells"]] == [13, 21]
-    assert bool(found["unknown"]) == (runs == 0)
-    for cell in found["cells"]:
-        assert (cell["kernels"] >= kernels, cell["runs"] >= runs, cell["finished"]) == (True, True, 0)
+    plan = json.loads(report.read_text())
+    report.unlink()
+    assert_valid("study-plan", plan)
+    return plan
+
+
+def table_words(model: Path, data: Path, folder: Path) -> tuple[object, ...]:
+    return ("--model", model, "--data", data, "--tasks", "mr", "--test", "8", "--steps", "2", "--out", folder / "runs")
+
+
+NEEDED = {
+    "malladi-4": (4, 24),
+    "malladi-1": (5, 24),
+    "malladi-5": (0, 0),
+    "malladi-8": (0, 9),
+    "lpft-singular-values": (2, 0),
+    "afzal-cost": (4, 1),
+    "malladi-subspace": (9, 0),
+}
+"""Table -> kernels and runs of one experiment; K(A-SignGD) is two kernels."""
+
+
+@pytest.mark.parametrize("table", NEEDED)
+def test_a_plan_of_a_table_counts_its_experiments_and_writes_nothing(
+    bert_masked_folder: Path, mr_data: Path, tmp_path: Path, table: str
+) -> None:
+    shots = () if table == "afzal-cost" else ("--k", "4")
+    plan = table_plan(table, bert_masked_folder, mr_data, tmp_path, *shots, "--seeds", "13,21", "--first-piece")
+    assert not list(tmp_path.iterdir())
+    assert [cell["seed"] for cell in plan["cells"]] == [13, 21]
+    assert not plan["unknown"]
+    assert {(cell["kernels"], cell["runs"], cell["finished"]) for cell in plan["cells"]} == {(*NEEDED[table], 0)}
+
+
+def test_a_table_that_has_neither_kernels_nor_runs_says_that_its_time_is_not_known(
+    bert_masked_folder: Path, mr_data: Path, tmp_path: Path
+) -> None:
+    plan = table_plan("afzal-lipschitz", bert_masked_folder, mr_data, tmp_path, "--k", "4", "--seeds", "13")
+    assert "afzal-lipschitz" in plan["unknown"][0]
+
+
+@pytest.mark.parametrize("table", ["lpft-norms", "afzal-layers", "afzal-spectrum", "malladi-6"])
+def test_of_a_table_that_is_made_nothing_is_left_to_do(
+    bert_masked_folder: Path, mr_data: Path, tmp_path: Path, table: str
+) -> None:
+    options = ("--k", "4", "--seeds", "13", "--first-piece", *(("--adam-rates", "1e-3", "--batch-sizes", "4")))
+    (before,) = table_plan(table, bert_masked_folder, mr_data, tmp_path, *options)["cells"]
+    assert before["kernels"] and before["runs"] and before["seconds"] > 0
+    made = run_cli("reproduce", table, *table_words(bert_masked_folder, mr_data, tmp_path), *options)
+    assert made.returncode == 0, made.stderr
+    (after,) = table_plan(table, bert_masked_folder, mr_data, tmp_path, *options)["cells"]
+    assert (after["kernels"], after["runs"], after["seconds"], after["finished"]) == (0, 0, 0, before["runs"])

@@ -25,7 +25,7 @@ from foretune.errors import DataError, UsageError
 from foretune.regime.measure import _fitting
 from foretune.text.split import full_split
 from tests.command_line import ENVIRONMENT
-from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli
+from tests.conftest import WORDS, assert_refused, assert_valid, interruptible, many_rows, run_cli, write_jsonl
 
 SMALL = ("--k", 4, "--test", 10, "--steps", 8, "--evaluate-every", 4)
 
@@ -33,7 +33,7 @@ SMALL = ("--k", 4, "--test", 10, "--steps", 8, "--evaluate-every", 4)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("runs")
-    (made / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many_rows()))
+    write_jsonl(made / "data.jsonl", many_rows())
     return made
 
 

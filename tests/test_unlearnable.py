@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from foretune.finetune.methods import METHODS
 from foretune.finetune.run import fine_tuned
 from foretune.finetune.training import Training
 from foretune.model.batches import outputs_and_features
-from tests.conftest import WORDS, assert_refused, many_rows, run_cli
+from tests.conftest import WORDS, assert_refused, many_rows, run_cli, write_jsonl
 from tests.families import saved
 from tests.test_bad_models import weights
 
@@ -139,7 +138,7 @@ def test_texts_that_lose_pieces_to_the_tokenizer_are_counted_with_an_example(dat
     rows = [dict(row) for row in many_rows()]
     for row in rows:
         row["text"] += " \u4e2d\u6587"
-    data_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(data_file, rows)
     result = run_cli("kernel", saved("llama", tmp_path / "m"), data_file, WORDS, *SIZES, "--out", tmp_path / "out")
     said = " ".join((result.stdout + result.stderr).split())
     assert "12 of 12 texts hold pieces that the tokenizer does not know or drops, such as '\u4e2d\u6587'" in said

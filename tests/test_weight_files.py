@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import foretune as ft
-from tests.conftest import WORDS, run_cli
+from foretune.model.weight_files import check_weights_folder
+from tests.conftest import WORDS, assert_refused, run_cli
 from tests.families import saved
-from tests.test_bad_models import config, refused, weights
+from tests.test_bad_models import config, weights
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PARTS = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
@@ -86,12 +88,22 @@ def test_parts_with_their_index_and_other_files_beside_are_read(llama: Path, tmp
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_the_index_of_the_parts_is_read_once(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, read = tmp_path / "model", []
+    shutil.copytree(llama, folder)
+    in_parts(folder)
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: read.append(path.name) or read_text(path, **how))
+    check_weights_folder("model", folder)
+    assert read.count(INDEX) == 1
+
+
 def test_the_name_that_is_told_works(llama: Path, tmp_path: Path, data_file: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(llama, folder)
     named("weights.safetensors")(folder)
     run = ("kernel", folder, data_file, WORDS, "--k", 2, "--test", 4, "--out", tmp_path / "out")
-    refused(run_cli(*run), "give the file the name model.safetensors")
+    assert_refused(run_cli(*run), 1, "give the file the name model.safetensors")
     (folder / "weights.safetensors").rename(folder / WHOLE)
     assert run_cli(*run).returncode == 0
 
@@ -149,9 +161,8 @@ def test_packed_weights_from_the_hub_are_seen_as_those_of_a_folder(packing, llam
     shutil.rmtree(tmp_path / "hub")
     weights(PACKED[packing])(folder)
     as_hub(folder, tmp_path / "hub")
-    refused(
-        run_cli(*run, tmp_path / "out", env=env), r"3 weights as packed numbers .*q_proj.weight.*no quantization_config"
-    )
+    message = r"3 weights as packed numbers .*q_proj.weight.*no quantization_config"
+    assert_refused(run_cli(*run, tmp_path / "out", env=env), 1, re.compile(message))
 
 
 KERNELS = [

@@ -18,7 +18,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 import foretune as ft
 from foretune.model.outputs import Outputs
 
-_SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 _ANSWERS = ("terrible", "great", "it", "was", ".")
 _SYLLABLES = ("ba", "de", "fi", "go", "lu", "mar", "ne", "pi", "so", "tu")
 _PLAIN = tuple(a + b for a in _SYLLABLES for b in _SYLLABLES)
@@ -32,11 +31,13 @@ TASK = ft.Task(
 )
 
 
-@cache
-def tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """One token a word."""
-    words = (*_SPECIAL, *_ANSWERS, *_PLAIN, *(word for group in _TELLING.values() for word in group))
-    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+
+
+def word_tokenizer(words: Sequence[str], longest: int) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer with one token per word: the special tokens, then these words."""
+    numbers = {word: number for number, word in enumerate([*SPECIAL, *words])}
+    inner = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     inner.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A </s> $B", special_tokens=[("<s>", 1), ("</s>", 2)]
@@ -48,8 +49,14 @@ def tokenizer() -> transformers.PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         mask_token="<mask>",
-        model_max_length=128,
+        model_max_length=longest,
     )
+
+
+@cache
+def tokenizer() -> transformers.PreTrainedTokenizerFast:
+    """One token per word of the made-up texts."""
+    return word_tokenizer([*_ANSWERS, *_PLAIN, *(word for group in _TELLING.values() for word in group)], longest=128)
 
 
 def rows(count: int, words: int, seed: int = 0) -> list[dict[str, str]]:

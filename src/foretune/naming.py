@@ -6,13 +6,14 @@ import re
 import unicodedata
 
 _DIRECTIONS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+_LONGEST = 60
 _NUMBERED = re.compile(r"(?:^|\.)([A-Za-z_]\w*)\.(\d+)\.")
 
 
-def shown(value: object, most: int = 60) -> str:
+def shown(value: object) -> str:
     """A value as Python writes it, its end left out where it is long."""
     text = repr(value)
-    return text if len(text) <= most else text[: most - 3] + "..."
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def layer_path(name: str) -> str | None:

@@ -62,6 +62,34 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A number with its interval, shown as `0.62 (0.41 to 0.80)`; a dash where there is none.
+
+    Attributes:
+        estimate: unrounded; None or NaN where there is none.
+        low: lower end of the interval.
+        high: its upper end.
+        form: format of Python that rounds all three.
+    """
+
+    estimate: float | None
+    low: float | None
+    high: float | None
+    form: str = ".2f"
+
+    @property
+    def text(self) -> str:
+        """The number and its interval as they are shown."""
+        if self.estimate is None or self.low is None or self.high is None or math.isnan(self.estimate):
+            return "-"
+        low, high = rounded(self.low, self.form), rounded(self.high, self.form)
+        return f"{rounded(self.estimate, self.form)} ({low} to {high})"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Repeats:
     """One number for each seed, shown as mean and standard deviation (n - 1): `76.2 (1.3)`.
 
@@ -92,7 +120,7 @@ class Repeats:
         return self.text
 
 
-Cell = str | float | int | Quantity | Span | Repeats | None
+Cell = str | float | int | Quantity | Estimate | Span | Repeats | None
 """What stands in a table: text, a number that the column's format rounds, or one that brings its own; None for nothing."""
 
 
@@ -300,7 +328,7 @@ def cell_text(cell: Cell, form: str = "") -> str:
     """
     if cell is None or isinstance(cell, str):
         return cell or ""
-    if isinstance(cell, Quantity | Span | Repeats):
+    if isinstance(cell, Quantity | Estimate | Span | Repeats):
         return cell.text
     return Quantity(cell, form).text
 

@@ -66,14 +66,11 @@ class Temperature:
 
     Attributes:
         value: the temperature T.
-        loss_before, loss_after: mean cross-entropy on the validation data at T = 1 and at T, in nats.
         at_limit: T is where the search ends, because every validation example is right already (T to 0) or the outputs
             say nothing about the labels (T to infinity); take it with care.
     """
 
     value: float
-    loss_before: float
-    loss_after: float
     at_limit: bool
 
 
@@ -148,7 +145,6 @@ def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"]) 
     """
     from scipy.optimize import minimize_scalar
 
-    before = cross_entropy(f, y)
     limits = (math.log(COLDEST), math.log(HOTTEST))
     found: Any = minimize_scalar(
         lambda log_t: cross_entropy(f / math.exp(log_t), y), bounds=limits, method="bounded", options={"xatol": 1e-8}
@@ -157,7 +153,7 @@ def fitted_temperature(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"]) 
     best = min(losses, key=lambda log_t: losses[log_t])
     separated = bool((predicted_classes(f) == y).all())
     at_limit = separated or min(abs(best - limit) for limit in limits) < 1e-3
-    return Temperature(math.exp(best), before, losses[best], at_limit)
+    return Temperature(math.exp(best), at_limit)
 
 
 def temperature_scaling(
@@ -165,17 +161,15 @@ def temperature_scaling(
     y: Int[np.ndarray, " n"],
     f_validation: Float64[np.ndarray, "v c"],
     y_validation: Int[np.ndarray, " v"],
-    bins: int = BINS,
 ) -> TemperatureScaling:
     """Calibration on test data without and with temperature scaling (Tomihari and Sato 2024).
 
     Args:
         f, y: outputs and class numbers of test data.
         f_validation, y_validation: of validation data, where the temperature is fitted.
-        bins: of equal width.
 
     Raises:
         UsageError: as in `calibration`.
     """
     temperature = fitted_temperature(f_validation, y_validation)
-    return TemperatureScaling(calibration(f, y, bins), calibration(f / temperature.value, y, bins), temperature)
+    return TemperatureScaling(calibration(f, y), calibration(f / temperature.value, y), temperature)

@@ -45,14 +45,12 @@ def feature_change(
     before: Float64[np.ndarray, "n i"],
     after: Float64[np.ndarray, "n i"],
     y: Int[np.ndarray, " n"],
-    ridge: float = 1e-6,
 ) -> FeatureChange:
     """The change of features (Tomihari and Sato 2024, feature table).
 
     Args:
         before, after: features of the same examples.
         y: class numbers.
-        ridge: see the module.
 
     Raises:
         UsageError: fewer than two examples or classes, or a feature vector of zeros.
@@ -60,7 +58,7 @@ def feature_change(
     step = np.linalg.norm(after - before, axis=1)
     return FeatureChange(
         similarity=(pairwise_similarity(before), pairwise_similarity(after)),
-        fisher=(fisher_ratio(before, y, ridge), fisher_ratio(after, y, ridge)),
+        fisher=(fisher_ratio(before, y), fisher_ratio(after, y)),
         difference=float(step.mean()),
         cosine=float((_directions(before) * _directions(after)).sum(1).mean()),
         relative=float(step.mean() / np.linalg.norm(before, axis=1).mean()),

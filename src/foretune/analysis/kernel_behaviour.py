@@ -36,7 +36,7 @@ class Thresholds:
         share: of the fine-tuning gain that the linearized model must recover (Table 1).
         distance: mean relative distance of the kernels that must not be reached (Table 1).
         points: by which the kernel analog may stay below fine-tuning (Table 1).
-        wide_points: likewise for "comparable" (Appendix B.1).
+        wide_points: the same for "comparable" (Appendix B.1).
         settings: share of the settings in which the kernel analog must do so; 2 of 4 in Table 1.
     """
 

@@ -79,7 +79,6 @@ def head_probe(
     validation: Float64[np.ndarray, "v i"],
     y_validation: Int[np.ndarray, " v"],
     metric: str,
-    strengths: Sequence[float] = HEAD_STRENGTHS,
 ) -> Probe:
     """Logistic regression on the features as they are, in one common unit: the start of a classification head.
 
@@ -89,7 +88,7 @@ def head_probe(
     Args and errors as in `linear_probe`.
     """
     scale = np.full(train.shape[1], 1 / max(float(np.sqrt(train.var(0).mean())), np.finfo(float).tiny))
-    return _chosen((train, y_train), (validation, y_validation), metric, scale, strengths)
+    return _chosen((train, y_train), (validation, y_validation), metric, scale, HEAD_STRENGTHS)
 
 
 Labelled = tuple[Float64[np.ndarray, "n i"], Int[np.ndarray, " n"]]

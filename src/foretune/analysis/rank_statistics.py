@@ -25,6 +25,8 @@ from foretune.shapes import Float64
 
 LOWEST_CEILING = 0.3
 """Below this correlation of the results with themselves a task's candidates count as not to be ranked."""
+RESAMPLES = 300
+"""How often candidates are drawn for an interval, the same ones for all rows."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Ceiling:
     def reason(self) -> str | None:
         """Why the candidates cannot be ranked; None where they can, or nobody knows."""
         if self.candidates == 0 and not self.seeds > 0:
-            return "all of them reach the same"
+            return "all of them reach the same result"
         if self.correlation < LOWEST_CEILING:
             seen = f"seed-to-seed rank correlation {self.correlation:.2f}, below {LOWEST_CEILING:g}"
             return f"they differ mostly by noise ({seen})"
@@ -85,18 +87,14 @@ def regret(score: Float64[np.ndarray, " k"], results: Float64[np.ndarray, " k"])
     return float(lost.mean())
 
 
-def median_correlation(
-    scores: Float64[np.ndarray, "s k"], results: Float64[np.ndarray, "s k"], resamples: int = 300, seed: int = 0
-) -> BootstrapEstimate:
+def median_correlation(scores: Float64[np.ndarray, "s k"], results: Float64[np.ndarray, "s k"]) -> BootstrapEstimate:
     """The median rank correlation over tasks and seeds, with the interval over candidates drawn again.
 
     Args:
         scores, results: one row a task and seed, the same candidates in the same order.
-        resamples: how often candidates are drawn, the same ones for all rows.
-        seed: of the draws.
     """
     value = _median(rank_correlation(scores, results))
-    draws = _draws(scores.shape[1], resamples, seed)
+    draws = _draws(scores.shape[1])
     return _interval(value, _medians(scores[:, draws], results[:, draws]))
 
 
@@ -104,33 +102,31 @@ def correlation_difference(
     scores: Float64[np.ndarray, "s k"],
     others: Float64[np.ndarray, "s k"],
     results: Float64[np.ndarray, "s k"],
-    resamples: int = 300,
-    seed: int = 0,
 ) -> BootstrapEstimate:
     """How much higher the median rank correlation of some scores is than that of others, over the same draws.
 
     Args:
-        scores, others, results, resamples, seed: see `median_correlation`.
+        scores, others, results: see `median_correlation`.
     """
     value = _median(rank_correlation(scores, results)) - _median(rank_correlation(others, results))
-    draws = _draws(results.shape[1], resamples, seed)
+    draws = _draws(results.shape[1])
     drawn = results[:, draws]
     return _interval(value, _medians(scores[:, draws], drawn) - _medians(others[:, draws], drawn))
 
 
-def mean_over_candidates(values: Float64[np.ndarray, "s k"], resamples: int = 300, seed: int = 0) -> BootstrapEstimate:
+def mean_over_candidates(values: Float64[np.ndarray, "s k"]) -> BootstrapEstimate:
     """The mean of the numbers among some values, with the interval over candidates drawn again.
 
     Args:
         values: one row a task and seed, the same candidates in each; not a number where a candidate has none.
-        resamples, seed: see `median_correlation`.
     """
-    draws = _draws(values.shape[1], resamples, seed)
+    draws = _draws(values.shape[1])
     return _interval(_mean(list(values.ravel())), np.array([_mean(list(values[:, draw].ravel())) for draw in draws]))
 
 
-def _draws(k: int, resamples: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(k, size=(resamples, k))
+def _draws(k: int) -> np.ndarray:
+    """The candidates of each draw, the same for every call, so that differences are over the same draws."""
+    return np.random.default_rng(0).integers(k, size=(RESAMPLES, k))
 
 
 def _medians(scores: Float64[np.ndarray, "s r k"], results: Float64[np.ndarray, "s r k"]) -> Float64[np.ndarray, " r"]:

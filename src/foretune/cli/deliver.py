@@ -68,16 +68,15 @@ def check_report_place(folder: Path) -> None:
         refuse_changed(folder / REPORT, is_written_html)
 
 
-def keep_report(folder: Path, page: Page, command: str = "") -> None:
+def keep_report(folder: Path, page: Page) -> None:
     """Write the page in HTML into a folder of results.
 
     Args:
         folder: of the results.
         page: the result.
-        command: what made it, if that is told.
 
     Raises:
         UsageError, StorageError: as in `check_report_place`.
     """
     check_report_place(folder)
-    write_html(folder / REPORT, page, foretune.__version__, command)
+    write_html(folder / REPORT, page, foretune.__version__)

@@ -1,4 +1,4 @@
-"""A model or rows in memory, in the place of the name that a command takes."""
+"""A model or rows in memory, instead of the name that a command takes."""
 
 from __future__ import annotations
 

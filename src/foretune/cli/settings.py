@@ -386,6 +386,5 @@ def _converted(where: str, value: object, hint: Any) -> object:
         return kind(value)
     except (ValueError, KeyError) as error:
         raise UsageError(
-            f"{where} is {value!r}; expected {_TYPES[kind]}. Write what was asked for there, or repeat the run in a new "
-            "folder."
+            f"{where} is {value!r}; expected {_TYPES[kind]}. Correct that value, or repeat the run in a new folder."
         ) from error

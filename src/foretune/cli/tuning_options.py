@@ -144,7 +144,7 @@ class TuneOptions:
         typer.Option(
             "--from",
             help="forecast.json of `foretune forecast --out DIR`: train what it recommends, on its rows, as it says. "
-            "Options given beside it come first.",
+            "Options that you give as well win.",
             rich_help_panel=Panel.RUN,
             callback=from_forecast,
             is_eager=True,

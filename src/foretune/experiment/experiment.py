@@ -22,13 +22,13 @@ from foretune.experiment.setting import Setting
 from foretune.finetune.data import split_identity
 from foretune.finetune.methods import Method
 from foretune.finetune.run import Run
-from foretune.finetune.search import GridResult, best_of
+from foretune.finetune.search import GridResult, best_of, finished_points
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.formula import Formula
-from foretune.kernels.job import joint_job
+from foretune.kernels.job import Job, joint_job
 from foretune.model.fingerprint import outputs_identity
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel, load_model
@@ -90,7 +90,7 @@ class Experiment:
     def identity(self) -> dict[str, object]:
         """Everything that determines its results, but for what is computed.
 
-        The weights of a head are no part of it: those of a probed one follow from the rest up to rounding, and are kept.
+        The weights of a head do not belong to it: those of a probed one follow from the rest up to rounding, and are kept.
         """
         weights = self.outputs.lm.module.state_dict()
         return {**outputs_identity(self.outputs, weights), **split_identity(self.task, self.split)}
@@ -144,11 +144,18 @@ class Experiment:
         self, formulas: Sequence[Formula], parts: Sequence[str] = ("validation", "test"), blocks: Pattern | None = None
     ) -> dict[str, BlockKernel]:
         """Kernels by label: train x (train, then the examples of `parts`)."""
+        job = self.kernel_job(parts, blocks)
+        return kernels_of(job, formulas, self.work.memory, self.kernel_place(parts, blocks, job), self.work.progress)
+
+    def kernel_job(self, parts: Sequence[str], blocks: Pattern | None = None) -> Job:
+        """The examples and blocks of `kernels`."""
         evaluation = [example for part in parts for example in getattr(self.split, part)]
-        job = joint_job(self.outputs, self.split.train, evaluation, blocks)
+        return joint_job(self.outputs, self.split.train, evaluation, blocks)
+
+    def kernel_place(self, parts: Sequence[str], blocks: Pattern | None, job: Job) -> Path | None:
+        """Where `kernels` keeps its kernels, each in a folder of its label."""
         chosen = [] if blocks is None else [identity_hash({"blocks": list(job.kinds)})[:12]]
-        where = self._below(KERNELS, "-".join(parts), *chosen)
-        return kernels_of(job, formulas, self.work.memory, where, self.work.progress)
+        return self._below(KERNELS, "-".join(parts), *chosen)
 
     def run(self, method: Method, grid: Sequence[Training]) -> Run:
         """The best run of a grid, with its model.
@@ -163,9 +170,12 @@ class Experiment:
         name, key = _outcome_place(method, grid)
         return kept_outcome(self.value(name, key, lambda: asdict(self._outcome(method, grid))))
 
-    def has_outcome(self, method: Method, grid: Sequence[Training]) -> bool:
-        """Whether the outcome of a grid is kept."""
-        return self.kept(*_outcome_place(method, grid)) is not None
+    def finished_runs(self, method: Method, grid: Sequence[Training]) -> int:
+        """How many runs of a grid are kept; all of them where their outcome is."""
+        if self.kept(*_outcome_place(method, grid)) is not None:
+            return len(grid)
+        folder = self._below(RUNS, run_name(method, grid))
+        return 0 if folder is None else finished_points(folder, len(grid))
 
     def value(
         self, name: str, key: Mapping[str, object], compute: Callable[[], Mapping[str, Any]]

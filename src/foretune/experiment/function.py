@@ -7,7 +7,6 @@ there.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -59,9 +58,7 @@ def asked_outputs(question: Question, lm: LanguageModel, task: Task, seed: int) 
     )
 
 
-def probed(
-    head: HeadLogits, task: Task, split: Split, done: Callable[[int, int], None] = lambda *_: None
-) -> HeadLogits:
+def probed(head: HeadLogits, task: Task, split: Split) -> HeadLogits:
     """The same with the head that solves linear probing on the training examples.
 
     The regularisation strength is chosen on validation.
@@ -70,13 +67,12 @@ def probed(
         head: any head of the task's classes.
         task: labels and metric.
         split: training and validation examples are read.
-        done: called with the number of examples finished and of all.
 
     Raises:
         DataError, NonFiniteError: see `head_probe`.
     """
     examples = [*split.train, *split.validation]
-    features = outputs_and_features(head, examples, done=done).features
+    features = outputs_and_features(head, examples).features
     y, n = np.array(task.targets(examples)), len(split.train)
     probe = head_probe(features[:n], y[:n], features[n:], y[n:], task.metric)
     return with_weights(head, torch.from_numpy(probe.weight), torch.from_numpy(probe.bias))

@@ -10,7 +10,9 @@ from foretune.experiment.folder import Place
 from foretune.finetune.cost import training_cost
 from foretune.finetune.methods import Method
 from foretune.finetune.training import Training
+from foretune.kernels.block_kernel import Pattern
 from foretune.kernels.cost import kernel_cost
+from foretune.kernels.folder import is_finished
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
 from foretune.page import Fact, Page, Quantity, Table
@@ -19,18 +21,29 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True)
+class KernelWork:
+    """Kernels to compute.
+
+    Attributes:
+        job: their examples and blocks.
+        passes: their formulas, those that are computed together in one list.
+    """
+
+    job: Job
+    passes: Sequence[Sequence[Formula]]
+
+
+@dataclass(frozen=True)
 class StudyWork:
     """What a study asks of one experiment.
 
     Attributes:
         grids: methods of fine-tuning, each with the settings of its runs.
-        job: the kernels' examples and blocks; None where the kernels are kept, or none are computed.
-        passes: the kernels, those that are computed together in one list.
+        kernels: those that are not kept.
     """
 
-    grids: Sequence[tuple[Method, Sequence[Training]]]
-    job: Job | None = None
-    passes: Sequence[Sequence[Formula]] = ()
+    grids: Sequence[tuple[Method, Sequence[Training]]] = ()
+    kernels: Sequence[KernelWork] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,16 @@ def study_plan(
     return StudyPlan([_cell_plan(_in_its_folder(cell, place), asked, rates) for cell, place in cells], unknown)
 
 
+def missing_kernels(
+    cell: Experiment, formulas: Sequence[Formula], parts: Sequence[str], blocks: Pattern | None = None
+) -> list[KernelWork]:
+    """The kernels of `Experiment.kernels` that are not kept. Args as there."""
+    job = cell.kernel_job(parts, blocks)
+    place = cell.kernel_place(parts, blocks, job)
+    missing = [each for each in formulas if place is None or not is_finished(place / each.label)]
+    return [KernelWork(job, [missing])] if missing else []
+
+
 def _in_its_folder(cell: Experiment, place: Place) -> Experiment:
     return replace(cell, folder=place.found(cell.identity))
 
@@ -110,24 +133,25 @@ def _cell_plan(
         rates: task, sample and method -> seconds of one run, filled as they are measured.
     """
     work = asked(cell)
-    needed = [] if work.job is None else [kernel_cost(work.job, each, cell.work.memory) for each in work.passes]
+    needed = [kernel_cost(each.job, formulas, cell.work.memory) for each in work.kernels for formulas in each.passes]
     left, finished, seconds = 0, 0, sum(each.seconds for each in needed)
     for method, grid in work.grids:
-        if cell.has_outcome(method, grid):
-            finished += len(grid)
+        kept = cell.finished_runs(method, grid)
+        finished, missing = finished + kept, len(grid) - kept
+        if not missing:
             continue
-        left += len(grid)
+        left += missing
         key = (cell.task.name, cell.setting.sample.label, type(method).__name__)
         if key not in rates:
             rates[key] = training_cost(cell.outputs, cell.task, cell.split, method, grid[:1]).seconds
-        seconds += rates[key] * len(grid)
+        seconds += rates[key] * missing
     return CellPlan(
         task=cell.task.name,
         sample=cell.setting.sample.label,
         seed=cell.setting.seed,
         **{part: len(getattr(cell.split, part)) for part in ("train", "validation", "test")},
         folder=str(cell.folder),
-        kernels=sum(map(len, work.passes)),
+        kernels=sum(len(formulas) for each in work.kernels for formulas in each.passes),
         runs=left,
         finished=finished,
         seconds=seconds,

@@ -49,6 +49,10 @@ _MARK = "complete"
 _PART = re.compile(r"probing|tuning|point-\d+|[a-z-]+-[0-9a-f]{12}")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
+FIRST_STAGE, SECOND_STAGE = "probing", "tuning"
+"""Folders inside that of a run which trains the head first."""
+_RESULT = "result.json"
+
 
 def main_process() -> bool:
     """Whether this process writes: the first of those that train together."""
@@ -111,7 +115,7 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return (self.path / "result.json").exists()
+        return (self.path / _RESULT).exists()
 
     def resumable(self) -> Path | None:
         """The last checkpoint that is complete and whole, or None; others are deleted, and the log ends with it."""
@@ -235,7 +239,7 @@ class RunFolder:
             StorageError: the folder cannot be written.
         """
         write_array(self.path / "test.npy", test_logits, self._hash)
-        write_kept(self.path / "result.json", {**result, "log": checksum("".join(self._lines()).encode())})
+        write_kept(self.path / _RESULT, {**result, "log": checksum("".join(self._lines()).encode())})
         self._drop_checkpoints()
 
     def result(self) -> tuple[dict[str, Any], np.ndarray]:
@@ -246,12 +250,17 @@ class RunFolder:
         """
 
         def read() -> tuple[dict[str, Any], np.ndarray]:
-            result = read_kept(self.path / "result.json")
+            result = read_kept(self.path / _RESULT)
             if checksum("".join(self._lines()).encode()) != result["log"]:
                 raise DamagedError(self._log, "its checksum does not fit its values")
             return result, read_array(self.path / "test.npy", self._hash)
 
         return RUN.whole(self.path, read)
+
+
+def is_finished_run(path: Path) -> bool:
+    """Whether a folder holds a run, of one stage or of two, that came to its end."""
+    return any((place / _RESULT).exists() for place in (path, path / SECOND_STAGE))
 
 
 def refuse_foreign_run(path: Path) -> None:

@@ -191,7 +191,7 @@ def adaptable(outputs: Outputs, kinds: Mapping[str, str]) -> Adaptable:
         return Adaptable(classes, "all-linear", told)
     left = {name.removesuffix(".weight").rpartition(".")[2] for name in linear} - set(refused)
     said = "; ".join(refused.values())
-    note = f"LoRA candidates, all linear layers among them, are without {', '.join(refused)}: peft says: {said}."
+    note = f"LoRA candidates, including all linear layers, leave out {', '.join(refused)}. peft says: {said}."
     return Adaptable(classes, tuple(sorted(left)), (note, *told))
 
 
@@ -201,7 +201,7 @@ def bypassed_notes(kinds: Mapping[str, str]) -> tuple[str, ...]:
     if not around:
         return ()
     lasts = {name.removesuffix(".weight").rpartition(".")[2] for name in around}
-    return (f"LoRA is without {_some(lasts, 6)}, {around[0]} for example: {BYPASSED}.",)
+    return (f"LoRA leaves out {_some(lasts, 6)}, {around[0]} for example: {BYPASSED}.",)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.errors import UsageError
 from foretune.finetune.copies import outputs_on
 from foretune.finetune.data import EncodedSplit, data_hash, encoded_split
-from foretune.finetune.folder import RunFolder
+from foretune.finetune.folder import FIRST_STAGE, SECOND_STAGE, RunFolder
 from foretune.finetune.followers import Followers
 from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.learnable import refuse_unlearnable
@@ -120,9 +120,9 @@ def fine_tuned(
     if isinstance(method, ProbedFirst):
         stage = replace(training, optimiser=method.probing, proximal=None)
         first = fine_tuned(
-            outputs, task, split, LinearProbing(), stage, folder and folder / "probing", progress, callbacks
+            outputs, task, split, LinearProbing(), stage, folder and folder / FIRST_STAGE, progress, callbacks
         )
-        last = folder and folder / "tuning"
+        last = folder and folder / SECOND_STAGE
         second = fine_tuned(first.outputs, task, split, method.then, training, last, progress, callbacks)
         return replace(second, method=method, probing=first)
     if isinstance(method, Linearized) and training.precision != "full":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.errors import NonFiniteError, UsageError
+from foretune.finetune.folder import is_finished_run
 from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.methods import FrozenHead, Linearized, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser, SGDOptimiser, SignGDOptimiser
@@ -124,7 +125,7 @@ def best_of(
     for number, training in enumerate(grid):
         if progress is not None and len(grid) > 1:
             progress("grid points", number, len(grid))
-        folder = None if out is None else Path(out) / f"point-{number}"
+        folder = None if out is None else _point(Path(out), number)
         try:
             run = fine_tuned(outputs, task, split, method, training, folder, progress, callbacks)
         except NonFiniteError as error:
@@ -142,3 +143,13 @@ def best_of(
 
 def _better(run: Run, than: Run) -> bool:
     return best_of_history([than.best, run.best], run.training.best_by) is run.best
+
+
+def finished_points(out: Path, count: int) -> int:
+    """How many of the first points of a grid have a finished run in its folder."""
+    return sum(is_finished_run(_point(out, number)) for number in range(count))
+
+
+def _point(out: Path, number: int) -> Path:
+    """The folder of one point."""
+    return out / f"point-{number}"

@@ -7,11 +7,11 @@ It trains all parameters in full, at a small rate of AdamW, whatever is to be tr
 parameters of the pretrained one under the same names, so that every candidate can still be compared on it. Adapters
 would have to be merged, and would favour the blocks that they were on.
 
-It is no better at ranking, and so never a default; the level of the loss it predicts more closely. (`foretune validate
---warm-up 4` with MiniLM and a probed head on trec, mr and subj, three seeds, LoRA on 17 sets of blocks: label regression
-ranks real runs better on five of the nine and worse on four; simulated Adam misses their validation loss by 0.053 nats in
-place of 0.153. On one seed of TREC, with 2 to 32 steps at 2e-5 to 2e-4, the simulated validation loss ranked better at two
-of nine settings and worse at six.)
+It does not rank candidates better, so it is never a default; it predicts the level of the loss more closely.
+(`foretune validate --warm-up 4` with MiniLM and a probed head on trec, mr and subj, three seeds, LoRA on 17 sets of
+blocks: label regression ranks real runs better on five of the nine and worse on four; simulated Adam misses their
+validation loss by 0.053 nats instead of 0.153. On one seed of TREC, with 2 to 32 steps at 2e-5 to 2e-4, the simulated
+validation loss ranked better at two of nine settings and worse at six.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 from foretune.errors import UsageError
 from foretune.finetune.methods import FullTuning
-from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
+from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.run import fine_tuned
 from foretune.finetune.training import Training
 from foretune.model.outputs import Outputs
@@ -47,7 +47,7 @@ class Warmed:
     seconds: float
 
 
-def warm_up_training(steps: int, optimiser: Optimiser | None = None, batch_size: int = 16) -> Training:
+def warm_up_training(steps: int, batch_size: int = 16) -> Training:
     """The settings of a warm-up, which determine it beside model, data and what trains; see `warmed_outputs`.
 
     Raises:
@@ -59,7 +59,7 @@ def warm_up_training(steps: int, optimiser: Optimiser | None = None, batch_size:
         steps=steps,
         evaluate_every=steps,
         batch_size=batch_size,
-        optimiser=optimiser or AdamWOptimiser(5e-5),
+        optimiser=AdamWOptimiser(5e-5),
         dropout=False,
     )
 
@@ -69,12 +69,11 @@ def warmed_outputs(
     task: Task,
     split: Split,
     steps: int,
-    optimiser: Optimiser | None = None,
     batch_size: int = 16,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Warmed:
-    """The model after some steps of full fine-tuning on the training examples, without dropout.
+    """The model after some steps of full fine-tuning on the training examples, by AdamW at 5e-5 without dropout.
 
     The last step is kept, whatever validation says of it: neither validation nor test examples have a say.
 
@@ -83,7 +82,6 @@ def warmed_outputs(
         task: labels and metric.
         split: training examples, and validation examples for the loss before and after.
         steps: how many.
-        optimiser: AdamW at 5e-5 when left out.
         batch_size: examples a step.
         out: a folder to keep the run in; a finished one there is read.
         progress: called as the work goes on.
@@ -93,7 +91,7 @@ def warmed_outputs(
         NonFiniteError: the loss became infinite or undefined.
         StorageError: `out` cannot be written.
     """
-    training = warm_up_training(steps, optimiser, batch_size)
+    training = warm_up_training(steps, batch_size)
     if outputs.lm.dtype in (torch.float16, torch.bfloat16):
         raise UsageError(
             f"The model is in {str(outputs.lm.dtype).removeprefix('torch.')}, in which small steps are rounded away. Load "

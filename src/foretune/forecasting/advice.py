@@ -112,8 +112,7 @@ def _reason(
     if chosen.kind == PROBING:
         return (
             f"none of the {compared - 1} others compared beats its simulated validation loss, "
-            f"{chosen.score.validation_loss:.3f}, beyond the spread over resamples: there is no gain by which blocks to "
-            "adapt could be ranked."
+            f"{chosen.score.validation_loss:.3f}, beyond the spread over resamples, so there is no gain to rank blocks by."
         )
     value, smallest_value = (f"{criterion.of(item.score):.3f}" for item in (chosen, best))
     if chosen is best:
@@ -132,11 +131,11 @@ def _reason(
         low, high = chosen.spread.over_probing
         reason += f"; its simulated validation loss beats that of linear probing by {low:.3f} to {high:.3f} nats"
     if not others:
-        return f"{reason}; resampling the examples tells it from every other candidate compared."
+        return f"{reason}; over resampled examples it differs from every other candidate compared."
     smallest = min(others, key=lambda item: item.parameters)
     return (
-        f"{reason}; of the {compared - 1} others compared, {len(others)} cannot be told from the best, the smallest of "
-        f"them {smallest.title} ({smallest.parameters:,} parameters)."
+        f"{reason}; {len(others)} of the {compared - 1} other candidates compared are tied with the best. The smallest of "
+        f"them is {smallest.title} ({smallest.parameters:,} parameters)."
     )
 
 
@@ -173,12 +172,12 @@ def regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Sco
         )
     if chosen.kind == PROBING:
         found.append(
-            "For linear probing the simulation is exact, for everything else it keeps features as they are: a real run "
-            "that changes them may gain where this forecast sees nothing."
+            "For linear probing the simulation is exact. For everything else it keeps the features as they are, so a "
+            "real run that changes them may gain more than this forecast sees."
         )
     found.append(
-        f"Simulated with a kernel that stays as it is; the candidates' learning rates are for {RATES_ARE_FOR}. That for "
-        "AdamW is from a rougher model of its steps: where to begin a search. Whether a real run stays in the linear "
-        "regime is measured on a real run: foretune behaviour."
+        f"Simulated with a kernel that stays as it is; the candidates' learning rates are for {RATES_ARE_FOR}. The rate of "
+        "AdamW comes from a rougher model of its steps: begin a search there. `foretune behaviour` measures whether a real "
+        "run stays in the linear regime."
     )
     return tuple(found)

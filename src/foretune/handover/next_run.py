@@ -110,7 +110,7 @@ def why_none(found: PoolForecast, experiment: Experiment) -> str | None:
     if picked.adamw.learning_rate is None:
         return "No learning rate lowers the validation loss, so no train.py is written."
     if found.warm_up:
-        return "This forecast starts after a warm-up, which no train.py can repeat: none is written."
+        return "This forecast starts after a warm-up, which train.py cannot repeat, so no train.py is written."
     lm = experiment.outputs.lm
     if lm.dtype in HALF:
         return "Training needs weights of full precision, so no train.py is written. Repeat with --dtype float32."

@@ -46,7 +46,7 @@ KERNEL = FolderKind(
 )
 _AXES = ("block", "row", "row_output", "column", "column_output")
 _CHECKSUM = "foretune_checksum"
-_WAIT = 60.0
+WAIT = 60.0
 _TILE = re.compile(r"\d+-\d+\.npy")
 
 
@@ -103,7 +103,7 @@ class KernelFolder:
             UsageError: another process has begun another kernel here.
             StorageError: the disk is full or the folder cannot be written.
         """
-        with held(self.path, wait=_WAIT):
+        with held(self.path, wait=WAIT):
             before = KERNEL.described(self.path)
             if before is not None:
                 self._adopt(before)
@@ -117,7 +117,7 @@ class KernelFolder:
     @property
     def finished(self) -> bool:
         """Whether all values are on the disk."""
-        return (self.path / "kernel.zarr").exists()
+        return is_finished(self.path)
 
     def tile(self, name: str) -> np.ndarray | None:
         """A tile that is on the disk already, or None; a damaged one is named and counts as missing."""
@@ -227,6 +227,11 @@ def read_description(path: Path) -> dict[str, Any]:
     return description
 
 
+def is_finished(path: Path) -> bool:
+    """Whether all values of a kernel folder are on the disk."""
+    return (path / "kernel.zarr").exists()
+
+
 def read_folder(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
     """Names, array and identity of a finished kernel folder.
 
@@ -235,7 +240,7 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray, dict[str, Any]]:
         StorageError: it is damaged.
     """
     description = read_description(path)
-    if not (path / "kernel.zarr").exists():
+    if not is_finished(path):
         raise KernelFolderError(f"{path} is unfinished. Repeat the command that made it: it goes on where it stopped.")
     return description["names"], _stored_array(path, description["shape"]), description["identity"]
 

@@ -55,7 +55,7 @@ class Formula(ABC):
         Args:
             formulas: of this family.
             rows: gradient factors; examples are in the order of the batches.
-            columns: likewise; the same object as `rows` for a tile against itself.
+            columns: of the column examples; the same object as `rows` for a tile against itself.
             names: formula -> its blocks.
 
         Yields:

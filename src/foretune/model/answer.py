@@ -137,7 +137,7 @@ class AnswerLogits(Outputs):
         inner = base_of(lm.module)
         if "target_mapping" in inspect.signature(inner.forward).parameters:
             raise ModelError(
-                f"{type(inner).__name__} predicts words in an order of its own, by a target mapping that a prompt does not "
+                f"{type(inner).__name__} predicts words in a special order, by a target mapping that a prompt does not "
                 "have. Use a classification head: ft.HeadLogits, or --output head."
             )
         limit = token_limit(lm.tokenizer, inner, task.max_length if max_length is None else max_length)

@@ -230,7 +230,7 @@ class PromptEncoder:
 
     @property
     def appended(self) -> int:
-        """How many tokens the tokenizer puts behind a text that are no part of a prompt."""
+        """How many tokens the tokenizer puts behind a text that do not belong to a prompt."""
         return self._appended
 
     def completion(self, label: str) -> str:

@@ -152,7 +152,7 @@ def _load_error(source: Source, error: Exception) -> ModelError:
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     if "trust_remote_code" in text or "custom code" in text:
         return ModelError(
-            f"{name} comes with Python code of its own, which runs only when you say so: --trust-remote-code "
+            f"{name} comes with its own Python code, which runs only if you allow it: --trust-remote-code "
             "(trust_remote_code=True). Read the code first; it can do anything on this machine."
         )
     if isinstance(error, (LookupError, AttributeError, TypeError)):

@@ -54,7 +54,8 @@ def check_weights_folder(name: str, folder: Path) -> None:
             f"{name} is a folder without config.json. Expected a model folder as save_pretrained writes it: config.json, "
             "*.safetensors and the tokenizer's files."
         )
-    outside = sorted(file for file in _indexed(folder) if file != Path(file).name)
+    indexed = _indexed(folder)
+    outside = sorted(file for file in indexed if file != Path(file).name)
     if outside:
         raise ModelError(
             f"{_index(folder)} names {outside[0]!r}, which is not a file of this folder. Expected names alone."
@@ -62,15 +63,15 @@ def check_weights_folder(name: str, folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise _no_safetensors(name, folder)
-    for missing in sorted(_indexed(folder) - {file.name for file in files}):
+    for missing in sorted(indexed - {file.name for file in files}):
         if not (folder / missing).exists():
             raise ModelError(
                 f"{name} lacks the file {missing}, which {_index(folder).name} names. Copy or download it again; a model "
                 "is whole only with all of its parts."
             )
-    _check_names(name, folder, {file.name for file in files})
+    _check_names(name, {file.name for file in files}, indexed)
     stored = {file.name: check_safetensors(file) for file in files}
-    _check_packed(name, folder, _read(folder, stored))
+    _check_packed(name, folder, _read(folder, stored, indexed))
 
 
 def check_downloaded(name: str, folder: Path) -> None:
@@ -79,18 +80,16 @@ def check_downloaded(name: str, folder: Path) -> None:
     Raises:
         ModelError: they are.
     """
-    _check_packed(
-        name, folder, _read(folder, {file.name: check_safetensors(file) for file in folder.glob("*.safetensors")})
-    )
+    stored = {file.name: check_safetensors(file) for file in folder.glob("*.safetensors")}
+    _check_packed(name, folder, _read(folder, stored, _indexed(folder)))
 
 
-def _check_names(name: str, folder: Path, files: set[str]) -> None:
+def _check_names(name: str, files: set[str], indexed: set[str]) -> None:
     """See that the files of weights are those that are read, and all of those.
 
     Raises:
         ModelError: they are not; the message says which.
     """
-    indexed = _indexed(folder)
     parts = sorted(file for file in files - indexed if _PART.fullmatch(file))
     if _WHOLE in files and (indexed or parts):
         raise ModelError(
@@ -115,7 +114,7 @@ def _check_names(name: str, folder: Path, files: set[str]) -> None:
         )
 
 
-def _read(folder: Path, stored: Mapping[str, Mapping[str, Stored]]) -> dict[str, Stored]:
+def _read(folder: Path, stored: Mapping[str, Mapping[str, Stored]], indexed: set[str]) -> dict[str, Stored]:
     """The tensors of the files that a library reads, by name.
 
     Raises:
@@ -123,7 +122,7 @@ def _read(folder: Path, stored: Mapping[str, Mapping[str, Stored]]) -> dict[str,
     """
     found: dict[str, Stored] = {}
     where: dict[str, str] = {}
-    for file in [_WHOLE] if _WHOLE in stored else sorted(_indexed(folder) & set(stored)):
+    for file in [_WHOLE] if _WHOLE in stored else sorted(indexed & set(stored)):
         twice = sorted(stored[file].keys() & found.keys())
         if twice:
             raise ModelError(

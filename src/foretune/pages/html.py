@@ -22,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from foretune.naming import visible
-from foretune.page import Cell, HeatMap, Page, Quantity, Repeats, Span, Table, rounded
+from foretune.page import Cell, Estimate, HeatMap, Page, Quantity, Repeats, Span, Table, rounded
 from foretune.pages.glossary import glossary
 from foretune.pages.inline_svg import inline_svg
 from foretune.pages.json import document
@@ -216,6 +216,8 @@ def _number(value: Cell) -> float | None:
     """What a cell is sorted by; None for its text."""
     if isinstance(value, Quantity):
         value = value.value
+    elif isinstance(value, Estimate):
+        value = value.estimate
     elif isinstance(value, Span):
         value = value.low
     elif isinstance(value, Repeats):

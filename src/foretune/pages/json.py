@@ -21,13 +21,27 @@ from typing import Any
 import numpy as np
 
 from foretune.errors import UsageError
-from foretune.page import Cell, Column, Curve, Fact, Figure, HeatMap, Listing, Page, Quantity, Repeats, Span, Table
+from foretune.page import (
+    Cell,
+    Column,
+    Curve,
+    Estimate,
+    Fact,
+    Figure,
+    HeatMap,
+    Listing,
+    Page,
+    Quantity,
+    Repeats,
+    Span,
+    Table,
+)
 from foretune.store.json import plain, write_json
 
 FORMAT = 1
 OF_PAGE = ("kind", "data")
 """Fields of a page that stand beside it, not in it."""
-_CELLS = {"value": Quantity, "low": Span, "values": Repeats}
+_CELLS = {"estimate": Estimate, "value": Quantity, "low": Span, "values": Repeats}
 """By its first field a cell that is an object is known."""
 
 

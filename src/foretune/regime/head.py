@@ -16,6 +16,9 @@ from foretune.model.head import HEAD
 from foretune.model.outputs import Outputs
 from foretune.shapes import Float64, Int
 
+_BATCH = 8
+"""Examples per forward pass."""
+
 
 def kernel_split(kernel: BlockKernel) -> KernelSplit:
     """P, the blocks of the head, and F, all others (Tomihari and Sato 2024).
@@ -63,21 +66,18 @@ def _body_of(kernel: BlockKernel) -> Float64[np.ndarray, "n c m d"]:
     return kernel.select(lambda name: name not in HEAD).total()
 
 
-def change_of_features(
-    before: Outputs, after: Outputs, rows: Rows, y: Int[np.ndarray, " n"], batch: int = 8
-) -> features.FeatureChange:
+def change_of_features(before: Outputs, after: Outputs, rows: Rows, y: Int[np.ndarray, " n"]) -> features.FeatureChange:
     """How features changed in fine-tuning (Tomihari and Sato 2024, feature table). See `analysis.features`.
 
     Args:
         before, after: two models with features of one size.
         rows: n examples.
         y: class numbers.
-        batch: examples per pass.
 
     Raises:
         UsageError: features of different sizes, fewer than two examples or classes.
     """
-    start, end = (outputs_and_features(outputs, rows, batch).features for outputs in (before, after))
+    start, end = (outputs_and_features(outputs, rows, _BATCH).features for outputs in (before, after))
     if start.shape != end.shape:
         raise UsageError(
             f"Features of shapes {start.shape} before and {end.shape} after; expected the same architecture."
@@ -94,15 +94,13 @@ def head_row_norms(outputs: Outputs) -> Float64[np.ndarray, " k"]:
     return classifier.row_norms(_head_parameters(outputs)[0])
 
 
-def head_norm_slopes(
-    outputs: Outputs, rows: Rows, y: Int[np.ndarray, " n"], batch: int = 8
-) -> Float64[np.ndarray, " k"]:
+def head_norm_slopes(outputs: Outputs, rows: Rows, y: Int[np.ndarray, " n"]) -> Float64[np.ndarray, " k"]:
     """dL / d||v_k|| of the summed cross-entropy; negative where training makes the row longer.
 
     Args and errors as in `analysis.classifier.norm_slopes`; the outputs are `HeadLogits`.
     """
     weight, bias = _head_parameters(outputs)
-    return classifier.norm_slopes(outputs_and_features(outputs, rows, batch).features, weight, bias, y)
+    return classifier.norm_slopes(outputs_and_features(outputs, rows, _BATCH).features, weight, bias, y)
 
 
 def _head_parameters(outputs: Outputs) -> tuple[Float64[np.ndarray, "k i"], Float64[np.ndarray, " k"]]:

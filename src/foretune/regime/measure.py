@@ -321,8 +321,8 @@ def _notes(run: Run, linear: Linearization, test: LinearizationTest, extent: Ext
         notes.append("The run trained the linearized model; below, the tuned model is the network on its weights.")
     if not test.gain > 0:
         notes.append(
-            "Training gained nothing on these examples, so that there is no gain for the linearized model to recover: "
-            "nothing can be said of the model. Use more --test-examples, or a run that learns."
+            "Training gained nothing on these examples, so the linearized model has no gain to recover, and the test says "
+            "nothing. Use more --test-examples, or a run that learns."
         )
     if not linear.change.distance > 0:
         notes.append("No parameter moved: the checkpoint of the run is its start.")

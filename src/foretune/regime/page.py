@@ -250,16 +250,16 @@ def _blocks(found: Behaviour) -> Table:
 
 def _measures(found: Behaviour) -> Table:
     change, gap, lipschitz = found.linearization.change, found.linearization.gap, found.lipschitz
-    relative = Quantity(found.linearization.relative_gap, ".2f", missing="no change").text
     rows: list[tuple[Cell, ...]] = [
+        ("output derivative |chi| before training, mean", Quantity(found.chi.mean_absolute, ".3f")),
+        ("output derivative |chi| before training, maximum", Quantity(found.chi.largest, ".3f")),
+        ("||theta_FT - theta_0||", Quantity(change.distance, ".4g")),
+        ("||theta_FT - theta_0|| / ||theta_0||", Quantity(change.relative, ".2e")),
+        ("gap ||f - f_lin||, mean", Quantity(float(gap.mean()), ".3g")),
+        ("gap ||f - f_lin||, maximum", Quantity(float(gap.max()), ".3g")),
         (
-            "output derivative |chi| before training: mean, maximum",
-            f"{found.chi.mean_absolute:.3f}, {found.chi.largest:.3f}",
-        ),
-        ("||theta_FT - theta_0||, over ||theta_0||", f"{change.distance:.4g}, {change.relative:.2e}"),
-        (
-            "gap ||f - f_lin||: mean, maximum, relative to the change of f",
-            f"{gap.mean():.3g}, {gap.max():.3g}, {relative}",
+            "gap ||f - f_lin||, relative to the change of f",
+            Quantity(found.linearization.relative_gap, ".2f", missing="no change"),
         ),
         (
             "kernels: ||K_after - K_before|| / ||K_before||",
@@ -267,13 +267,13 @@ def _measures(found: Behaviour) -> Table:
         ),
     ]
     if lipschitz is not None:
-        rows.append(
-            (
-                f"local Lipschitz constant on the way, {lipschitz.values.shape[2]} examples: average, maximum",
-                f"{lipschitz.average.mean():.3g}, {lipschitz.largest.max():.3g}",
-            )
-        )
-        rows.append(("bound on the gap that they give, maximum", f"{lipschitz.gap_bounds(change.distance).max():.3g}"))
+        what = f"local Lipschitz constant on the way, {lipschitz.values.shape[2]} examples"
+        bound = float(lipschitz.gap_bounds(change.distance).max())
+        rows += [
+            (f"{what}, average", Quantity(float(lipschitz.average.mean()), ".3g")),
+            (f"{what}, maximum", Quantity(float(lipschitz.largest.max()), ".3g")),
+            ("bound on the gap that they give, maximum", Quantity(bound, ".3g")),
+        ]
     rows += _calibration_rows(found)
     rows += [] if found.head is None else _head_rows(found.head)
     return Table((Column("what", words=True), Column("value", words=True)), tuple(rows), "Measures", details=True)
@@ -289,12 +289,11 @@ def _figures(found: Behaviour) -> tuple[Figure, ...]:
 def _calibration_rows(found: Behaviour) -> list[tuple[Cell, ...]]:
     scaling = found.calibration
     limited = " (at the limit)" if scaling.temperature.at_limit else ""
+    scaled = f", temperature {scaling.temperature.value:.3g}{limited}"
     return [
-        ("calibration errors ECE, MCE", f"{scaling.without.ece:.3f}, {scaling.without.mce:.3f}"),
-        (
-            f"the same with temperature {scaling.temperature.value:.3g}{limited}",
-            f"{scaling.scaled.ece:.3f}, {scaling.scaled.mce:.3f}",
-        ),
+        (f"calibration error {name}{how}", Quantity(value, ".3f"))
+        for how, of in (("", scaling.without), (scaled, scaling.scaled))
+        for name, value in (("ECE", of.ece), ("MCE", of.mce))
     ]
 
 
@@ -302,14 +301,16 @@ def _head_rows(head: HeadMeasures) -> list[tuple[Cell, ...]]:
     features = head.features
     before, after = (", ".join(f"{norm:.3g}" for norm in norms) for norms in head.row_norms)
     return [
-        ("features: cosine with their start, relative change", f"{features.cosine:.4f}, {features.relative:.2e}"),
-        (
-            "features: similarity of two examples, before > after",
-            f"{features.similarity[0]:.4f} > {features.similarity[1]:.4f}",
-        ),
-        ("features: Fisher ratio, before > after", f"{features.fisher[0]:.3g} > {features.fisher[1]:.3g}"),
+        ("features: cosine with their start", Quantity(features.cosine, ".4f")),
+        ("features: relative change", Quantity(features.relative, ".2e")),
+        *_before_and_after("features: similarity of two examples", features.similarity, ".4f"),
+        *_before_and_after("features: Fisher ratio", features.fisher, ".3g"),
         ("norms of the head's rows, before > after", f"{before} > {after}"),
     ]
+
+
+def _before_and_after(what: str, values: tuple[float, float], form: str) -> list[tuple[Cell, ...]]:
+    return [(f"{what}, {when}", Quantity(value, form)) for when, value in zip(("before", "after"), values, strict=True)]
 
 
 def _yes(holds: bool) -> str:

@@ -32,6 +32,6 @@ def recipe_plan(recipe: Recipe, study: Study) -> StudyPlan:
     unknown = []
     if cells and recipe.work(study, cells[0][0]) is None:
         unknown.append(
-            f"{recipe.name} decides on its kernels and runs as it goes on: they are not counted, nor is their time."
+            f"{recipe.name} computes neither kernels nor runs that can be counted; its time is not estimated."
         )
-    return study_plan(cells, lambda cell: recipe.work(study, cell) or StudyWork(()), unknown)
+    return study_plan(cells, lambda cell: recipe.work(study, cell) or StudyWork(), unknown)

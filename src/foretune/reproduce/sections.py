@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.sample import Sample
+from foretune.experiment.setting import PROMPT
 from foretune.page import Cell, Figure, Page, Table
 from foretune.reproduce.recipe import Recipe, Study
 
@@ -72,9 +74,11 @@ class SectionedRecipe(Recipe, Generic[Found]):
 
     Attributes:
         authors: the paper's authors, in front of the page's title.
+        output: how the model is asked.
     """
 
     authors: ClassVar[str]
+    output: ClassVar[str] = PROMPT
 
     def page(self, study: Study) -> Page:
         """Every group measured and drawn; all cells are made first, so that wrong data are refused before long runs.
@@ -84,7 +88,7 @@ class SectionedRecipe(Recipe, Generic[Found]):
         """
         self.check(study)
         places = self._places(study)
-        cells = [[self.cell(study, task, k, seed) for seed in study.seeds] for task, k in places]
+        cells = [self.group_cells(study, task, k) for task, k in places]
         groups = [
             TaskGroup(task, k, study.seeds, self.measure(study, of_group))
             for (task, k), of_group in zip(places, cells, strict=True)
@@ -101,7 +105,7 @@ class SectionedRecipe(Recipe, Generic[Found]):
     def cells(self, study: Study) -> list[Experiment]:
         """As `Recipe`."""
         self.check(study)
-        return [self.cell(study, task, k, seed) for task, k in self._places(study) for seed in study.seeds]
+        return [cell for task, k in self._places(study) for cell in self.group_cells(study, task, k)]
 
     def _places(self, study: Study) -> list[tuple[str, int | None]]:
         """The task and k of every group."""
@@ -114,9 +118,22 @@ class SectionedRecipe(Recipe, Generic[Found]):
             UsageError: a setting that it does not have.
         """
 
-    @abstractmethod
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
-        """The cell of one seed."""
+    def group_cells(self, study: Study, task: str, k: int | None) -> list[Experiment]:
+        """The cells of one group, seed by seed.
+
+        Raises:
+            UsageError, DataError, ModelError: see `Study.cell`.
+        """
+        sample, asked = self.sample(study, task, k), self.asked(study)
+        return [study.cell(task, sample, seed, asked) for seed in study.seeds]
+
+    def sample(self, study: Study, task: str, k: int | None) -> Sample | int | None:
+        """The training examples of a group, as `Study.cell` takes them."""
+        return k
+
+    def asked(self, study: Study) -> str:
+        """How the model is asked, as `Study.cell` takes it."""
+        return self.output
 
     @abstractmethod
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Found:

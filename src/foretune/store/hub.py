@@ -1,21 +1,31 @@
-"""Whether the Hugging Face hub is there, asked once and shortly, instead of its client's minute of repetitions."""
+"""Whether the Hugging Face hub is there, asked once a minute and shortly; its own client repeats itself for a minute."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
+
+_VALID = 60.0
+"""For how many seconds an answer holds."""
 
 
 def hub_answers() -> bool:
     """Whether the hub can be reached; never where `HF_HUB_OFFLINE` says that it is not to be asked."""
+    from huggingface_hub import constants
+
+    return not constants.is_offline_mode() and _answers(constants.ENDPOINT, int(time.monotonic() // _VALID))
+
+
+@lru_cache(maxsize=1)
+def _answers(endpoint: str, _minute: int) -> bool:
     import huggingface_hub
     from huggingface_hub import constants
 
-    if constants.is_offline_mode():
-        return False
     try:
-        huggingface_hub.get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        huggingface_hub.get_session().head(endpoint, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     except Exception:  # no network, no name, no certificate: whatever it is, there is no answer
         return False
     return True

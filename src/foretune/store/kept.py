@@ -100,7 +100,7 @@ class FolderKind:
         return None
 
     def is_in(self, folder: Path) -> bool:
-        """Whether a folder has a description; a file that `--json` wrote under its name is none.
+        """Whether a folder has a description; a file that `--json` wrote under that name does not count.
 
         Raises:
             StorageError: the folder cannot be read.

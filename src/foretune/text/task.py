@@ -92,7 +92,7 @@ class Task:
         for role, other in (("text2", "text"), ("text2", "label"), ("text", "label")):
             if roles[role] is not None and roles[role] == roles[other]:
                 raise UsageError(
-                    f"--{role} and --{other} both name the column {roles[role]!r}. Each is a column of its own; name "
+                    f"--{role} and --{other} both name the column {roles[role]!r}. Each needs its own column; name "
                     "another one."
                 )
         object.__setattr__(self, "labels", tuple(label_name(label) for label in self.labels))

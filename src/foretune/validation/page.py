@@ -17,8 +17,8 @@ from foretune.validation.rankings import (
     SCORE,
     Measure,
     exhaustive_search,
-    interval_text,
-    number_text,
+    interval_cell,
+    number_cell,
     places_of,
     tasks_of,
 )
@@ -100,9 +100,9 @@ def _ranking_table(data: ValidationData, measure: Measure) -> Table:
     rows = [
         (
             found.score,
-            interval_text(found.median, found.low, found.high),
-            *(number_text(found.by_task[task]) for task in tasks),
-            number_text(found.regret, 3 if measure is LOSS else 1),
+            interval_cell(found.median, found.low, found.high),
+            *(number_cell(found.by_task[task]) for task in tasks),
+            number_cell(found.regret, 3 if measure is LOSS else 1),
         )
         for found in (*data.rankings[measure.name], exhaustive_search(cells, measure))
     ]
@@ -111,9 +111,9 @@ def _ranking_table(data: ValidationData, measure: Measure) -> Table:
     lost = measure.scale * float(np.mean([limit.regret for limit in limits.values()]))
     top = (
         "noise ceiling",
-        number_text(middle),
-        *(number_text(limits[task].correlation) for task in tasks),
-        number_text(lost, 3 if measure is LOSS else 1),
+        number_cell(middle),
+        *(number_cell(limits[task].correlation) for task in tasks),
+        number_cell(lost, 3 if measure is LOSS else 1),
     )
     header = ("score", "median (95%)", *tasks, f"regret, {measure.unit}")
     return Table(header, (*rows, top), f"Rank correlation with the {measure.name}")
@@ -127,8 +127,8 @@ def _gain_table(cells: Sequence[Measured], limits: Mapping[str, Mapping[str, Cei
             start, gains = _gains(cells, task, measure)
             spreads = (measure.scale * limit.candidates, measure.scale * limit.seeds)
             numbers = (start, float(gains.max()), float(np.median(gains)), *spreads)
-            found = [number_text(number, digits) for number in numbers]
-            rows.append((f"{task}, {measure.name}", *found, number_text(limit.correlation)))
+            found = [number_cell(number, digits) for number in numbers]
+            rows.append((f"{task}, {measure.name}", *found, number_cell(limit.correlation)))
     header = ("task", "start", "gain, best", "gain, median", "candidates' spread", "seeds' spread", "noise ceiling")
     caption = (
         "What there is to rank: gain of the best and the median candidate over the start (linear probing, where a head "
@@ -171,7 +171,7 @@ def _curve_row(task: str, cells: Sequence[Measured]) -> tuple[Cell, ...]:
         [best_predicted(runs).lowest for _, runs in done],
         distances,
     )
-    return (task, *(number_text(_middle(values), 3) for values in numbers))
+    return (task, *(number_cell(_middle(values), 3) for values in numbers))
 
 
 def curve_distance(predicted: PredictedRun, steps: Sequence[int], losses: Sequence[float]) -> float:
@@ -234,13 +234,11 @@ def _findings(data: ValidationData) -> tuple[str, ...]:
         _, gains = _gains(cells, task, LOSS)
         if gains.max() < LITTLE:
             found.append(
-                f"{task}: the best candidate gains {gains.max():.3f} nats over the start. Fine-tuning adds next to nothing "
-                "to linear probing here, so that the choice of what to train hardly matters."
+                f"{task}: the best candidate gains {gains.max():.3f} nats over the start. Here fine-tuning adds almost "
+                "nothing to linear probing, so the choice of what to train hardly matters."
             )
     if len({cell.seed for cell in cells}) == 1:
-        found.append(
-            "One seed: there is no noise ceiling, and nobody knows which of these differences would come again."
-        )
+        found.append("One seed: there is no noise ceiling, and these differences may be chance.")
     return tuple(found)
 
 

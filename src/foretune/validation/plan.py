@@ -9,8 +9,7 @@ from foretune.candidates.candidate import PROBING, Candidate, candidates_among, 
 from foretune.candidates.effort import Effort
 from foretune.candidates.pool import PARTS, pool_blocks, pool_formulas
 from foretune.experiment.experiment import Experiment, asked_experiment
-from foretune.experiment.plan import StudyPlan, StudyWork, study_plan
-from foretune.kernels.job import joint_job
+from foretune.experiment.plan import StudyPlan, StudyWork, missing_kernels, study_plan
 from foretune.validation.runs import ValidationStudy, kept_candidates
 
 
@@ -39,9 +38,7 @@ def _work(study: ValidationStudy, cell: Experiment) -> StudyWork:
     grids = [(item.tuning, study.grid) for item in chosen]
     if kept is not None:
         return StudyWork(grids)
-    rows = [example for part in PARTS for example in getattr(cell.split, part)]
-    job = joint_job(cell.outputs, cell.split.train, rows, pool_blocks(cell, study.rank))
-    return StudyWork(grids, job, [pool_formulas(study.rank)])
+    return StudyWork(grids, missing_kernels(cell, pool_formulas(study.rank), PARTS, pool_blocks(cell, study.rank)))
 
 
 def _named(cell: Experiment, rank: int | None) -> list[Candidate]:

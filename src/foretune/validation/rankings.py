@@ -9,7 +9,7 @@ import numpy as np
 
 from foretune.analysis.rank_statistics import Ceiling, ceiling, median_correlation, rank_correlation, regret
 from foretune.candidates.scores import SCORES, warmed_name
-from foretune.page import Quantity
+from foretune.page import Estimate, Quantity
 from foretune.shapes import Float64
 from foretune.validation.runs import Measured
 
@@ -126,11 +126,11 @@ def places_of(cells: Sequence[Measured], task: str) -> list[int]:
     return [place for place, cell in enumerate(cells) if cell.task == task]
 
 
-def number_text(value: float, digits: int = 2) -> Quantity:
+def number_cell(value: float, digits: int = 2) -> Quantity:
     """A number as a cell, a dash where there is none."""
     return Quantity(float(value), f".{digits}f", missing="-")
 
 
-def interval_text(value: float, low: float, high: float, digits: int = 2) -> str:
-    """A number with its interval, or a dash."""
-    return "-" if np.isnan(value) else f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+def interval_cell(value: float, low: float, high: float, digits: int = 2) -> Estimate:
+    """A number with its interval as a cell, a dash where there is none."""
+    return Estimate(float(value), float(low), float(high), f".{digits}f")

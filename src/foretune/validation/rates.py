@@ -8,8 +8,8 @@ import numpy as np
 
 from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.experiment.outcome import Outcome
-from foretune.page import Cell, Table
-from foretune.validation.rankings import number_text, places_of, tasks_of
+from foretune.page import Cell, Quantity, Table
+from foretune.validation.rankings import number_cell, places_of, tasks_of
 from foretune.validation.runs import Measured
 
 NEAR = 3.5
@@ -42,10 +42,10 @@ def rate_table(cells: Sequence[Measured]) -> Table:
         "worst rate: nats lost",
     )
     caption = (
-        "The best of AdamW's learning rates, predicted by simulation within reach of the weights, and in its place the one "
-        "that is best most often for the task, known afterwards: how often it is the best by the lowest real validation "
-        "loss, and how much higher that loss is than at the best rate, a run that failed counting as the start; means over "
-        "candidates and seeds"
+        "AdamW's best learning rate, as simulation predicts it within reach of the weights, against the rate that is best "
+        "most often for the task (known afterwards). For both: how often the rate has the lowest real validation loss, and "
+        "how much higher its loss is than at the best rate. A run that failed counts as the start. Means over candidates "
+        "and seeds"
     )
     return Table(header, tuple(rows), caption)
 
@@ -63,21 +63,21 @@ def losses_by_rate_table(cells: Sequence[Measured]) -> Table:
         for number, name in enumerate(cells[0].names):
             pairs = [(cell.outcomes[number], cell.predicted[number]) for cell in chosen]
             starts = [outcome.start_validation_loss for outcome, _ in pairs]
-            columns = [_real_and_predicted(pairs, place) for place in range(len(rates))]
-            rows.append((task, name, number_text(float(np.mean(starts)), 3), *columns))
-    header = ("task", "candidate", "start", *(f"{rate:g}" for rate in rates))
+            columns = [cell for place in range(len(rates)) for cell in _real_and_predicted(pairs, place)]
+            rows.append((task, name, number_cell(float(np.mean(starts)), 3), *columns))
+    header = ("task", "candidate", "start", *(f"{rate:g}{of}" for rate in rates for of in ("", ", predicted")))
     caption = (
-        "Lowest validation loss by AdamW's learning rate, nats: real (predicted by simulation), means over seeds; a dash "
-        "where every run failed"
+        "Lowest validation loss by AdamW's learning rate, nats: real, and predicted by simulation; means over seeds; a "
+        "dash where every run failed"
     )
     return Table(header, tuple(rows), caption)
 
 
-def _real_and_predicted(pairs: Sequence[tuple[Outcome, Sequence[PredictedRun]]], place: int) -> str:
+def _real_and_predicted(pairs: Sequence[tuple[Outcome, Sequence[PredictedRun]]], place: int) -> tuple[Cell, Cell]:
     rate = pairs[0][1][place].learning_rate
     real = [found[rate] for outcome, _ in pairs if rate in (found := _lowest(outcome))]
     guess = float(np.mean([runs[place].lowest for _, runs in pairs]))
-    return f"{number_text(float(np.mean(real)) if real else float('nan'), 3)} ({guess:.3f})"
+    return number_cell(float(np.mean(real)) if real else float("nan"), 3), number_cell(guess, 3)
 
 
 def lost(outcome: Outcome, rate: float) -> float:
@@ -97,14 +97,15 @@ def _row(guesses: Sequence[tuple[Outcome, float]], grid: Sequence[float]) -> tup
     best = [outcome.learning_rate for outcome, _ in guesses]
     usual = max(dict.fromkeys(best), key=best.count)
     ratios = [max(outcome.learning_rate / guess, guess / outcome.learning_rate) for outcome, guess in guesses]
+    of_all = f"of {len(guesses)}"
     worst = [max(lost(outcome, rate) for rate in grid) for outcome, _ in guesses]
     return (
-        f"{ratios.count(1.0)} of {len(guesses)}",
-        f"{sum(ratio <= NEAR for ratio in ratios)} of {len(guesses)}",
-        number_text(float(np.mean([lost(outcome, guess) for outcome, guess in guesses])), 3),
-        f"{usual:g}: {best.count(usual)} of {len(guesses)}",
-        number_text(float(np.mean([lost(outcome, usual) for outcome, _ in guesses])), 3),
-        number_text(float(np.mean(worst)), 3),
+        Quantity(ratios.count(1.0), "d", of_all),
+        Quantity(sum(ratio <= NEAR for ratio in ratios), "d", of_all),
+        number_cell(float(np.mean([lost(outcome, guess) for outcome, guess in guesses])), 3),
+        Quantity(usual, "g", f"({best.count(usual)} {of_all})"),
+        number_cell(float(np.mean([lost(outcome, usual) for outcome, _ in guesses])), 3),
+        number_cell(float(np.mean(worst)), 3),
     )
 
 

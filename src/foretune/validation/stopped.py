@@ -18,7 +18,7 @@ from foretune.candidates.scores import SCORES
 from foretune.experiment.outcome import Outcome, PointCurve
 from foretune.page import Table
 from foretune.shapes import Float64
-from foretune.validation.rankings import LOSS, SCORE, Ranking, interval_text, number_text, ranking_of
+from foretune.validation.rankings import LOSS, SCORE, Ranking, interval_cell, number_cell, ranking_of
 from foretune.validation.runs import Measured
 
 SHARES = tuple(Fraction(*pair) for pair in ((1, 6), (1, 3), (1, 2), (2, 3), (1, 1)))
@@ -105,11 +105,11 @@ def stopped_table(cells: Sequence[Measured], stopped: Sequence[Stopped]) -> Tabl
         rows.append(
             (
                 found.name,
-                interval_text(by_loss.median, by_loss.low, by_loss.high),
-                number_text(by_loss.regret, 3),
-                interval_text(by_score.median, by_score.low, by_score.high),
-                number_text(by_score.regret, 1),
-                f"{found.seconds:.0f}",
+                interval_cell(by_loss.median, by_loss.low, by_loss.high),
+                number_cell(by_loss.regret, 3),
+                interval_cell(by_score.median, by_score.low, by_score.high),
+                number_cell(by_score.regret, 1),
+                number_cell(found.seconds, 0),
             )
         )
     header = (
@@ -121,8 +121,8 @@ def stopped_table(cells: Sequence[Measured], stopped: Sequence[Stopped]) -> Tabl
         "cost, s",
     )
     caption = (
-        "Choosing by real runs that are stopped early: rank correlation of the lowest validation loss so far with the test "
-        "loss and score of the whole runs, regret, and seconds of all these runs for a task and a seed"
+        "Choosing by real runs that are stopped early, by the lowest validation loss so far: rank correlation with the "
+        "test loss and score of the whole runs, and regret. `cost` is that of all these runs for a task and a seed"
     )
     return Table(header, tuple(rows), caption)
 

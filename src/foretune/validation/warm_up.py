@@ -16,9 +16,9 @@ import numpy as np
 from foretune.analysis.rank_statistics import BootstrapEstimate, correlation_difference, mean_over_candidates
 from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, warmed_name
 from foretune.finetune.warm_up import warm_up_training
-from foretune.page import Table
+from foretune.page import Quantity, Table
 from foretune.shapes import Float64
-from foretune.validation.rankings import LOSS, Ranking, interval_text, number_text, results_of, scores_of
+from foretune.validation.rankings import LOSS, Ranking, interval_cell, number_cell, results_of, scores_of
 from foretune.validation.runs import Measured, ValidationStudy
 
 
@@ -89,10 +89,10 @@ def warm_up_notes(study: ValidationStudy) -> tuple[str, ...]:
     steps, training = ", ".join(map(str, study.warm_up)), warm_up_training(max(study.warm_up))
     return (
         f"Warm-up: {steps} real steps of {training.optimiser.name} at {training.optimiser.learning_rate:g}, batches of "
-        f"{training.batch_size}, on all parameters and the head, without dropout; one for all candidates of a task and a "
-        "seed, and the last step is kept. Kernels, outputs and everything made from them are then those of the warmed "
-        "model, the real runs start from the pretrained one as before, and the predicted curves below are of the plain "
-        "kernel. The cost of the warm-up comes on top: a kernel costs the same on either model.",
+        f"{training.batch_size}, on all parameters and the head, without dropout. All candidates of a task and a seed "
+        "share one, and its last step is kept. Kernels, outputs and everything made from them are then those of the "
+        "warmed model. The real runs still start from the pretrained model, and the predicted curves below are of the "
+        "plain kernel. The cost of the warm-up is extra: a kernel costs the same on either model.",
     )
 
 
@@ -117,17 +117,17 @@ def warm_up_table(cells: Sequence[Measured], ranked: Sequence[Ranking]) -> Table
             rows.append(
                 (
                     score,
-                    str(steps) if steps else "none",
-                    interval_text(ranking.median, ranking.low, ranking.high),
-                    number_text(ranking.regret, 3),
-                    interval_text(off.value, off.low, off.high, 3),
-                    number_text(_seconds(cells, steps), 1),
+                    Quantity(steps or None, "d", missing="none"),
+                    interval_cell(ranking.median, ranking.low, ranking.high),
+                    number_cell(ranking.regret, 3),
+                    interval_cell(off.value, off.low, off.high, 3),
+                    number_cell(_seconds(cells, steps), 1),
                 )
             )
     header = ("score", "warm-up", "median rank correlation (95%)", "regret, nats", "off, nats (95%)", "cost, s")
     caption = (
-        "The plain kernel and the kernel after a warm-up: rank correlation with the test loss, its regret, mean absolute "
-        "error of the predicted against the real validation loss, and seconds of the warm-up for a task and a seed"
+        "The plain kernel and the kernel after a warm-up: rank correlation with the test loss and its regret. `off` is "
+        "the mean absolute error of the predicted validation loss, `cost` the warm-up of a task and a seed"
     )
     return Table(header, tuple(rows), caption)
 

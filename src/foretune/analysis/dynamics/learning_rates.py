@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +10,9 @@ from foretune.analysis.dynamics.curves import Curves
 from foretune.analysis.dynamics.descent import Descent, SignDescent
 from foretune.analysis.dynamics.simulation import curves
 from foretune.analysis.dynamics.space import FunctionSpace
+from foretune.analysis.feature_kernel import dense
 from foretune.analysis.losses import HalfSquaredLoss
-from foretune.analysis.spectrum import stable_learning_rate
+from foretune.analysis.spectrum import largest_eigenvalue, stable_learning_rate, symmetric
 from foretune.errors import UsageError
 from foretune.shapes import Float64
 
@@ -72,10 +72,10 @@ def typical_learning_rate(space: FunctionSpace, descent: Descent) -> float:
     """
     train = space.train_matrix
     if isinstance(descent, SignDescent):
-        largest = float(np.abs(train).max())
+        largest = float(np.abs(dense(train)).max())
         rate = 1 / largest if largest else float("inf")
     else:
-        largest = float(np.linalg.norm(train, 2))
+        largest = largest_eigenvalue(train) if symmetric(train) else float(np.linalg.norm(dense(train), 2))
         stable = stable_learning_rate(largest, space.n, space.f0.shape[1], descent.proximal)
         rate = stable.squared if isinstance(space.loss, HalfSquaredLoss) else stable.cross_entropy
     if not np.isfinite(rate):
@@ -121,10 +121,8 @@ def _edge(
     return (float(rates[first - 1]) if first else 0.0), (float(rates[first]) if first < len(rates) else float("inf"))
 
 
-def best_run(
-    space: FunctionSpace, descent: Descent, steps: int, every: int = 10, rates: Sequence[float] | None = None
-) -> BestRun:
-    """The learning rate and number of steps with the best validation score.
+def best_run(space: FunctionSpace, descent: Descent, steps: int, every: int = 10) -> BestRun:
+    """The learning rate, of `GRID` times the typical one, and number of steps with the best validation score.
 
     Ties go to the smaller validation loss, then to fewer steps, then to the rate that comes first.
 
@@ -133,17 +131,14 @@ def best_run(
         descent: how a run steps; its own learning rate does not matter.
         steps: the most steps to take.
         every: steps between evaluations.
-        rates: learning rates to try; `GRID` times the typical one without any.
 
     Raises:
         UsageError: there are no validation examples, or a number is out of range.
     """
     if not space.n_validation:
         raise UsageError("There are no validation examples to choose by; expected validation >= 1 evaluation rows.")
-    if rates is None:
-        typical = typical_learning_rate(space, descent)
-        rates = [factor * typical for factor in GRID]
-    runs = curves(space, descent, steps, every, rates)
+    typical = typical_learning_rate(space, descent)
+    runs = curves(space, descent, steps, every, [factor * typical for factor in GRID])
     points = [
         (-run.validation_score[place], run.validation_loss[place], run.steps[place], number, place)
         for number, run in enumerate(runs)

@@ -17,14 +17,16 @@ import torch
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
-from foretune.experiment.sample import Full
+from foretune.experiment.plan import KernelWork, StudyWork
+from foretune.experiment.sample import Full, Sample
 from foretune.finetune.methods import LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.run import fine_tuned
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
+from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
-from foretune.page import Table
+from foretune.page import Cell, Quantity, Table
 from foretune.reproduce.afzal.page import SOURCE, AfzalPage
 from foretune.reproduce.afzal.runs import BATCH, EPOCHS, RATE, mean_of
 from foretune.reproduce.printed import printed_figures
@@ -33,6 +35,7 @@ from foretune.reproduce.sections import Section, TaskGroup
 
 EXAMPLES, REPEATS = 32, 3
 _METHOD = LoRATuning(rank=8)
+_VALUE = "afzal-cost"
 _SAMPLE = Full(validation=1)  # evaluations are timed too: they shall take next to nothing
 
 Number = TypeVar("Number", int, float)
@@ -82,14 +85,22 @@ class CostOfKernels(AfzalPage[Timings]):
         """Refuse several batch sizes or learning rates, where one run is timed."""
         _training(study.budget)
 
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
+    def sample(self, study: Study, task: str, k: int | None) -> Sample:
         """The whole training set."""
-        return study.cell(task, _SAMPLE, seed, self.output)
+        return _SAMPLE
 
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Timings:
         """Seconds of kernel and fine-tuning on every seed."""
         training = _training(study.budget)
         return [_times(cell, training) for cell in cells]
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The kernels that are timed, and the run, unless their times are kept."""
+        training = _training(study.budget)
+        if cell.kept(_VALUE, _key(cell, training)) is not None:
+            return StudyWork()
+        job = separate_job(cell.outputs, cell.split.train[:EXAMPLES], None, None)
+        return StudyWork([(_METHOD, [training])], [KernelWork(job, (1 + REPEATS) * [[SGD()]])])
 
     def sections(self, study: Study, groups: Sequence[TaskGroup[Timings]]) -> list[Section]:
         """One table with all tasks."""
@@ -120,7 +131,11 @@ class CostOfKernels(AfzalPage[Timings]):
         """The poster's times of these tasks."""
         printed = printed_figures("afzal")["cost"]
         rows = tuple(
-            (task, f"{printed[task][0]:,}", f"{printed[task][1]:,}", f"{100 * printed[task][1] / printed[task][0]:.2f}")
+            (
+                task,
+                *(Quantity(value, ",") for value in printed[task]),
+                Quantity(100 * printed[task][1] / printed[task][0], ".2f"),
+            )
             for task in study.tasks
             if task in printed
         )
@@ -147,9 +162,12 @@ def _single(what: str, values: Sequence[Number] | None, usual: Number) -> Number
 
 
 def _times(cell: Experiment, training: Training) -> Times:
+    return Times(**cell.value(_VALUE, _key(cell, training), lambda: _timed(cell, training)))
+
+
+def _key(cell: Experiment, training: Training) -> dict[str, object]:
     key = {"method": repr(_METHOD), "training": repr(training), "examples": EXAMPLES, "repeats": REPEATS}
-    key |= {"memory": cell.work.memory, "threads": torch.get_num_threads(), "machine": platform.node()}
-    return Times(**cell.value("afzal-cost", key, lambda: _timed(cell, training)))
+    return {**key, "memory": cell.work.memory, "threads": torch.get_num_threads(), "machine": platform.node()}
 
 
 def _timed(cell: Experiment, training: Training) -> Mapping[str, Any]:
@@ -187,10 +205,10 @@ def _table(groups: Sequence[TaskGroup[Timings]]) -> Table:
     for group in groups:
         times = group.found
         tuning, kernel = mean_of(times, "tuning"), mean_of(times, "kernel")
-        row = [group.task, f"{times[0].train:,}", f"{times[0].steps:,}", f"{tuning:,.1f}", f"{kernel:,.2f}"]
-        row.append(f"{100 * kernel / tuning:.2f}")
+        row: list[Cell] = [group.task, Quantity(times[0].train, ","), Quantity(times[0].steps, ",")]
+        row += [Quantity(tuning, ",.1f"), Quantity(kernel, ",.2f"), Quantity(100 * kernel / tuning, ".2f")]
         if cut:
-            row += [f"{times[0].planned:,}", f"{mean_of(times, 'extrapolated'):,.0f}"]
+            row += [Quantity(times[0].planned, ","), Quantity(mean_of(times, "extrapolated"), ",.0f")]
         rows.append(tuple(row))
     if cut:
         header += [f"steps of {EPOCHS} epochs", f"{EPOCHS} epochs, extrapolated (s)"]

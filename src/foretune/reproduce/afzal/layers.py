@@ -14,13 +14,25 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.analysis.bounds import Bracket, CandidateBounds, candidate_bounds
+from foretune.analysis.feature_kernel import dense
 from foretune.analysis.losses import targets
+from foretune.candidates.candidate import Candidate, parameter_sizes
+from foretune.candidates.joint import train_matrix
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.finetune.training import Training
 from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
-from foretune.reproduce.afzal.runs import RANK, SIGMA, placement, projections, single_training, trained_placement
+from foretune.reproduce.afzal.runs import (
+    RANK,
+    SIGMA,
+    placement,
+    placement_work,
+    projections,
+    single_training,
+    trained_placement,
+)
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import Section, TaskGroup, by_item, table_of
 
@@ -67,6 +79,10 @@ class LayerChoice(PlacementsPage[Layers]):
         training = single_training(study.budget)
         return [added_layers(cell, training) for cell in cells]
 
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """One run of layer 0 and one with each other layer, and the kernels of all."""
+        return placement_work(cell, layer_placements(cell), single_training(study.budget))
+
     def section(self, study: Study, group: TaskGroup[Layers]) -> Section:
         """A table and a figure."""
         caption = f"{group.where}: theta is W_k of layer 0; means over {len(group.seeds)} seed(s)"
@@ -91,43 +107,51 @@ class LayerChoice(PlacementsPage[Layers]):
         )
 
 
+def layer_placements(cell: Experiment) -> list[Candidate]:
+    """The keys of layer 0 alone, then with those of each other layer."""
+    first, *others = projections(cell.outputs, "W_k").values()
+    sizes = parameter_sizes(cell.outputs)
+    return [
+        placement("W_k of layer 0", first, sizes, sizes.head),
+        *(
+            placement(f"W_k of layers 0 and {number}", [*first, *blocks], sizes, sizes.head)
+            for number, blocks in enumerate(others, 1)
+        ),
+    ]
+
+
 def added_layers(cell: Experiment, training: Training) -> list[AddedLayer]:
     """Every other layer's keys beside those of layer 0."""
-    pool, by_layer = pool_of(cell, RANK), projections(cell.outputs, "W_k")
-    names = list(by_layer)
-    n, k = pool.inputs.n_train, pool.inputs.n_train * pool.inputs.f0.shape[1]
+    pool, (first, *others) = pool_of(cell, RANK), projections(cell.outputs, "W_k").values()
+    n = pool.inputs.n_train
     y = (targets(pool.inputs.y[:n], pool.inputs.f0.shape[1]) - pool.inputs.f0[:n]).reshape(-1)
     sigma = SIGMA * pool.largest_of_all(RANK)
 
     def matrix(blocks: Sequence[str], head: tuple[str, ...]) -> np.ndarray:
-        return pool.of(tuple(blocks), RANK, head).kernel[:, :, :n].reshape(k, k)
+        return dense(train_matrix(pool.of(tuple(blocks), RANK, head).kernel))
 
-    first = by_layer[names[0]]
     base = matrix(first, pool.head)
-    start = trained_placement(cell, placement("W_k of layer 0", first, pool.sizes, pool.head), training).risk
+    alone, *both = layer_placements(cell)
+    start = trained_placement(cell, alone, training).risk
     found = []
-    for number, name in enumerate(names[1:], 1):
-        bounds = candidate_bounds(base, matrix(by_layer[name], ()), y, sigma)
-        both = placement(f"W_k of layers 0 and {number}", [*first, *by_layer[name]], pool.sizes, pool.head)
-        risk = trained_placement(cell, both, training).risk
+    for number, (blocks, item) in enumerate(zip(others, both, strict=True), 1):
+        bounds = candidate_bounds(base, matrix(blocks, ()), y, sigma)
+        risk = trained_placement(cell, item, training).risk
         found.append(
             AddedLayer(number, bounds, float(np.log(risk / start)) if risk > 0 and start > 0 else float("nan"))
         )
     return found
 
 
-def _bracket(every: Sequence[AddedLayer]) -> str:
-    """The bracket of eq. 8 in logarithms, of the seeds for which it says something."""
-    speaking = [layer.bounds.risk_ratio for layer in every if layer.bounds.risk_ratio.high < float("inf")]
-    if not speaking:
-        return "says nothing"
-    some = "" if len(speaking) == len(every) else f" ({len(speaking)} of {len(every)} seeds)"
-    return _log_ends(speaking) + some
+def _brackets(every: Sequence[AddedLayer]) -> list[Bracket]:
+    """Those of eq. 8, of the seeds for which it says something."""
+    return [layer.bounds.risk_ratio for layer in every if layer.bounds.risk_ratio.high < float("inf")]
 
 
-def _log_ends(brackets: Sequence[Bracket]) -> str:
-    low, high = (np.mean([np.log(getattr(bracket, end)) for bracket in brackets]) for end in ("low", "high"))
-    return f"{low:.2f} to {high:.2f}"
+def _log_end(brackets: Sequence[Bracket], end: str) -> Quantity:
+    """The mean logarithm of one end, `low` or `high`."""
+    mean = float(np.mean([np.log(getattr(bracket, end)) for bracket in brackets])) if brackets else None
+    return Quantity(mean, ".2f", missing="-")
 
 
 COLUMNS: Mapping[str, Callable[[Sequence[AddedLayer]], Cell]] = {
@@ -136,8 +160,11 @@ COLUMNS: Mapping[str, Callable[[Sequence[AddedLayer]], Cell]] = {
     "log lambda_max ratio": lambda every: mean_and_spread([layer.proxy for layer in every], 1.0, 3),
     "eta": lambda every: Quantity(float(np.mean([layer.bounds.eta for layer in every])), ".2f"),
     "eq. 7 bounds below": lambda every: "yes" if all(layer.bounds.eta < 1 for layer in every) else "no",
-    "eq. 8, log": _bracket,
-    "sharp bracket, log": lambda every: _log_ends([layer.bounds.sharp_risk_ratio for layer in every]),
+    "eq. 8 says something": lambda every: Quantity(len(_brackets(every)), "d", f"of {len(every)}"),
+    "eq. 8, log: low": lambda every: _log_end(_brackets(every), "low"),
+    "eq. 8, log: high": lambda every: _log_end(_brackets(every), "high"),
+    "sharp bracket, log: low": lambda every: _log_end([layer.bounds.sharp_risk_ratio for layer in every], "low"),
+    "sharp bracket, log: high": lambda every: _log_end([layer.bounds.sharp_risk_ratio for layer in every], "high"),
     "log risk ratio (real runs)": lambda every: mean_and_spread([layer.trained for layer in every], 1.0, 3),
 }
 """Of the table: heading -> the text for one layer on all seeds."""

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-from foretune.experiment.experiment import Experiment
 from foretune.experiment.setting import RANDOM_HEAD
 from foretune.reproduce.afzal.runs import single_training
 from foretune.reproduce.recipe import Study
@@ -21,22 +20,10 @@ SOURCE = (
 
 
 class AfzalPage(SectionedRecipe[Found]):
-    """A table or figure of Rahimi Afzal et al.
-
-    Attributes:
-        output: how a cell asks the model; see `Setting`.
-    """
+    """A table or figure of Rahimi Afzal et al."""
 
     authors: ClassVar[str] = "Rahimi Afzal et al."
     output: ClassVar[str] = RANDOM_HEAD
-
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
-        """The cell of one seed.
-
-        Raises:
-            UsageError, DataError, ModelError: see `Study.cell`.
-        """
-        return study.cell(task, k, seed, self.output)
 
     def notes(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> tuple[str, ...]:
         """The source, and the recipe's own remarks."""

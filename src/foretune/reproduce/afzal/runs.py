@@ -17,9 +17,11 @@ import numpy as np
 
 from foretune.analysis.groups import key_weights, layers, query_value_weights
 from foretune.candidates.candidate import Candidate, ParameterSizes, candidate
+from foretune.candidates.pool import PARTS, pool_blocks, pool_formulas
 from foretune.errors import NonFiniteError, UsageError
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork, missing_kernels
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.outputs import Outputs
@@ -100,8 +102,7 @@ def placement(name: str, blocks: Sequence[str], sizes: ParameterSizes, head: Seq
 def trained_placement(cell: Experiment, item: Candidate, training: Training) -> TrainedPlacement:
     """The run of a placement, made or read."""
     n = len(cell.split.train)
-    steps, batch = training.steps_for(n), training.batch_of(n)
-    whole = replace(training, evaluate_every=steps)
+    batch, whole = training.batch_of(n), _to_its_end(cell, training)
     key = {"method": repr(item.tuning), "training": repr(whole)}
     name = f"epochs-{item.label.replace(' ', '-').replace(',', '')}"
 
@@ -115,6 +116,18 @@ def trained_placement(cell: Experiment, item: Candidate, training: Training) -> 
 
     found = cell.value(name, key, run)
     return TrainedPlacement(**{**found, "losses": tuple(found.get("losses", ()))})
+
+
+def placement_work(cell: Experiment, items: Sequence[Candidate], training: Training) -> StudyWork:
+    """The runs of some placements, and the kernels of their pool."""
+    grid = [_to_its_end(cell, training)]
+    kernels = missing_kernels(cell, pool_formulas(RANK), PARTS, pool_blocks(cell, RANK))
+    return StudyWork([(item.tuning, grid) for item in items], kernels)
+
+
+def _to_its_end(cell: Experiment, training: Training) -> Training:
+    """The settings of a run whose last step is evaluated alone."""
+    return replace(training, evaluate_every=training.steps_for(len(cell.split.train)))
 
 
 def epoch_means(losses: Sequence[float], steps: int) -> list[float]:

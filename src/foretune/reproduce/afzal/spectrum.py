@@ -13,10 +13,10 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.analysis.rank_statistics import BootstrapEstimate, median_correlation
-from foretune.candidates.candidate import Candidate
-from foretune.candidates.evidence import Pool
+from foretune.candidates.candidate import Candidate, parameter_sizes
 from foretune.candidates.pool import pool_of
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.finetune.training import Training
 from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
@@ -27,6 +27,7 @@ from foretune.reproduce.afzal.runs import (
     TrainedPlacement,
     mean_of,
     placement,
+    placement_work,
     projections,
     single_training,
     trained_placement,
@@ -74,6 +75,10 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
         training = single_training(study.budget)
         return [_points(cell, training) for cell in cells]
 
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """One run of each placement, and the kernels of all."""
+        return placement_work(cell, placements(cell), single_training(study.budget))
+
     def section(self, study: Study, group: TaskGroup[Points]) -> Section:
         """A table, and both scatter plots."""
         kinds = ("rate", "score")
@@ -86,7 +91,7 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
     def remarks(self, study: Study, groups: Sequence[TaskGroup[Points]]) -> tuple[str, ...]:
         """The runs, the kernel, the rate, and what differs from the paper."""
         training = single_training(study.budget)
-        length = f"{EPOCHS} epochs" if training.steps is None else f"{training.steps} steps in place of {EPOCHS} epochs"
+        length = f"{EPOCHS} epochs" if training.steps is None else f"{training.steps} steps instead of {EPOCHS} epochs"
         return (
             f"Model {study.lm.name} with a random head; tasks {', '.join(study.tasks)}; k = "
             f"{', '.join(map(str, study.ks))} examples per label for training; seeds {', '.join(map(str, study.seeds))}; "
@@ -102,9 +107,10 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
         )
 
 
-def placements(cell: Experiment, pool: Pool) -> list[Candidate]:
+def placements(cell: Experiment) -> list[Candidate]:
     """Keys, and queries with values: of the first, middle and last layer, of each of them, and of all layers."""
     found: dict[frozenset[str], Candidate] = {}
+    sizes = parameter_sizes(cell.outputs)
     for what in KINDS:
         by_layer = projections(cell.outputs, what)
         names = list(by_layer)
@@ -113,7 +119,7 @@ def placements(cell: Experiment, pool: Pool) -> list[Candidate]:
         sets["all layers"] = list(range(len(names)))
         for title, numbers in sets.items():
             blocks = [block for number in numbers for block in by_layer[names[number]]]
-            item = placement(f"{what} of {title}", blocks, pool.sizes, pool.head)
+            item = placement(f"{what} of {title}", blocks, sizes, sizes.head)
             found.setdefault(frozenset(blocks), item)
     return list(found.values())
 
@@ -122,7 +128,7 @@ def _points(cell: Experiment, training: Training) -> list[PlacementPoint]:
     pool = pool_of(cell, RANK)
     sigma = SIGMA * pool.largest_of_all(RANK)
     found = []
-    for item in placements(cell, pool):
+    for item in placements(cell):
         eigen = pool.evidence(item).spectrum
         run = trained_placement(cell, item, training)
         found.append(PlacementPoint(item.name, eigen.largest, eigen.smallest, eigen.condition_number(sigma), run))
@@ -151,11 +157,11 @@ def correlation_finding(where: str, of: str, found: BootstrapEstimate) -> str:
     if np.isnan(found.value):
         return f"{where}: no correlation of kappa with {what}: fewer than three placements, or all the same."
     if found.low <= 0 <= found.high:
-        verdict = f"its sign cannot be told; the paper shows a {sign} one"
+        verdict = f"its sign is uncertain; the paper shows a {sign} one"
     elif found.value * PRINTED[of] > 0:
         verdict = f"{sign}, as in the paper"
     else:
-        verdict = f"of the other sign than in the paper, which shows a {sign} one"
+        verdict = f"opposite to the paper, which shows a {sign} one"
     return (
         f"{where}: kappa(K + sigma I) and {what} have a rank correlation of {found.value:.2f} (95%: {found.low:.2f} to "
         f"{found.high:.2f}): {verdict}."

@@ -9,8 +9,9 @@ import numpy as np
 
 from foretune.analysis.calibration import BINS
 from foretune.experiment.experiment import Experiment
-from foretune.page import Curve, Figure, Table, mean_and_spread
-from foretune.reproduce.lpft.measures import SOURCE, Bins, ByMethod, Measures, method_measures
+from foretune.experiment.plan import StudyWork
+from foretune.page import Curve, Figure, Quantity, Table, mean_and_spread
+from foretune.reproduce.lpft.measures import SOURCE, Bins, ByMethod, Measures, method_grids, method_measures
 from foretune.reproduce.lpft.page import HeadPage
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Study
@@ -32,6 +33,10 @@ class Calibrations(HeadPage[ByMethod]):
     def measure(self, study: Study, cells: Sequence[Experiment]) -> ByMethod:
         """What is measured of the four methods."""
         return method_measures(cells, study.budget, ROWS)
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The runs of the four methods."""
+        return StudyWork(method_grids(study.budget, ROWS))
 
     def section(self, study: Study, group: TaskGroup[ByMethod]) -> Section:
         """One table and a reliability diagram of each method."""
@@ -125,6 +130,6 @@ def _findings(found: ByMethod, where: str) -> list[str]:
 def _poster() -> Table:
     printed = printed_figures("tomihari")["calibration"]
     rows = tuple(
-        (error, name, *(f"{value:.2f}" for value in printed[error][name])) for error in ERRORS for name in ROWS
+        (error, name, *(Quantity(value, ".2f") for value in printed[error][name])) for error in ERRORS for name in ROWS
     )
     return Table(_HEADER, rows, "The poster's own figures, of its model on full data; it does not name the task")

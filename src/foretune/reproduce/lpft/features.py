@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.page import Table
 from foretune.reproduce.lpft.measures import (
     MEASURED,
@@ -16,6 +17,7 @@ from foretune.reproduce.lpft.measures import (
     ByMethod,
     Measures,
     finished_mean,
+    method_grids,
     method_measures,
     pretrained_measures,
 )
@@ -48,6 +50,10 @@ class Features(HeadPage[ByMethod]):
             PRETRAINED: [pretrained_measures(cell) for cell in cells],
             **method_measures(cells, study.budget),
         }
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The runs of all methods."""
+        return StudyWork(method_grids(study.budget))
 
     def sections(self, study: Study, groups: Sequence[TaskGroup[ByMethod]]) -> list[Section]:
         """One table for each k, with all tasks side by side as on the poster."""
@@ -98,7 +104,7 @@ def _difference(probed: Sequence[Measures], plain: Sequence[Measures]) -> str:
     if len(pairs) < 2:
         return " (one seed: no interval)"
     low, high = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
-    verdict = "" if low > 0 or high < 0 else ", which does not tell them apart"
+    verdict = "" if low > 0 or high < 0 else ", not significant"
     return f" (difference {np.mean(pairs):+.3g}, 95% interval {low:.3g} to {high:.3g} over {len(pairs)} seeds{verdict})"
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from foretune.analysis.singular_values import SingularValues
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import KernelWork
 from foretune.finetune.methods import LoRATuning
 from foretune.kernels.compute import kernels_of
-from foretune.kernels.job import separate_job
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Job, separate_job
 from foretune.kernels.sgd import SGD
 from foretune.model.outputs import Outputs
 from foretune.regime.head import adapter_split, kernel_split
@@ -26,6 +28,8 @@ from foretune.reproduce.lpft.measures import probed_outputs
 EXAMPLES = 64
 PARTS = {"P": "pretrain_effective", "F": "ft_effective", "P + F": "total"}
 """As the tables name them."""
+_FORMULAS: tuple[Formula, ...] = (SGD(), LoRATuning().formula)
+_PRETRAINED, _PROBED = "lpft-kernels-pretrained", "lpft-kernels-probed"
 
 Spectra = Mapping[tuple[str, str], SingularValues]
 """(FT or LoRA, part) -> singular values."""
@@ -33,7 +37,7 @@ Spectra = Mapping[tuple[str, str], SingularValues]
 
 def pretrained_spectra(cell: Experiment) -> Spectra:
     """The kernels before any training, on at most 64 training examples."""
-    return _kept(cell, "lpft-kernels-pretrained", {}, lambda: cell.outputs)
+    return _kept(cell, _PRETRAINED, {}, lambda: cell.outputs)
 
 
 def probed_spectra(cell: Experiment, budget: Budget) -> Spectra:
@@ -42,7 +46,14 @@ def probed_spectra(cell: Experiment, budget: Budget) -> Spectra:
     Raises:
         NonFiniteError: linear probing failed at every point of its grid.
     """
-    return _kept(cell, "lpft-kernels-probed", *probed_outputs(cell, budget))
+    return _kept(cell, _PROBED, *probed_outputs(cell, budget))
+
+
+def missing_spectra(cell: Experiment, budget: Budget | None = None) -> list[KernelWork]:
+    """The kernels of `pretrained_spectra`, and with a budget of `probed_spectra`, whose values are not kept."""
+    places = [(_PRETRAINED, {}), *([] if budget is None else [(_PROBED, probed_outputs(cell, budget)[0])])]
+    missing = [name for name, key in places if cell.kept(name, _key(key)) is None]
+    return [KernelWork(_job(cell, cell.outputs), len(missing) * [_FORMULAS])] if missing else []
 
 
 def mean_spectra(spectra: list[Spectra]) -> Spectra:
@@ -51,8 +62,7 @@ def mean_spectra(spectra: list[Spectra]) -> Spectra:
 
 
 def _kept(cell: Experiment, name: str, key: Mapping[str, object], outputs: Callable[[], Outputs]) -> Spectra:
-    formula = LoRATuning().formula
-    found = cell.value(name, {**key, "examples": EXAMPLES, "formula": repr(formula)}, lambda: _spectra(cell, outputs()))
+    found = cell.value(name, _key(key), lambda: _spectra(cell, outputs()))
     return {
         (kernel, part): SingularValues(np.array(values))
         for kernel, parts in found.items()
@@ -60,11 +70,18 @@ def _kept(cell: Experiment, name: str, key: Mapping[str, object], outputs: Calla
     }
 
 
+def _key(key: Mapping[str, object]) -> dict[str, object]:
+    return {**key, "examples": EXAMPLES, "formula": repr(LoRATuning().formula)}
+
+
+def _job(cell: Experiment, outputs: Outputs) -> Job:
+    return separate_job(outputs, cell.split.train[:EXAMPLES], None, None)
+
+
 def _spectra(cell: Experiment, outputs: Outputs) -> dict[str, dict[str, list[float]]]:
     """The kernels of both kinds in one pass over the examples."""
-    formulas = (SGD(), LoRATuning().formula)
-    job = separate_job(outputs, cell.split.train[:EXAMPLES], None, None)
-    whole, adapters = kernels_of(job, formulas, cell.work.memory, progress=cell.work.progress).values()
+    job = _job(cell, outputs)
+    whole, adapters = kernels_of(job, _FORMULAS, cell.work.memory, progress=cell.work.progress).values()
     splits = {"FT": kernel_split(whole), "LoRA": adapter_split(whole, adapters)}
     return {
         kernel: {part: split.spectra[field].values.tolist() for part, field in PARTS.items()}

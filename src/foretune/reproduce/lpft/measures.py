@@ -16,16 +16,13 @@ from foretune.analysis.calibration import Calibration, temperature_scaling
 from foretune.analysis.classifier import norm_of_rows
 from foretune.errors import NonFiniteError
 from foretune.experiment.budget import Budget
-from foretune.experiment.data import usual_sample
 from foretune.experiment.experiment import Experiment, run_key
-from foretune.experiment.setting import RANDOM_HEAD
 from foretune.finetune.methods import FullTuning, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.model.batches import outputs_and_features
 from foretune.model.outputs import Outputs
 from foretune.regime.head import change_of_features, head_row_norms
-from foretune.reproduce.recipe import Study
 from foretune.store.kept import identity_hash
 
 AUTHORS = "Tomihari and Sato 2024"
@@ -97,9 +94,9 @@ def method_grid(budget: Budget, method: Method) -> list[Training]:
     return chosen.grid(method, "adamw")
 
 
-def head_cell(study: Study, task: str, k: int | None, seed: int) -> Experiment:
-    """The cell of a task, with a classifier that starts at random."""
-    return study.cell(task, None if k is None else usual_sample(study.source(task), k), seed, RANDOM_HEAD)
+def method_grids(budget: Budget, names: Sequence[str] = tuple(METHODS)) -> list[tuple[Method, list[Training]]]:
+    """Some of `METHODS`, each with its grid."""
+    return [(METHODS[name], method_grid(budget, METHODS[name])) for name in names]
 
 
 def probed_outputs(cell: Experiment, budget: Budget) -> tuple[dict[str, object], Callable[[], Outputs]]:
@@ -137,8 +134,8 @@ def run_measures(cell: Experiment, method: Method, grid: Sequence[Training]) -> 
 
 def method_measures(cells: Sequence[Experiment], budget: Budget, names: Sequence[str] = tuple(METHODS)) -> ByMethod:
     """What is measured of some of `METHODS`."""
-    grids = {name: method_grid(budget, METHODS[name]) for name in names}
-    return {name: [run_measures(cell, METHODS[name], grid) for cell in cells] for name, grid in grids.items()}
+    grids = zip(names, method_grids(budget, names), strict=True)
+    return {name: [run_measures(cell, method, grid) for cell in cells] for name, (method, grid) in grids}
 
 
 def finished(measures: Sequence[Measures]) -> list[Measures]:

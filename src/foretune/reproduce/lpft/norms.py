@@ -13,14 +13,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.page import Curve, Figure, Table
-from foretune.reproduce.lpft.kernels import EXAMPLES, Spectra, pretrained_spectra, probed_spectra
+from foretune.reproduce.lpft.kernels import EXAMPLES, Spectra, missing_spectra, pretrained_spectra, probed_spectra
 from foretune.reproduce.lpft.measures import (
     MEASURED,
     SOURCE,
     ByMethod,
     finished,
     finished_mean,
+    method_grids,
     method_measures,
     pretrained_measures,
 )
@@ -81,6 +83,10 @@ class Norms(HeadPage[Growth]):
             slopes_before=[pretrained_slopes(cell) for cell in probed],
             slopes_after=[probed_slopes(cell, study.budget) for cell in probed],
         )
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The runs of all methods, and the kernels before and after linear probing."""
+        return StudyWork(method_grids(study.budget), missing_spectra(cell, study.budget))
 
     def section(self, study: Study, group: TaskGroup[Growth]) -> Section:
         """Two figures and two tables."""

@@ -6,9 +6,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.data import usual_sample
+from foretune.experiment.sample import Sample
+from foretune.experiment.setting import RANDOM_HEAD
 from foretune.page import Quantity, Table
-from foretune.reproduce.lpft.measures import AUTHORS, head_cell
+from foretune.reproduce.lpft.measures import AUTHORS
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import SectionedRecipe, TaskGroup
@@ -22,13 +24,15 @@ class HeadPage(SectionedRecipe[Found]):
     authors: ClassVar[str] = AUTHORS
     defaults: ClassVar[Defaults] = Defaults("minilm", ("rte", "cb"), ks=(64,))
 
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
-        """The cell of one seed.
+    output: ClassVar[str] = RANDOM_HEAD
+
+    def sample(self, study: Study, task: str, k: int | None) -> Sample | None:
+        """k examples per label, or the whole task where a label is too rare for that.
 
         Raises:
-            UsageError, DataError, ModelError: see `Study.cell`.
+            UsageError, DataError: see `usual_sample`.
         """
-        return head_cell(study, task, k, seed)
+        return None if k is None else usual_sample(study.source(task), k)
 
     def notes(self, study: Study, groups: Sequence[TaskGroup[Found]]) -> tuple[str, ...]:
         """Settings, what differs from the poster, and the recipe's own remarks."""
@@ -55,7 +59,7 @@ def one_seed_note(study: Study) -> tuple[str, ...]:
     """What a page of a single seed says of its comparisons; nothing where there are several."""
     if len(study.seeds) > 1:
         return ()
-    return ("One seed: no interval and no noise floor. A comparison below says what this seed showed, not what holds.",)
+    return ("One seed: no interval and no noise floor. A comparison below describes this seed only.",)
 
 
 def three_digits(value: float) -> Quantity:
@@ -70,7 +74,14 @@ def poster_table(name: str, tasks: Sequence[str], columns: Sequence[str]) -> lis
     if not known:
         return []
     rows = tuple(
-        (method, *(str(value) for task in known for value in printed["tasks"][task][method]))
+        (
+            method,
+            *(
+                value if isinstance(value, str) else three_digits(value)
+                for task in known
+                for value in printed["tasks"][task][method]
+            ),
+        )
         for method in printed["tasks"][known[0]]
     )
     header = ("Method", *(f"{task}: {column}" for task in known for column in columns))

@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.finetune.methods import LoRATuning
-from foretune.page import Curve, Figure, Table
-from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, pretrained_spectra
+from foretune.page import Curve, Figure, Quantity, Table
+from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, missing_spectra, pretrained_spectra
 from foretune.reproduce.lpft.measures import SOURCE
 from foretune.reproduce.lpft.page import HeadPage, three_digits
 from foretune.reproduce.recipe import Study
@@ -18,7 +19,7 @@ from foretune.reproduce.sections import Section, TaskGroup
 
 _FIRST = 10
 _CURVES = (("FT", "P + F"), ("FT", "F"), ("LoRA", "P + F"), ("LoRA", "F"))
-_HEADER = ("Kernel", "Part", "largest", "Frobenius norm", f"share of the first {_FIRST}")
+_HEADER = ("Kernel", "Part", "largest", "Frobenius norm", f"share of the first {_FIRST}, %")
 
 
 class SingularValuesOfKernels(HeadPage[Spectra]):
@@ -31,6 +32,10 @@ class SingularValuesOfKernels(HeadPage[Spectra]):
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Spectra:
         """The mean singular values of the pretrained kernels."""
         return mean_spectra([pretrained_spectra(cell) for cell in cells])
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The kernels before training."""
+        return StudyWork(kernels=missing_spectra(cell))
 
     def section(self, study: Study, group: TaskGroup[Spectra]) -> Section:
         """A table and a figure."""
@@ -55,7 +60,13 @@ def _table(found: Spectra, caption: str) -> Table:
             values = found[kernel, part]
             share = values.cumulative[:_FIRST][-1]
             rows.append(
-                (kernel, part, three_digits(values.values[0]), three_digits(values.frobenius), f"{100 * share:.1f}%")
+                (
+                    kernel,
+                    part,
+                    three_digits(values.values[0]),
+                    three_digits(values.frobenius),
+                    Quantity(100 * share, ".1f"),
+                )
             )
     return Table(_HEADER, tuple(rows), caption)
 

@@ -18,13 +18,13 @@ from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers import named_solver
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment, run_key
-from foretune.experiment.plan import StudyWork
+from foretune.experiment.plan import KernelWork, StudyWork
 from foretune.finetune.methods import FullTuning, LoRAAndHead, Method
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
 from foretune.kernels.formula import Formula
-from foretune.kernels.job import joint_job
+from foretune.kernels.job import joint_job, separate_job
 from foretune.kernels.memory_plan import memory_bytes
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD, SignGD
@@ -139,7 +139,9 @@ def method_work(cell: Experiment, budget: Budget, methods: Sequence[TunedMethod 
     tuned = [method for method in methods if isinstance(method, TunedMethod)]
     grids = [(method.method, budget.grid(method.method, method.optimiser)) for method in tuned]
     formulas = list(dict.fromkeys(formula for each in analogs for formula in each.formulas))
-    return StudyWork(grids, joint_job(cell.outputs, *cell.examples) if formulas else None, _passes(cell, formulas))
+    if not formulas:
+        return StudyWork(grids)
+    return StudyWork(grids, [KernelWork(joint_job(cell.outputs, *cell.examples), _passes(cell, formulas))])
 
 
 def analog_scores(cell: Experiment, analogs: Sequence[KernelMethod]) -> dict[str, float]:
@@ -224,6 +226,18 @@ class AdamTuned:
         """Every run of the grid failed, so that there is no model to measure."""
         return self.cell.outcome(ADAM_FT.method, self._grid).failure is not None
 
+    @property
+    def grids(self) -> list[tuple[Method, list[Training]]]:
+        """The method with the settings of its runs."""
+        return [(ADAM_FT.method, self._grid)]
+
+    @property
+    def missing_kernels(self) -> list[KernelWork]:
+        """The kernels of `fixed_features`, unless its result is kept."""
+        if self.cell.kept(self._name("fixed-features"), self._features_key) is not None:
+            return []
+        return [KernelWork(separate_job(self.cell.outputs, self.cell.split.test[:MEASURED], None, None), 2 * [[SGD()]])]
+
     def linearization(self) -> LinearizationTest:
         """The accuracies of the pretrained, linearized and tuned model on the test examples (Table 8)."""
         if self.failed:
@@ -258,8 +272,7 @@ class AdamTuned:
             )
             return asdict(change_of_kernel(before, after))
 
-        key = {**self._key, "measured": MEASURED}
-        return FixedFeatures(**self.cell.value(self._name("fixed-features"), key, computed))
+        return FixedFeatures(**self.cell.value(self._name("fixed-features"), self._features_key, computed))
 
     @cached_property
     def _run(self) -> Run:
@@ -273,6 +286,10 @@ class AdamTuned:
     @property
     def _key(self) -> dict[str, object]:
         return run_key(ADAM_FT.method, self._grid)
+
+    @property
+    def _features_key(self) -> dict[str, object]:
+        return {**self._key, "measured": MEASURED}
 
     def _name(self, what: str) -> str:
         return f"{what}-{identity_hash(self._key)[:12]}"

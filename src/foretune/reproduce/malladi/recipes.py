@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
+from foretune.experiment.sample import FewShot
 from foretune.experiment.setting import PROBED_HEAD
 from foretune.page import Figure, Page, Table
 from foretune.reproduce.malladi.findings import apart, moved_little, nearest_to_solved, reached, recovered
@@ -20,6 +22,7 @@ from foretune.reproduce.malladi.measures import (
     SGD_FT,
     SGD_LORA_FT,
     AdamTuned,
+    method_work,
     pretrained_derivative,
     published,
 )
@@ -33,7 +36,7 @@ from foretune.reproduce.malladi.scores import (
     words_in_pieces,
 )
 from foretune.reproduce.malladi.table import ACCURACY, PERCENT, SOLVERS, TRAINING, MethodTable, PrintedTable
-from foretune.reproduce.malladi.verdict import DISTANCES, MODELS, Verdicts
+from foretune.reproduce.malladi.verdict import DISTANCES, METHODS, MODELS, Verdicts
 from foretune.reproduce.recipe import Defaults, Recipe, Study
 
 STAND_IN = "smollm2"
@@ -99,6 +102,10 @@ class Table5(PrintedTable):
         )
         return (replace(drawn, rows=drawn.rows + rows),)
 
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """One forward pass."""
+        return StudyWork()
+
     def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """Mean |chi|."""
         return {"chi": pretrained_derivative(cell).mean_absolute}
@@ -133,6 +140,11 @@ class Table6(PrintedTable):
             for row in table.rows
         )
         return (replace(drawn[0], rows=rows, caption=""),)
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The runs, and the kernels before and after."""
+        tuned = AdamTuned(cell, published(study.budget))
+        return StudyWork(tuned.grids, tuned.missing_kernels)
 
     def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """The relative and the Frobenius distance of the kernels."""
@@ -188,6 +200,10 @@ class Table8(PrintedTable):
         TRAINING,
         "FT is the best Adam-FT run; Lin. is the first-order Taylor expansion at its parameters.",
     )
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """The runs."""
+        return StudyWork(AdamTuned(cell, published(study.budget)).grids)
 
     def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """The three scores."""
@@ -280,6 +296,14 @@ class Table1(Recipe):
     def cells(self, study: Study) -> list[Experiment]:
         """As `Recipe`."""
         return [study.cell(task, k, seed) for k in study.ks for task in study.tasks for seed in study.seeds]
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """Kernels and runs at every k, and at the largest the kernels before and after fine-tuning."""
+        budget = published(study.budget)
+        settings = method_work(cell, budget, METHODS)
+        if cell.setting.sample != FewShot(max(study.ks)):
+            return settings
+        return replace(settings, kernels=[*settings.kernels, *AdamTuned(cell, budget).missing_kernels])
 
 
 MALLADI_RECIPES: tuple[Recipe, ...] = (

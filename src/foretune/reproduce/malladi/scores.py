@@ -11,7 +11,7 @@ import numpy as np
 
 from foretune.experiment.experiment import Experiment, load_experiment
 from foretune.experiment.setting import PROMPT
-from foretune.page import Curve, Figure, Table, mean_and_spread
+from foretune.page import Curve, Figure, Quantity, Table, mean_and_spread
 from foretune.reproduce.printed import printed_figures
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.text.builtin import load_task
@@ -123,17 +123,17 @@ class PrintedLayout:
             (self.corner, *map(measured_title if self.by_metric else title, scores.tasks)), tuple(rows), caption
         )
 
-    def printed(self, k: int) -> Mapping[str, Mapping[str, str]]:
-        """Row -> task -> text: the paper's figures at k, and those of the model before training."""
+    def printed(self, k: int) -> Mapping[str, Mapping[str, Quantity]]:
+        """Row -> task -> cell: the paper's figures at k, and those of the model before training."""
         tables = printed_figures(PAPER)["tables"][self.table]
         return {
-            row: {task: self._text(*figures) for task, figures in tasks.items()}
+            row: {task: self._cell(*figures) for task, figures in tasks.items()}
             for at in (0, k)
             for row, tasks in tables.get(at, {}).items()
         }
 
-    def _text(self, mean: float, spread: float | None = None) -> str:
-        return f"{mean:.{self.digits}f}" + ("" if spread is None else f" ({spread:.{self.digits}f})")
+    def _cell(self, mean: float, spread: float | None = None) -> Quantity:
+        return Quantity(mean, f".{self.digits}f", "" if spread is None else f"({spread:.{self.digits}f})")
 
 
 def measured_scores(

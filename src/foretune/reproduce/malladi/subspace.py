@@ -16,13 +16,15 @@ import numpy as np
 
 from foretune.analysis.johnson_lindenstrauss import JohnsonLindenstrauss, measured_deviation
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import KernelWork, StudyWork
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.kernels.compute import kernels_of
-from foretune.kernels.job import separate_job
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Job, separate_job
 from foretune.kernels.lora import LoRA
 from foretune.kernels.projection import IntrinsicDimension
 from foretune.kernels.sgd import SGD
-from foretune.page import Cell, Curve, Figure, mean_and_spread
+from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
 from foretune.reproduce.recipe import Defaults, Study
 from foretune.reproduce.sections import Section, SectionedRecipe, TaskGroup, by_item, table_of
 
@@ -53,6 +55,7 @@ class ProjectedKernel:
 Projected = Sequence[Sequence[ProjectedKernel]]
 """Of each seed, the same kernels in the same order."""
 KINDS = ("IntrinsicDimension", "LoRA")
+_VALUE = "subspace"
 
 
 class Subspace(SectionedRecipe[Projected]):
@@ -66,13 +69,19 @@ class Subspace(SectionedRecipe[Projected]):
     )
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr",), ks=(8,), seeds=(13, 21), test=64)
 
-    def cell(self, study: Study, task: str, k: int | None, seed: int) -> Experiment:
-        """The cell of one seed, asked as its model can be."""
-        return study.cell(task, k, seed, _output(study))
+    def asked(self, study: Study) -> str:
+        """By a prompt, or with a head where the model cannot be prompted."""
+        return PROBED_HEAD if study.lm.kind == "encoder" else PROMPT
 
     def measure(self, study: Study, cells: Sequence[Experiment]) -> Projected:
         """Every size of both kinds; the seed of a cell draws the projections too."""
         return [projected_kernels(cell, cell.setting.seed) for cell in cells]
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """All kernels in one pass, unless their deviations are kept."""
+        if cell.kept(_VALUE, _key(cell.setting.seed)) is not None:
+            return StudyWork()
+        return StudyWork(kernels=[KernelWork(_job(cell), [_formulas(cell.setting.seed)])])
 
     def section(self, study: Study, group: TaskGroup[Projected]) -> Section:
         """A table and a figure."""
@@ -83,7 +92,7 @@ class Subspace(SectionedRecipe[Projected]):
         """The kernels that are compared, and which theorem bounds what."""
         return (
             f"Source: {self.source}.",
-            f"Model {study.lm.name}, {_output(study)}; at most {EXAMPLES} training examples; a seed draws examples and "
+            f"Model {study.lm.name}, {self.asked(study)}; at most {EXAMPLES} training examples; a seed draws examples and "
             "projections.",
             "Deviations are of all parameters for IntrinsicDimension, and of the adapted weights for LoRA, whose known "
             "scale E[K_LoRA] / K is divided out block by block. Over the largest entry: what the theorem bounds; relative: "
@@ -93,23 +102,29 @@ class Subspace(SectionedRecipe[Projected]):
         )
 
 
-def _output(study: Study) -> str:
-    return PROBED_HEAD if study.lm.kind == "encoder" else PROMPT
-
-
 def projected_kernels(cell: Experiment, seed: int) -> list[ProjectedKernel]:
     """Every size of both kinds on a cell's first training examples; kept."""
-    key = {"dimensions": list(DIMENSIONS), "ranks": list(RANKS), "examples": EXAMPLES, "seed": seed}
-    found = cell.value("subspace", key, lambda: {"kernels": [asdict(item) for item in _projected(cell, seed)]})
+    found = cell.value(_VALUE, _key(seed), lambda: {"kernels": [asdict(item) for item in _projected(cell, seed)]})
     return [ProjectedKernel(**item) for item in found["kernels"]]
+
+
+def _key(seed: int) -> dict[str, object]:
+    return {"dimensions": list(DIMENSIONS), "ranks": list(RANKS), "examples": EXAMPLES, "seed": seed}
+
+
+def _job(cell: Experiment) -> Job:
+    return separate_job(cell.outputs, cell.split.train[:EXAMPLES], None, None)
+
+
+def _formulas(seed: int) -> list[Formula]:
+    return [SGD(), *(IntrinsicDimension(k, seed) for k in DIMENSIONS), *(LoRA(rank, seed=seed) for rank in RANKS)]
 
 
 def _projected(cell: Experiment, seed: int) -> list[ProjectedKernel]:
     outputs = cell.outputs
-    job = separate_job(outputs, cell.split.train[:EXAMPLES], None, None)
     dimensions = [IntrinsicDimension(k, seed) for k in DIMENSIONS]
     ranks = [LoRA(rank, seed=seed) for rank in RANKS]
-    kernels = kernels_of(job, [SGD(), *dimensions, *ranks], cell.work.memory)
+    kernels = kernels_of(_job(cell), _formulas(seed), cell.work.memory)
     full = kernels[SGD().label]
     of_block = dict(zip(full.names, full.array, strict=True))
     n, c = full.array.shape[1:3]
@@ -139,10 +154,10 @@ def slope(found: Projected, kind: str) -> float:
     return float(np.polyfit(np.log(sizes), np.log(size), 1)[0])
 
 
-def _bound(every: Sequence[ProjectedKernel]) -> str:
-    if np.isfinite(every[0].bound):
-        return f"{np.mean([item.bound for item in every]):.3f}"
-    return "says nothing" if every[0].kind == "IntrinsicDimension" else "-"
+def _bound(every: Sequence[ProjectedKernel]) -> Quantity:
+    known = np.isfinite(every[0].bound)
+    missing = "says nothing" if every[0].kind == "IntrinsicDimension" else "-"
+    return Quantity(float(np.mean([item.bound for item in every])) if known else None, ".3f", missing=missing)
 
 
 COLUMNS: Mapping[str, Callable[[Sequence[ProjectedKernel]], Cell]] = {

@@ -24,11 +24,11 @@ from foretune.reproduce.malladi.scores import (
 from foretune.reproduce.recipe import Recipe, Study
 
 SOLVERS = (
-    "Kernel methods: K(SGD), K(SignGD) and K(LoRA) minimise the regularised logistic loss, as Appendix A.3 says (the code "
-    "that was published solves least squares), K(A-SignGD) solves the asymmetric system; hyperparameters from the grids "
-    "of Table 3, chosen on validation. The signs of K(SignGD) and K(A-SignGD): an entry of a gradient counts as zero below "
-    f"{THRESHOLD:g} of the size that it would have if the terms of its sum did not cancel (Definition 3.4 has no such "
-    "threshold, against rounding noise; it moves these kernels by about 0.1% on MiniLM, up to 1% on tiny models)."
+    "Kernel methods: K(SGD), K(SignGD) and K(LoRA) minimise the regularised logistic loss, as Appendix A.3 says (the "
+    "published code solves least squares). K(A-SignGD) solves the asymmetric system. Hyperparameters are from the grids "
+    "of Table 3, chosen on validation. Signs of K(SignGD) and K(A-SignGD): an entry of a gradient counts as zero below "
+    f"{THRESHOLD:g} of its size without cancellation. This is against rounding noise; Definition 3.4 has no such "
+    "threshold. It moves these kernels by about 0.1% on MiniLM, and by up to 1% on tiny models."
 )
 TRAINING = (
     "Fine-tuning: the learning rate falls linearly to zero, gradients are clipped at a norm of 1, as in the published "

@@ -19,7 +19,7 @@ from foretune.analysis.kernel_behaviour import (
     LinearizationTest,
 )
 from foretune.experiment.experiment import Experiment
-from foretune.page import Figure, Table
+from foretune.page import Cell, Figure, Quantity, Table
 from foretune.reproduce.malladi.findings import LIMITS
 from foretune.reproduce.malladi.measures import (
     ADAM_FT,
@@ -82,8 +82,8 @@ class Verdicts:
 
     def marks(self, *, beside: bool) -> Table:
         """The table in the paper's layout, with the paper's own marks where the model is the same."""
-        rows: list[tuple[str, ...]] = [
-            ("Num. classes C", *(str(len(load_task(task).labels)) for task in self.behaviours))
+        rows: list[tuple[Cell, ...]] = [
+            ("Num. classes C", *(Quantity(len(load_task(task).labels), "d") for task in self.behaviours))
         ]
         for name, answers in self._answers().items():
             rows.append((name, *("failed" if self._failed(task) else MARKS[a] for task, a in answers.items())))
@@ -152,8 +152,8 @@ class Verdicts:
         }
 
 
-def _number(value: float, form: str) -> str:
-    return f"{value:{form}}" if math.isfinite(value) else "-"
+def _number(value: float, form: str) -> Quantity:
+    return Quantity(value if math.isfinite(value) else None, form, missing="-")
 
 
 def task_verdict(task: str, settings: list[Scores], properties: Scores) -> KernelBehaviour:
