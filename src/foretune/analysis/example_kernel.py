@@ -84,6 +84,7 @@ def cosines(kernel: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
     inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
     return kernel * inverse[:, None] * inverse
 
+
 def _with_constant(values: Float64[np.ndarray, " r"], vectors: Float64[np.ndarray, "n r"], n: int) -> Factors:
     kept = values > _SMALL * max(values.max(initial=0), 0)
     if not kept.any():

@@ -63,7 +63,9 @@ def ridge_left_out(
         classes: how many there are.
         strengths: ridges to choose from.
     """
-    return min((_sharpened(left_out(factors, np.eye(classes)[y], s), y, s) for s in strengths), key=lambda fit: fit.loss)
+    return min(
+        (_sharpened(left_out(factors, np.eye(classes)[y], s), y, s) for s in strengths), key=lambda fit: fit.loss
+    )
 
 
 def left_out(factors: Factors, wanted: Float64[np.ndarray, "n c"], ridge: float) -> Float64[np.ndarray, "n c"]:

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 import foretune
+from foretune.cli.labels_options import LabelsOptions
 from foretune.cli.options import (
+    AnswerOptions,
     BlockOptions,
     DataOptions,
     ForecastOptions,
@@ -21,6 +23,7 @@ from foretune.cli.options import (
     ModelOptions,
     OutputOptions,
     ReportOptions,
+    RowOptions,
     RunOptions,
     SchemaName,
     ShowOptions,
@@ -69,6 +72,13 @@ def _check_tasks(groups: Mapping[str, Any]) -> None:
     check_tasks_early(groups["options"].data, groups["options"].tasks)
 
 
+def _read_rows(groups: Mapping[str, Any]) -> None:
+    """Read all rows."""
+    from foretune.cli.early import read_rows_early
+
+    read_rows_early(**groups)
+
+
 _ASKED = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions}
 """Which model is asked what, of which examples."""
 COMMANDS: Mapping[str, Entry] = {
@@ -79,6 +89,20 @@ COMMANDS: Mapping[str, Entry] = {
         """,
         {**_ASKED, "blocks": BlockOptions, "wanted": ForecastOptions, "run": RunOptions, "report": ReportOptions},
         _read,
+    ),
+    "labels": Entry(
+        """Find the labels of DATA that look wrong to MODEL, and estimate how many are; no training.
+
+        Example: foretune labels minilm reviews.csv --write corrected.csv
+        """,
+        {
+            "model": ModelOptions,
+            "data": RowOptions,
+            "answer": AnswerOptions,
+            "wanted": LabelsOptions,
+            "report": ReportOptions,
+        },
+        _read_rows,
     ),
     "kernel": Entry(
         """Compute the kernels of all parameter blocks on a few examples of DATA, and write them to the folder --out.

@@ -82,8 +82,8 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Which rows, and how they are split."""
+class RowOptions:
+    """Which rows, and how they are read."""
 
     data: Annotated[
         str,
@@ -118,6 +118,12 @@ class DataOptions:
         str | None, option(Panel.DATA, "File with the validation rows.  [default: a part of DATA]")
     ] = None
     test_data: Annotated[str | None, option(Panel.DATA, "File with the test rows.  [default: the rest of DATA]")] = None
+
+
+@dataclass(frozen=True)
+class DataOptions(RowOptions):
+    """Which rows, and how they are split."""
+
     k: Annotated[
         int | None,
         option(Panel.DATA, "Training examples per label; validation gets as many again.  [default: 16]", "--k"),
@@ -141,7 +147,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class OutputOptions:
+class AnswerOptions:
     """What the model is asked, and where its outputs are read."""
 
     output: Annotated[
@@ -164,14 +170,6 @@ class OutputOptions:
         bool,
         option(Panel.OUTPUT, "If a label word has several tokens, use the first of them.", "--first-piece"),
     ] = False
-    metric: Annotated[
-        Literal["accuracy", "f1", "matthews"] | None,
-        option(Panel.OUTPUT, "Score to report.  [default: the task's, or accuracy]"),
-    ] = None
-    head: Annotated[
-        Literal["probe", "random"],
-        option(Panel.OUTPUT, "Start of a head: probe (the solution of linear probing) or random."),
-    ] = "probe"
     pooling: Annotated[
         Literal["mean", "cls", "last"] | None,
         option(
@@ -180,12 +178,26 @@ class OutputOptions:
             "[default: mean; last for causal models]",
         ),
     ] = None
-    difference: Annotated[bool, option(Panel.OUTPUT, "With two classes, use the single logit difference f1 - f0.")] = (
-        True
-    )
     max_length: Annotated[
         int | None, option(Panel.OUTPUT, "Longest input in tokens; longer texts are cut, prompts are not.")
     ] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions(AnswerOptions):
+    """The same with the score, and the start of a head."""
+
+    metric: Annotated[
+        Literal["accuracy", "f1", "matthews"] | None,
+        option(Panel.OUTPUT, "Score to report.  [default: the task's, or accuracy]"),
+    ] = None
+    head: Annotated[
+        Literal["probe", "random"],
+        option(Panel.OUTPUT, "Start of a head: probe (the solution of linear probing) or random."),
+    ] = "probe"
+    difference: Annotated[bool, option(Panel.OUTPUT, "With two classes, use the single logit difference f1 - f0.")] = (
+        True
+    )
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from foretune.finetune.page import TrainingPlanData
 from foretune.finetune.report import RunReport
 from foretune.forecasting.page import ForecastData
 from foretune.forecasting.plan import PlanData
+from foretune.labelling.page import LabelsData
 from foretune.page import Page
 from foretune.pages.json import FORMAT, OF_PAGE
 from foretune.regime.page import BehaviourData
@@ -40,6 +41,7 @@ KINDS: Mapping[str, type] = {
     "solve": SolveData,
     "tune": RunReport,
     "tune-plan": TrainingPlanData,
+    "labels": LabelsData,
     "behaviour": BehaviourData,
     "validate": ValidationData,
     "reproduce": ReproductionData,
