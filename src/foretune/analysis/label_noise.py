@@ -15,6 +15,7 @@ than those of another is averaged over.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -87,5 +88,5 @@ def _fit(outputs: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " n"], share: f
         p = np.exp(log_softmax(np.exp(log_sharpness) * outputs, axis=1)[np.arange(n), y])
         return -float(np.log(np.clip((1 - share) * p + share / (c - 1) * (1 - p), 1e-300, None)).sum())
 
-    found = minimize_scalar(loss, bounds=(-3, 6), method="bounded")
+    found: Any = minimize_scalar(loss, bounds=(-3, 6), method="bounded")
     return -float(found.fun), float(np.exp(found.x))

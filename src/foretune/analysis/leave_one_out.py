@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -121,5 +122,5 @@ def _sharpened(outputs: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " n"], st
     def loss(log_sharpness: float) -> float:
         return float(LogLoss().values(np.exp(log_sharpness) * outputs, wanted).mean())
 
-    found = minimize_scalar(loss, bounds=(-3, 6), method="bounded")
+    found: Any = minimize_scalar(loss, bounds=(-3, 6), method="bounded")
     return LeftOut(outputs, strength, float(np.exp(found.x)), float(found.fun))

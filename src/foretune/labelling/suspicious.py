@@ -119,6 +119,6 @@ def _ranked(
     margin = fit.probabilities[np.arange(len(y)), y]
     order = np.lexsort((margin, -doubt))
     return tuple(
-        SuspiciousRow(**vars(rows[place]), likely=labels[right[place].argmax()], probability=float(doubt[place]))
+        SuspiciousRow(**vars(rows[place]), likely=labels[int(right[place].argmax())], probability=float(doubt[place]))
         for place in order
     )
