@@ -1,11 +1,11 @@
 """Wrong labels against cleanlab, the loss of a probe, and chance: the tables of docs/results/labels.md.
 
-    PYTHONPATH=src:CLEANLAB python -m benchmarks.labels --data DATA --models bert-tiny --tasks mr,subj --seeds 13,21,42 --out wrong
+    PYTHONPATH=src:CLEANLAB python -m benchmarks.labels --data DATA --models bert-tiny --seeds 13,21,42 --out wrong
 
 DATA has a folder for each task with train.jsonl, CLEANLAB is a folder with cleanlab 2.9 (`pip install --target`). Kernels and
-features are kept in --out. Rows are the first N different texts by a hash; 10% of their labels are changed, uniformly over the
-other classes, or to the class that a probe confuses a text with (drawn by its probability). `movies` has no labels changed:
-what is looked for are rows that 20 people rated between -1 and 1 on a scale from -4 to 4.
+features are kept in --out. Rows are the first N different texts by a hash; 10% of their labels are changed, uniformly over
+the other classes, or to the class that a probe confuses a text with (drawn by its probability). `movies` has no labels
+changed: what is looked for are rows that 20 people rated between -1 and 1 on a scale from -4 to 4.
 """
 
 from __future__ import annotations
@@ -143,27 +143,26 @@ def main() -> None:
                             held[f"{model} {name}"].append(
                                 (noise[0] <= SHARE <= noise[1], noise[2], noise[1] - noise[0])
                             )
-    for model, kind in dict.fromkeys((key[:2]) for key in table):
-        print(
-            f"\n### {model}, {kind}\n\n| method | AUPR, median | mean | right of the first 20 | seconds |\n|---|---|---|---|---|"
-        )
-        lines = {
-            name: np.array([each[2:] for each in values])
-            for (m, k, name), values in table.items()
-            if (m, k) == (model, kind)
+    for model, kind in dict.fromkeys(key[:2] for key in table):
+        print(f"\n### {model}, {kind}\n\n| method | AUPR, median | mean | right of the first 20 | seconds |")
+        print("|---|---|---|---|---|")
+        of_kind = {
+            name: np.array([each[2:] for each in table[model, kind, name]])
+            for *at, name in table
+            if at == [model, kind]
         }
-        for name, values in sorted(lines.items(), key=lambda line: -np.median(line[1][:, 0])):
-            print(
-                f"| {name} | {np.median(values[:, 0]):.3f} | {values[:, 0].mean():.3f} | {values[:, 1].mean():.2f} | {values[:, 2].mean():.3f} |"
-            )
+        for name, values in sorted(of_kind.items(), key=lambda line: -np.median(line[1][:, 0])):
+            aupr, first, seconds = values.T
+            shown = f"{np.median(aupr):.3f} | {aupr.mean():.3f} | {first.mean():.2f} | {seconds.mean():.3f}"
+            print(f"| {name} | {shown} |")
     for name, values in held.items():
         inside, told, width = (np.array(part) for part in zip(*values, strict=True))
         print(
-            f"\nShare of wrong labels, {name}: interval holds {SHARE:.0%} in {inside.mean():.0%} of {len(inside)}, told in {told.mean():.0%}; where told it holds it in {inside[told].mean():.0%}, median width {np.median(width):.2f}"
+            f"\nShare of wrong labels, {name}: the interval holds {SHARE:.0%} in {inside.mean():.0%} of {len(inside)}; told in "
+            f"{told.mean():.0%}, of which {inside[told].mean():.0%} hold it; median width {np.median(width):.2f}"
         )
-    (options.out / f"table-{options.seeds.replace(',', '-')}.json").write_text(
-        json.dumps([[*key, values] for key, values in table.items()])
-    )
+    file = options.out / f"table-{options.models}-{options.seeds}.json"
+    file.write_text(json.dumps([[*key, values] for key, values in table.items()]))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import foretune as ft
 from foretune.kernels.job import Job, joint_job
-from foretune.kernels.tiles import Plan, memory_bytes
+from foretune.kernels.memory_plan import TilePlan, memory_bytes
 from foretune.progress import peak_memory
 
 BUDGETS = {"minilm": ("400MiB", "800MiB", "2GiB"), "smollm2": ("2GiB", "4GiB")}
@@ -38,7 +38,7 @@ def one(model: str, budget: str) -> str:
     return f"| {model} | {budget} | {above / 2**20:.0f} MiB | {share:.2f} | {tile} | {plan.passes} | {seconds:.1f} |"
 
 
-def _planned(job: Job, budget: str) -> Plan:
+def _planned(job: Job, budget: str) -> TilePlan:
     return job.plan(memory_bytes(budget), job.array_bytes(ft.SGD()))
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 import foretune as ft
 from benchmarks.case import Case, Measured
-from foretune.forecasting.plan import product_rate
 from foretune.gradients.factors import Products
 from foretune.gradients.source import GradientSource
+from foretune.kernels.cost import product_rate
 from foretune.kernels.sgd import contraction_flops
 from foretune.model.outputs import Outputs
 from foretune.progress import peak_memory

@@ -20,7 +20,7 @@ import foretune as ft
 from foretune.model.gguf import gguf_folder
 from tests.cases import tokenizer
 from tests.conftest import WORDS, run_cli
-from tests.families import saved
+from tests.families import VOCABULARY, saved
 
 Change = Callable[[Path], object]
 EVIL = "open({marker!r}, 'w')\nfrom transformers import BertConfig\nclass C(BertConfig): pass\n"
@@ -233,6 +233,85 @@ def test_tensors_without_a_place_are_noted(tmp_path: Path) -> None:
     config(num_hidden_layers=2)(tmp_path)
     with pytest.warns(UserWarning, match="9 tensors that LlamaForCausalLM has no place for: model.layers.2"):
         ft.load_model(tmp_path)
+
+
+HEADS = {
+    "a classifier beside a body": ("bert-body", "classifier.weight", None, "a new head answers"),
+    "a classifier beside a masked model": ("bert", "classifier.weight", None, "label words or a new head answer"),
+    "a head over values": ("llama", "v_head.summary.weight", None, "label words or a new head answer"),
+    "a head of ones own": ("bert-body", "regression.0.weight", None, "a new head answers"),
+    "a classifier of a causal model": (
+        "llama-classifier",
+        "lm_head.weight",
+        "causal",
+        "label words or a new head answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_trained_head_that_is_not_used_is_named(name: str, tmp_path: Path) -> None:
+    family, key, kind, answers = HEADS[name]
+    saved(family, tmp_path)
+    weights(lambda all_: {**all_, key: torch.ones((VOCABULARY if kind else 3), 16)})(tmp_path)
+    head = "score.weight" if kind else key
+    with pytest.warns(UserWarning, match=rf"holds a head that \w+ has no place for: {head}. It is not used: {answers}"):
+        ft.load_model(tmp_path, kind=kind)
+
+
+LABELS = {
+    "three labels": ("bert-classifier", {"0": "bad", "1": "so so", "2": "good"}, r"of 3 labels \(bad, so so, good\)"),
+    "labels without names": ("bert-classifier", {"0": "LABEL_0", "1": "LABEL_1"}, "of 2 labels. Its body is read"),
+    "labels of a body": ("bert-body", {"0": "bad", "1": "good"}, r"names 2 labels \(bad, good\). They are not used"),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_a_configuration_that_are_not_used_are_said_once(name: str, tmp_path: Path) -> None:
+    """Also where the stored classifier has another number of rows than the configuration has labels."""
+    family, labels, note = LABELS[name]
+    saved(family, tmp_path)
+    config(id2label=labels)(tmp_path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ft.load_model(tmp_path)
+    (only,) = [str(each.message) for each in said if "not used" in str(each.message)]
+    assert re.search(note, only)
+
+
+def sentence_encoder(folder: Path, **pooling: object) -> None:
+    """What sentence_transformers puts beside a body."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense"}
+    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+
+
+@pytest.mark.parametrize(
+    ("pooling", "stored", "noted"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls", True),
+        ({"pooling_mode": "cls"}, "cls", True),
+        ({"pooling_mode_mean_tokens": True}, "mean", False),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, None, False),
+    ],
+)
+def test_how_a_sentence_encoder_was_pooled_is_said_where_a_head_reads_otherwise(
+    pooling: dict[str, object], stored: str | None, noted: bool, tmp_path: Path, data_file: Path
+) -> None:
+    saved("bert-body", tmp_path)
+    sentence_encoder(tmp_path, **pooling)
+    (tmp_path / "model_head.pkl").write_bytes(b"not opened")
+    with pytest.warns(UserWarning, match="2_Dense: layers behind its pooling.*without it"):
+        lm = ft.load_model(tmp_path)
+    assert lm.pooling == stored
+    plan = ("kernel", tmp_path, data_file, "--k", 2, "--test", 2, "--out", tmp_path.parent / "out", "--plan")
+    for more, said in (((), noted), (("--pooling", "mean"), False)):
+        result = run_cli(*plan, *more)
+        assert result.returncode == 0, result.stderr
+        assert "model_head.pkl: a head that SetFit trained" in result.stderr
+        assert ("Add --pooling cls to read it as it was trained" in result.stderr) == said
 
 
 LEFT_OVER = {

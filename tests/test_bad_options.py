@@ -17,6 +17,8 @@ POSITIVE = ("0", "-1", "nan", "inf", "1e300", "x", "")
 COUNTS = ("0", "-1", "1.5", "x", "")
 LISTS = ("", ",", "a,,b", "a,a")
 RANGES = ("", "3-1", "0-99999999999", "²", "٣", "0,,1", "0,0", "0-", "a", "-1")
+WORDS = ("neg", "", "neg=", "=x", "neg=bad,neg=worse", '"neg=bad')
+TEMPLATES = ("{text", "{text} {mask} {mask}", "{mask}", "{text!r} {mask}", "{text|upper} {mask}", "{film} {mask}")
 TRAINED = ("--method", "lora")
 """With the options of adapters."""
 
@@ -24,15 +26,18 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
     "kernel": {
         "--k": COUNTS, "--test": COUNTS, "--seed": SEEDS, "--dtype": ("floaty", "int8", ""),
         "--device": ("meta", "cpu:7", "cuda:-1", "xyz", ""), "--output": ("bogus", "PROMPT", ""),
-        "--head": ("bogus", ""), "--pooling": ("bogus", ""), "--metric": ("bogus", ""), "--labels": LISTS,
+        "--head": ("bogus", ""), "--pooling": ("bogus", ""), "--metric": ("bogus", ""),
         "--blocks": LISTS, "--layers": RANGES, "--formula": ("bogus", "sgd,bogus", "sgd,sgd", ",", ""),
         "--formula signgd --eps": ("-1", "nan", "inf", "x"), "--formula lora --rank": (*RANGES, "0", "1000000000"),
         "--formula lora --alpha": POSITIVE, "--formula lora --init": ("zero", ""),
         "--formula lora --target-modules": LISTS, "--formula lora --draw-seed": SEEDS,
         "--formula projection --dimension": (*COUNTS, "1000000000000"), "--formula projection --projection": ("zz", ""),
         "--memory": ("", "0", "lots", "nan"), "--eps": ("1e-3",), "--rank": ("4",), "--dimension": ("64",),
-        "--words": ("", "neg", "neg=", "=x", "neg=bad,neg=worse"), "--text": ("",), "--label": ("",), "--task": ("",),
-        "--template": ("",), "--revision": ("",), "--data-split": ("",), "--test-data": ("",), "--json": ("",),
+        "--words": WORDS, "--text": ("",), "--label": ("",), "--task": ("",),
+        "--labels a,b --words": ("a=bad,c=good",), "--labels": (*LISTS, "only"), "--max-length": ("0", "-1", "x", ""),
+        "--delimiter": ("", ";;"), "--encoding": ("", "utf-99"), "--output head --words": ("a=bad,b=good",),
+        "--output head --template": ("{text} {mask}",), "--output head --prompt": ("null",),
+        "--template": ("", *TEMPLATES), "--revision": ("",), "--data-split": ("",), "--test-data": ("",), "--json": ("",),
     },
     "solve": {
         "--solver": ("nope", *LISTS), "--kernels": LISTS, "--select": LISTS, "--choose": ("zz", ""), "--json": ("",),
@@ -44,6 +49,7 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
         "--schedule": ("none", ""), "--precision": ("half", ""), "--grid": ("own", ""), "--proximal": POSITIVE,
         "--clip": POSITIVE, "--method lp-ft --head-learning-rate": POSITIVE, "--head-learning-rate": ("0.1",),
         "--method lora --rank": (*COUNTS, "1000000000000"), "--method lora --alpha": POSITIVE, "--rank": ("4",),
+        "--words": WORDS, "--template": TEMPLATES, "--labels": LISTS, "--parameters": LISTS,
         "--alpha": ("8",), "--init": ("gaussian",), "--target-modules": ("q_proj",), "--training-seed": SEEDS,
         "--draw-seed": ("7",), "--layers": RANGES, "--dtype": ("bfloat16", "float16"), "--seed": SEEDS,
     },
@@ -61,10 +67,12 @@ BAD: dict[str, dict[str, tuple[str, ...]]] = {
         "--tasks": ("nope", *LISTS), "--k": ("", "0", "x", "1.5"), "--seeds": RANGES, "--test": COUNTS,
         "--steps": COUNTS, "--evaluate-every": COUNTS, "--batch-sizes": ("", "0", "x", "4,4"),
         "--sgd-rates": ("", "0", "nan", "x", "-1"), "--adam-rates": ("", "0", "inf", "x"), "--memory": ("", "0"),
-        "--device": ("zzz", "meta"), "--model": ("",),
+        "--device": ("zzz", "meta"), "--model": ("",), "--words": (*WORDS, "no-such-label=bad"),
     },
+    "forecast": {"--words": WORDS, "--template": TEMPLATES, "--labels": LISTS, "--layers": RANGES, "--blocks": LISTS},
 }  # fmt: skip
 PLACES = {
+    "forecast": ("no-model", "no-data", "--out", "out"),
     "kernel": ("no-model", "no-data", "--out", "out"),
     "solve": ("no-folder",),
     "tune": ("no-model", "no-data", "--out", "out"),
@@ -92,7 +100,13 @@ def refused(command: str, option: str, value: str, folder: Path) -> None:
     assert not list(folder.iterdir()), option
 
 
-FREE = {"--memory": tuple(BAD), "--method": ("tune",), "--tasks": ("validate", "reproduce"), "--optimiser": ("tune",)}
+FREE = {
+    "--template": tuple(BAD),
+    "--memory": tuple(BAD),
+    "--method": ("tune",),
+    "--tasks": ("validate", "reproduce"),
+    "--optimiser": ("tune",),
+}
 """Messages that name the value instead of the option."""
 
 

@@ -216,7 +216,7 @@ def test_verdicts_are_those_of_the_papers_table(task) -> None:
     ]
     fixed = FixedFeatures(distance, distance, {}, 1, 0)
     found = KernelBehaviour(tuple(analogs), LinearizationTest(pretrained / 100, linear / 100, tuned / 100), fixed)
-    assert (found.solved(0.05), found.linear, found.features_fixed) == answers
+    assert (found.solvable(0.05), found.linear, found.features_fixed) == answers
     assert found.verdict == ("yes" if answers == ("yes", True, True) else "no")
     assert found.summary["linearization"]["threshold"] == 0.5  # type: ignore[index]
 
@@ -226,8 +226,8 @@ def test_a_kernel_that_solves_one_setting_of_four_solves_in_part() -> None:
     found = KernelBehaviour(
         (good, bad, bad, bad), LinearizationTest(0.1, 0.4, 0.5), FixedFeatures(0.5, 0.5, {}, 1, 0), Thresholds()
     )
-    assert found.solved(0.05) == "partly"
-    assert found.solved(0.10) == "yes"
+    assert found.solvable(0.05) == "partly"
+    assert found.solvable(0.10) == "yes"
     assert found.verdict == "partly"
     assert dataclasses.replace(found, analogs=()).verdict == "no"
 
@@ -318,7 +318,7 @@ def test_the_verdict_of_a_run_rests_on_its_kernels() -> None:
     assert set(fixed.blocks) == set(before.parameters())
     analogs = (AnalogTest(0.8, 0.82, "sgd, k=3"),)
     found = KernelBehaviour(analogs, linearization(before, after, ROWS).test(Y, "accuracy"), fixed)
-    assert found.summary["solved"]["answer"] == "yes"  # type: ignore[index]
+    assert found.summary["solve_on_grid"]["answer"] == "yes"  # type: ignore[index]
     unmoved = change_of_kernel(kernels[0], kernels[0])
     assert unmoved.distance == 0
     same = KernelBehaviour(analogs, linearization(before, before, ROWS).test(Y, "accuracy"), unmoved)

@@ -14,7 +14,7 @@ import foretune as ft
 from foretune.gradients.source import GradientSource
 from foretune.kernels import sgd, tile
 from foretune.kernels.job import Job
-from foretune.kernels.tiles import Footprint, Plan, machine_memory, memory_bytes, refuse_too_large, tile_plan
+from foretune.kernels.memory_plan import Footprint, TilePlan, machine_memory, memory_bytes, refuse_too_large, tile_plan
 from foretune.progress import peak_memory
 from tests.cases import FAMILIES, ROWS, TASK, language_model, outputs_of, tokenizer
 from tests.conftest import assert_refused, family, run_cli
@@ -66,8 +66,8 @@ def test_both_contractions_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(kernel, kernels[0], rtol=0, atol=1e-12 * np.abs(kernels[0]).max())
 
 
-@pytest.mark.parametrize("plan", [Plan(2, 2, 2, 0, 0), Plan(1, 4, 3, 0, 0), Plan(3, 5, 9, 0, 0)], ids=str)
-def test_tiles_do_not_change_the_kernel(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("plan", [TilePlan(2, 2, 2, 0, 0), TilePlan(1, 4, 3, 0, 0), TilePlan(3, 5, 9, 0, 0)], ids=str)
+def test_tiles_do_not_change_the_kernel(plan: TilePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = outputs_of(language_model(LLAMA), difference=False)
     train, evaluation = [[ft.Example.of(row) for row in part] for part in (ROWS[:4], ROWS[4:])]
     whole = ft.joint_kernels(outputs, train, evaluation).array

@@ -31,6 +31,7 @@ from foretune.finetune.sign_descent import SignOptimizer
 from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import pull
+from foretune.model.batches import outputs_and_features
 from tests.cases import TASK, language_model, outputs_of
 from tests.conftest import family, many_rows
 
@@ -247,6 +248,20 @@ def test_the_selective_pull_acts_only_where_the_objective_grows_away_from_the_st
         torch.testing.assert_close(weight.grad, torch.full_like(weight, slope + 0.05 * acts))
         assert pull(tuned, Proximal(0.5, selective=False))
         torch.testing.assert_close(weight.grad, torch.full_like(weight, slope + 0.05 * acts + 0.05))
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), SquaredLoss()], ids=lambda loss: loss.name)
+def test_the_validation_loss_is_the_mean_over_examples_also_where_the_last_batch_is_short(loss: Loss) -> None:
+    """32 examples make a batch of an evaluation; the trainer's own mean weighs 8 left over as much as those."""
+    split = TASK.few_shot(many_rows(200), k=20, test=4)
+    split = replace(split, validation=split.validation[:40])
+    outputs = outputs_of(language_model(BERT), difference=len(TASK.labels) == 2)
+    run = fine_tuned(outputs, TASK, split, FullTuning(), replace(SHORT, loss=loss))
+    y = torch.tensor(TASK.targets(split.validation))
+    rows = torch.from_numpy(outputs_and_features(outputs, split.validation).outputs)
+    means = [loss.mean(rows[part], y[part]).item() for part in (slice(None), slice(32), slice(32, None))]
+    assert len(y) == 40 and abs(means[0] - np.mean(means[1:])) > 1e-6 * means[0]
+    assert run.history[0].validation_loss == pytest.approx(means[0], rel=1e-9)
 
 
 def test_sign_descent_moves_every_entry_by_the_learning_rate() -> None:

@@ -29,7 +29,7 @@ from foretune.candidates.scores import SCORES, VALIDATION_LOSS
 from foretune.errors import DataError, UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecasting.advice import advice
-from foretune.forecasting.cost import cost
+from foretune.forecasting.cost import forecast_cost
 from foretune.forecasting.forecast import forecast
 from foretune.forecasting.labels import label_warnings
 from foretune.kernels.block_kernel import BlockKernel
@@ -279,8 +279,8 @@ def test_the_advice_promises_nothing_about_the_regime() -> None:
 def test_the_cost_of_training_is_three_forward_passes_a_step() -> None:
     stages = [Stage(name, seconds, 0, 0) for name, seconds in (("pretrained outputs", 8.0), ("kernel", 20.0))]
     with pytest.raises(UsageError, match="'forecast'"):
-        cost(stages, 80, 16, 100, 5)
-    found = cost([*stages, Stage("forecast", 2.0, 0, 0)], examples=80, batch=16, steps=100, candidates=5)
+        forecast_cost(stages, 80, 16, 100, 5)
+    found = forecast_cost([*stages, Stage("forecast", 2.0, 0, 0)], examples=80, batch=16, steps=100, candidates=5)
     assert found.forecast == 30
     assert found.run == pytest.approx(3 * 0.1 * 16 * 100)
     assert found.comparison == pytest.approx(found.run * found.runs)

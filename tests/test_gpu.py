@@ -10,12 +10,12 @@ import torch
 from benchmarks.gpu import __main__ as benchmark
 
 import foretune as ft
-from foretune.forecasting.plan import product_rate
 from foretune.kernels import tile, token_gram
 from foretune.kernels.budget import device_bytes, refuse_beyond_host, sizes_on
+from foretune.kernels.cost import product_rate
+from foretune.kernels.memory_plan import BATCH, Footprint, Sizes, tile_plan
 from foretune.kernels.products import add_in_parts
 from foretune.kernels.tile import CHUNK_BYTES, chunk_bytes, in_pieces_of
-from foretune.kernels.tiles import BATCH, Footprint, Sizes, tile_plan
 from foretune.model.fingerprint import outputs_identity
 from tests.cases import ROWS, language_model, outputs_of
 from tests.conftest import family

@@ -110,12 +110,12 @@ def test_an_untouched_embedding_row_has_no_sign() -> None:
 
 def test_tiles_do_not_change_any_formula(monkeypatch: pytest.MonkeyPatch) -> None:
     from foretune.kernels.job import Job
-    from foretune.kernels.tiles import Plan
+    from foretune.kernels.memory_plan import TilePlan
 
     outputs = outputs_of(language_model(family("mixtral-causal")))
     formulas = [ft.SignGD(), ft.AsymmetricSignGD(), ft.LoRA(3), ft.IntrinsicDimension(8), ft.Kronecker(8)]
     whole = ft.kernels_of(ft.joint_job(outputs, EXAMPLES[:4], EXAMPLES[4:]), formulas)
-    monkeypatch.setattr(Job, "plan", lambda *_: Plan(1, 2, 1, 0, 0))
+    monkeypatch.setattr(Job, "plan", lambda *_: TilePlan(1, 2, 1, 0, 0))
     tiled = ft.kernels_of(ft.joint_job(outputs, EXAMPLES[:4], EXAMPLES[4:]), formulas)
     for label, kernel in whole.items():
         scale = np.abs(kernel.array).max()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import foretune as ft
-from foretune.analysis.solvers import KernelRidge, joint_data, solved
+from foretune.analysis.solvers import KernelRidge, joint_data, solve_on_grid
 from foretune.store.kept import write_kept
 from tests.conftest import WORDS, assert_refused, assert_valid, many_rows, run_cli
 
@@ -58,7 +58,9 @@ def test_solve_says_what_the_library_says(run_folder: Path, tmp_path: Path) -> N
     assert {item["solver"] for label, item in by_kernel.items() if label != "asymmetric"} == {"ridge"}
     record = json.loads((run_folder / "experiment.json").read_text())
     f0, y = np.array(pretrained(run_folder)), np.array(record["y"])
-    own = solved(KernelRidge(), joint_data(ft.BlockKernel.open(run_folder / "kernels" / "sgd").total(), f0, y, 8))
+    own = solve_on_grid(
+        KernelRidge(), joint_data(ft.BlockKernel.open(run_folder / "kernels" / "sgd").total(), f0, y, 8)
+    )
     assert by_kernel["sgd"]["solution"]["predictions"] == own.predictions.tolist()
     assert len(by_kernel["sgd"]["solution"]["grid"]) == 25
     assert f"{by_kernel['sgd']['score']['value']:.3f}" in result.stdout

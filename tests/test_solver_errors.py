@@ -18,7 +18,7 @@ from foretune.analysis.solvers import (
     KernelSVC,
     KernelSVR,
     named_solver,
-    solved,
+    solve_on_grid,
 )
 from tests.test_solvers import INF, asymmetric_split, matrices, split
 
@@ -74,10 +74,10 @@ def test_solvers_refuse_hyperparameters_that_mean_nothing() -> None:
     with pytest.raises(ft.ForetuneError, match="both"):
         KernelSVC().fit(train, 0 * data.y_train)
     with pytest.raises(ft.ForetuneError, match="Did you mean 'strength'"):
-        solved(KernelRidge(), data, grid={"strenght": [1.0]})
+        solve_on_grid(KernelRidge(), data, grid={"strenght": [1.0]})
     with pytest.raises(ft.ForetuneError, match="Did you mean 'ridge'"):
         named_solver("rigde")
     with pytest.raises(ft.ForetuneError, match="symmetric"):
         KernelRidge().fit(matrices(asymmetric_split(0, 1))[0], data.y_train)
     with pytest.raises(ft.ForetuneError, match="class numbers below 2"):
-        solved(KernelRidge(), replace(data, y_evaluation=data.y_evaluation + 1))
+        solve_on_grid(KernelRidge(), replace(data, y_evaluation=data.y_evaluation + 1))

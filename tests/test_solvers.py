@@ -31,7 +31,7 @@ from foretune.analysis.solvers import (
     joint_data,
     named_solver,
     sample_major,
-    solved,
+    solve_on_grid,
 )
 from foretune.analysis.solvers.logistic import loss_and_derivative
 
@@ -92,7 +92,7 @@ def test_ridge_is_the_linear_solve(seed, c, strength, scale) -> None:
 @pytest.mark.parametrize("c", [1, 3])
 def test_the_search_gives_every_grid_point_what_its_own_linear_solve_gives(c: int) -> None:
     data = split(5, c)
-    result = solved(KernelRidge(), data)
+    result = solve_on_grid(KernelRidge(), data)
     assert len(result.grid) == 25
     train, cross = matrices(data)
     norm, v = np.linalg.norm(train, 2), data.validation
@@ -163,7 +163,7 @@ def test_logistic_regression_is_what_a_generic_minimiser_finds(seed, c, strength
 
 def test_warm_starts_along_the_grid_end_where_cold_starts_do() -> None:
     data = split(1, 3)
-    warm = solved(KernelLogistic(), data, grid={"f0_scale": [10.0, INF], "strength": [1.0, 0.1, 0.01]})
+    warm = solve_on_grid(KernelLogistic(), data, grid={"f0_scale": [10.0, INF], "strength": [1.0, 0.1, 0.01]})
     for point in warm.grid:
         _, f = fitted(KernelLogistic(**point.parameters), data)
         loss = loss_and_derivative(f[: data.validation], data.y_evaluation[: data.validation])[0]
@@ -182,7 +182,7 @@ def test_separable_examples_without_regularisation_stay_finite_and_say_whether_t
         early = KernelLogistic(strength=0.0, max_iter=2).fit(train, data.y_train)
     assert not early.converged_
     with pytest.warns(ConvergenceWarning):
-        assert not solved(KernelLogistic(max_iter=2), data, grid={"strength": [0.0]}).chosen.converged
+        assert not solve_on_grid(KernelLogistic(max_iter=2), data, grid={"strength": [0.0]}).chosen.converged
 
 
 @settings(max_examples=40, deadline=None)
@@ -220,7 +220,7 @@ def test_a_symmetric_kernel_makes_both_discriminants_ridge_regression(seed, c, s
 def test_one_decomposition_serves_the_asymmetric_grid(c: int) -> None:
     data = asymmetric_split(4, c)
     train, cross = matrices(data)
-    result = solved(AsymmetricKernel(mix=0.5), data)
+    result = solve_on_grid(AsymmetricKernel(mix=0.5), data)
     assert len(result.grid) == 100
     v, back = data.validation, data.reversed.reshape(cross.shape)
     for point in result.grid[::7]:
@@ -281,7 +281,7 @@ def test_scikit_learn_cross_validates_every_solver(name: str, c: int) -> None:
     kernel = matrices(data)[0] if c == 1 else sample_major(data.train)
     folds = StratifiedKFold(3, shuffle=True, random_state=0)
     search = GridSearchCV(named_solver(name), grid, cv=folds, error_score="raise").fit(kernel, data.y_train)
-    own = solved(named_solver(name), data, grid, CrossValidation(folds=3, seed=0))
+    own = solve_on_grid(named_solver(name), data, grid, CrossValidation(folds=3, seed=0))
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], [point.validation for point in own.grid])
     assert search.best_estimator_.predict(kernel).shape == (12,)
 
@@ -304,7 +304,7 @@ def test_cross_validation_reverses_asymmetric_kernels_and_needs_no_validation_ex
     data = asymmetric_split(13, 1, n=12)
     empty = replace(data, validation=0, metric="f1")
     grid = {"gamma": [0.1, 1.0], "mix": [0.0, 0.5], "f0_scale": [10.0]}
-    result = solved(AsymmetricKernel(), empty, grid, CrossValidation(folds=3))
+    result = solve_on_grid(AsymmetricKernel(), empty, grid, CrossValidation(folds=3))
     losses, train = np.zeros(len(result.grid)), matrices(data)[0]
     for kept, left in StratifiedKFold(3, shuffle=True, random_state=0).split(train, data.y_train):
         for number, point in enumerate(result.grid):
@@ -316,17 +316,17 @@ def test_cross_validation_reverses_asymmetric_kernels_and_needs_no_validation_ex
     np.testing.assert_allclose([point.validation_loss for point in result.grid], losses)
     assert result.predictions.shape == (13,)
     with pytest.raises(ft.ForetuneError, match="CrossValidation"):
-        solved(AsymmetricKernel(), empty)
+        solve_on_grid(AsymmetricKernel(), empty)
     with pytest.raises(ft.ForetuneError, match=r"folds=7.* 6 training example"):
-        solved(AsymmetricKernel(), data, choose=CrossValidation(folds=7))
+        solve_on_grid(AsymmetricKernel(), data, choose=CrossValidation(folds=7))
 
 
 def test_equal_scores_go_to_the_smaller_loss_and_equal_losses_to_the_stronger_regularisation() -> None:
     data = split(0, 1)
     zeros = replace(data, evaluation=0 * data.evaluation, f0_evaluation=0 * data.f0_evaluation)
-    assert solved(KernelRidge(), zeros).chosen.parameters["strength"] == 1
-    assert solved(AsymmetricKernel(), zeros).chosen.parameters["gamma"] == 0.01
-    assert solved(KernelLogistic(), zeros).chosen.parameters["strength"] == 1
+    assert solve_on_grid(KernelRidge(), zeros).chosen.parameters["strength"] == 1
+    assert solve_on_grid(AsymmetricKernel(), zeros).chosen.parameters["gamma"] == 0.01
+    assert solve_on_grid(KernelLogistic(), zeros).chosen.parameters["strength"] == 1
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -353,7 +353,7 @@ def test_kernel_logistic_regression_does_not_depend_on_the_scale_of_the_kernel(e
     phi[..., 0] += (2 * y - 1)[:, None]
     joint, f0 = np.einsum("iap,jbp->iajb", phi[:16], phi), generator.normal(size=(40, 1))
     plain, other = (
-        solved(named_solver("logistic"), joint_data(joint * factor, f0, y, 8, "accuracy"))
+        solve_on_grid(named_solver("logistic"), joint_data(joint * factor, f0, y, 8, "accuracy"))
         for factor in (1.0, 10.0**exponent)
     )
     assert plain.predictions.tolist() == other.predictions.tolist()

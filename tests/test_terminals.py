@@ -198,6 +198,18 @@ def test_control_c_during_the_imports_is_an_interruption() -> None:
     assert (result.returncode, result.stderr) == (130, "Stopped. Nothing was written.\n")
 
 
+def test_a_second_control_c_while_the_first_is_answered_changes_nothing() -> None:
+    code = (
+        "import os, signal, sys\nimport foretune.cli.app, foretune.cli.main as command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def app(**_): raise KeyboardInterrupt\n"
+        "def said(text): os.kill(os.getpid(), signal.SIGINT); return text\n"
+        "foretune.cli.app.app, command.one_line = app, said\nsys.argv = ['foretune', 'validate']\ncommand.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert (result.returncode, result.stderr) == (130, "Stopped. Repeat the same command to go on where it stopped.\n")
+
+
 def test_control_c_ends_with_130(llama_folder: Path, data_file: Path) -> None:
     command = ["-m", "foretune", "kernel", llama_folder, data_file, WORDS, "--k", "4", "--plan"]
     with subprocess.Popen(

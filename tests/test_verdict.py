@@ -17,7 +17,7 @@ from foretune.candidates.scores import VALIDATION_LOSS
 from foretune.errors import ModelError, NonFiniteError, UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecasting.baseline import ClassRule, rule_for
-from foretune.forecasting.cost import FORECAST_STAGES, cost
+from foretune.forecasting.cost import FORECAST_STAGES, forecast_cost
 from foretune.forecasting.forecast import Forecast
 from foretune.forecasting.forecast import forecast as forecast_of
 from foretune.forecasting.page import Seen, forecast_page
@@ -44,7 +44,7 @@ def shown(found: Forecast) -> str:
     stages = [Stage(name, 1.0, 0, 0) for name in FORECAST_STAGES]
     console = PlainConsole(width=200, record=True, file=io.StringIO())
     seen = Seen("model on data", (), "accuracy", {"train": 24, "validation": 24, "test": 24})
-    page = forecast_page(found, cost(stages, 10, 4, 10, 3), stages, seen, {})
+    page = forecast_page(found, forecast_cost(stages, 10, 4, 10, 3), stages, seen, {})
     print_page(console, page, details=True)
     return " ".join(console.export_text().split())
 

@@ -24,8 +24,8 @@ from foretune.finetune.warm_up import warmed_outputs
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
 from foretune.kernels.law import check_law
+from foretune.kernels.memory_plan import BATCH, TilePlan
 from foretune.kernels.signs import SignFormula
-from foretune.kernels.tiles import BATCH, Plan
 from foretune.model.batches import outputs_and_features
 from foretune.model.outputs import Outputs
 from foretune.regime.linearization import linearization
@@ -112,7 +112,7 @@ def _kernels(outputs: Outputs, *, few: bool) -> Values:
     check_law(job.source, {formula: formula.blocks(job.kinds) for formula in formulas}, range(job.n), BATCH)
     found: Values = {label: kernel.array for label, kernel in ft.kernels_of(job, formulas).items()}
     if not few:
-        with patch.object(Job, "plan", lambda *_: Plan(batch=2, rows=3, columns=4, passes=0, peak=0)):
+        with patch.object(Job, "plan", lambda *_: TilePlan(batch=2, rows=3, columns=4, passes=0, peak=0)):
             found["sgd, in tiles"] = ft.kernels_of(job, formulas[:1])["sgd"].array
     inputs = outputs_and_features(outputs, [*train, *others])
     return {**found, "outputs": inputs.outputs, "features": inputs.features}

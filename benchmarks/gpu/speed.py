@@ -22,9 +22,9 @@ from foretune.gradients.factors import Products
 from foretune.kernels.formula import Formula, contracted
 from foretune.kernels.job import Job, job_description
 from foretune.kernels.law import check_law
+from foretune.kernels.memory_plan import AUTO
 from foretune.kernels.sgd import contraction_flops
 from foretune.kernels.tile import Tile, in_pieces_of
-from foretune.kernels.tiles import AUTO
 from foretune.model.outputs import Outputs
 
 WORDS = 60

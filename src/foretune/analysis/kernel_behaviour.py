@@ -181,7 +181,7 @@ class KernelBehaviour:
     fixed: FixedFeatures
     thresholds: Thresholds = field(default_factory=Thresholds)
 
-    def solved(self, points: float) -> Answer:
+    def solvable(self, points: float) -> Answer:
         """The kernel solves the task within so many points: in enough of the settings, in some, or in none."""
         good = sum(test.within(points) for test in self.analogs)
         if not good:
@@ -206,7 +206,7 @@ class KernelBehaviour:
         """
         if self.linearization.gain <= 0:
             return "cannot say"
-        return self.solved(self.thresholds.points) if self.linear and self.features_fixed else "no"
+        return self.solvable(self.thresholds.points) if self.linear and self.features_fixed else "no"
 
     @property
     def summary(self) -> dict[str, object]:
@@ -215,8 +215,8 @@ class KernelBehaviour:
         return {
             "kernel_behaviour": self.verdict,
             "solved": {
-                "answer": self.solved(limits.points),
-                "wider": self.solved(limits.wide_points),
+                "answer": self.solvable(limits.points),
+                "wider": self.solvable(limits.wide_points),
                 "points": limits.points,
                 "wider_points": limits.wide_points,
                 "share_of_settings": limits.settings,

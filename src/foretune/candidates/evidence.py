@@ -28,7 +28,7 @@ from foretune.analysis.dynamics import BestRun, Curves, FunctionSpace, GradientD
 from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
-from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solved
+from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import Spectrum
 from foretune.candidates.adam import STEPS, AdamRate, PredictedRun, adam_rate, predicted_runs, reach
 from foretune.candidates.candidate import (
@@ -260,7 +260,7 @@ class Evidence:
     def ridge(self) -> GridPoint:
         """Kernel ridge regression with validation's choice of hyperparameters."""
         inputs = self.inputs
-        return solved(
+        return solve_on_grid(
             named_solver("ridge"), joint_data(self.kernel, inputs.f0, inputs.y, inputs.n_validation, inputs.metric)
         ).chosen
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from foretune.cli.deliver import deliver
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import Places
-from foretune.cli.prepare import prepared, versions
+from foretune.cli.prepare import loaded_experiment, versions
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
@@ -28,7 +28,7 @@ def run_behaviour(measures: BehaviourOptions, report: ReportOptions) -> None:
     places.check()
     recipe = read_recipe(measures.folder)
     finished_report(measures.folder)
-    found = prepared(recipe.experiment, places, measures.folder, errors)
+    found = loaded_experiment(recipe.experiment, places, measures.folder, errors)
     run = finished_run(measures.folder, recipe, found)
     found.work.memory = measures.memory
     with progress_bar(errors) as found.work.progress:

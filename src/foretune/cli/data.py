@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from foretune.cli.options import AnswerOptions, DataOptions, OutputOptions, RowOptions
-from foretune.cli.ranges import listed
+from foretune.cli.ranges import label_words, listed
 from foretune.errors import UsageError
 from foretune.experiment.data import check_rows
 from foretune.experiment.sample import FewShot, Full, Sample, Sampled
 from foretune.experiment.setting import DataSource, Question, Setting
-from foretune.text.cells import label_name
 from foretune.text.files.content import Reading
-from foretune.text.quoted import pieces, unquoted
 
 _USUAL_K = 16
 
@@ -106,27 +104,6 @@ def chosen_sample(options: SampleOptions, usual: Sample, full: Full) -> Sample:
     if options.n is not None:
         return Sampled(options.n)
     return usual if options.k is None else FewShot(options.k)
-
-
-def label_words(text: str) -> dict[str, str]:
-    """Label -> word, as `--words` has them (see `foretune.text.quoted`).
-
-    Raises:
-        UsageError: an item is not LABEL=WORD, or a label has two words.
-    """
-    words: dict[str, str] = {}
-    for item in pieces(text, ","):
-        label, *rest = pieces(item, "=")
-        label, word = label_name(unquoted(label)), unquoted("=".join(rest))
-        if not label or not word:
-            raise UsageError(
-                f"--words {item.strip()!r}: expected LABEL=WORD, as in negative=terrible,positive=great. A label with a "
-                "comma or an equals sign is put in double quotes: --words '\"a, b\"=WORD'."
-            )
-        if label in words:
-            raise UsageError(f"--words gives the label {label!r} two words, {words[label]!r} and {word!r}. Keep one.")
-        words[label] = word
-    return words
 
 
 def check_data_folder(data: Path | None, tasks: tuple[str, ...]) -> None:

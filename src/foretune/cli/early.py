@@ -65,13 +65,16 @@ _WAITING = _Waiting()
 def read_early(
     model: ModelOptions, data: DataOptions, outputs: OutputOptions, report: ReportOptions, out: Path | None
 ) -> None:
-    """Look at the places to write to, as far as that is quick, then read the data; `read_data` hands it over.
+    """Look at what is asked, then at the places to write to, as far as that is quick, then read the data.
+
+    `read_data` hands the rows over.
 
     Raises:
         UsageError, DataError, StorageError: a wrong place, wrong options, or rows that cannot be used.
     """
+    setting = asked_setting(data, outputs)
     Places(report.json, () if out is None else (out,)).check(read_by(model, data, outputs))
-    _WAITING.found[data, outputs] = _read(data, outputs, progress_console(quiet=report.quiet))
+    _WAITING.found[data, outputs] = _read(setting, progress_console(quiet=report.quiet))
 
 
 def read_data(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:
@@ -80,11 +83,11 @@ def read_data(data: DataOptions, outputs: OutputOptions, errors: Console) -> Rea
     Raises:
         UsageError, DataError, StorageError: see `read_early`.
     """
-    return _WAITING.found.pop((data, outputs), None) or _read(data, outputs, errors)
+    return _WAITING.found.pop((data, outputs), None) or _read(asked_setting(data, outputs), errors)
 
 
-def _read(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:
-    setting, stages = asked_setting(data, outputs), Stages()
+def _read(setting: Setting, errors: Console) -> Read:
+    stages = Stages()
     with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
         return Read(setting, drawn(setting), stages)
 

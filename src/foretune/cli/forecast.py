@@ -14,7 +14,7 @@ from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for,
 from foretune.candidates.evidence import Pool
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
-from foretune.cli.kernel import Settings, computed, planned
+from foretune.cli.kernel import Settings, deliver_plan, shown_kernels
 from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
     BlockOptions,
@@ -25,7 +25,7 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, prepared, reported
+from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported
 from foretune.cli.settings import as_yaml, option_words, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
@@ -34,7 +34,7 @@ from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import named, record_of
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.snippet import head_note, python_snippet
-from foretune.forecasting.cost import WARM_UP, cost
+from foretune.forecasting.cost import WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import Forecast, forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
@@ -72,7 +72,7 @@ def run_forecast(
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
     if run.out is not None:
         refuse_foreign(run.out)
-    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
@@ -81,16 +81,16 @@ def run_forecast(
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
     if run.plan:
-        return planned(job, formulas, run, report, found)
+        return deliver_plan(job, formulas, run, report, found)
     job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
+    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
-    costs = cost(
+    costs = forecast_cost(
         found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
     with busy(errors, "ask peft for the adapters"):

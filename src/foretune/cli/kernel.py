@@ -16,7 +16,7 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
-from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, prepared, reported, said
+from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.errors import UsageError
@@ -25,8 +25,9 @@ from foretune.experiment.folder import FORECAST, SETTINGS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
-from foretune.forecasting.plan import PlanData, estimate, plan_page
+from foretune.forecasting.plan import KernelCostData, kernel_cost_page
 from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.cost import kernel_cost
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
@@ -67,17 +68,17 @@ def run_kernel(
     if run.out is None and not run.plan:
         raise UsageError("A kernel needs a folder to go to: --out DIR.")
     places = kernel_places(run.out, report.json, [each.label for each in formulas])
-    found = prepared(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
-        return planned(job, formulas, run, report, found)
+        return deliver_plan(job, formulas, run, report, found)
     job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = computed(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
+    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
     record = named(found, record, kernels)
     numbers = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
@@ -86,7 +87,7 @@ def run_kernel(
     return deliver(page, report, folder=run.out)
 
 
-def computed(
+def shown_kernels(
     found: Experiment, job: Job, formulas: list[Formula], settings: Settings, errors: Console
 ) -> dict[str, BlockKernel]:
     """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
@@ -94,7 +95,7 @@ def computed(
         return kernels_with(found, job, formulas, settings.write)
 
 
-def planned(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:
+def deliver_plan(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:
     """Print what the kernels would need, and what the model is asked; on request, write it as JSON."""
-    needed = estimate(job, formulas, run.memory)
-    deliver(plan_page(needed, facts_of(found), PlanData(**vars(needed), about=said(found))), report)
+    needed = kernel_cost(job, formulas, run.memory)
+    deliver(kernel_cost_page(needed, facts_of(found), KernelCostData(**vars(needed), about=said(found))), report)

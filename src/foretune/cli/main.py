@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import warnings
 
@@ -26,6 +27,7 @@ def main() -> None:
             _quiet()
         sys.exit(_exit_code())
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C asks for the end that is here already
         resumable = any(argument.startswith("--out") for argument in sys.argv) or sys.argv[1:2] in _RESUMABLE
         _end(
             "Stopped. "

@@ -17,6 +17,7 @@ from foretune.cli.ranges import (
     SEED,
     Device,
     Items,
+    LabelWords,
     Memory,
     NumberRange,
     Numbers,
@@ -165,7 +166,9 @@ class AnswerOptions:
         str | None, option(Panel.OUTPUT, "Use this prompt of the task: manual, null or search.  [default: manual]")
     ] = None
     template: Annotated[str | None, option(Panel.OUTPUT, "Prompt, such as '{text} It was {mask} .'")] = None
-    words: Annotated[str | None, option(Panel.OUTPUT, "Label words, such as bad=terrible,good=great.")] = None
+    words: Annotated[
+        str | None, option(Panel.OUTPUT, "Label words, such as bad=terrible,good=great."), LabelWords()
+    ] = None
     first_piece: Annotated[
         bool,
         option(Panel.OUTPUT, "If a label word has several tokens, use the first of them.", "--first-piece"),
@@ -179,7 +182,7 @@ class AnswerOptions:
         ),
     ] = None
     max_length: Annotated[
-        int | None, option(Panel.OUTPUT, "Longest input in tokens; longer texts are cut, prompts are not.")
+        int | None, option(Panel.OUTPUT, "Longest input in tokens; longer texts are cut, prompts are not."), AT_LEAST_1
     ] = None
 
 

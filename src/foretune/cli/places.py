@@ -10,7 +10,7 @@ from pathlib import Path
 
 from foretune.errors import UsageError
 from foretune.pages.folder import PAGE, page_folder
-from foretune.store.atomic import check_file, check_folder, moving
+from foretune.store.atomic import check_file, check_folder, move_command
 from foretune.store.json import is_written_json
 from foretune.store.workspace import is_leftover_name
 
@@ -75,7 +75,7 @@ class Places:
         if target.exists() and not is_written_json(target):
             raise UsageError(
                 f"--json {self.json} is a file that --json did not write; it would be lost. Choose another file name, or "
-                f"move that file: {moving(target)}"
+                f"move that file: {move_command(target)}"
             )
 
     def _refuse_inside(self, target: Path) -> None:

@@ -36,7 +36,7 @@ class ExperimentOptions:
     outputs: OutputOptions
 
 
-def prepared(options: ExperimentOptions, places: Places, folder: Path | None, errors: Console) -> Experiment:
+def loaded_experiment(options: ExperimentOptions, places: Places, folder: Path | None, errors: Console) -> Experiment:
     """Check every place that will be written to, read the data, then load the model.
 
     Args:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from foretune.errors import UsageError, nearest
-from foretune.kernels.tiles import memory_bytes
+from foretune.kernels.memory_plan import memory_bytes
+from foretune.text.cells import label_name
 from foretune.text.quoted import pieces, unquoted
 
 
@@ -180,6 +181,16 @@ class Decimals(List):
 
 
 @dataclass(frozen=True)
+class LabelWords(Rule):
+    """Words for labels, as `label_words` reads them."""
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is not None:
+            label_words(str(value))
+
+
+@dataclass(frozen=True)
 class Device(Rule):
     """Where PyTorch computes."""
 
@@ -272,7 +283,7 @@ def items(option: str, text: str, example: str) -> list[str]:
     Raises:
         UsageError: there is none, one is empty, one is there twice, or a quote does not close.
     """
-    found = [unquoted(item) for item in pieces(text, ",")]
+    found = [unquoted(item) for item in pieces(option, text, ",")]
     if not all(found):
         raise UsageError(f"{option} {text!r} has an empty item; expected {example} for example.")
     twice = next((item for item in found if found.count(item) > 1), None)
@@ -318,3 +329,24 @@ def decimals(option: str, text: str, example: str) -> tuple[float, ...]:
         return tuple(float(item) for item in items(option, text, example))
     except ValueError as error:
         raise UsageError(f"{option} {text!r}: expected numbers, {example} for example.") from error
+
+
+def label_words(text: str) -> dict[str, str]:
+    """Label -> word, as `--words` has them (see `foretune.text.quoted`).
+
+    Raises:
+        UsageError: an item is not LABEL=WORD, or a label has two words.
+    """
+    words: dict[str, str] = {}
+    for item in pieces("--words", text, ","):
+        label, *rest = pieces("--words", item, "=")
+        label, word = label_name(unquoted(label)), unquoted("=".join(rest))
+        if not label or not word:
+            raise UsageError(
+                f"--words {item.strip()!r}: expected LABEL=WORD, as in negative=terrible,positive=great. A label with a "
+                "comma or an equals sign is put in double quotes: --words '\"a, b\"=WORD'."
+            )
+        if label in words:
+            raise UsageError(f"--words gives the label {label!r} two words, {words[label]!r} and {word!r}. Keep one.")
+        words[label] = word
+    return words

@@ -10,12 +10,12 @@ import shlex
 from dataclasses import dataclass, replace
 
 import foretune
-from foretune.cli.data import check_data_folder, label_words
+from foretune.cli.data import check_data_folder
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import versions
-from foretune.cli.ranges import listed
+from foretune.cli.ranges import label_words, listed
 from foretune.cli.settings import option_words
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError, nearest

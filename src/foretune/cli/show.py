@@ -22,7 +22,7 @@ from foretune.page import Page
 from foretune.pages.folder import JSON, PAGE
 from foretune.pages.html import REPORT, is_written_html, write_html
 from foretune.pages.json import read_page
-from foretune.store.atomic import check_file, moving
+from foretune.store.atomic import check_file, move_command
 
 _PAGES = (FORECAST, LABELS, JSON)
 
@@ -63,7 +63,7 @@ def _check_html(file: Path) -> None:
     if target.exists() and not is_written_html(target):
         raise UsageError(
             f"--html {file} is not a page as foretune wrote it; it would be lost. Choose another file name, or move that "
-            f"file: {moving(target)}"
+            f"file: {move_command(target)}"
         )
 
 

@@ -14,7 +14,7 @@ from foretune.analysis.solvers import (
     Validation,
     joint_data,
     named_solver,
-    solved,
+    solve_on_grid,
 )
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions, SolverOptions
@@ -49,7 +49,7 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
     with progress_bar(progress_console(quiet=report.quiet)) as progress:
         for done, (label, name) in enumerate(work):
             data = _data(solver, record, label)
-            solution = solved(named_solver(name), data, choose=choose)
+            solution = solve_on_grid(named_solver(name), data, choose=choose)
             score = scored(data.y_evaluation[data.validation :], solution.predictions, data.metric)
             found.append(Solved(label, name, score, solution))
             progress("solve", done + 1, len(work))

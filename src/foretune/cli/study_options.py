@@ -14,6 +14,7 @@ from foretune.cli.ranges import (
     SEED,
     Decimals,
     Items,
+    LabelWords,
     NumberRange,
     Numbers,
     Whole,
@@ -57,6 +58,7 @@ class ReproduceOptions:
             Panel.OUTPUT,
             "Label words, such as negative=awful, for all tasks that have the label.  [default: the tasks' own]",
         ),
+        LabelWords(),
     ] = None
     first_piece: Annotated[
         bool, option(Panel.OUTPUT, "If a label word has several tokens, use the first of them.", "--first-piece")

@@ -26,7 +26,7 @@ from foretune.cli.early import read_by, refuse_half_weights
 from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import ExperimentOptions, facts_of, prepared, reported, said, versions
+from foretune.cli.prepare import ExperimentOptions, facts_of, loaded_experiment, reported, said, versions
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
@@ -34,10 +34,10 @@ from foretune.errors import UsageError
 from foretune.experiment.asked import kept_reading
 from foretune.experiment.experiment import Experiment, run_name
 from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, folder_description
+from foretune.finetune.cost import training_cost
 from foretune.finetune.folder import RUN, refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
-from foretune.finetune.page import TrainingPlanData, run_page, training_plan_page
-from foretune.finetune.plan import training_plan
+from foretune.finetune.page import TrainingCostData, run_page, training_cost_page
 from foretune.finetune.report import RESULT, RunReport, read_report, report_file, run_report, write_report
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import paper_grid
@@ -128,7 +128,7 @@ def run_tune(
             before = _kept(recipe) or _made(recipe, places, report, errors)
     else:
         sweep_tree(run.out)
-        found = prepared(recipe.experiment, places, run.out, errors)
+        found = loaded_experiment(recipe.experiment, places, run.out, errors)
         finished_run(run.out, recipe, found)  # refuses other data and other weights
     about = kept_reading(before.about)
     if not (kept and (run.out / REPORT).exists()):
@@ -139,15 +139,15 @@ def run_tune(
 def _planned(recipe: RunRecipe, report: ReportOptions, errors: Console) -> None:
     """Print what the runs would need that are not finished in the folder; on request, write it as JSON."""
     method, grid = recipe.made()
-    found = prepared(recipe.experiment, Places(report.json), None, errors)
+    found = loaded_experiment(recipe.experiment, Places(report.json), None, errors)
     folders = [_run_folder(recipe.run.out, recipe, point) for point in range(len(grid))]
     left = [training for training, folder in zip(grid, folders, strict=True) if _unfinished(folder, method)]
     with busy(errors, "time one batch"):
-        needed = training_plan(found.outputs, found.task, found.split, method, left)
-    data = TrainingPlanData(
+        needed = training_cost(found.outputs, found.task, found.split, method, left)
+    data = TrainingCostData(
         **vars(needed), finished=len(grid) - len(left), folder=str(recipe.run.out), about=said(found)
     )
-    deliver(training_plan_page(data, facts_of(found)), report)
+    deliver(training_cost_page(data, facts_of(found)), report)
 
 
 def _kept(recipe: RunRecipe) -> RunReport | None:
@@ -159,7 +159,7 @@ def _kept(recipe: RunRecipe) -> RunReport | None:
 def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
-    found = prepared(recipe.experiment, places, recipe.run.out, errors)
+    found = loaded_experiment(recipe.experiment, places, recipe.run.out, errors)
     _refuse_changed(recipe, found)
     file = recipe.run.out / SETTINGS
     if not file.is_file():

@@ -90,10 +90,6 @@ def found_examples(setting: Setting) -> Found:
         named = named.prompted(question.prompt)
     read = _read(source, named)
     listed = None if source.labels is None else [label_name(item) for item in source.labels]
-    if listed is not None and len(listed) < 2:
-        raise UsageError(
-            f"--labels names {listed[0]!r} only. Expected two or more labels, as in --labels bad,good; or leave it out."
-        )
     columns = source.columns
     column = columns.get("label", "label" if named is None else named.label)
     for name, rows in read.parts.items():

@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from foretune.analysis.probe import head_probe
-from foretune.errors import UsageError
 from foretune.experiment.setting import Question
 from foretune.model.answer import AnswerLogits
 from foretune.model.batches import outputs_and_features
@@ -41,11 +41,18 @@ def asked_outputs(question: Question, lm: LanguageModel, task: Task, seed: int) 
         return AnswerLogits(
             lm, task, difference=difference, max_length=question.max_length, first_piece=question.first_piece
         )
-    _refuse_prompt(question, lm)
+    question.refuse_prompt(f"{lm.name} has no words to answer with")
+    usual = "last" if lm.left_to_right else "mean"
+    if question.pooling is None and lm.pooling not in (None, usual):
+        warnings.warn(
+            f"{lm.name} was trained to be read by {lm.pooling} (modules.json), and its head reads {usual} here. Add "
+            f"--pooling {lm.pooling} to read it as it was trained, or --pooling {usual} to say that this is meant.",
+            stacklevel=2,
+        )
     return HeadLogits(
         lm,
         len(task.labels),
-        question.pooling or ("last" if lm.left_to_right else "mean"),
+        question.pooling or usual,
         seed=0 if question.head == "probe" else seed,
         difference=difference,
         max_length=task.max_length if question.max_length is None else question.max_length,
@@ -99,21 +106,3 @@ def single_output(outputs: Outputs, seed: int) -> Outputs:
         return outputs
     limit = outputs.encode.limit
     return HeadLogits(outputs.lm, 2, outputs.pooling, seed=seed, difference=True, max_length=limit)
-
-
-def _refuse_prompt(question: Question, lm: LanguageModel) -> None:
-    """See that nothing was said of a prompt where a head answers.
-
-    Raises:
-        UsageError: an option of prompts was given.
-    """
-    given = {
-        "--template": question.template,
-        "--words": question.words,
-        "--prompt": question.prompt,
-        "--first-piece": question.first_piece or None,
-    }
-    named = next((name for name, value in given.items() if value is not None), None)
-    if named is not None:
-        why = f"{lm.name} has no words to answer with" if question.output == "auto" else "a head answers"
-        raise UsageError(f"{named} is for prompts, but {why}, so it would have no effect. Leave {named} out.")

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from foretune.errors import UsageError, nearest
 from foretune.experiment.sample import FewShot, Sample
+from foretune.text.cells import label_name
 from foretune.text.example import AnyRows
 from foretune.text.files.content import Reading
 from foretune.text.task import Task
+from foretune.text.template import template_pieces
 
 PROMPT, PROBED_HEAD, RANDOM_HEAD = "prompt", "probed head", "random head"
 """What answers: label words, or a classification head by its start."""
@@ -28,6 +31,9 @@ class DataSource:
         max_labels: most labels that a column may have; 100 by default.
         split, revision: of a hub dataset.
         reading: how files of text are read.
+
+    Raises:
+        UsageError: fewer than two labels.
     """
 
     rows: AnyRows
@@ -42,6 +48,13 @@ class DataSource:
     split: str | None = None
     revision: str | None = None
     reading: Reading = field(default_factory=Reading)
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and len(self.labels) < 2:
+            named = f"{self.labels[0]!r} only" if self.labels else "none"
+            raise UsageError(
+                f"--labels names {named}. Expected two or more labels, as in --labels bad,good; or leave it out."
+            )
 
     @property
     def columns(self) -> dict[str, str]:
@@ -66,6 +79,9 @@ class Question:
             else `mean`.
         difference: with two classes, one output f1 - f0 instead of two.
         max_length: longest input in tokens.
+
+    Raises:
+        UsageError: a template that cannot be read, or something said of a prompt where a head is to answer.
     """
 
     output: str = "auto"
@@ -78,6 +94,31 @@ class Question:
     pooling: str | None = None
     difference: bool = True
     max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.template is not None:
+            template_pieces(self.template)
+        if self.output == "head":
+            self.refuse_prompt("a head answers")
+
+    def refuse_prompt(self, why: str) -> None:
+        """See that nothing was said of a prompt where a head answers.
+
+        Args:
+            why: no prompt is asked.
+
+        Raises:
+            UsageError: an option of prompts was given.
+        """
+        given = {
+            "--template": self.template,
+            "--words": self.words,
+            "--prompt": self.prompt,
+            "--first-piece": self.first_piece or None,
+        }
+        named = next((name for name, value in given.items() if value is not None), None)
+        if named is not None:
+            raise UsageError(f"{named} is for prompts, but {why}, so it would have no effect. Leave {named} out.")
 
     @classmethod
     def answered_by(cls, what: str, **others: object) -> Question:
@@ -99,6 +140,9 @@ class Setting:
         seed: of the sample, and of a random head.
         test: at most this many test examples; None for all.
         question: how a model answers.
+
+    Raises:
+        UsageError: a word for a label that is not among those named.
     """
 
     source: DataSource
@@ -106,6 +150,15 @@ class Setting:
     seed: int = 13
     test: int | None = 64
     question: Question = field(default_factory=Question)
+
+    def __post_init__(self) -> None:
+        named = [] if self.source.labels is None else [label_name(label) for label in self.source.labels]
+        for label in self.question.words or {}:
+            if named and label_name(label) not in named:
+                raise UsageError(
+                    f"--words names the label {label!r}, and --labels does not: {', '.join(named)}."
+                    f"{nearest(label, named)}"
+                )
 
     def folder(self, task: str) -> Path:
         """Where the results on a task stand, below the model's folder."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from torch import Tensor
 
@@ -19,14 +20,14 @@ from foretune.finetune.folder import RunFolder
 from foretune.finetune.history import Evaluation
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import Tuned
-from foretune.finetune.watch import Watch
+from foretune.finetune.watch import MEAN_LOSS, Watch
 from foretune.progress import Progress
 from foretune.shapes import Float
 from foretune.store.workspace import temporary_folder
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What a trainer leaves behind: history, parameters of the best checkpoint, their test logits, seconds."""
 
     history: list[Evaluation]
@@ -35,14 +36,14 @@ class Trained:
     seconds: float
 
 
-def trained(
+def train(
     tuned: Tuned,
     data: EncodedSplit,
     metric: str,
     training: Training,
     folder: RunFolder | None,
     progress: Progress | None,
-) -> Trained:
+) -> TrainingResult:
     """Train to the end, from the last complete checkpoint in the folder if there is one; `tuned` ends with the best.
 
     Raises:
@@ -56,7 +57,7 @@ def trained(
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tuned.load_state_dict(watch.best)
         seconds = watch.seconds
-        return Trained(watch.history, watch.best, _test_logits(trainer, data, tuned.outputs.n_outputs), seconds)
+        return TrainingResult(watch.history, watch.best, _test_logits(trainer, data, tuned.outputs.n_outputs), seconds)
 
 
 def _test_logits(trainer: transformers.Trainer, data: EncodedSplit, outputs: int) -> Float[np.ndarray, "m c"]:
@@ -78,7 +79,7 @@ def _watch(
     bound = None
     if training.proximal is not None:
         metrics = trainer.predict(data.train, metric_key_prefix="start").metrics or {}  # pyright: ignore[reportArgumentType]
-        bound = training.proximal.bound(metrics["start_loss"])
+        bound = training.proximal.bound(metrics[f"start_{MEAN_LOSS}"])
     if folder is None or resumed is None:
         return Watch(tuned, training, bound, folder, progress)
     return Watch(tuned, training, bound, folder, progress, folder.history(), folder.best())
@@ -88,7 +89,13 @@ def _trainer(
     tuned: Tuned, data: EncodedSplit, metric: str, training: Training, arguments: transformers.TrainingArguments
 ) -> transformers.Trainer:
     def metrics(found: Any) -> dict[str, float]:
-        return {"score": score(found.label_ids, predicted_classes(found.predictions), metric)}
+        logits, y = torch.from_numpy(np.asarray(found.predictions, dtype=np.float64)), torch.from_numpy(found.label_ids)
+        return {
+            "score": score(found.label_ids, predicted_classes(found.predictions), metric),
+            MEAN_LOSS: training.loss.mean(
+                logits, y
+            ).item(),  # the trainer's own weighs a short last batch as a whole one
+        }
 
     choice: Any = data
     trainer = transformers.Trainer(

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from foretune.analysis.scores import Score
+from foretune.finetune.cost import TrainingCost
 from foretune.finetune.history import Evaluation
-from foretune.finetune.plan import TrainingPlan
 from foretune.finetune.report import RunReport, StageReport
 from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Quantity, Table
 
@@ -20,7 +20,7 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPlanData(TrainingPlan):
+class TrainingCostData(TrainingCost):
     """A plan for programs.
 
     Attributes:
@@ -34,7 +34,7 @@ class TrainingPlanData(TrainingPlan):
     about: Mapping[str, Any]
 
 
-def training_plan_page(found: TrainingPlanData, about: tuple[Fact, ...]) -> Page:
+def training_cost_page(found: TrainingCostData, about: tuple[Fact, ...]) -> Page:
     """What runs would need.
 
     Args:

@@ -11,7 +11,7 @@ from foretune.analysis.scores import Score
 from foretune.finetune.history import Choice, Evaluation, best_of_history
 from foretune.finetune.run import Run
 from foretune.finetune.search import GridResult
-from foretune.store.atomic import moving
+from foretune.store.atomic import move_command
 from foretune.store.json import plain
 from foretune.store.kept import DamagedError, read_kept, write_kept
 
@@ -117,7 +117,8 @@ def read_report(folder: Path) -> RunReport | None:
     if not file.exists():
         return None
     remedy = (
-        f"Move this file and repeat the command that made it, which reads the run in {folder / 'run'}: {moving(file)}"
+        f"Move this file and repeat the command that made it, which reads the run in {folder / 'run'}: "
+        f"{move_command(file)}"
     )
     try:
         values = read_kept(file)

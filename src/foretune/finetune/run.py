@@ -34,12 +34,12 @@ from foretune.store.atomic import library_writes
 from foretune.text.task import Split, Task
 
 if TYPE_CHECKING:
-    from foretune.finetune.engine import Trained
+    from foretune.finetune.engine import TrainingResult
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came of fine-tuning.
+    """The result of fine-tuning.
 
     Attributes:
         method, training: what was asked for.
@@ -154,66 +154,66 @@ def _one_stage(
     folder = None if out is None else RunFolder(out, _identity(outputs, task, data, method, training))
     names = method.names(started)
     tuned = tuned_by(method, started, names, training)
-    came = _trained(tuned, data, task, training, folder, progress)
-    return _run(tuned, came, data, task, method, training)
+    result = _kept_or_trained(tuned, data, task, training, folder, progress)
+    return _run(tuned, result, data, task, method, training)
 
 
-def _trained(
+def _kept_or_trained(
     tuned: Tuned,
     data: EncodedSplit,
     task: Task,
     training: Training,
     folder: RunFolder | None,
     progress: Progress | None,
-) -> Trained:
+) -> TrainingResult:
     """Train, or read what was trained before."""
     if folder is not None and folder.finished:
         return _read(folder)
     if folder is None:
-        return _trained_to_end(tuned, data, task, training, None, progress)
+        return _train_to_end(tuned, data, task, training, None, progress)
     with folder.writing():
         if folder.finished:  # by another process, since
             return _read(folder)
-        return _trained_to_end(tuned, data, task, training, folder, progress)
+        return _train_to_end(tuned, data, task, training, folder, progress)
 
 
-def _read(folder: RunFolder) -> Trained:
+def _read(folder: RunFolder) -> TrainingResult:
     """What a finished run left in its folder."""
-    from foretune.finetune.engine import Trained
+    from foretune.finetune.engine import TrainingResult
 
-    result, logits = folder.result()
-    return Trained(folder.history(), folder.best(), logits, result["seconds"])
+    numbers, logits = folder.result()
+    return TrainingResult(folder.history(), folder.best(), logits, numbers["seconds"])
 
 
-def _trained_to_end(
+def _train_to_end(
     tuned: Tuned,
     data: EncodedSplit,
     task: Task,
     training: Training,
     folder: RunFolder | None,
     progress: Progress | None,
-) -> Trained:
-    """Train, and keep what came of it."""
-    from foretune.finetune.engine import trained
+) -> TrainingResult:
+    """Train, and keep the result."""
+    from foretune.finetune.engine import train
 
     refuse_unlearnable(tuned.outputs, tuned.trained, data.train.encoded)
     with nullcontext() if folder is None else library_writes(folder.path):
-        came = trained(tuned, data, task.metric, training, folder, progress)
+        result = train(tuned, data, task.metric, training, folder, progress)
     if folder is not None:
-        found = _test_score(came.test_logits, data, task)
-        chosen = best_of_history(came.history, training.best_by)
-        result: dict[str, Any] = {
+        found = _test_score(result.test_logits, data, task)
+        chosen = best_of_history(result.history, training.best_by)
+        numbers: dict[str, Any] = {
             "step": chosen.step,
-            "steps": came.history[-1].step,
+            "steps": result.history[-1].step,
             "validation_score": chosen.validation_score,
             "validation_loss": chosen.validation_loss,
             "metric": task.metric,
             "test_score": None if found is None else {"value": found.value, "low": found.low, "high": found.high},
             "trained_parameters": tuned.n_trained,
-            "seconds": came.seconds,
+            "seconds": result.seconds,
         }
-        folder.finish(result, came.test_logits)
-    return came
+        folder.finish(numbers, result.test_logits)
+    return result
 
 
 def _test_score(logits: Float[np.ndarray, "m c"], data: EncodedSplit, task: Task) -> Score | None:
@@ -222,26 +222,28 @@ def _test_score(logits: Float[np.ndarray, "m c"], data: EncodedSplit, task: Task
     return scored(np.array(data.test.labels), predicted_classes(logits), task.metric)
 
 
-def _run(tuned: Tuned, came: Trained, data: EncodedSplit, task: Task, method: Method, training: Training) -> Run:
+def _run(
+    tuned: Tuned, result: TrainingResult, data: EncodedSplit, task: Task, method: Method, training: Training
+) -> Run:
     """The run with its outputs on the best parameters, in one memory with the copy of the language model."""
     lm = tuned.outputs.lm
-    tuned.load_state_dict(came.best)
+    tuned.load_state_dict(result.best)
     with torch.no_grad():
         for name, parameter in lm.module.named_parameters():
-            if name in came.best:
-                parameter.copy_(came.best[name])
+            if name in result.best:
+                parameter.copy_(result.best[name])
     outputs = outputs_on(lm, tuned.outputs)
     after = outputs.parameters()
     return Run(
         method=method,
         training=training,
         outputs=outputs,
-        history=tuple(came.history),
-        test_logits=came.test_logits,
-        test_score=_test_score(came.test_logits, data, task),
+        history=tuple(result.history),
+        test_logits=result.test_logits,
+        test_score=_test_score(result.test_logits, data, task),
         parameters_before=tuned.start,
         parameters_after={name: after[name] for name in tuned.trained},
-        seconds=came.seconds,
+        seconds=result.seconds,
     )
 
 

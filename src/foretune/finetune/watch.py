@@ -18,6 +18,9 @@ from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.progress import Progress
 
+MEAN_LOSS = "mean_loss"
+"""The mean loss over the examples of an evaluation, beside the trainer's mean over batches."""
+
 
 @torch.no_grad()
 def pull(tuned: Tuned, proximal: Proximal) -> bool:
@@ -84,11 +87,12 @@ class Watch(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, log, and keep the best checkpoint."""
         metrics, rate = kwargs["metrics"], _rate(kwargs["optimizer"])
-        _require_finite("validation", metrics["eval_loss"], state.global_step, rate)
+        loss = metrics[f"eval_{MEAN_LOSS}"]
+        _require_finite("validation", loss, state.global_step, rate)
         steps = len(self._losses)
         line = Evaluation(
             step=state.global_step,
-            validation_loss=metrics["eval_loss"],
+            validation_loss=loss,
             validation_score=metrics["eval_score"],
             losses=tuple(self._losses),
             learning_rate=rate,

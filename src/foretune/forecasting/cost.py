@@ -16,7 +16,7 @@ WARM_UP = "warm-up"
 
 
 @dataclass(frozen=True)
-class Cost:
+class ForecastCost:
     """Seconds on this machine.
 
     Attributes:
@@ -36,7 +36,7 @@ class Cost:
     assumption: str
 
 
-def cost(stages: Sequence[Stage], examples: int, batch: int, steps: int, candidates: int) -> Cost:
+def forecast_cost(stages: Sequence[Stage], examples: int, batch: int, steps: int, candidates: int) -> ForecastCost:
     """The forecast against the runs that it replaces.
 
     Args:
@@ -56,7 +56,7 @@ def cost(stages: Sequence[Stage], examples: int, batch: int, steps: int, candida
     forward = seconds["pretrained outputs"] / examples
     run = _TRAINING_OVER_FORWARD * forward * batch * steps
     runs, warm_up = candidates * len(GRID), seconds.get(WARM_UP, 0.0)
-    return Cost(
+    return ForecastCost(
         forecast=sum(seconds[name] for name in FORECAST_STAGES) + warm_up,
         warm_up=warm_up,
         run=run,

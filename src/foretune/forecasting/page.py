@@ -11,7 +11,7 @@ from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.scored import ScoredCandidate
 from foretune.experiment.page import stage_table
 from foretune.experiment.record import Record
-from foretune.forecasting.cost import Cost
+from foretune.forecasting.cost import ForecastCost
 from foretune.forecasting.figures import figures, maps
 from foretune.forecasting.forecast import Forecast
 from foretune.forecasting.parts import Part, ranked
@@ -53,7 +53,7 @@ class ForecastData(Record):
     beside_lora_config: str | None
     recommended_lora_config: Mapping[str, Any] | None
     tune_options: Mapping[str, Any] | None
-    cost: Cost
+    cost: ForecastCost
     stages: Sequence[Stage]
 
 
@@ -78,7 +78,7 @@ class Seen:
     next: tuple[str, ...] = field(default=())
 
 
-def forecast_page(found: Forecast, costs: Cost, stages: Sequence[Stage], seen: Seen, data: object) -> Page:
+def forecast_page(found: Forecast, costs: ForecastCost, stages: Sequence[Stage], seen: Seen, data: object) -> Page:
     """The page.
 
     Args:
@@ -133,12 +133,12 @@ def short_answer(found: Forecast, metric: str) -> str:
     return f"{word}: {metric} {found.before.value:.2f} -> {score.value:.2f} with {_named(picked.candidate)}."
 
 
-def _facts(found: Forecast, costs: Cost, seen: Seen) -> tuple[Fact, ...]:
+def _facts(found: Forecast, costs: ForecastCost, seen: Seen) -> tuple[Fact, ...]:
     picked = found.recommended
     facts = [Fact("Will it work?", _works(found, seen.metric), 3)]
     if picked is not None:
         facts += [Fact("Train what?", _what(found, picked), 3), Fact("How?", _how(picked))]
-    return (*facts, Fact("How sure?", _sure(found, seen), 3), Fact("Cost", _cost(found, costs), 1))
+    return (*facts, Fact("How sure?", _sure(found, seen), 3), Fact("ForecastCost", _cost(found, costs), 1))
 
 
 def _works(found: Forecast, metric: str) -> str:
@@ -212,12 +212,12 @@ def _compared(found: Forecast) -> str:
     return f"Predicted {found.predicted.by}; {compared} of {considered} choices were compared over resamples."
 
 
-def _cost(found: Forecast, costs: Cost) -> str:
+def _cost(found: Forecast, costs: ForecastCost) -> str:
     run = "" if found.recommended is None else f"; one training run about {costs.run:,.0f} s here"
     return f"This forecast took {costs.forecast:.1f} s{run}."
 
 
-def _long_cost(found: Forecast, costs: Cost) -> str:
+def _long_cost(found: Forecast, costs: ForecastCost) -> str:
     warmed = f", {costs.warm_up:.1f} s of it for {found.warm_up} warm-up steps" if found.warm_up else ""
     return (
         f"This forecast took {costs.forecast:.1f} s{warmed}. One training run would take about {costs.run:,.0f} s here, a "

@@ -9,7 +9,7 @@ import numpy as np
 
 from foretune.analysis.groups import layers, module_types
 from foretune.analysis.scores import Score, scored
-from foretune.analysis.solvers import KernelRidge, Solution, joint_data, solved
+from foretune.analysis.solvers import KernelRidge, Solution, joint_data, solve_on_grid
 from foretune.analysis.spectrum import Spectrum
 from foretune.candidates.joint import train_spectrum, train_targets
 from foretune.candidates.risk import RELATIVE_SIGMA, relative_risk
@@ -70,7 +70,7 @@ def _part(
     name: str, kind: str, blocks: list[str], joint: np.ndarray, eigen: Spectrum, sigma: float, inputs: Inputs
 ) -> Part:
     data = joint_data(joint, inputs.f0, inputs.y, inputs.n_validation, inputs.metric)
-    regression = solved(KernelRidge(), data)
+    regression = solve_on_grid(KernelRidge(), data)
     return Part(
         name=name,
         kind=kind,

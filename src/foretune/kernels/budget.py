@@ -10,8 +10,8 @@ import psutil
 import torch
 
 from foretune.errors import UsageError
+from foretune.kernels.memory_plan import AUTO, Sizes, memory_bytes, memory_text
 from foretune.kernels.tile import chunk_bytes
-from foretune.kernels.tiles import AUTO, Sizes, memory_bytes, memory_text
 from foretune.model.device import examples_a_pass
 
 _CARD, _HOST = 0.9, 0.5

@@ -15,10 +15,10 @@ from foretune.kernels.engine import run_job
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job, separate_job
 from foretune.kernels.law import check_law
+from foretune.kernels.memory_plan import AUTO
 from foretune.kernels.projection import Projection
 from foretune.kernels.sgd import SGD
 from foretune.kernels.tile import in_pieces_of
-from foretune.kernels.tiles import AUTO
 from foretune.model.outputs import Outputs
 from foretune.progress import Progress
 from foretune.shapes import Float64

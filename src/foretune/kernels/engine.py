@@ -23,8 +23,8 @@ from foretune.kernels.folder import KernelFolder
 from foretune.kernels.formula import Formula, contracted, overflow
 from foretune.kernels.job import Job, job_description
 from foretune.kernels.law import check_law
+from foretune.kernels.memory_plan import TilePlan
 from foretune.kernels.tile import Tile, in_pieces_of
-from foretune.kernels.tiles import Plan
 from foretune.progress import Progress
 
 
@@ -71,13 +71,13 @@ def run_job(
     """
     common = job_description(job)
     targets = [_target(job, formula, common, path) for formula, path in zip(formulas, out, strict=True)]
-    unfinished: dict[Plan, list[_Target]] = defaultdict(list)
+    unfinished: dict[TilePlan, list[_Target]] = defaultdict(list)
     fresh: list[_Target] = []
     for target in targets:
         if target.folder is not None and target.folder.finished:
             target.array = target.folder.read()
         elif target.folder is not None and target.folder.plan is not None:
-            unfinished[Plan(**target.folder.plan)].append(target)  # its tiles are kept, so that finished ones count
+            unfinished[TilePlan(**target.folder.plan)].append(target)  # its tiles are kept, so that finished ones count
         else:
             fresh.append(target)
     beginning = [*(target for members in unfinished.values() for target in members), *fresh]
@@ -88,7 +88,7 @@ def run_job(
         blocks = {target.formula: target.names for target in beginning}
         check_law(job.source, blocks, range(min(job.n, plan.rows)), plan.batch)
         for target in fresh:
-            begun = plan if target.folder is None else Plan(**target.folder.begin(asdict(plan)))
+            begun = plan if target.folder is None else TilePlan(**target.folder.begin(asdict(plan)))
             unfinished[begun].append(target)
     if started is not None:
         started()
@@ -111,7 +111,7 @@ def _target(job: Job, formula: Formula, common: Mapping[str, object], out: Path 
     return _Target(formula, names, description, shape, folder)
 
 
-def _fill(job: Job, plan: Plan, targets: Sequence[_Target], progress: Progress) -> None:
+def _fill(job: Job, plan: TilePlan, targets: Sequence[_Target], progress: Progress) -> None:
     """Fill the arrays (b, n, c, m, c), tile by tile."""
     work = _Work(job, plan, progress, sum(len(target.names) for target in targets))
     for i, rows in enumerate(work.row_tiles):
@@ -157,7 +157,7 @@ def _mirror(target: _Target, work: _Work, tile: tuple[int, int], values: np.ndar
 class _Work:
     """Tiles of a job, and how far it is."""
 
-    def __init__(self, job: Job, plan: Plan, progress: Progress, blocks: int) -> None:
+    def __init__(self, job: Job, plan: TilePlan, progress: Progress, blocks: int) -> None:
         self.job, self.plan, self.progress = job, plan, progress
         m = len(job.columns)
         self.row_tiles = _ranges(0, job.n, plan.rows)

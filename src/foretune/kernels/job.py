@@ -14,7 +14,7 @@ from foretune.gradients.source import GradientSource
 from foretune.kernels.block_kernel import Pattern, matching
 from foretune.kernels.budget import device_bytes, refuse_beyond_host, sizes_on
 from foretune.kernels.formula import Formula
-from foretune.kernels.tiles import Footprint, Plan, Sizes, refuse_too_large, tile_plan
+from foretune.kernels.memory_plan import Footprint, Sizes, TilePlan, refuse_too_large, tile_plan
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import AnyRows, Example, as_examples
@@ -71,7 +71,7 @@ class Job:
         """See that the kernels of some formulas can be held, before anything is computed.
 
         Raises:
-            UsageError: they do not fit into this machine; see `foretune.kernels.tiles.refuse_too_large`.
+            UsageError: they do not fit into this machine; see `foretune.kernels.memory_plan.refuse_too_large`.
         """
         arrays = sum(self.array_bytes(formula) for formula in formulas)
         if self.device.type == "cuda":
@@ -79,7 +79,7 @@ class Job:
         else:
             refuse_too_large(arrays, device_bytes(memory, self.device))
 
-    def plan(self, memory: str | int, arrays: int) -> Plan:
+    def plan(self, memory: str | int, arrays: int) -> TilePlan:
         """Tiles that keep the computation within its budget; the kernels themselves take `arrays` bytes.
 
         Raises:

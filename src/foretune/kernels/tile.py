@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from foretune.gradients.factors import FactorBatch, Products
-from foretune.kernels.tiles import CHUNK_BYTES
+from foretune.kernels.memory_plan import CHUNK_BYTES
 from foretune.shapes import Float, Float64
 
 ALIGNED = 8

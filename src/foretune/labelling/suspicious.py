@@ -11,7 +11,7 @@ import numpy as np
 from foretune.analysis.label_noise import LabelNoise, label_noise
 from foretune.analysis.leave_one_out import LeftOut, ridge_left_out
 from foretune.labelling.kernel import RowKernel
-from foretune.labelling.rows import RowsToAsk, Row
+from foretune.labelling.rows import Row, RowsToAsk
 from foretune.labelling.twins import Twins, contradicting_twins
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from foretune.errors import StorageError
-from foretune.store.atomic import moving
+from foretune.store.atomic import move_command
 from foretune.store.cached import cached_folder
 from foretune.store.packages import Package, cache_folder, fetched
 from foretune.store.workspace import temporary_folder
@@ -92,7 +92,7 @@ def builtin_folder(name: str) -> Path:
                     file.extractall(unpacked)
             except zipfile.BadZipFile as error:
                 raise StorageError(
-                    f"{archive} is damaged: {error}. Move it away and try again: {moving(archive)}"
+                    f"{archive} is damaged: {error}. Move it away and try again: {move_command(archive)}"
                 ) from error
             model.convert(unpacked, folder)
 

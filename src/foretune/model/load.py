@@ -16,6 +16,7 @@ from foretune.model.builtin import MODELS, builtin_folder
 from foretune.model.gguf import gguf_folder
 from foretune.model.kinds import KINDS, architecture, kind_of, reads_left_to_right
 from foretune.model.pretrained import Source, loaded_parts
+from foretune.model.unused import say_classifier_unused, say_sentence_parts_unused, stored_pooling
 from foretune.store.hub import hub_answers
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class LanguageModel:
         name: what it was loaded by.
         revision: the hub revision asked for, or the version of a built-in model's package.
         kind: `causal` or `masked` (has an output layer over the vocabulary), or `encoder` (has none).
+        pooling: how sentence_transformers pools its tokens, `mean`, `cls` or `last`; None where its folder does not say.
     """
 
     module: nn.Module
@@ -47,6 +49,7 @@ class LanguageModel:
     name: str
     revision: str | None
     kind: str
+    pooling: str | None = None
 
     @property
     def device(self) -> torch.device:
@@ -99,10 +102,15 @@ def load_model(
     source = Source(str(name), place, revision, trust_remote_code, online=online)
     config, tokenizer, module, found = loaded_parts(source, chosen, kind)
     _say_how_it_is_read(str(name), config, found, kind)
+    say_classifier_unused(str(name), config, found)
+    if source.local:
+        say_sentence_parts_unused(str(name), Path(place))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
-    return LanguageModel(module.to(where).eval(), tokenizer, str(name), shown_revision, found)
+    return LanguageModel(
+        module.to(where).eval(), tokenizer, str(name), shown_revision, found, stored_pooling(Path(place))
+    )
 
 
 def _say_how_it_is_read(name: str, config: Any, kind: str, asked: str | None) -> None:
@@ -120,12 +128,6 @@ def _say_how_it_is_read(name: str, config: Any, kind: str, asked: str | None) ->
         warnings.warn(
             f"The config.json of {name} names no architecture, so only its body is read, with a new head on it. If it was "
             "trained to predict words, say so: --kind causal or --kind masked (kind=...).",
-            stacklevel=3,
-        )
-    if "ForSequenceClassification" in trained:
-        warnings.warn(
-            f"{name} is a trained classifier ({trained}). Its body is read, with a new head on it: the classifier that it "
-            "was trained with is not used.",
             stacklevel=3,
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from foretune.errors import ModelError, NonFiniteError
+from foretune.model.unused import is_classifier, trained_heads
 
 _SHOWN = 4
 _MANY = 0.1
@@ -62,6 +63,13 @@ def check_report(name: str, module: Any, report: Mapping[str, Any], kind: str) -
             state[key].zero_()  # drawn at random otherwise: another model at every load
     many = len(unexpected) > _MANY * len(state) and not _expected(unexpected, kind)
     without_place = unexpected if many else _of_the_body(module, unexpected)
+    heads = [] if many or (kind == "encoder" and is_classifier(module.config)) else trained_heads(module, unexpected)
+    if heads:
+        warnings.warn(
+            f"{name} holds a head that {type(module).__name__} has no place for: {_listed(heads)}. It is not used: "
+            f"{'a new head answers' if kind == 'encoder' else 'label words or a new head answer'}.",
+            stacklevel=2,
+        )
     if without_place:
         count = f"{len(without_place)} tensor{'s' if len(without_place) > 1 else ''}"
         warnings.warn(

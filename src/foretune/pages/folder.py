@@ -21,7 +21,7 @@ from foretune.pages.html import REPORT, html
 from foretune.pages.json import document
 from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
-from foretune.store.atomic import moving, names_in, replacing_folder
+from foretune.store.atomic import move_command, names_in, replacing_folder
 from foretune.store.json import json_text
 from foretune.store.kept import checksum, file_checksum
 
@@ -86,7 +86,7 @@ def refuse_other(folder: Path) -> None:
     found = set(names_in(folder))
     if not found:
         return
-    remedy = f"Choose another --out, or move that folder: {moving(folder)}"
+    remedy = f"Choose another --out, or move that folder: {move_command(folder)}"
     if PAGE not in found:
         raise UsageError(f"{folder} is not a page of a study: it holds {min(found)!r}. {remedy}")
     odd = [name for name in found if (folder / name).is_symlink() or not (folder / name).is_file()]
@@ -115,7 +115,7 @@ def _made(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
             f"{folder / PAGE} is not a page that this version of foretune wrote: its last line does not say so. Choose "
-            f"another --out, or move that folder: {moving(folder)}"
+            f"another --out, or move that folder: {move_command(folder)}"
         ) from error
 
 

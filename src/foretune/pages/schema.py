@@ -21,10 +21,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
 from foretune.experiment.page import KernelData, SolveData
-from foretune.finetune.page import TrainingPlanData
+from foretune.finetune.page import TrainingCostData
 from foretune.finetune.report import RunReport
 from foretune.forecasting.page import ForecastData
-from foretune.forecasting.plan import PlanData
+from foretune.forecasting.plan import KernelCostData
 from foretune.labelling.page import LabelsData
 from foretune.page import Page
 from foretune.pages.json import FORMAT, OF_PAGE
@@ -36,11 +36,11 @@ from foretune.validation.data import ValidationData
 
 KINDS: Mapping[str, type] = {
     "forecast": ForecastData,
-    "plan": PlanData,
+    "plan": KernelCostData,
     "kernel": KernelData,
     "solve": SolveData,
     "tune": RunReport,
-    "tune-plan": TrainingPlanData,
+    "tune-plan": TrainingCostData,
     "labels": LabelsData,
     "behaviour": BehaviourData,
     "validate": ValidationData,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foretune.analysis.solvers import Solution, joint_data, named_solver, solved
+from foretune.analysis.solvers import Solution, joint_data, named_solver, solve_on_grid
 from foretune.kernels.formula import Formula
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD
@@ -60,4 +60,4 @@ def analog_solution(
     data = joint_data(kernel, f0, y, validation, metric, *reverse)
     with warnings.catch_warnings():  # without a ridge separable examples have no optimum; `converged` says so
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return solved(named_solver(analog_solver(formula)), data)
+        return solve_on_grid(named_solver(analog_solver(formula)), data)

@@ -35,7 +35,7 @@ from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import block_kernels, kernels_of
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import joint_job
-from foretune.kernels.tiles import memory_bytes
+from foretune.kernels.memory_plan import memory_bytes
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.model.outputs import Outputs

@@ -231,7 +231,7 @@ def _test_rows(found: Behaviour) -> list[tuple[Cell, ...]]:
                 f"{analog.score.high:.2f}) against {analog.tuned.value:.3f} of the run",
                 Quantity(100 * (analog.score.value - analog.tuned.value), "+.1f", "points"),
                 f">= {-100 * points:g} points",
-                _yes(verdict.solved(points) == "yes"),
+                _yes(verdict.solvable(points) == "yes"),
             )
         )
     return rows

@@ -156,11 +156,11 @@ def check_own_file(path: Path) -> None:
         if not stat.S_ISREG(path.lstat().st_mode):
             raise StorageError(
                 f"{path} is not a regular file, and foretune keeps a file of its own under that name. Move it: "
-                f"{moving(path)}"
+                f"{move_command(path)}"
             )
 
 
-def moving(path: Path) -> str:
+def move_command(path: Path) -> str:
     """What to type to move a file or a folder out of the way, to a name that is free."""
     new, number = Path(f"{path}.old"), 1
     while os.path.lexists(new):
@@ -184,7 +184,7 @@ def refuse_changed(file: Path, ours: Callable[[Path], bool]) -> None:
     if os.path.lexists(file) and not ours(file):
         raise UsageError(
             f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
-            f"{moving(file)}"
+            f"{move_command(file)}"
         )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import xxhash
 
 from foretune.errors import StorageError, UsageError
-from foretune.store.atomic import check_own_file, moving, names_in, replacing, write_text
+from foretune.store.atomic import check_own_file, move_command, names_in, replacing, write_text
 from foretune.store.json import is_written_json, strangers_in
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class FolderKind:
         if foreign is not None:
             raise UsageError(
                 f"{folder} exists and is not {_a(self.name)} folder: it holds {foreign!r} but no {self.file}. Choose an "
-                f"empty or new folder, or move this one: {moving(folder)}"
+                f"empty or new folder, or move this one: {move_command(folder)}"
             )
         return None
 
@@ -112,7 +112,7 @@ class FolderKind:
             if place.is_symlink() or (place.exists() and not place.is_dir()):
                 raise UsageError(
                     f"{place} is not a folder that foretune made. Choose an empty or new folder, or move this one: "
-                    f"{moving(folder)}"
+                    f"{move_command(folder)}"
                 )
 
     def present(self, folder: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class FolderKind:
             return read()
         except DamagedError as error:
             raise error.with_remedy(
-                f"Move that folder and repeat the command that made it: {moving(folder)}"
+                f"Move that folder and repeat the command that made it: {move_command(folder)}"
             ) from error
 
     def _read(self, file: Path) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class FolderKind:
         if differing:
             raise UsageError(
                 f"{folder} holds another {self.name}: it differs in {', '.join(differing)}. Choose another folder, or "
-                f"{hint or f'move this one: {moving(folder)}'}"
+                f"{hint or f'move this one: {move_command(folder)}'}"
             )
 
 
@@ -199,7 +199,7 @@ def kept_value(
             if is_of(of, kept["hash"]):
                 return kept["value"]
         except DamagedError as error:
-            raise error.with_remedy(f"Move it away and repeat the command: {moving(file)}") from error
+            raise error.with_remedy(f"Move it away and repeat the command: {move_command(file)}") from error
     write_kept(file, {"hash": identity_hash(of), "key": key, "value": compute()})
     return read_kept(file)["value"]
 

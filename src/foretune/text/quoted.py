@@ -12,8 +12,8 @@ import shlex
 from foretune.errors import UsageError
 
 
-def pieces(text: str, separator: str) -> list[str]:
-    """The parts of a text between separators that stand outside of quotes; their own quotes stay.
+def pieces(option: str, text: str, separator: str) -> list[str]:
+    """The parts of an option's value between separators that stand outside of quotes; their own quotes stay.
 
     Raises:
         UsageError: a quote does not close.
@@ -27,7 +27,9 @@ def pieces(text: str, separator: str) -> list[str]:
             inside = not inside
         found[-1] += character
     if inside:
-        raise UsageError(f'{text!r} has a double quote that does not close. Write names with commas as "a, b".')
+        raise UsageError(
+            f'{option} {text!r} has a double quote that does not close. Write names with commas as "a, b".'
+        )
     return found
 
 

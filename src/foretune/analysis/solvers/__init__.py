@@ -12,7 +12,7 @@ from foretune.analysis.solvers.search import (
     Solution,
     Validation,
     joint_data,
-    solved,
+    solve_on_grid,
 )
 from foretune.analysis.solvers.support import KernelSVC, KernelSVR
 from foretune.analysis.solvers.table import SOLVERS, named_solver
@@ -33,5 +33,5 @@ __all__ = [
     "joint_data",
     "named_solver",
     "sample_major",
-    "solved",
+    "solve_on_grid",
 ]

@@ -200,7 +200,7 @@ class Solution:
     residual: float
 
 
-def solved(
+def solve_on_grid(
     solver: KernelSolver, data: JointData, grid: Grid | None = None, choose: Validation | CrossValidation | None = None
 ) -> Solution:
     """Fit a solver at every grid point, and choose.

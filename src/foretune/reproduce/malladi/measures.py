@@ -23,9 +23,9 @@ from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
 from foretune.kernels.formula import Formula
+from foretune.kernels.memory_plan import memory_bytes
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD, SignGD
-from foretune.kernels.tiles import memory_bytes
 from foretune.regime.analog import analog_solution, analog_solver, orientations
 from foretune.regime.linearization import linearization
 from foretune.regime.measure import change_of_kernel

@@ -145,7 +145,7 @@ class Verdicts:
         held: Mapping[bool, Answer] = {True: "yes", False: "no"}
         tasks = self.behaviours.items()
         return {
-            "eNTK solvable": {task: found.solved(LIMITS.points) for task, found in tasks},
+            "eNTK solvable": {task: found.solvable(LIMITS.points) for task, found in tasks},
             "Linearization": {task: held[found.linear] for task, found in tasks},
             "Fixed Features": {task: held[found.features_fixed] for task, found in tasks},
             "Kernel behavior": {task: found.verdict for task, found in tasks},

@@ -101,7 +101,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """Tile sizes.
 
     Attributes:
@@ -127,7 +127,7 @@ def tile_plan(
     overlap: bool,
     single: bool,
     sizes: Sizes = Sizes(),
-) -> Plan:
+) -> TilePlan:
     """Tile sizes that keep factors and activations within `budget` bytes.
 
     Args:
@@ -154,16 +154,16 @@ def tile_plan(
         everything = _held(footprint, columns if overlap else (*rows, *columns), most)
         held = _held(footprint, rows, most)
         if everything <= room:
-            plans.append(Plan(batch, n, m, m if overlap else n + m, everything + graph + reserve))
+            plans.append(TilePlan(batch, n, m, m if overlap else n + m, everything + graph + reserve))
             continue
         beside = _widest(footprint, columns, room - held, batch, most)  # all rows held, columns in a stream
         if beside:
             peak = held + _window(footprint, columns, beside, most) + graph + reserve
-            plans.append(Plan(batch, n, beside, m if overlap else n + m, peak))
+            plans.append(TilePlan(batch, n, beside, m if overlap else n + m, peak))
         half = _widest(footprint, (*rows, *columns), room // 2, batch, most)
         if half:
             peak = 2 * _window(footprint, (*rows, *columns), half, most) + graph + reserve
-            plans.append(Plan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
+            plans.append(TilePlan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
     if plans and arrays <= budget // 2:
         return min(plans, key=lambda plan: (plan.passes, -plan.batch))
     pair = reserve + footprint.graph * longest + 2 * (footprint.fixed + footprint.token * longest)

@@ -19,7 +19,7 @@ from foretune.text.task import Split, Task
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class TrainingCost:
     """What some runs would need.
 
     Attributes:
@@ -51,7 +51,7 @@ class _Stage:
     evaluation: float
 
 
-def training_plan(outputs: Outputs, task: Task, split: Split, method: Method, grid: Sequence[Training]) -> TrainingPlan:
+def training_cost(outputs: Outputs, task: Task, split: Split, method: Method, grid: Sequence[Training]) -> TrainingCost:
     """Time one batch of each stage, and extrapolate.
 
     Args:
@@ -64,7 +64,7 @@ def training_plan(outputs: Outputs, task: Task, split: Split, method: Method, gr
     """
     methods = [LinearProbing(), method.then] if isinstance(method, ProbedFirst) else [method]
     if not grid:
-        return TrainingPlan(0, 0, 0, 0, 0.0)
+        return TrainingCost(0, 0, 0, 0, 0.0)
     with restored_global_state(outputs.lm.device):
         stages = [_timed(outputs, task, split, each, grid[0]) for each in methods]
     n, validation, test = len(split.train), len(split.validation), len(split.test)
@@ -75,7 +75,7 @@ def training_plan(outputs: Outputs, task: Task, split: Split, method: Method, gr
         for count, evaluated, training in zip(steps, evaluations, grid, strict=True)
         for stage in stages
     )
-    return TrainingPlan(
+    return TrainingCost(
         len(grid), len(stages) * sum(steps), len(stages) * sum(evaluations), stages[-1].trained, seconds
     )
 
