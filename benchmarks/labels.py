@@ -2,7 +2,7 @@
 
     PYTHONPATH=src:CLEANLAB python -m benchmarks.labels --data DATA --models bert-tiny --seeds 13,21,42 --out wrong
 
-DATA has a folder for each task with train.jsonl, CLEANLAB is a folder with cleanlab 2.9 (`pip install --target`). Kernels and
+DATA has a folder for each task with train.jsonl, CLEANLAB a folder with cleanlab 2.9 (`pip install --target`). Kernels and
 features are kept in --out. Rows are the first N different texts by a hash; 10% of their labels are changed, uniformly over
 the other classes, or to the class that a probe confuses a text with (drawn by its probability). `movies` has no labels
 changed: what is looked for are rows that 20 people rated between -1 and 1 on a scale from -4 to 4.
@@ -158,8 +158,8 @@ def main() -> None:
     for name, values in held.items():
         inside, told, width = (np.array(part) for part in zip(*values, strict=True))
         print(
-            f"\nShare of wrong labels, {name}: the interval holds {SHARE:.0%} in {inside.mean():.0%} of {len(inside)}; told in "
-            f"{told.mean():.0%}, of which {inside[told].mean():.0%} hold it; median width {np.median(width):.2f}"
+            f"\nShare of wrong labels, {name}: the interval holds {SHARE:.0%} in {inside.mean():.0%} of {len(inside)}; told "
+            f"in {told.mean():.0%}, of which {inside[told].mean():.0%} hold it; median width {np.median(width):.2f}"
         )
     file = options.out / f"table-{options.models}-{options.seeds}.json"
     file.write_text(json.dumps([[*key, values] for key, values in table.items()]))
