@@ -158,8 +158,8 @@ def main() -> None:
     for name, values in held.items():
         inside, told, width = (np.array(part) for part in zip(*values, strict=True))
         print(
-            f"\nShare of wrong labels, {name}: the interval holds {SHARE:.0%} in {inside.mean():.0%} of {len(inside)}; told "
-            f"in {told.mean():.0%}, of which {inside[told].mean():.0%} hold it; median width {np.median(width):.2f}"
+            f"\nShare of wrong labels, {name}: the interval holds {SHARE:.0%} in {inside.mean():.0%} of {len(inside)}; told"
+            f" in {told.mean():.0%}, of which {inside[told].mean():.0%} hold it; median width {np.median(width):.2f}"
         )
     file = options.out / f"table-{options.models}-{options.seeds}.json"
     file.write_text(json.dumps([[*key, values] for key, values in table.items()]))
