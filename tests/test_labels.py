@@ -49,7 +49,7 @@ def reviews(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_ten_planted_labels_among_300_rows_come_first_and_are_corrected(reviews: Path, tmp_path: Path) -> None:
     before, target, clean = reviews.read_bytes(), tmp_path / "labels.json", tmp_path / "clean.csv"
-    options = ("--output", "head", "--kernel", "features", "--json", target, "--write", clean)
+    options = ("--output", "head", "--json", target, "--write", clean)
     result = run_cli("labels", "bert-tiny", reviews, *options)
     assert result.returncode == 0, result.stderr
     found = json.loads(target.read_text())

@@ -17,8 +17,9 @@ from foretune.cli.settings import as_yaml, is_written_yaml, repeatable, typed_ag
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import SETTINGS, command_of, folder_description
+from foretune.labelling.budget import label_budget
 from foretune.labelling.corrected import write_copy
-from foretune.labelling.kernel import row_kernel
+from foretune.labelling.kernel import MOST_SQUARE, row_kernel
 from foretune.labelling.page import LabelsData, labels_page
 from foretune.labelling.suspicious import suspicious_labels
 from foretune.model.load import LanguageModel
@@ -61,6 +62,10 @@ def made_labels(
         kernel = row_kernel(found, found.split.train, wanted.kernel)
     with found.work.stages.stage("ask each row of the others"), busy(errors, "ask each row of the others"):
         result = suspicious_labels(read.rows, kernel)
+    budget = None
+    if len(read.rows.rows) <= MOST_SQUARE:
+        with found.work.stages.stage("learning curve"), busy(errors, "fit parts of the rows"):
+            budget = label_budget(read.rows, kernel, wanted.seed)
     if wanted.write is not None:
         write_copy(wanted.write, read.found, result)
     settings = (model, data, answer, wanted, report)
@@ -76,6 +81,7 @@ def made_labels(
         suspicious=len(result.suspicious),
         rows=result.rows,
         twins=result.twins,
+        budget=budget,
         written=None if wanted.write is None else str(wanted.write),
         about={"settings": repeatable(settings), **said(found), "versions": versions()},
         stages=found.work.stages.finished,

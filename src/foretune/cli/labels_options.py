@@ -22,12 +22,9 @@ class LabelsOptions:
     """How labels are looked at, and where the results go."""
 
     kernel: Annotated[
-        Literal["auto", "gradients", "features"],
-        option(
-            Panel.RUN,
-            "Compare rows by the model's gradients or by its features; auto is gradients for up to 512 rows.",
-        ),
-    ] = "auto"
+        Literal["features", "gradients"],
+        option(Panel.RUN, "Compare rows by the model's features, or by its gradients, which takes minutes."),
+    ] = "features"
     write: Annotated[
         Path | None,
         option(

@@ -1,4 +1,4 @@
-"""The kernel between all rows that asks about their labels: of gradients, or of features where there are many rows.
+"""The kernel between all rows that asks about their labels: of features, or of gradients.
 
 Nothing in it has seen a label. A head is drawn at random, with one output whatever the classes are: a head that was fitted
 to the labels would pass them on to the gradients of everything below it.
@@ -28,9 +28,7 @@ from foretune.shapes import Float64
 from foretune.store.tensors import read_tensors, write_tensors
 from foretune.text.example import Example
 
-How = Literal["auto", "gradients", "features"]
-MOST_GRADIENTS = 512
-"""Rows, times the outputs of a prompt, up to which `auto` takes gradients."""
+How = Literal["features", "gradients"]
 MOST_SQUARE = 4000
 """Rows up to which a square kernel is decomposed."""
 
@@ -54,13 +52,13 @@ class RowKernel:
     seconds: float
 
 
-def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "auto") -> RowKernel:
+def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "features") -> RowKernel:
     """The kernel between rows; what takes long is kept in the experiment's folder, if it has one.
 
     Args:
         experiment: the model, and the folder.
         examples: the rows.
-        how: from gradients, from features, or `auto`: gradients where that takes about a minute.
+        how: from features, which takes a forward pass, or from gradients, which takes minutes for some hundred rows.
 
     Raises:
         UsageError: too many rows for gradients.
@@ -68,15 +66,23 @@ def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "
     """
     start = time.perf_counter()
     outputs = single_output(experiment.outputs, experiment.setting.seed)
-    n, c = len(examples), outputs.n_outputs
+    n = len(examples)
     if how == "gradients" and n > MOST_SQUARE:
         raise UsageError(f"{n:,} rows are too many for --kernel gradients ({MOST_SQUARE:,} at most). Leave it out.")
     features, notes = _features(experiment, outputs, examples)
-    if how == "features" or (how == "auto" and n * c > MOST_GRADIENTS):
-        factors = kernel_factors(gaussian(features)) if n <= MOST_SQUARE else feature_factors(features)
-        return RowKernel(factors, "features", features, notes, time.perf_counter() - start)
+    if how == "features":
+        return RowKernel(feature_kernel(features), "features", features, notes, time.perf_counter() - start)
     factors = kernel_factors(cosines(_gradients(experiment, outputs, examples)))
     return RowKernel(factors, "gradients", features, notes, time.perf_counter() - start)
+
+
+def feature_kernel(features: Float64[np.ndarray, "n i"]) -> Factors:
+    """The kernel of features: Gaussian, or of inner products for more rows than a square kernel suits.
+
+    Raises:
+        UsageError: all rows have the same features.
+    """
+    return kernel_factors(gaussian(features)) if len(features) <= MOST_SQUARE else feature_factors(features)
 
 
 def _gradients(experiment: Experiment, outputs: Outputs, examples: Sequence[Example]) -> Float64[np.ndarray, "n n"]:

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from foretune.labelling.budget import LabelBudget
 from foretune.labelling.suspicious import SuspiciousLabels, SuspiciousRow, WrongLabels
 from foretune.labelling.twins import Twins
-from foretune.page import Cell, Column, Fact, Page, Table
+from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Span, Table
 from foretune.progress import Stage
 
 _SHOWN, _LISTED = 10, 50
@@ -33,6 +36,7 @@ class LabelsData:
         suspicious: how many rows have a label that is more likely wrong than right; they come first in `rows`.
         rows: all labelled rows, the most suspicious first.
         twins: pairs of rows with nearly one text and two labels.
+        budget: accuracy by the number of labels; null for more rows than a square kernel suits.
         written: the corrected copy; null for none.
         about: settings, versions and what was read.
         stages: seconds and memory of each stage.
@@ -49,6 +53,7 @@ class LabelsData:
     suspicious: int
     rows: Sequence[SuspiciousRow]
     twins: Sequence[Twins]
+    budget: LabelBudget | None
     written: str | None
     about: Mapping[str, Any]
     stages: Sequence[Stage]
@@ -67,6 +72,8 @@ def labels_page(
         following: commands that go on from here.
     """
     facts = [Fact("How many are wrong", _count(result)), Fact("How sure", _agreement(result))]
+    if data.budget is not None:
+        facts += budget_facts(data.budget)
     if result.twins:
         facts.append(Fact("Contradictions", _contradictions(result.twins)))
     if data.written is not None:
@@ -77,7 +84,8 @@ def labels_page(
         about=about,
         facts=tuple(facts),
         notes=(*_notes(result), *notes),
-        tables=(_suspicious_table(result.rows), *_twin_tables(result.twins)),
+        tables=(_suspicious_table(result.rows), *_twin_tables(result.twins), *_budget_tables(data.budget)),
+        figures=_budget_figures(data.budget),
         next=tuple(following),
         kind="labels",
         data=data,
@@ -169,6 +177,64 @@ def _twin_tables(twins: Sequence[Twins]) -> tuple[Table, ...]:
     )
     few = tuple(range(min(_SHOWN // 2, len(rows))))
     return (Table(columns, rows, "Nearly the same text with different labels", few=few),)
+
+
+def budget_facts(budget: LabelBudget) -> list[Fact]:
+    """What more labels would bring, and what they would change."""
+    now = next(point for point in budget.points if point.times == 1)
+    more = [point for point in budget.points if point.times > 1]
+    told = [
+        f"{point.accuracy:.2f} ({point.low:.2f} to {point.high:.2f}) with {point.times:g} times as many"
+        for point in more[:2]
+    ]
+    if not all(point.can_tell for point in more[:2]):
+        text = f"{now.accuracy:.2f} now; cannot tell what more would bring: {told[0]}"
+    else:
+        text = f"{now.accuracy:.2f} now, {', '.join(told)}"
+    found = [Fact("More labels", text)]
+    if budget.adapting:
+        words = {"adapting": "beats", "probe": "loses to", "cannot tell": "cannot be told from"}
+        first, later = budget.adapting[0], next(each for each in budget.adapting if each.times == 4)
+        found.append(
+            Fact(
+                "Adapting",
+                f"training the weights {words[first.better]} a probe now ({first.gain:+.2f}), and {words[later.better]} it "
+                f"with 4 times as many labels ({later.low:+.2f} to {later.high:+.2f})",
+            )
+        )
+    return found
+
+
+def _budget_tables(budget: LabelBudget | None) -> tuple[Table, ...]:
+    if budget is None:
+        return ()
+    columns = (
+        Column("labels", "d"),
+        Column("accuracy", ".2f"),
+        Column("95% interval", words=False),
+        Column("from", words=True),
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            point.rows,
+            point.accuracy,
+            Span(point.low, point.high),
+            ("rows there are" if point.measured else "continued") + ("" if point.can_tell else ", cannot tell"),
+        )
+        for point in budget.points
+    ]
+    return (Table(columns, tuple(rows), "Accuracy by the number of labels", few=()),)
+
+
+def _budget_figures(budget: LabelBudget | None) -> tuple[Figure, ...]:
+    if budget is None:
+        return ()
+    at = np.array([float(point.rows) for point in budget.points])
+    curves = [
+        Curve(name, np.array([getattr(point, part) for point in budget.points]), at)
+        for name, part in (("accuracy", "accuracy"), ("lower end", "low"), ("upper end", "high"))
+    ]
+    return (Figure("label-budget", "Accuracy by the number of labels", "labelled rows", "accuracy", tuple(curves)),)
 
 
 def _short(row: SuspiciousRow | Any) -> str:
