@@ -14,7 +14,7 @@ from foretune.labelling.twins import Twins
 from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Span, Table
 from foretune.progress import Stage
 
-_SHOWN, _LISTED = 10, 50
+_SHOWN, _LISTED = 5, 50
 _TEXT = 60
 _LITTLE = 0.05
 """Agreement less the most frequent label's share, below which the rows say little of each other's labels."""
@@ -33,7 +33,7 @@ class LabelsData:
         majority: share of the most frequent label.
         kernel: what the kernel between rows is made of, `gradients` or `features`.
         strength: its ridge, over its mean diagonal.
-        suspicious: how many rows have a label that is more likely wrong than right; they come first in `rows`.
+        suspicious: how many rows have a likely label that is more likely right than the given one.
         rows: all labelled rows, the most suspicious first.
         twins: pairs of rows with nearly one text and two labels.
         budget: accuracy by the number of labels; null for more rows than a square kernel suits.
@@ -175,7 +175,7 @@ def _twin_tables(twins: Sequence[Twins]) -> tuple[Table, ...]:
         )
         for pair in twins[:_LISTED]
     )
-    few = tuple(range(min(_SHOWN // 2, len(rows))))
+    few = tuple(range(min(2, len(rows))))
     return (Table(columns, rows, "Nearly the same text with different labels", few=few),)
 
 
@@ -223,7 +223,7 @@ def _budget_tables(budget: LabelBudget | None) -> tuple[Table, ...]:
         )
         for point in budget.points
     ]
-    return (Table(columns, tuple(rows), "Accuracy by the number of labels", few=()),)
+    return (Table(columns, tuple(rows), "Accuracy by the number of labels", details=True),)
 
 
 def _budget_figures(budget: LabelBudget | None) -> tuple[Figure, ...]:

@@ -17,21 +17,19 @@ from foretune.labelling.twins import Twins, contradicting_twins
 if TYPE_CHECKING:
     import pandas
 
-LIKELY = 0.5
-"""From this probability on, a label counts as suspicious."""
-
-
 @dataclass(frozen=True)
 class SuspiciousRow(Row):
     """A row, and what the others say of its label.
 
     Attributes:
-        likely: the label that the other rows make the most likely; the given one where that is it.
+        likely: of the other labels the one that the other rows make the most likely.
         probability: that the given label is wrong, 0 to 1.
+        likely_probability: that the likely label is right, 0 to 1.
     """
 
     likely: str
     probability: float
+    likely_probability: float
 
 
 @dataclass(frozen=True)
@@ -75,8 +73,8 @@ class SuspiciousLabels:
 
     @property
     def suspicious(self) -> tuple[SuspiciousRow, ...]:
-        """The rows whose label is more likely wrong than right."""
-        return tuple(row for row in self.rows if row.probability > LIKELY and row.likely != row.label)
+        """The rows whose likely label is more likely right than the given one."""
+        return tuple(row for row in self.rows if row.likely_probability > 1 - row.probability)
 
     def to_frame(self) -> pandas.DataFrame:
         """All rows, the most suspicious first: source, row, text, label, likely label and probability."""
@@ -116,9 +114,15 @@ def _ranked(
     """Rows by the probability that their label is wrong; those that are equally so by the outputs themselves."""
     right = noise.right_labels(fit.outputs, y)
     doubt = 1 - right[np.arange(len(y)), y]
-    margin = fit.probabilities[np.arange(len(y)), y]
-    order = np.lexsort((margin, -doubt))
+    others = right.copy()
+    others[np.arange(len(y)), y] = -1
+    order = np.lexsort((fit.probabilities[np.arange(len(y)), y], -doubt))
     return tuple(
-        SuspiciousRow(**vars(rows[place]), likely=labels[int(right[place].argmax())], probability=float(doubt[place]))
+        SuspiciousRow(
+            **vars(rows[place]),
+            likely=labels[int(others[place].argmax())],
+            probability=float(doubt[place]),
+            likely_probability=float(others[place].max()),
+        )
         for place in order
     )
