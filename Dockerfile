@@ -6,7 +6,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu -c constraints.txt .
 
-RUN useradd --create-home reader
+RUN useradd --create-home reader && mkdir /data && chown reader /data
 USER reader
 WORKDIR /data
 ENTRYPOINT ["foretune"]

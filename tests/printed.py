@@ -11,7 +11,7 @@ from typing import Literal
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-NOT_OURS = ("results", "_build", "reference")
+NOT_OURS = ("results", "_build", "reference/generated")
 """Folders of docs/ with measured pages, which name the command that makes them, and with pages made from the code."""
 
 _FENCE = re.compile(r"^```(\{code-block\} )?(\w+)[^\n]*\n(?::caption: (\S+)\n)?(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -35,7 +35,7 @@ class Step:
 
 def pages() -> list[Path]:
     """The README and the pages of the documentation that a person wrote."""
-    found = sorted(page for page in DOCS.rglob("*.md") if page.relative_to(DOCS).parts[0] not in NOT_OURS)
+    found = sorted(page for page in DOCS.rglob("*.md") if not page.relative_to(DOCS).as_posix().startswith(NOT_OURS))
     return [ROOT / "README.md", *found]
 
 

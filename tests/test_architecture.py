@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from benchmarks.architecture import FLOORS, picture
+from benchmarks.architecture import FLOORS, picture, rooms_used
 
 SOURCE = Path(__file__).parent.parent / "src" / "foretune"
 LAYERS = [
@@ -32,7 +32,9 @@ LAYERS = [
     "handover",
     "pages",
     "cli",
+    "library",
 ]
+PICTURE = SOURCE.parent.parent / "docs" / "architecture.svg"
 MODULES = sorted(file for file in SOURCE.rglob("*.py") if file.parent != SOURCE)
 
 
@@ -53,7 +55,7 @@ def test_imports_point_to_lower_layers(file: Path) -> None:
     for module in imported(file):
         parts = module.split(".")
         if len(parts) == 1:
-            assert own == "cli", f"{file} imports the package root"
+            assert own in ("cli", "library"), f"{file} imports the package root"
             continue
         assert LAYERS.index(parts[1]) <= LAYERS.index(own), f"{file} imports {module}"
 
@@ -95,7 +97,18 @@ def test_the_picture_shows_the_rooms_as_they_are() -> None:
     shown = [name for floor in reversed(FLOORS) for rooms, _ in floor for name in rooms.split(", ")]
     rooms = {file.relative_to(SOURCE).parts[0] for file in MODULES}
     assert rooms <= set(shown)
-    assert picture() == (SOURCE.parent.parent / "docs" / "architecture.svg").read_text()
+    assert picture(rooms_used()) == PICTURE.read_text()
+
+
+@pytest.mark.parametrize("room", sorted(rooms_used()))
+def test_a_new_or_a_lost_import_between_rooms_changes_the_picture(room: str) -> None:
+    used = rooms_used()
+    others = [name for floor in FLOORS for rooms, _ in floor for name in rooms.split(", ")]
+    assert set(used[room]) <= set(others)
+    new = next((name for name in others if name not in (room, *used[room])), None)
+    for changed in (used[room][1:], *([] if new is None else [(*used[room], new)])):
+        if changed != used[room]:
+            assert picture({**used, room: changed}) != PICTURE.read_text()
 
 
 def test_modules_stay_short() -> None:

@@ -30,7 +30,7 @@ from foretune.errors import DataError, UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecasting.advice import advice
 from foretune.forecasting.cost import forecast_cost
-from foretune.forecasting.forecast import forecast
+from foretune.forecasting.forecast import pool_forecast
 from foretune.forecasting.labels import label_warnings
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.progress import Stage
@@ -105,7 +105,7 @@ def test_candidates_are_layers_types_thirds_and_named_sets_each_once() -> None:
 def test_the_block_that_carries_all_the_signal_is_recommended(signal: str) -> None:
     for seed in range(3):
         kernels, inputs = synthetic(seed, signal=signal)
-        found = forecast(pool_of(kernels, inputs))
+        found = pool_forecast(pool_of(kernels, inputs))
         chosen, every = found.advice.candidate, found.comparison.candidates
         assert signal in chosen.blocks  # others beside it can fit a few dozen examples a little better by chance
         assert chosen.score.score.value > 0.85
@@ -215,7 +215,7 @@ def test_a_forecast_ranks_by_an_entry_of_the_scores_and_sums_each_kernel_once(mo
     monkeypatch.setattr(Pool, "summed", counted)
     kernels, inputs = synthetic()
     pool = pool_of(kernels, inputs)
-    found = forecast(pool)
+    found = pool_forecast(pool)
     assert any(found.comparison.criterion is criterion for criterion in SCORES.values())
     assert len(summed) == len(set(summed)) >= found.comparison.considered
     assert {item.key for item in found.comparison.candidates} == {item.key for item in pool.candidates}
@@ -269,11 +269,11 @@ def test_rare_and_missing_labels_are_refused_or_said() -> None:
 def test_the_advice_promises_nothing_about_the_regime() -> None:
     kernels, inputs = synthetic(4)
     small = replace(WEIGHTS, norms=dict.fromkeys(NAMES, 1e-3))
-    said = " ".join(forecast(Pool(kernels, inputs, small, QUICK)).advice.regime)
+    said = " ".join(pool_forecast(Pool(kernels, inputs, small, QUICK)).advice.regime)
     assert "rule of thumb" in said
     assert "foretune behaviour" in said
     calm = replace(WEIGHTS, norms=dict.fromkeys(NAMES, 1e6))
-    assert "rule of thumb" not in " ".join(forecast(Pool(kernels, inputs, calm, QUICK)).advice.regime)
+    assert "rule of thumb" not in " ".join(pool_forecast(Pool(kernels, inputs, calm, QUICK)).advice.regime)
 
 
 def test_the_cost_of_training_is_three_forward_passes_a_step() -> None:
@@ -310,7 +310,7 @@ def test_a_tiny_model_gets_a_forecast_from_its_own_kernels(difference: bool) -> 
     y = np.array(TASK.targets(rows))
     inputs = Inputs(y, f0, np.random.default_rng(0).normal(size=(18, 3)), 6, 6, 2, sizes, "accuracy")
     pool = Pool(kernels, inputs, parameter_sizes(outputs), QUICK)
-    found = forecast(pool)
+    found = pool_forecast(pool)
     assert {item.rank for item in found.comparison.candidates} == {None, 1, 4}
     chosen = found.advice.candidate
     joint = pool.evidence(chosen).kernel

@@ -46,7 +46,7 @@ from foretune.finetune.methods import FullTuning, LoRATuning
 from foretune.finetune.warm_up import warmed_outputs
 from foretune.forecasting.advice import advice
 from foretune.forecasting.cost import forecast_cost
-from foretune.forecasting.forecast import Forecast, forecast
+from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.forecasting.page import Seen, forecast_page
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
@@ -173,7 +173,7 @@ def test_the_greedy_search_starts_from_the_head() -> None:
 
 def test_adapting_is_recommended_where_a_block_beats_linear_probing() -> None:
     kernels, inputs = synthetic()
-    found = forecast(pool_of(kernels, inputs))
+    found = pool_forecast(pool_of(kernels, inputs))
     chosen = found.advice.candidate
     assert found.advice.beats_probing
     assert SIGNAL in chosen.blocks
@@ -187,7 +187,7 @@ def test_adapting_is_recommended_where_a_block_beats_linear_probing() -> None:
 def test_linear_probing_is_recommended_where_no_block_beats_it() -> None:
     for seed in range(2):
         kernels, inputs = synthetic(seed, signal=None, probed=2.0)
-        found = forecast(pool_of(kernels, inputs))
+        found = pool_forecast(pool_of(kernels, inputs))
         assert found.advice.beats_probing is False, seed
         assert found.advice.candidate.kind == PROBING
         assert found.answer.startswith("Adapting is not expected to beat linear probing, which should help")
@@ -200,7 +200,7 @@ def test_linear_probing_is_recommended_where_no_block_beats_it() -> None:
 
 def test_a_head_with_nothing_else_to_train_is_not_compared() -> None:
     kernels, inputs = synthetic()
-    found = forecast(pool_of({"sgd": kernels["sgd"].select("head.*")}, inputs))
+    found = pool_forecast(pool_of({"sgd": kernels["sgd"].select("head.*")}, inputs))
     assert found.advice.beats_probing is None
     assert found.answer.startswith("Fine-tuning")
     assert found.answer.endswith("It comes first because there is nothing else to train.")
@@ -232,11 +232,11 @@ def few_shot(rows: list[dict[str, str]]) -> Any:
     return TASK.few_shot(rows, 4, 13, 12)
 
 
-def forecast_of(outputs: Any, split: Any, warm_up: int = 0) -> Forecast:
+def forecast_of(outputs: Any, split: Any, warm_up: int = 0) -> PoolForecast:
     inputs = replace(forecast_inputs(outputs, TASK, split), warm_up=warm_up)
     job = ft.joint_job(outputs, split.train, [*split.validation, *split.test])
     kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
-    return forecast(Pool(kernels, inputs, parameter_sizes(outputs), QUICK))
+    return pool_forecast(Pool(kernels, inputs, parameter_sizes(outputs), QUICK))
 
 
 def test_a_forecast_after_a_warm_up_is_one_of_the_warmed_model_and_says_so() -> None:
@@ -321,7 +321,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
 
 def test_the_table_has_the_recommended_candidate_and_linear_probing() -> None:
     kernels, inputs = synthetic()
-    found = forecast(pool_of(kernels, inputs))
+    found = pool_forecast(pool_of(kernels, inputs))
     stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
     console = PlainConsole(width=160, record=True, file=io.StringIO())
     seen = Seen("model on data", (), "accuracy", {"train": 24, "validation": 24, "test": 24})

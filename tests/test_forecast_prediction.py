@@ -10,7 +10,7 @@ from foretune.candidates.candidate import PROBING, ParameterSizes, candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
 from foretune.forecasting.baseline import rule_for
-from foretune.forecasting.forecast import forecast
+from foretune.forecasting.forecast import pool_forecast
 from foretune.forecasting.prediction import prediction
 from tests.test_forecast_heads import HEAD, NAMES, QUICK, SIGNAL, SIZE, WEIGHTS, by_heart, pool_of, synthetic
 
@@ -54,7 +54,7 @@ def test_what_the_simulation_is_exact_for_or_ranks_is_predicted_by_it() -> None:
 def test_the_answer_says_what_predicts_its_score() -> None:
     kernels, inputs = synthetic()
     pool = pool_of(kernels, inputs)
-    found = forecast(pool)
+    found = pool_forecast(pool)
     chosen = found.advice.candidate
     rule = rule_for(inputs)
     assert found.advice.predicted == prediction(chosen, pool, LABEL_ERROR, rule)
@@ -63,7 +63,7 @@ def test_the_answer_says_what_predicts_its_score() -> None:
     assert f"accuracy {found.advice.predicted.score.value:.2f}" in found.answer
     headless = ParameterSizes({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
     bodies = {label: kernel.select("model.*") for label, kernel in kernels.items()}
-    simulated = forecast(pool := Pool(bodies, inputs, headless, QUICK))
+    simulated = pool_forecast(pool := Pool(bodies, inputs, headless, QUICK))
     outputs = pool.evidence(simulated.advice.candidate).run.outputs[SIZE:]
     assert simulated.advice.predicted.score == rule.score(outputs, inputs)
     assert "predicted in the linear regime for" in simulated.answer

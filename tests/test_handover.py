@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -21,8 +23,10 @@ from foretune.experiment.experiment import Experiment, load_experiment
 from foretune.experiment.sample import FewShot
 from foretune.experiment.setting import DataSource, Question, Setting
 from foretune.finetune.lora_config import classes_for, lora_config
+from foretune.finetune.methods import FrozenHead
+from foretune.finetune.training import Training
 from foretune.handover.files import WRITTEN, write_next_run
-from foretune.handover.next_run import next_run
+from foretune.handover.next_run import NextRun, next_run, tune_options
 from tests.conftest import WORDS, assert_refused, many_rows, run_cli, run_code
 
 SMALL = ("--k", 8, "--test", 16)
@@ -173,6 +177,10 @@ def test_a_no_hands_over_nothing_and_says_so(model_folder, tmp_path: Path) -> No
     assert "Nothing to run" in result.stdout and "train.py" not in " ".join(record["page"]["next"])
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert not names & {"train.py", "trl.yaml", "adapter_config.json", "rows", WRITTEN}
+    refused = run_cli("tune", "--from", "out/forecast.json", "--out", "run", cwd=tmp_path)
+    assert_refused(refused, 2, "recommends no run", "To train all the same")
+    hint = shlex.split(refused.stderr[refused.stderr.index("foretune tune") :])[1:]
+    assert run_cli(*hint, "--plan", cwd=tmp_path).returncode == 0
 
 
 def test_what_a_user_has_changed_is_not_replaced(forecast) -> None:
@@ -199,11 +207,144 @@ def test_tune_from_a_forecast_is_the_run_of_its_script(forecast) -> None:
     (point,) = (folder.parent / "run").glob("runs/*/point-0/result.json")
     assert json.loads(point.read_text())["trained_parameters"] == picked["candidate"]["parameters"]
     data = folder.parent / "reviews.jsonl"
-    data.write_text(data.read_text().replace("actor", "scene"))
+    before = data.read_text()
+    data.write_text(before.replace("actor", "scene"))
     again = run_cli("tune", "--from", "out/forecast.json", "--steps", 4, "--out", "other", cwd=folder.parent)
+    data.write_text(before)
     assert_refused(again, 2, "not those of out/forecast.json")
+
+
+def test_a_run_from_a_forecast_is_compared_with_it_while_it_runs_and_on_both_pages(forecast) -> None:
+    folder, record, _ = forecast
+    here, curve = folder.parent, predicted(record["forecast"]["recommended"])
+    result = run_cli("tune", "--from", "out/forecast.json", "--steps", 4, "--out", "beside", cwd=here)
+    assert result.returncode == 0, result.stderr
+    said = re.findall(r"step (\d+): validation loss ([\d.]+), forecast ([\d.]+)", result.stderr)
+    assert [int(step) for step, _, _ in said] == [0, 4]
+    assert float(said[0][2]) == pytest.approx(curve["validation_losses"][0], abs=1e-4)
+    made = json.loads((here / "beside" / "result.json").read_text())
+    assert made["about"]["forecast"]["steps"] == curve["steps"]
+    assert "kept to the forecast" in result.stdout or "left the kernel regime" in result.stdout
+    assert "validation, forecast" in (here / "beside" / "report.html").read_text()
+    assert "real: beside" in (folder / "report.html").read_text()
+    shown = run_cli("show", "beside", cwd=here)
+    assert shown.stdout.splitlines()[-1] == result.stdout.splitlines()[-1]
+    other = run_cli("tune", "--from", "out", "--steps", 2, "--learning-rate", 1e-5, "--out", "slow", cwd=here)
+    assert other.returncode == 0, other.stderr
+    assert "is not compared with out" in other.stderr and "--learning-rate" in other.stderr
+    assert "forecast" not in json.loads((here / "slow" / "result.json").read_text())["about"]
 
 
 def test_tune_from_a_file_that_is_not_a_forecast_says_so(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     assert_refused(run_cli("tune", "--from", "x.json", "--out", "run", cwd=tmp_path), 2, "not a forecast")
+
+
+def losses(folder: Path) -> dict[int, float]:
+    """Step -> validation loss of a run of `tune`."""
+    record = json.loads((folder / "result.json").read_text())
+    return {line["step"]: line["validation_loss"] for line in record["stages"][-1]["history"]}
+
+
+def test_the_printed_command_tune_from_and_the_script_are_one_run(forecast) -> None:
+    folder, _, _ = forecast
+    here = folder.parent
+    asked = run_cli("forecast", *read_command(folder), cwd=here, env={"COLUMNS": "2000"})
+    printed = re.search(r"Next: foretune (tune .*)", asked.stdout)
+    assert printed is not None, asked.stdout
+    for words in (shlex.split(printed[1]), ["tune", "--from", "out/forecast.json", "--out", "same"]):
+        result = run_cli(*words, cwd=here)
+        assert result.returncode == 0, result.stderr
+    typed, followed = losses(here / "runs" / "lora"), losses(here / "same")
+    assert typed == followed and len(typed) > 2
+    if not (folder / "trained").exists():
+        ran(folder)
+    log = json.loads((folder / "trained" / "log.json").read_text())["log"]
+    script = {line["step"]: line["eval_loss"] for line in log if "eval_loss" in line}
+    assert script == pytest.approx({step: followed[step] for step in script}, abs=2e-4)
+
+
+def read_command(folder: Path) -> list[str]:
+    """The words of the command that made a forecast, without its folder."""
+    import yaml
+
+    kept = yaml.safe_load((folder / "run.yaml").read_text())
+    return [kept["model"], kept["data"], "--k", kept["k"], "--test", kept["test"], WORDS]
+
+
+def test_a_head_that_the_forecast_left_out_stays_as_it_is(model_folder) -> None:
+    found = experiment(model_folder("bert-encoder"), HEADED)
+    sizes = parameter_sizes(found.outputs)
+    blocks = [block for block in sizes.shapes if re.search(r"layer\.0.*query\.weight$", block)]
+    left_out, trained = (candidate("own", "layer", blocks, 2, sizes, head) for head in ((), sizes.head))
+    config = lora_config(found.outputs, classes_for(found.outputs), blocks, 2, 16.0)
+    picked: Any = Stub(left_out, (0.7, 0.5, 0.4))
+    beside: Any = Stub(trained, (0.7, 0.5, 0.4))
+    assert tune_options(picked, found.outputs)["exclude_head"] is True
+    assert "exclude_head" not in tune_options(beside, found.outputs)
+    assert not next_run(found, picked, config, thresholded=False).trains_head
+    method, training = left_out.tuning, Training(steps=2, evaluate_every=1, dropout=False)
+    assert found.run(FrozenHead(method), [training]).n_trained == left_out.parameters
+    assert found.run(method, [training]).n_trained == trained.parameters
+
+
+TRL_OWN = {
+    "model_name_or_path", "model_revision", "trust_remote_code", "dtype",  # trl.ModelConfig
+    "dataset_name", "dataset_train_split", "dataset_test_split",  # trl.ScriptArguments
+    "use_peft", "completion_only_loss", "max_length",  # trl.ModelConfig, trl.SFTConfig
+}  # fmt: skip
+"""Keys of trl.yaml that are TRL's own."""
+
+
+@pytest.fixture(scope="module")
+def causal(model_folder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], NextRun]:
+    """The files of a causal model that answers a prompt with adapters, its trl.yaml, and the run that they are of."""
+    import yaml
+
+    here = tmp_path_factory.mktemp("causal")
+    family, question, pattern, rank = OWN["llama prompt, adapters"]
+    found = experiment(model_folder(family), question)
+    sizes = parameter_sizes(found.outputs)
+    blocks = [block for block in sizes.shapes if re.search(pattern, block)]
+    config = lora_config(found.outputs, classes_for(found.outputs), blocks, rank or 1, 16.0)
+    picked: Any = Stub(candidate("own", "layer", blocks, rank, sizes), (0.7, 0.5, 0.4))
+    run = next_run(found, picked, config, thresholded=False)
+    write_next_run(here, run, foretune.__version__)
+    return here, yaml.safe_load((here / "trl.yaml").read_text()), run
+
+
+def test_every_key_of_trl_yaml_is_a_field_that_its_libraries_have(causal) -> None:
+    import peft
+    from transformers import TrainingArguments
+
+    _, settings, _ = causal
+    training = {field.name for field in dataclasses.fields(TrainingArguments)}
+    adapters = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    for name in set(settings) - TRL_OWN:
+        ours = {"lora_r": "r"}.get(name, name if name in ("lora_alpha", "lora_dropout") else name.removeprefix("lora_"))
+        assert ours in (adapters if name.startswith("lora_") else training), name
+    named = {name: value for name, value in settings.items() if name in training}
+    assert TrainingArguments(**named, use_cpu=True).learning_rate == settings["learning_rate"]
+
+
+def test_trl_yaml_says_what_the_script_does(causal) -> None:
+    folder, settings, run = causal
+    adapter = json.loads((folder / "adapter_config.json").read_text())
+    assert (settings["lora_r"], settings["lora_alpha"]) == (adapter["r"], adapter["lora_alpha"])
+    script = (folder / "train.py").read_text()
+    for constant, key in (("LEARNING_RATE", "learning_rate"), ("BATCH", "per_device_train_batch_size"),
+                          ("STEPS", "max_steps"), ("EVERY", "eval_steps"), ("MODEL", "model_name_or_path")):  # fmt: skip
+        assert f"{constant} = {settings[key]!r}\n" in script, key
+    assert set(settings["lora_target_modules"]) == set(run.modules)
+    assert Path(settings["dataset_name"]) == folder / "rows"
+
+
+def test_trl_trains_what_trl_yaml_says(causal) -> None:
+    pytest.importorskip("trl")
+    folder, _, run = causal
+    command = [sys.executable, "-m", "trl.scripts.sft", "--config", "trl.yaml", "--max_steps", "2", "--use_cpu"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    names = load_file(folder / "trained-trl" / "adapter_model.safetensors")
+    trained = {re.sub(r"\.lora_[AB]\.weight", "", name.removeprefix("base_model.model.")) for name in names}
+    assert trained == set(run.modules)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import foretune as ft
 from foretune.labelling.rows import Row
 from foretune.labelling.twins import contradicting_twins
 from tests.conftest import assert_refused, assert_valid, run_cli
@@ -157,3 +158,18 @@ def test_texts_that_are_nearly_the_same_with_different_labels_are_named() -> Non
     found = contradicting_twins(rows)
     assert [(pair.first.row, pair.second.row, pair.same) for pair in found] == [(0, 1, True), (0, 2, False)]
     assert contradicting_twins([Row("f", 0, "one two three four", None, "a")]) == ()
+
+
+def test_the_library_says_what_the_command_says(bert_folder: Path, few_reviews: Path, tmp_path: Path) -> None:
+    target = tmp_path / "labels.json"
+    assert run_cli("labels", bert_folder, few_reviews, "--json", target).returncode == 0
+    found = ft.suspicious_labels(bert_folder, few_reviews)
+    assert found.record["rows"] == json.loads(target.read_text())["rows"]
+    assert list(found.to_frame()["row"]) == [row["row"] for row in found.record["rows"]]
+    with few_reviews.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    curve = ft.label_budget(bert_folder, rows).to_frame()
+    assert list(curve["rows"][-4:]) == [40, 80, 160, 320]
+    assert (curve["low"] <= curve["high"]).all()
+    with pytest.raises(ft.ForetuneError, match="expected"):
+        ft.suspicious_labels(bert_folder, rows, kernel="both")

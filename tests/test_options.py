@@ -20,7 +20,7 @@ from foretune.cli.app import COMMANDS, app
 from foretune.cli.fields import described
 from foretune.cli.foreign import OFF, SAME
 from foretune.cli.options import FormulaOptions
-from foretune.cli.settings import _choices, _hints
+from foretune.cli.settings import _choices, option_hints
 from foretune.cli.setup import made_formulas, made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions
 from foretune.finetune.losses import LOSSES
@@ -86,7 +86,7 @@ def test_options_fill_the_fields_of_the_same_name() -> None:
 
 
 def test_choices_are_the_names_that_the_code_knows() -> None:
-    hints = _hints(COMMANDS["tune"].groups)
+    hints = option_hints(COMMANDS["tune"].groups)
     assert set(_choices(hints["method"])) == set(METHODS)
     assert set(_choices(hints["optimiser"])) == set(OPTIMISERS)
     assert set(_choices(hints["loss"])) == set(LOSSES)

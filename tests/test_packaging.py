@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -60,6 +62,41 @@ def test_the_wheel_runs_where_only_its_dependencies_are(built: dict[str, Path], 
         command = [sys.executable, "-c", code.format(arguments)]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_uv_makes_an_environment_without_pip_in_which_a_built_in_model_is_fetched(
+    kind: str, built: dict[str, Path], tmp_path: Path
+) -> None:
+    uv = shutil.which("uv")
+    if uv is None:
+        pytest.skip("uv is not installed")
+    home = tmp_path / "fresh"
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    if "PIP_FIND_LINKS" in environment:  # uv does not read the settings of pip
+        environment.setdefault("UV_FIND_LINKS", environment["PIP_FIND_LINKS"])
+    where = ["--python", str(home / "bin" / "python")]
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, str(home)],
+        [uv, "pip", "install", "--quiet", *where, "-c", str(ROOT / "constraints.txt"), str(built[kind])],
+        [
+            str(home / "bin" / "foretune"),
+            "forecast",
+            "bert-tiny",
+            "movies",
+            "--k",
+            "8",
+            "--test",
+            "32",
+            "--layers",
+            "1",
+        ],
+    ):
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    assert not list((home / "bin").glob("pip*"))
 
 
 def test_every_public_name_can_be_imported() -> None:

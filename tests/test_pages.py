@@ -77,6 +77,42 @@ def test_a_short_page_is_one_screen_whatever_it_says(text: str, notes: int, widt
     assert notes == 0 or any(line.startswith("Note: ") for line in lines)
 
 
+ANSWERS = {
+    "yes": "Yes. Accuracy 0.62 (zero-shot, threshold set on validation) -> 0.81 (95%: 0.72 - 0.88).\n"
+    "A linear probe alone: 0.75, the majority label: 0.51.",
+    "no": "Adapting is not expected to beat linear probing. Linear probing: no: training is not expected to help. Accuracy "
+    "0.85 (head of linear probing, as it starts) -> 0.86 (95%: 0.74 - 0.92).\nA linear probe alone: 0.83, the majority "
+    "label: 0.42.",
+    "cannot tell": "It cannot be told: validation examples gain, test examples do not. Matthews correlation 0.123 "
+    "(head of linear probing, as it starts, threshold set on validation) -> 0.124 (95%: 0.074 - 0.192).\nA linear probe "
+    "alone: 0.111, the majority label: 0.000.",
+}
+QUESTIONS = {
+    "two labels": "negative 5,331, positive 5,331",
+    "many labels": ", ".join(f"a label of people {each} {each * 37}" for each in range(1, 9)) + " and 142 more labels",
+}
+
+
+@pytest.mark.parametrize("width", [80, 90, 100, 120, 200])
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_number_of_the_answer_is_never_cut_off(answer: str, question: str, width: int) -> None:
+    about = (
+        Fact("Labels", QUESTIONS[question], 1),
+        Fact("Used", "24 examples for training, 24 for validation, 60 for testing", 1),
+        Fact("Example", "a text of people, " * 30, 2),
+    )
+    facts = (Fact("Will it work?", ANSWERS[answer], 3), Fact("How sure?", f"{LONG} 97 test examples.", 2))
+    page = dataclasses.replace(PAGE, about=about, facts=facts, notes=(LONG,) * 5)
+    text = " ".join(shown(page, width).split())
+    for fact in (*about[:2], *facts):
+        for line in fact.text.split("\n"):
+            words = line.split()
+            last = max(at for at, word in enumerate(words) if any(map(str.isdigit, word)))
+            assert " ".join(words[: last + 1]) in text
+    assert text.count("a text of people") < 30
+
+
 def test_a_short_page_says_the_answer_and_where_the_rest_is() -> None:
     short, long = shown(PAGE), shown(PAGE, details=True)
     assert "Yes. Accuracy 0.60 -> 0.84." in short and "foretune show DIR --details" in short

@@ -211,3 +211,23 @@ def test_every_task_is_listed_and_shown() -> None:
     shown = run_cli("tasks", "trec").stdout
     assert "[MASK]: First text." in shown
     assert "Question: First text. Type:" in shown
+
+
+def test_solve_keeps_its_page_in_a_folder_of_its_own(run_folder: Path, tmp_path: Path) -> None:
+    words = ("solve", run_folder, "--kernels", "sgd", "--out", "page")
+    result = run_cli(*words, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = {path.name for path in (tmp_path / "page").iterdir()}
+    assert {"report.html", "page.json", "page.md", "table-1.csv"} <= names
+    assert_valid("solve", json.loads((tmp_path / "page" / "page.json").read_text()))
+    assert result.stdout.splitlines()[-1] == run_cli("show", "page", cwd=tmp_path).stdout.splitlines()[-1]
+    before = (tmp_path / "page" / "page.md").read_text()
+    assert run_cli(*words, cwd=tmp_path).returncode == 0  # replaces its own
+    assert (tmp_path / "page" / "page.md").read_text() == before
+    other = ("solve", run_folder, "--kernels", "signgd", "--out", "page")
+    assert_refused(run_cli(*other, cwd=tmp_path), 2, "page of another command")
+    assert_refused(run_cli("solve", run_folder, "--out", run_folder), 2, "Choose")
+    assert_refused(run_cli("solve", run_folder, "--out", run_folder / "page"), 2, "inside")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert_refused(run_cli("solve", run_folder, "--out", "mine", cwd=tmp_path), 2, "notes.txt", "mv")

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -216,7 +215,7 @@ def test_control_c_ends_with_130(llama_folder: Path, data_file: Path) -> None:
         [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=ENVIRONMENT, preexec_fn=interruptible,
     ) as process:  # fmt: skip
-        time.sleep(1.0)
+        assert process.stderr is not None and process.stderr.readline()  # Python has begun, and the command too
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -272,6 +271,45 @@ def test_a_pipe_gets_a_line_for_each_stage_and_one_a_minute(monkeypatch: pytest.
     assert lines[0].endswith("load the model") and lines[1].endswith("kernel blocks")
     assert len(lines) - 2 == 11  # 99 steps of 7 s, a line each 63 s
     assert lines[-1].endswith("kernel blocks 99 of 100, about 7 s left")
+
+
+def test_a_pipe_is_told_of_work_that_takes_longer_than_a_minute_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    console, file = recorded(clock, monkeypatch)
+    with progress_bar(console) as report:
+        report("kernel blocks", 1, 4)
+        for minute in range(1, 4):
+            clock[0] = 61.0 * minute
+            report.remind()  # type: ignore[attr-defined]
+            report.remind()  # type: ignore[attr-defined]
+        report("kernel blocks", 4, 4)
+        clock[0] += 300
+        report.remind()  # type: ignore[attr-defined]
+    lines = [line[15:] for line in file.getvalue().splitlines()]
+    assert lines == ["kernel blocks", *["kernel blocks 1 of 4, still at it"] * 3]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_verbose_progress_is_told_more_often_and_ends_each_stage(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, file = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    console = PlainConsole(file=file, width=80, verbose=True, force_terminal=terminal)
+    with busy(console, "load the model"):
+        clock[0] += 5
+    with progress_bar(console) as report:
+        for step in range(11):
+            clock[0] += 7.0
+            report("kernel blocks", step, 10)
+    said = file.getvalue()
+    assert "load the model: done in 5 s" in said and "kernel blocks: done in 1 min" in said
+    if not terminal:
+        assert said.count(" of 10, about") == 5  # a line each 14 s
+
+
+def test_verbose_and_quiet_contradict_each_other() -> None:
+    assert_refused(run_cli("forecast", "tiny", "movies", "--quiet", "-v"), 2, "--verbose contradicts --quiet")
 
 
 def test_quiet_prints_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -81,6 +82,15 @@ def test_a_finished_run_is_shown_without_training_and_another_refused(lora_run: 
     assert before == {file: file.stat().st_mtime_ns for file in lora_run.rglob("*") if file.is_file()}
     other = run_cli("tune", "--config", lora_run / "run.yaml", "--rank", 4, "--method", "lp-lora")
     assert_refused(other, 2, "holds another run: it differs in method, rank", "--config")
+
+
+def test_a_run_of_a_version_with_fewer_options_is_the_same_run(lora_run: Path, tmp_path: Path) -> None:
+    older = shutil.copytree(lora_run, tmp_path / "older")
+    settings = older / "run.yaml"
+    assert "exclude_head: false\n" in settings.read_text()
+    settings.write_text(settings.read_text().replace("exclude_head: false\n", ""))
+    again = run_cli("tune", "--config", settings, "--out", older)
+    assert again.returncode == 0 and "nothing was trained" in again.stdout, again.stderr
 
 
 def test_a_finished_run_answers_for_its_own_data_and_weights_only_and_lost_parts_are_trained_again(
@@ -164,6 +174,19 @@ def test_behaviour_says_the_verdict_with_every_number(lora_run: Path, tmp_path: 
     assert found["calibration"]["without"]["ece"] >= 0
 
 
+def test_behaviour_keeps_its_page_in_a_folder_of_its_own(lora_run: Path, tmp_path: Path) -> None:
+    words = ("behaviour", lora_run, "--test-examples", 6, "--segment-points", 2)
+    result = run_cli(*words, "--out", tmp_path / "page")
+    assert result.returncode == 0, result.stderr
+    assert {"report.html", "page.json", "page.md"} <= {path.name for path in (tmp_path / "page").iterdir()}
+    record = json.loads((tmp_path / "page" / "page.json").read_text())
+    assert_valid("behaviour", record)
+    assert record["verdict"]["kernel_behaviour"] in result.stdout.splitlines()[-1]
+    assert f"foretune show {tmp_path / 'page'} --details" in result.stdout
+    assert_refused(run_cli(*words, "--out", lora_run / "page"), 2, "inside")
+    assert_refused(run_cli(*words, "--out", lora_run), 2, "Choose")
+
+
 def test_behaviour_solves_the_kernel_on_the_rows_of_the_run_or_says_that_it_does_not(
     lora_run: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +227,46 @@ def test_only_the_head_moves_in_linear_probing_so_its_kernel_stays(bert_folder: 
     assert set(found["verdict"]["fixed_features"]["blocks"]) == {"head.weight", "head.bias"}
     assert found["gap"]["relative"] < 1e-5
     assert found["lipschitz"]["largest"] == [0] * 4
+
+
+TRACKER = """
+import json, pathlib
+
+
+class SummaryWriter:
+    def __init__(self, log_dir):
+        self.file = pathlib.Path(log_dir) / "scalars.jsonl"
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        print("a tracker says hello")
+
+    def add_scalar(self, name, value, step):
+        with self.file.open("a") as lines:
+            lines.write(json.dumps([name, value, step]) + "\\n")
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+"""
+"""A package that stands for tensorboardX."""
+
+
+def test_a_run_reports_to_a_tracker_which_is_no_part_of_it(llama_folder: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tensorboardX").mkdir()
+    (tmp_path / "tensorboardX" / "__init__.py").write_text(TRACKER)
+    words = ("tune", llama_folder, folder / "data.jsonl", WORDS, *SMALL, "--method", "lora", "--out", tmp_path / "run")
+    missing = run_cli(*words, "--report-to", "wandb")
+    assert_refused(missing, 2, "wandb is not installed", "pip install wandb")
+    assert not (tmp_path / "run").exists()
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    result = run_cli(*words, "--report_to", "tensorboard", env={"PYTHONPATH": paths})  # as transformers spells it
+    assert result.returncode == 0, result.stderr
+    assert "a tracker says hello" in result.stderr and "a tracker" not in result.stdout
+    (file,) = (tmp_path / "run").glob("runs/*/point-0/tensorboard/scalars.jsonl")
+    seen = {(name, step): value for name, value, step in map(json.loads, file.read_text().splitlines())}
+    history = json.loads((tmp_path / "run" / "result.json").read_text())["stages"][-1]["history"]
+    for line in history:
+        assert seen["eval/loss", line["step"]] == pytest.approx(line["validation_loss"])
+    again = run_cli(*words, "--report-to", "none")  # finished: the same run
+    assert again.returncode == 0 and "nothing was trained" in again.stdout, again.stderr
 
 
 @pytest.mark.slow

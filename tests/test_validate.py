@@ -319,7 +319,7 @@ def test_the_command_writes_a_page_and_json(
     [
         (["--n", "8", "--k", "4"], "--n and --k contradict"),
         (["--k", "0"], "--k is 0; expected at least 1"),
-        (["--rank=-1"], "--rank is -1; expected 0 to 65536, with 0 for full tuning"),
+        (["--rank=-1"], "--rank is -1; expected 1 to 65536; full tuning is --method ft without --rank"),
         (["--learning-rates", "5e-4,fast"], "'5e-4,fast': expected numbers"),
         (["--learning-rates", "5e-4,-1"], "--learning-rates is -1; expected a number above 0"),
         (["--epochs", "inf"], "--epochs is inf"),

@@ -18,8 +18,8 @@ from foretune.errors import ModelError, NonFiniteError, UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecasting.baseline import ClassRule, rule_for
 from foretune.forecasting.cost import FORECAST_STAGES, forecast_cost
-from foretune.forecasting.forecast import Forecast
-from foretune.forecasting.forecast import forecast as forecast_of
+from foretune.forecasting.forecast import PoolForecast
+from foretune.forecasting.forecast import pool_forecast as forecast_of
 from foretune.forecasting.page import Seen, forecast_page
 from foretune.forecasting.prediction import prediction
 from foretune.forecasting.verdict import claim, verdict
@@ -32,7 +32,7 @@ from tests.test_forecast import NAMES, QUICK, SIZE, WEIGHTS, synthetic
 FAST = replace(QUICK, steps=20, compared=2, resamples=4)
 
 
-def forecast(inputs: Inputs, kernels: dict[str, BlockKernel]) -> Forecast:
+def forecast(inputs: Inputs, kernels: dict[str, BlockKernel]) -> PoolForecast:
     return forecast_of(Pool(kernels, inputs, WEIGHTS, FAST))
 
 
@@ -40,7 +40,7 @@ def scaled(kernels: dict[str, BlockKernel], factor: float) -> dict[str, BlockKer
     return {label: BlockKernel(kernel.names, kernel.array * factor) for label, kernel in kernels.items()}
 
 
-def shown(found: Forecast) -> str:
+def shown(found: PoolForecast) -> str:
     stages = [Stage(name, 1.0, 0, 0) for name in FORECAST_STAGES]
     console = PlainConsole(width=200, record=True, file=io.StringIO())
     seen = Seen("model on data", (), "accuracy", {"train": 24, "validation": 24, "test": 24})

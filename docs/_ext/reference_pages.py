@@ -57,7 +57,8 @@ def _api() -> list[str]:
         thing = getattr(foretune, name)
         directive = "autoclass" if inspect.isclass(thing) else "autofunction"
         lines += ["", f"## {name}", "", "```{eval-rst}", f".. {directive}:: foretune.{name}"]
-        lines += ["   :members:", ""] if inspect.isclass(thing) else [""]
+        lines += ["   :members:"] if inspect.isclass(thing) else []
+        lines += ["   :inherited-members:", ""] if hasattr(thing, "to_frame") else [""]
         lines += ["```"]
     return lines
 

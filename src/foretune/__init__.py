@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from foretune.kernels.signs import AsymmetricSignGD as AsymmetricSignGD
     from foretune.kernels.signs import BlockEps as BlockEps
     from foretune.kernels.signs import SignGD as SignGD
+    from foretune.library.behaviour import RunBehaviour as RunBehaviour
+    from foretune.library.behaviour import behaviour as behaviour
+    from foretune.library.card import card as card
+    from foretune.library.forecast import Forecast as Forecast
+    from foretune.library.forecast import forecast as forecast
+    from foretune.library.tune import TunedRun as TunedRun
+    from foretune.library.tune import tune as tune
+    from foretune.library.labels import LearningCurve as LearningCurve
+    from foretune.library.labels import SuspiciousLabels as SuspiciousLabels
+    from foretune.library.labels import label_budget as label_budget
+    from foretune.library.labels import suspicious_labels as suspicious_labels
+    from foretune.library.validate import ForecastValidation as ForecastValidation
+    from foretune.library.validate import validate as validate
     from foretune.model.answer import AnswerLogits as AnswerLogits
     from foretune.model.head import HeadLogits as HeadLogits
     from foretune.model.load import LanguageModel as LanguageModel
@@ -39,6 +52,19 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "card": "foretune.library.card",
+    "Forecast": "foretune.library.forecast",
+    "forecast": "foretune.library.forecast",
+    "TunedRun": "foretune.library.tune",
+    "tune": "foretune.library.tune",
+    "RunBehaviour": "foretune.library.behaviour",
+    "behaviour": "foretune.library.behaviour",
+    "LearningCurve": "foretune.library.labels",
+    "SuspiciousLabels": "foretune.library.labels",
+    "label_budget": "foretune.library.labels",
+    "suspicious_labels": "foretune.library.labels",
+    "ForecastValidation": "foretune.library.validate",
+    "validate": "foretune.library.validate",
     "AnswerLogits": "foretune.model.answer",
     "BlockKernel": "foretune.kernels.block_kernel",
     "Example": "foretune.text.example",

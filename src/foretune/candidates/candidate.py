@@ -8,7 +8,7 @@ is then the candidate that all others have to beat.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -186,15 +186,30 @@ def named_candidates(kernels: Mapping[str, BlockKernel], sizes: ParameterSizes) 
         kernels: by label: `sgd`, and `lora-r4` and so on where there are any.
         sizes: shapes of the parameters.
     """
-    ranks, head = ranks_of(kernels), trained_head(kernels, sizes)
-    linear = next((set(kernels[kernel_label(rank)].names) for rank in ranks if rank is not None), set())
+    head = trained_head(kernels, sizes)
+    moving = {rank: moving_blocks(kernels[kernel_label(rank)]) for rank in ranks_of(kernels)}
+    linear = next((set(kernels[kernel_label(rank)].names) for rank in moving if rank is not None), set())
+    return candidates_among(moving, linear, head, sizes)
+
+
+def candidates_among(
+    moving: Mapping[int | None, Sequence[str]], linear: Collection[str], head: Sequence[str], sizes: ParameterSizes
+) -> list[Candidate]:
+    """As `named_candidates`, of names alone.
+
+    Args:
+        moving: rank, or None for full tuning -> blocks whose training changes some output.
+        linear: blocks of linear layers.
+        head: parameters of a classification head.
+        sizes: shapes of the parameters.
+    """
     probing = [candidate("head alone", PROBING, (), None, sizes, head)] if head else []
     found = {item.key: item for item in probing}
-    for rank in ranks:
-        moving = [name for name in moving_blocks(kernels[kernel_label(rank)]) if name not in head]
-        groups = trainable_groups(moving, linear)
-        if rank is None and moving:
-            groups.append(Group("whole model", "whole model", tuple(moving)))
+    for rank, blocks in moving.items():
+        inside = [name for name in blocks if name not in head]
+        groups = trainable_groups(inside, linear)
+        if rank is None and inside:
+            groups.append(Group("whole model", "whole model", tuple(inside)))
         for group in groups:
             made = candidate(group.name, group.kind, group.names, rank, sizes, head)
             found.setdefault(made.key, made)

@@ -9,11 +9,25 @@ from foretune.candidates.candidate import ALPHA, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
+from foretune.kernels.formula import Formula
 from foretune.kernels.lora import LoRA
 from foretune.kernels.sgd import SGD
 
 PARTS = ("validation",)
 """Examples beside the training ones that scores may see; test examples have no say."""
+
+
+def pool_formulas(rank: int | None) -> list[Formula]:
+    """The kernels of a pool: None stands for full tuning."""
+    return [SGD()] if rank is None else [SGD(), LoRA(rank, ALPHA)]
+
+
+def pool_blocks(cell: Experiment, rank: int | None) -> list[str] | None:
+    """The blocks that a pool asks for: None for all; with LoRA the weights that adapters stand on, and the head."""
+    if rank is None:
+        return None
+    head = parameter_sizes(cell.outputs).head
+    return [name for name, kind in cell.outputs.kinds().items() if kind == "linear" or name in head]
 
 
 def pool_of(cell: Experiment, rank: int | None, grid: Sequence[Training] = ()) -> Pool:
@@ -24,12 +38,8 @@ def pool_of(cell: Experiment, rank: int | None, grid: Sequence[Training] = ()) -
         rank: of LoRA; None for full tuning.
         grid: settings of the runs.
     """
-    kinds, count = cell.outputs.kinds(), cell.inputs.n_train + cell.inputs.n_validation
+    count = cell.inputs.n_train + cell.inputs.n_validation
     sizes = parameter_sizes(cell.outputs)
-    if rank is None:
-        kernels = cell.kernels([SGD()], PARTS)
-    else:  # of the weights that adapters stand on, and of the head: no other block is asked for
-        blocks = [name for name, kind in kinds.items() if kind == "linear" or name in sizes.head]
-        kernels = cell.kernels([SGD(), LoRA(rank, ALPHA)], PARTS, blocks)
+    kernels = cell.kernels(pool_formulas(rank), PARTS, pool_blocks(cell, rank))
     inputs = replace(cell.inputs, **{name: getattr(cell.inputs, name)[:count] for name in ("y", "f0", "features")})
     return Pool.sized(kernels, inputs, sizes, grid=grid)

@@ -17,6 +17,7 @@ from foretune.cli.labels_options import LabelsOptions
 from foretune.cli.options import (
     AnswerOptions,
     BlockOptions,
+    CardOptions,
     DataOptions,
     ForecastOptions,
     FormulaOptions,
@@ -166,6 +167,13 @@ COMMANDS: Mapping[str, Entry] = {
         Example: foretune show runs/movies --details
         """,
         {"options": ShowOptions},
+    ),
+    "card": Entry(
+        """Write a section of a model card in Markdown: data, settings, predicted and measured figures, limits, versions.
+
+        Example: foretune card runs/movies --out CARD.md
+        """,
+        {"options": CardOptions},
     ),
     "schema": Entry(
         """Print the JSON schema of the results that --json writes, with the meaning and the unit of each field.

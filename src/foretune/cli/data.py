@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from foretune.cli.held import released
 from foretune.cli.options import AnswerOptions, DataOptions, OutputOptions, RowOptions
 from foretune.cli.ranges import label_words, listed
 from foretune.errors import UsageError
@@ -58,10 +59,10 @@ def every_row_setting(data: RowOptions, output: AnswerOptions) -> Setting:
 
 def _source(data: RowOptions, output: AnswerOptions) -> DataSource:
     return DataSource(
-        data.data,
-        data.validation_data,
-        data.test_data,
-        output.task,
+        released(data.data),
+        released(data.validation_data),
+        released(data.test_data),
+        released(output.task),
         data.text,
         data.text2,
         data.label,

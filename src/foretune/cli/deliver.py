@@ -9,6 +9,7 @@ import foretune
 from foretune.cli.options import ReportOptions
 from foretune.page import Page
 from foretune.pages.console import console
+from foretune.pages.folder import write_page
 from foretune.pages.html import REPORT, is_written_html, write_html
 from foretune.pages.json import write_page_json
 from foretune.pages.terminal import print_page
@@ -35,6 +36,25 @@ def deliver(page: Page, report: ReportOptions, *, folder: Path | None = None, co
     kept = folder if folder is not None else report.json
     where = _OPTION if kept is None else f"foretune show {shlex.quote(str(kept))} --details"
     print_page(console(), page, details=report.details, where=where)
+
+
+def deliver_into(out: Path | None, page: Page, report: ReportOptions, command: str) -> None:
+    """Write a page into a folder of its own, if one is wanted, and print it. Raises as `deliver` and `write_page` do.
+
+    Args:
+        out: the folder, seen to be free (`foretune.cli.places.page_places`).
+        page: the result.
+        report: where it goes besides.
+        command: what made it.
+    """
+    keep_page(out, page, command)
+    deliver(page, report, folder=out, command="" if out is None else command)
+
+
+def keep_page(out: Path | None, page: Page, command: str) -> None:
+    """Write a page into a folder of its own, if one is wanted. Raises as `write_page` does."""
+    if out is not None:
+        write_page(out, page, command, foretune.__version__)
 
 
 def check_report_place(folder: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from foretune.cli.data import asked_setting, check_data_folder, every_row_setting
+from foretune.cli.held import named_places
 from foretune.cli.labels_options import LabelsOptions
 from foretune.cli.options import AnswerOptions, DataOptions, ModelOptions, OutputOptions, ReportOptions, RowOptions
 from foretune.cli.places import Places, refuse_within_inputs
@@ -74,7 +75,7 @@ def read_early(
     """
     setting = asked_setting(data, outputs)
     Places(report.json, () if out is None else (out,)).check(read_by(model, data, outputs))
-    _WAITING.found[data, outputs] = _read(setting, progress_console(quiet=report.quiet))
+    _WAITING.found[data, outputs] = _read(setting, progress_console(quiet=report.quiet, verbose=report.verbose))
 
 
 def read_data(data: DataOptions, outputs: OutputOptions, errors: Console) -> Read:
@@ -123,7 +124,7 @@ def _read_rows(data: RowOptions, answer: AnswerOptions, wanted: LabelsOptions, e
 
 def read_by(model: ModelOptions, data: RowOptions, outputs: AnswerOptions) -> list[str | Path | None]:
     """The files and folders that are read, where the options name such."""
-    return [model.model, data.data, data.test_data, data.validation_data, outputs.task]
+    return named_places(model.model, data.data, data.test_data, data.validation_data, outputs.task)
 
 
 def refuse_half_weights(model: ModelOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for,
 from foretune.candidates.evidence import Pool
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
+from foretune.cli.held import Held
 from foretune.cli.kernel import Settings, deliver_plan, shown_kernels
 from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
@@ -32,25 +33,39 @@ from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST
 from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import named, record_of
+from foretune.finetune.adapters import adapted_blocks
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
+from foretune.finetune.methods import LoRATuning
 from foretune.finetune.snippet import head_note, python_snippet
 from foretune.forecasting.cost import WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
-from foretune.forecasting.forecast import Forecast, forecast
+from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
-from foretune.forecasting.recommended import Recommendation
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
-from foretune.handover.next_run import NextRun, method_options, next_run, training_options, why_none
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.handover.next_run import NextRun, next_run, tune_options, why_none
 from foretune.kernels.job import joint_job
+from foretune.model.outputs import Outputs
 from foretune.naming import layer_number, layer_path
-from foretune.page import Fact, Listing
+from foretune.page import Fact, Listing, Page
 from foretune.pages.console import Console, progress_console
 from foretune.pages.json import write_page_json
 from foretune.pages.progress import busy
 
 _NAMED = 3
 """Modules that the command which goes on may name."""
+
+
+@dataclass(frozen=True)
+class MadeForecast:
+    """A forecast, before anybody is told.
+
+    Attributes:
+        page: the forecast.
+        next_run: the real run of what is recommended; None where there is none.
+    """
+
+    page: Page
+    next_run: NextRun | None
 
 
 def run_forecast(
@@ -62,26 +77,61 @@ def run_forecast(
     run: RunOptions,
     report: ReportOptions,
 ) -> None:
-    """The forecast, to the terminal and, on request, to JSON and a folder.
+    """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does."""
+    if run.plan:
+        return _planned(model, data, outputs, blocks, run, report)
+    made = made_forecast(model, data, outputs, blocks, wanted, run, report)
+    return deliver(made.page, report, folder=run.out)
+
+
+def _planned(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    blocks: BlockOptions,
+    run: RunOptions,
+    report: ReportOptions,
+) -> None:
+    """What the kernels would need, to the terminal and, on request, to JSON."""
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
+    places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
+    if run.out is not None:
+        refuse_foreign(run.out)
+    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None, errors)
+    job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
+    with busy(errors, "ask peft what it adapts"):
+        able = adaptable(found.outputs, job.kinds)
+    deliver_plan(job, formulas_for(job.kinds, targets=able.targets), run, report, found)
+
+
+def made_forecast(
+    model: ModelOptions,
+    data: DataOptions,
+    outputs: OutputOptions,
+    blocks: BlockOptions,
+    wanted: ForecastOptions,
+    run: RunOptions,
+    report: ReportOptions,
+) -> MadeForecast:
+    """The forecast; it is written to `--out`, where there is such a folder, and nothing is printed but progress.
 
     Raises:
         UsageError: --warm-up in half precision.
+        ForetuneError: see `loaded_experiment` and `pool_forecast`.
     """
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     settings = (model, data, outputs, blocks, wanted, run, report)
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
     if run.out is not None:
         refuse_foreign(run.out)
-    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
+    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, run.out, errors)
     found.work.memory = run.memory
-    if wanted.warm_up and not run.plan:
+    if wanted.warm_up:
         found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
-    if run.plan:
-        return deliver_plan(job, formulas, run, report, found)
     job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
@@ -89,14 +139,15 @@ def run_forecast(
     kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        result = forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
+        result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
     costs = forecast_cost(
         found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
     with busy(errors, "ask peft for the adapters"):
         config, picked = (_adapters(item, found, able) for item in (result.advice.adapter, _picked(result)))
-        run_next = _next_run(result, found, picked, trust_remote_code=model.trust_remote_code)
+        run_next = None if _why_none(result, found, model) else _next_run(result, found, picked, model)
         config = None if result.verdict == "no" else config
+    tuning = None if run_next is None or result.recommended is None else tune_options(result.recommended, found.outputs)
     descriptions = kernel_descriptions(kernels)
     numbers = ForecastData(
         **vars(record),
@@ -108,7 +159,7 @@ def run_forecast(
         lora_config_classes=None if config is None else config.classes,
         beside_lora_config=head_note(found.outputs, config),
         recommended_lora_config=None if picked is None else picked.arguments,
-        tune_options=None if run_next is None or result.recommended is None else _tune(result.recommended, settings),
+        tune_options=None if tuning is None else {**repeatable(settings[:3]), **tuning},
         cost=costs,
         stages=found.work.stages.finished,
     )
@@ -118,33 +169,49 @@ def run_forecast(
         metric=inputs.metric,
         sizes=record.sizes,
         snippet=_snippet(result, found, config, picked),
-        next=_next(result, settings, kernels) if run.out is None or run_next is None else _from(run.out),
+        next=()
+        if tuning is None
+        else _next(result, tuning, settings, found.outputs)
+        if run.out is None
+        else _from(run.out, settings),
     )
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if run.out is not None:
-        handed = _handed(run.out, run_next) or f"Nothing to run. {why_none(result, found)}"
+        handed = handed_over(run.out, run_next) or f"Nothing to run. {_why_none(result, found, model)}"
         page = replace(page, facts=(*page.facts, Fact("Written", handed, 1)))
         write_page_json(run.out / FORECAST, page, foretune.__version__)
         keep_report(run.out, with_real_runs(page, real_runs(run.out)))
-    return deliver(page, report, folder=run.out)
+    return MadeForecast(page, run_next)
+
+
+def _why_none(result: PoolForecast, found: Experiment, model: ModelOptions) -> str | None:
+    """Why there is no run to write down; None where there is one."""
+    if isinstance(model.model, Held):
+        return "The model is in memory, so no train.py is written. Give its folder or name instead."
+    return why_none(result, found)
 
 
 def _next_run(
-    result: Forecast, found: Experiment, picked: AdapterConfig | None, *, trust_remote_code: bool
+    result: PoolForecast, found: Experiment, picked: AdapterConfig | None, model: ModelOptions
 ) -> NextRun | None:
-    """The real run of what is recommended; none where `why_none` says why."""
-    if result.recommended is None or why_none(result, found) is not None:
+    """The real run of what is recommended, if anything is."""
+    if result.recommended is None:
         return None
-    placed = result.thresholded
-    return next_run(found, result.recommended, picked, thresholded=placed, trust_remote_code=trust_remote_code)
+    return next_run(
+        found,
+        result.recommended,
+        picked,
+        thresholded=result.thresholded,
+        trust_remote_code=model.trust_remote_code,
+    )
 
 
-def _handed(folder: Path, run: NextRun | None) -> str:
+def handed_over(folder: Path, run: NextRun | None) -> str:
     """Write the files of a run to come; what was written, and where."""
     if run is None:
         return ""
     shown = dict.fromkeys(name.split("/")[0] for name in write_next_run(folder, run, foretune.__version__))
-    return f"{', '.join(shown)} in {folder}"
+    return f"{folder}: {', '.join(shown)}"
 
 
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:
@@ -160,12 +227,12 @@ def _adapters(adapter: Candidate | None, found: Experiment, able: Adaptable) -> 
     return lora_config(found.outputs, able.classes, adapter.blocks, adapter.rank, ALPHA)
 
 
-def _picked(result: Forecast) -> Candidate | None:
+def _picked(result: PoolForecast) -> Candidate | None:
     return None if result.recommended is None else result.recommended.candidate
 
 
 def _snippet(
-    result: Forecast, found: Experiment, config: AdapterConfig | None, picked: AdapterConfig | None
+    result: PoolForecast, found: Experiment, config: AdapterConfig | None, picked: AdapterConfig | None
 ) -> Listing | None:
     """Python that makes the recommended adapters, or those that come first where no adapters are recommended."""
     chosen, rate, best = _picked(result), None, ""
@@ -179,42 +246,46 @@ def _snippet(
     return Listing(f"LoraConfig of {best}{chosen.title} ({chosen.parameters:,} parameters)", text, "python")
 
 
-def _next(result: Forecast, settings: tuple[Any, ...], kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:
-    """The real run of what is recommended, where options of `tune` say which weights it trains."""
-    picked = result.recommended
-    rate = None if picked is None else picked.adamw.learning_rate
-    if picked is None or rate is None or picked.candidate.rank is None:
+def _next(
+    result: PoolForecast, tuning: Mapping[str, Any], settings: tuple[Any, ...], outputs: Outputs
+) -> tuple[str, ...]:
+    """The real run of what is recommended, where few words say which weights it trains."""
+    chosen = _picked(result)
+    if chosen is None or _in_memory(settings):
         return ()
-    which = _lora_options(picked.candidate, kernels)
-    if which is None:
+    options = dict(tuning)
+    if chosen.rank is not None:
+        which = _lora_options(chosen, outputs)
+        if which is None:
+            return ()
+        del options["target_modules"]
+        options |= which
+    elif len(chosen.blocks) > _NAMED:
         return ()
-    model, data, outputs = settings[:3]
-    method = {"method": "lora", "rank": picked.candidate.rank, "alpha": f"{ALPHA:g}", **which}
-    training = {"learning_rate": f"{rate:.2e}", "batch_size": picked.adamw.batch, "steps": picked.adamw.steps}
-    options = option_words({**method, **training, "best_by": "loss", "out": "runs/lora"})
-    return (shlex.join(["foretune", "tune", *typed_again((model, data, outputs)), *options]),)
+    words = [*typed_again(settings[:3]), *option_words(options), "--out", f"runs/{options['method']}"]
+    return (shlex.join(["foretune", "tune", *words]),)
 
 
-def _from(out: Path) -> tuple[str, ...]:
+def _in_memory(settings: tuple[Any, ...]) -> bool:
+    """Whether model or rows have no name that a command could take."""
+    values = [value for group in settings for value in vars(group).values()]
+    return any(isinstance(value, Held) for value in values)
+
+
+def _from(out: Path, settings: tuple[Any, ...]) -> tuple[str, ...]:
     """The real run of what is recommended, by the files beside the forecast."""
     words = ["foretune", "tune", "--from", str(out / FORECAST), "--out", f"{out}-run"]
-    return (shlex.join(["python", str(out / SCRIPT)]), shlex.join(words))
+    script = shlex.join(["python", str(out / SCRIPT)])
+    return (script,) if _in_memory(settings) else (script, shlex.join(words))
 
 
-def _tune(picked: Recommendation, settings: tuple[Any, ...]) -> dict[str, Any]:
-    """The options of `foretune tune` that train what is recommended, on the same rows."""
-    return {**repeatable(settings[:3]), **method_options(picked.candidate), **training_options(picked)}
-
-
-def _lora_options(item: Candidate, kernels: Mapping[str, BlockKernel]) -> dict[str, str] | None:
+def _lora_options(item: Candidate, outputs: Outputs) -> dict[str, str] | None:
     """The options of `tune --method lora` that adapt exactly these weights; None where none do so in few words."""
-    able = kernels[kernel_label(item.rank)].names
-    if set(able) == set(item.blocks):
+    formula, wanted = LoRATuning(item.rank or 1).formula, set(item.blocks)
+    if set(adapted_blocks(outputs, formula)) == wanted:
         return {}
-    paths = {path for name in item.blocks if (path := layer_path(name)) is not None}
-    if len(paths) == 1:
-        (path,) = paths
-        if {name for name in able if layer_path(name) == path} == set(item.blocks):
-            return {"layers": str(layer_number(path))}
+    layers = {layer_number(path) for name in item.blocks if (path := layer_path(name)) is not None}
+    if len(layers) == 1 and set(adapted_blocks(outputs, formula, tuple(layers))) == wanted:
+        return {"layers": str(*layers)}
     modules = [name.removesuffix(".weight") for name in item.blocks]
     return {"target_modules": ",".join(modules)} if len(modules) <= _NAMED else None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
+from foretune.cli.settings import typed_again
 from foretune.errors import UsageError
 
 FIELD = "tune_options"
@@ -20,7 +24,8 @@ def from_forecast(context: typer.Context, file: Path | None) -> Path | None:
     if file is None:
         return None
     known = {str(parameter.name) for parameter in context.command.params}
-    found = {name: _word(value) for name, value in recommended_options(file).items() if name in known}
+    options = recommended_options(forecast_record(file), file)
+    found = {name: _word(value) for name, value in options.items() if name in known}
     context.default_map = {**found, **(context.default_map or {})}
     return file
 
@@ -36,20 +41,26 @@ def asked_as_forecast(context: typer.Context, folder: Path | None) -> Path | Non
     return folder
 
 
-def recommended_options(file: Path) -> Mapping[str, Any]:
+def recommended_options(record: Mapping[str, Any], file: Path | None) -> Mapping[str, Any]:
     """The options of `foretune tune` that train what a forecast recommends.
 
+    Args:
+        record: what a forecast's JSON file holds.
+        file: it or its folder, for messages; None for a forecast in memory.
+
     Raises:
-        UsageError: the file is not a forecast, or recommends no run.
+        UsageError: it recommends no run.
     """
-    record = forecast_record(file)
+    place = "This forecast" if file is None else file
     if FIELD not in record:
-        raise UsageError(f"{file} was made by an older version of foretune. Repeat the forecast in a new folder.")
+        raise UsageError(f"{place} was made by an older version of foretune. Repeat the forecast in a new folder.")
     options = record[FIELD]
     if not isinstance(options, dict):
+        out = "runs/lora" if file is None else f"{_folder(file)}-run"
+        words = shlex.join(["foretune", "tune", *_asked(record), "--method", "lora", "--out", out])
         raise UsageError(
-            f"{file} recommends no run: its verdict is {str(record.get('verdict'))!r}. Name what to train instead: "
-            "foretune tune MODEL DATA --method lora --out DIR."
+            f"{place} recommends no run: its verdict is {str(record.get('verdict'))!r}. To train all the same, name what: "
+            f"{words}"
         )
     return options
 
@@ -71,6 +82,22 @@ def forecast_record(file: Path) -> Mapping[str, Any]:
             "forecast.json."
         )
     return record
+
+
+def _asked(record: Mapping[str, Any]) -> list[str]:
+    """Model, data and question of a forecast as they are typed."""
+    settings = record.get("about", {}).get("settings", {})
+    kinds: tuple[Any, ...] = (ModelOptions, DataOptions, OutputOptions)
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    given = ({name: value for name, value in settings.items() if name in known} for known in names)
+    try:
+        return typed_again(tuple(kind(**each) for kind, each in zip(kinds, given, strict=True)))
+    except TypeError:  # an older file, which does not say
+        return ["MODEL", "DATA"]
+
+
+def _folder(file: Path) -> Path:
+    return file if file.is_dir() else file.parent
 
 
 def _word(value: object) -> str:

@@ -62,7 +62,7 @@ def run_kernel(
     Raises:
         UsageError: no --out.
     """
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
     if run.out is None and not run.plan:

@@ -9,6 +9,7 @@ import foretune
 from foretune.cli.data import every_row_setting
 from foretune.cli.deliver import check_report_place, deliver, keep_report
 from foretune.cli.early import ReadRows, asked_rows, read_by
+from foretune.cli.held import Held
 from foretune.cli.labels_options import LABELS, LabelsOptions
 from foretune.cli.options import AnswerOptions, ModelOptions, ReportOptions, RowOptions
 from foretune.cli.places import Places, refuse_model_name
@@ -17,11 +18,11 @@ from foretune.cli.settings import as_yaml, is_written_yaml, repeatable, typed_ag
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import SETTINGS, command_of, folder_description
-from foretune.labelling.budget import label_budget
+from foretune.labelling.budget import budget_of
 from foretune.labelling.corrected import write_copy
 from foretune.labelling.kernel import MOST_SQUARE, row_kernel
 from foretune.labelling.page import LabelsData, labels_page
-from foretune.labelling.suspicious import suspicious_labels
+from foretune.labelling.suspicious import suspicion_of
 from foretune.model.load import LanguageModel
 from foretune.page import Page
 from foretune.pages.console import Console, progress_console
@@ -61,11 +62,11 @@ def made_labels(
     with reported(found, "compare the rows", errors):
         kernel = row_kernel(found, found.split.train, wanted.kernel)
     with found.work.stages.stage("ask each row of the others"), busy(errors, "ask each row of the others"):
-        result = suspicious_labels(read.rows, kernel)
+        result = suspicion_of(read.rows, kernel)
     budget = None
     if len(read.rows.rows) <= MOST_SQUARE:
         with found.work.stages.stage("learning curve"), busy(errors, "fit parts of the rows"):
-            budget = label_budget(read.rows, kernel, wanted.seed)
+            budget = budget_of(read.rows, kernel, wanted.seed)
     if wanted.write is not None:
         write_copy(wanted.write, read.found, result)
     settings = (model, data, answer, wanted, report)
@@ -143,8 +144,8 @@ def prepared_rows(
 
 
 def _next(asked: LabelsAsked, wanted: LabelsOptions) -> tuple[str, ...]:
-    """The corrected copy, where none was written; else the forecast on it."""
-    words = typed_again((asked.model, asked.data, asked.answer))
-    if wanted.write is not None:
+    """The corrected copy, where none was written of rows that have a name."""
+    if wanted.write is not None or isinstance(asked.model.model, Held) or isinstance(asked.data.data, Held):
         return ()
+    words = typed_again((asked.model, asked.data, asked.answer))
     return (shlex.join(["foretune", "labels", *words, "--write", "corrected.csv"]),)

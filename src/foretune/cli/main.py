@@ -17,6 +17,8 @@ from foretune.naming import one_line
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C, and what shells expect
 _RESUMABLE = (["tune"], ["reproduce"], ["validate"])
+_WHOLE = (["behaviour"], ["behavior"], ["solve"])
+"""Commands that write their page at the end, whole or not at all."""
 
 
 def main() -> None:
@@ -27,8 +29,9 @@ def main() -> None:
             _quiet()
         sys.exit(_exit_code())
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C asks for the end that is here already
-        resumable = any(argument.startswith("--out") for argument in sys.argv) or sys.argv[1:2] in _RESUMABLE
+        _ignore_more()
+        named = any(argument.startswith("--out") for argument in sys.argv) and sys.argv[1:2] not in _WHOLE
+        resumable = named or sys.argv[1:2] in _RESUMABLE
         _end(
             "Stopped. "
             + ("Repeat the same command to go on where it stopped." if resumable else "Nothing was written."),
@@ -62,6 +65,9 @@ def _exit_code() -> int:
     try:
         code = app(standalone_mode=False, prog_name="foretune")
         sys.stdout.flush()  # a full disk behind standard output is told here, not while Python ends
+    except KeyboardInterrupt:
+        _ignore_more()
+        raise
     except Exception as error:
         if _follows_interruption(error):
             raise KeyboardInterrupt from error
@@ -69,6 +75,11 @@ def _exit_code() -> int:
     if code == _INTERRUPTED:
         raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
+
+
+def _ignore_more() -> None:
+    """Ignore Ctrl-C from here on: a second one asks for the end that is here already."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _follows_interruption(error: BaseException | None) -> bool:

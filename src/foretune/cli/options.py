@@ -19,6 +19,7 @@ from foretune.cli.ranges import (
     Items,
     LabelWords,
     Memory,
+    NotWith,
     NumberRange,
     Numbers,
     UsedWith,
@@ -311,9 +312,19 @@ class ShowOptions:
     html: Annotated[
         Path | None, option(Panel.RUN, "Write the result to this .html file too: one page, which needs no network.")
     ] = None
-    details: Annotated[
-        bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details", "-v", "--verbose")
-    ] = False
+    details: Annotated[bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details")] = False
+    debug: Annotated[bool, option(Panel.RUN, "Show the traceback of an error.", "--debug")] = False
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """Of which result a card is made, and where it goes."""
+
+    result: Annotated[Path, argument("A folder made by `foretune forecast`, `tune` or `kernel`, or a file of --json.")]
+    out: Annotated[
+        Path | None,
+        option(Panel.RUN, "Write the card to this .md file instead of the screen; a card that was changed is kept."),
+    ] = None
     debug: Annotated[bool, option(Panel.RUN, "Show the traceback of an error.", "--debug")] = False
 
 
@@ -331,11 +342,19 @@ class TaskName:
     name: Annotated[str | None, argument("A built-in task or a .yaml file; without it, all tasks are listed.")] = None
 
 
+PageFolder = Annotated[
+    Path | None,
+    option(Panel.RUN, "Folder for the page: report.html, page.json, tables as .csv, figures as .svg.", "--out"),
+]
+"""Where a command that keeps nothing else puts its page."""
+
+
 @dataclass(frozen=True)
 class SolverOptions:
     """Which kernels are solved, and how."""
 
     folder: Annotated[Path, argument("A folder made by `foretune kernel` or `foretune forecast --out`.")]
+    out: PageFolder = None
     solver: Annotated[
         str,
         option(Panel.SOLVER, f"Solvers, separated by commas: {', '.join(SOLVERS)}."),
@@ -384,6 +403,9 @@ class ReportOptions:
     json: Annotated[Path | None, option(Panel.RUN, "Also write all results, unrounded, to this file.", "--json")] = None
     debug: Annotated[bool, option(Panel.RUN, "Show the traceback of an error.", "--debug")] = False
     quiet: Annotated[bool, option(Panel.RUN, "Show no progress, only results and errors.", "--quiet")] = False
-    details: Annotated[
-        bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details", "-v", "--verbose")
+    verbose: Annotated[
+        bool,
+        option(Panel.RUN, "Show more progress: every ten seconds, and the end of each stage.", "--verbose", "-v"),
+        NotWith("quiet"),
     ] = False
+    details: Annotated[bool, option(Panel.RUN, "Print every table and note, not only the answer.", "--details")] = False

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from foretune.cli.held import Held
 from foretune.errors import UsageError
 from foretune.pages.folder import PAGE, page_folder
 from foretune.store.atomic import check_file, check_folder, move_command
@@ -116,6 +117,27 @@ class Places:
             check_folder(folder)
 
 
+def page_places(out: Path | None, command: str, json: Path | None, read: Path) -> Places:
+    """The places of a command that reads a folder of results and makes a page, looked at before the work.
+
+    Args:
+        out: folder of the page, if one is wanted.
+        command: what makes it.
+        json: the file of `--json`, if there is one.
+        read: the folder that is read.
+
+    Raises:
+        UsageError: --out holds something else, or is inside of what is read; or --json is a bad place.
+        StorageError: something cannot be written.
+    """
+    if out is not None and page_folder(out.parent, out.name, command) != out:
+        raise UsageError(f"{out} holds the page of another command. Choose another folder for --out.")
+    pages = () if out is None else (out,)
+    places = Places(json, pages, (read,), pages)
+    places.check([read])
+    return places
+
+
 @dataclass(frozen=True)
 class StudyPlaces:
     """Where a study goes.
@@ -130,9 +152,9 @@ class StudyPlaces:
 
 
 def study_places(
-    out: Path, name: str, command: str, model: str, json: Path | None, data: Path | None = None
+    out: Path, name: str, command: str, model: str, json: Path | None, data: Path | None = None, *, make: bool = True
 ) -> StudyPlaces:
-    """The folders of a study, looked at before the work.
+    """The folders of a study, looked at before the work, and made if they are to be.
 
     Raises:
         UsageError: one of them is something else, the model's own folder for example.
@@ -145,17 +167,18 @@ def study_places(
         )
     places = Places(json, (found.cells,), closed=(found.cells, found.page))
     places.check([model, data])
-    places.make()
+    if make:
+        places.make()
     return found
 
 
-def refuse_model_name(folder: Path, model: str) -> None:
+def refuse_model_name(folder: Path, model: str | Held) -> None:
     """See that a new folder will not be taken for the model.
 
     Raises:
         UsageError: it would be.
     """
-    if not folder.exists() and folder.absolute() == Path(model).absolute():
+    if isinstance(model, str) and not folder.exists() and folder.absolute() == Path(model).absolute():
         raise UsageError(
             f"A new folder {folder} would be taken for the model {model!r}. Choose another name, runs/{folder.name} for "
             "example."

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from foretune.cli.early import read_by, read_data
+from foretune.cli.held import released
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.experiment.asked import Asked, asked, reading
@@ -92,6 +93,8 @@ def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
     Raises:
         UsageError, ModelError: see `load_model`.
     """
+    if isinstance(held := released(model.model), LanguageModel):
+        return held
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(
             model.model,

@@ -250,6 +250,22 @@ def typed(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+@dataclass(frozen=True)
+class NotWith(Rule):
+    """A flag that contradicts another one.
+
+    Attributes:
+        other: the name of the other one.
+    """
+
+    other: str
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value and others[self.other]:
+            raise UsageError(f"{option} contradicts {typed(self.other)}. Leave one of them out.")
+
+
 def listed(options: object, name: str) -> tuple[Any, ...]:
     """The values of a list, read by the rule beside the option; none where it was not given.
 

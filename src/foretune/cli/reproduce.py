@@ -20,11 +20,13 @@ from foretune.cli.settings import option_words
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.errors import UsageError, nearest
 from foretune.experiment.budget import Budget
+from foretune.experiment.plan import study_plan_page
 from foretune.model.load import load_model
 from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
 from foretune.pages.progress import busy, progress_bar
 from foretune.reproduce.data import ReproductionData
+from foretune.reproduce.plan import recipe_plan
 from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.recipes import recipe_named
 from foretune.text.builtin import load_task
@@ -53,30 +55,34 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     if options.tasks is None:  # else the data was looked at before this module was imported
         check_data_folder(options.data, asked.tasks)
     command = _command(options, cut, asked)
-    places = study_places(options.out, recipe.name, command, asked.model, report.json, options.data)
-    errors = progress_console(quiet=report.quiet)
+    places = study_places(
+        options.out, recipe.name, command, asked.model, report.json, options.data, make=not options.plan
+    )
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
         lm = load_model(asked.model, device=options.device)
     with progress_bar(errors) as progress:
-        page = recipe.page(
-            Study(
-                lm=lm,
-                tasks=asked.tasks,
-                ks=asked.ks,
-                seeds=asked.seeds,
-                test=asked.test,
-                root=places.cells,
-                data=options.data,
-                budget=budget,
-                memory=options.memory,
-                words=asked.words,
-                first_piece=options.first_piece,
-                progress=progress,
-            )
+        study = Study(
+            lm=lm,
+            tasks=asked.tasks,
+            ks=asked.ks,
+            seeds=asked.seeds,
+            test=asked.test,
+            root=places.cells,
+            data=options.data,
+            budget=budget,
+            memory=options.memory,
+            words=asked.words,
+            first_piece=options.first_piece,
+            progress=progress,
         )
+        if options.plan:
+            about = {"Table": f"{recipe.name}: {recipe.title}", "Model": lm.name, "Tasks": ", ".join(asked.tasks)}
+            return deliver(study_plan_page(recipe_plan(recipe, study), about), report)
+        page = recipe.page(study)
     page = replace(page, kind="reproduce", data=ReproductionData(versions()))
     write_page(places.page, page, command, foretune.__version__)
-    deliver(page, report, folder=places.page, command=command)
+    return deliver(page, report, folder=places.page, command=command)
 
 
 def _asked(recipe: Recipe, options: ReproduceOptions) -> RecipeSettings:

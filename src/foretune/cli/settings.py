@@ -20,13 +20,14 @@ from typer.core import TyperCommand
 from typer.models import ArgumentInfo
 
 from foretune.cli.foreign import SAME, Given, is_foreign, own_options, own_words
+from foretune.cli.held import Held
 from foretune.cli.ranges import Choice, List, Rule, UsedWith
 from foretune.cli.ranges import typed as typed_name
 from foretune.errors import UsageError, nearest
 from foretune.text.quoted import quoted
 from foretune.text.yaml_values import given, key_nodes, plain_values, yaml_root, yaml_text
 
-_NOT_REPEATED = {"forecast", "plan", "debug", "quiet", "details"}
+_NOT_REPEATED = {"forecast", "plan", "debug", "quiet", "verbose", "details"}
 _BLANK = ("--delimiter",)
 """Options that may be a blank or a tab."""
 _TRUTH = ("true", "false", "yes", "no", "on", "off")
@@ -118,17 +119,12 @@ def command(
         early: called with the groups before that module is imported.
     """
     known = {field.name: field for group in groups.values() for field in dataclasses.fields(group)}
-    hints = _hints(groups)
+    hints = option_hints(groups)
 
     def typed(**values: Any) -> None:
         values.pop("config")
         values = {option: _number(typed_name(option), value, hints[option]) for option, value in values.items()}
-        for option, hint in hints.items():
-            _check(option, hint, values, known[option].default)
-        filled = {
-            argument: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
-            for argument, group in groups.items()
-        }
+        filled = filled_groups(groups, values)
         if early is not None:
             early(filled)
         module = importlib.import_module(f"foretune.cli.{name}")
@@ -148,7 +144,26 @@ def command(
     return typed
 
 
-def _hints(groups: Mapping[str, Any]) -> dict[str, Any]:
+def filled_groups(groups: Mapping[str, Any], values: Mapping[str, object]) -> dict[str, Any]:
+    """Argument -> its group with the values of the options, which are held against their rules.
+
+    Args:
+        groups: argument -> the class of a group.
+        values: option -> value, of every option.
+
+    Raises:
+        UsageError: a value breaks a rule.
+    """
+    known = {field.name: field for group in groups.values() for field in dataclasses.fields(group)}
+    for option, hint in option_hints(groups).items():
+        _check(option, hint, values, known[option].default)
+    return {
+        argument: group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+        for argument, group in groups.items()
+    }
+
+
+def option_hints(groups: Mapping[str, Any]) -> dict[str, Any]:
     """Option -> its annotated type."""
     found: dict[str, Any] = {}
     for group in groups.values():
@@ -256,12 +271,12 @@ def _default(field: dataclasses.Field) -> object:
 
 
 def repeatable(groups: tuple[Any, ...]) -> dict[str, object]:
-    """The options that repeat a run, by name."""
+    """The options that repeat a run, by name; what is in memory is not repeated."""
     values = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in values.items()
-        if name not in _NOT_REPEATED and value is not None
+        if name not in _NOT_REPEATED and value is not None and not isinstance(value, Held)
     }
 
 
@@ -332,7 +347,7 @@ def read_groups(file: Path, groups: Mapping[str, Any], fixed: Mapping[str, objec
     Raises:
         UsageError: a value is of another type or out of range; the message names file and option.
     """
-    hints = _hints(groups)
+    hints = option_hints(groups)
     defaults = {field.name: field.default for group in groups.values() for field in dataclasses.fields(group)}
     values: dict[str, Any] = dict(defaults)
     root = yaml_root(yaml_text(file, "settings file"), str(file))

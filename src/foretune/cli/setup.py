@@ -63,7 +63,15 @@ def made_method(options: MethodOptions) -> Method:
     Raises:
         UsageError: an unknown method; the message names the nearest.
     """
-    from foretune.finetune.methods import BlockTuning, FullTuning, Linearized, LoRATuning, ProbedFirst, method_named
+    from foretune.finetune.methods import (
+        BlockTuning,
+        FrozenHead,
+        FullTuning,
+        Linearized,
+        LoRATuning,
+        ProbedFirst,
+        method_named,
+    )
 
     def configured(method: Method) -> Method:
         if isinstance(method, ProbedFirst):
@@ -71,10 +79,14 @@ def made_method(options: MethodOptions) -> Method:
             return ProbedFirst(configured(method.then), probing)
         if isinstance(method, Linearized):
             return Linearized(configured(method.of))
+        found = trained(method)
+        return FrozenHead(found) if options.exclude_head else found
+
+    def trained(method: Method) -> Method:
         if isinstance(method, FullTuning):
             if options.parameters is not None:
                 return BlockTuning(listed(options, "parameters"))
-            return FullTuning(filled(ParameterFilter, options))
+            return FullTuning(filled(ParameterFilter, options, head=not options.exclude_head))
         return filled(LoRATuning, options) if isinstance(method, LoRATuning) else method
 
     return configured(method_named(options.method))
@@ -89,6 +101,7 @@ def made_training(options: TrainingOptions, method: Method) -> Training:
     from foretune.finetune.losses import LOSSES
     from foretune.finetune.optimisers import OPTIMISERS
     from foretune.finetune.search import paper_grid
+    from foretune.finetune.trackers import NONE
     from foretune.finetune.training import Proximal, Training
 
     kind, rate = OPTIMISERS[options.optimiser], options.learning_rate
@@ -102,4 +115,5 @@ def made_training(options: TrainingOptions, method: Method) -> Training:
         loss=LOSSES[options.loss](),
         batch_size=Training.batch_size if options.batch_size is None else options.batch_size or None,
         proximal=None if options.proximal is None else Proximal(options.proximal),
+        report_to=tuple(name for name in listed(options, "report_to") if name != NONE),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 
 import foretune
@@ -16,10 +18,11 @@ from foretune.analysis.solvers import (
     named_solver,
     solve_on_grid,
 )
-from foretune.cli.deliver import deliver
+from foretune.cli.deliver import deliver_into
 from foretune.cli.options import ReportOptions, SolverOptions
-from foretune.cli.places import Places
+from foretune.cli.places import page_places
 from foretune.cli.ranges import listed
+from foretune.cli.settings import typed_again
 from foretune.errors import UsageError
 from foretune.experiment.page import Solved, SolveData, solve_page
 from foretune.experiment.record import Record, read_kernel, read_record
@@ -31,14 +34,15 @@ _FOLDS = 5
 
 
 def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
-    """Scores of all solvers on all kernels, to the terminal and, on request, to JSON.
+    """Scores of all solvers on all kernels, to the terminal and, on request, to a folder and to JSON.
 
     Raises:
-        UsageError: an unknown solver, or one that does not fit a kernel.
+        UsageError: an unknown solver, or one that does not fit a kernel; or --out holds something else.
         KernelFolderError, StorageError: the folder is none, or its parts do not belong together.
     """
     folder, names = solver.folder, list(listed(solver, "solver"))
-    Places(report.json, read=(folder,)).check()
+    command = shlex.join(["foretune", "solve", *typed_again((solver,))])
+    places = page_places(solver.out, command, report.json, folder)
     record, version = read_record(folder)
     choose = Validation() if solver.choose == "validation" else _folds(record)
     labels = [label for label in record.kernels if not label.endswith(_REVERSED)]
@@ -46,7 +50,8 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
         labels = list(listed(solver, "kernels"))
     work = [(label, name) for label in labels for name in _solvers(label, names)]
     found: list[Solved] = []
-    with progress_bar(progress_console(quiet=report.quiet)) as progress:
+    places.make()
+    with progress_bar(progress_console(quiet=report.quiet, verbose=report.verbose)) as progress:
         for done, (label, name) in enumerate(work):
             data = _data(solver, record, label)
             solution = solve_on_grid(named_solver(name), data, choose=choose)
@@ -69,7 +74,7 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
         zero_shot=start,
         solutions=found,
     )
-    deliver(solve_page(record, start, found, note, numbers), report)
+    deliver_into(solver.out, solve_page(record, start, found, note, numbers), report, command)
 
 
 def _folds(record: Record) -> CrossValidation:

@@ -17,8 +17,18 @@ from foretune.cli.ranges import (
     LabelWords,
     NumberRange,
     Numbers,
+    UsedWith,
     Whole,
 )
+
+PlanOnly = Annotated[
+    bool,
+    option(
+        Panel.RUN,
+        "Print experiments, kernels, runs, time and memory, and what is already in --out, then stop; one batch is timed.",
+        "--plan",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class ReproduceOptions:
         Path,
         option(Panel.RUN, "Folder for pages, kernels and runs; what is already there is not computed again.", "--out"),
     ] = Path("runs/reproduce")
+    plan: PlanOnly = False
 
 
 @dataclass(frozen=True)
@@ -130,10 +141,15 @@ class ValidateOptions:
             "Let the model answer with a head that starts from linear probing, or with label words after a prompt.",
         ),
     ] = "head"
+    method: Annotated[
+        Literal["lora", "ft"],
+        option(Panel.METHOD, "Train adapters with alpha 16 (lora), or the weights themselves (ft)."),
+    ] = "lora"
     rank: Annotated[
         int,
-        option(Panel.METHOD, "Rank of LoRA, alpha 16; 0 for full tuning."),
-        Whole(0, MOST_RANK, ", with 0 for full tuning"),
+        option(Panel.METHOD, "LoRA: rank of the adapters."),
+        Whole(1, MOST_RANK, "; full tuning is --method ft without --rank"),
+        UsedWith("method", ("lora",)),
     ] = 8
     candidates: Annotated[
         str | None,
@@ -164,3 +180,4 @@ class ValidateOptions:
             Panel.RUN, "Folder for the page, kernels and runs; what is already there is not computed again.", "--out"
         ),
     ] = Path("runs/validate")
+    plan: PlanOnly = False

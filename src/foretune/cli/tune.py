@@ -10,8 +10,10 @@ result.json      of a finished run: settings, curves and scores
 from __future__ import annotations
 
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.deliver import check_report_place, deliver, keep_report
 from foretune.cli.early import read_by, refuse_half_weights
+from foretune.cli.followed import beside_forecast, draw_beside_forecast, followed_curve, shown_evaluations
 from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
@@ -41,9 +44,12 @@ from foretune.finetune.page import TrainingCostData, run_page, training_cost_pag
 from foretune.finetune.report import RESULT, RunReport, read_report, report_file, run_report, write_report
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.search import paper_grid
+from foretune.finetune.trackers import refuse_missing_trackers
 from foretune.finetune.training import Training
+from foretune.handover.callback import ForecastCallback
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
+from foretune.page import Page
 from foretune.pages.console import Console, progress_console
 from foretune.pages.html import REPORT
 from foretune.pages.progress import busy
@@ -52,7 +58,7 @@ from foretune.store.json import strangers_in
 from foretune.store.lock import held
 from foretune.store.workspace import sweep_tree
 
-_NO_MATTER = {"json", "out"}
+_NO_MATTER = {"json", "out", "report_to"}
 
 
 @dataclass(frozen=True)
@@ -102,26 +108,48 @@ def run_tune(
     run: TuneOptions,
     report: ReportOptions,
 ) -> None:
-    """One run or a grid of runs, to a folder, the terminal and, on request, to JSON.
+    """One run or a grid of runs, to a folder, the terminal and, on request, to JSON. Raises as `made_run` does."""
+    recipe = RunRecipe(model, data, outputs, method, training, run)
+    if run.plan:
+        _check(recipe, report)
+        return _planned(recipe, report, progress_console(quiet=report.quiet, verbose=report.verbose))
+    return deliver(made_run(recipe, report), report, folder=run.out)
+
+
+def _check(recipe: RunRecipe, report: ReportOptions) -> Places:
+    """See that the options fit and that the places are free, before the work; the places.
 
     Raises:
-        UsageError: options that do not fit, or a folder that holds another run.
+        UsageError: they do not, or are not.
     """
-    refuse_half_weights(model)
-    recipe = RunRecipe(model, data, outputs, method, training, run)
-    errors = progress_console(quiet=report.quiet)
-    recipe.made()
+    refuse_half_weights(recipe.model)
+    for point in recipe.made()[1][:1]:
+        refuse_missing_trackers(point.report_to)
+    run = recipe.run
     places = Places(report.json, (run.out,))
-    places.check(read_by(model, data, outputs))
+    places.check(read_by(recipe.model, recipe.data, recipe.outputs))
     _refuse_other(run.out, recipe)
     refuse_foreign_run(run.out / RUNS)
     check_report_place(run.out)
-    if run.plan:
-        return _planned(recipe, report, errors)
+    return places
+
+
+def made_run(recipe: RunRecipe, report: ReportOptions) -> Page:
+    """The page of a run or a grid of runs: trained into the folder, or read where it is finished there.
+
+    Raises:
+        UsageError: options that do not fit, or a folder that holds another run.
+        ForetuneError: see `loaded_experiment` and `Experiment.search`.
+    """
+    places, run, errors = (
+        _check(recipe, report),
+        recipe.run,
+        progress_console(quiet=report.quiet, verbose=report.verbose),
+    )
     before = _kept(recipe)
     kept = before is not None
     if before is None:
-        refuse_model_name(run.out, model.model)
+        refuse_model_name(run.out, recipe.model.model)
         with held(run.out):
             _refuse_other(run.out, recipe)  # another process may have begun or finished, since
             sweep_tree(run.out)
@@ -133,7 +161,7 @@ def run_tune(
     about = kept_reading(before.about)
     if not (kept and (run.out / REPORT).exists()):
         keep_report(run.out, run_page(before, run.out, about))
-    return deliver(run_page(before, run.out, about, kept=kept), report, folder=run.out)
+    return run_page(before, run.out, about, kept=kept)
 
 
 def _planned(recipe: RunRecipe, report: ReportOptions, errors: Console) -> None:
@@ -164,12 +192,20 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Cons
     file = recipe.run.out / SETTINGS
     if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
-    with reported(found, "fine-tuning", errors):
+    source = recipe.run.forecast
+    curve = followed_curve(source, recipe.groups)
+    found.work.callbacks = () if curve is None else (ForecastCallback(source),)
+    with (
+        shown_evaluations(errors, every=report.verbose and curve is None),
+        redirect_stdout(sys.stderr),  # trackers print
+        reported(found, "fine-tuning", errors),
+    ):
         search = found.search(chosen, grid)
-    made = run_report(
-        search.best, None if recipe.run.grid is None else search, _zero_shot(found), _about(found, recipe, chosen)
-    )
+    history = {line.step: line.validation_loss for line in search.best.history}
+    about = {**_about(found, recipe, chosen), **beside_forecast(source, curve, history)}
+    made = run_report(search.best, None if recipe.run.grid is None else search, _zero_shot(found), about)
     write_report(recipe.run.out, made)
+    draw_beside_forecast(source, recipe.run.out, made)
     return made
 
 
@@ -217,7 +253,7 @@ def _about(found: Experiment, recipe: RunRecipe, method: Method) -> dict[str, An
         )
     return {
         "foretune": foretune.__version__,
-        "model": recipe.model.model,
+        "model": str(recipe.model.model),
         "task": task.name,
         "metric": task.metric,
         "method": method.label,
@@ -244,7 +280,9 @@ def _refuse_other(folder: Path, recipe: RunRecipe) -> None:
         folder_description(folder)
     if not names or (EXPERIMENT.file in names and not {SETTINGS, RUNS, RESULT} & {*names}):
         return  # what stands there is of an experiment: of this one, as is seen when the data is read
-    before, now = _settings(folder, "Choose an empty or new folder for --out."), repeatable(recipe.groups)
+    now = repeatable(recipe.groups)
+    left_out = {field.name: field.default for group in recipe.groups for field in fields(group) if field.name in now}
+    before = {**left_out, **_settings(folder, "Choose an empty or new folder for --out.")}  # an older version has fewer
     folder_description(folder)
     then, asked = ({key: value for key, value in found.items() if key not in _NO_MATTER} for found in (before, now))
     hint = f"repeat that run with --config {shlex.quote(str(folder / SETTINGS))}"
@@ -270,7 +308,7 @@ def _settings(folder: Path, remedy: str) -> Mapping[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"Cannot read {file}: {error}. Repeat the run in a new folder.") from error
-    if not isinstance(values, dict) or not {"model", "data", "method"} <= set(values):
+    if not isinstance(values, dict) or "method" not in values:
         what = f"it has no {SETTINGS}" if values is None else f"its {SETTINGS} is not of `foretune tune`"
         raise UsageError(f"{folder} is not a folder of a fine-tuning run: {what}. {remedy}")
     return values
@@ -293,6 +331,12 @@ def finished_run(folder: Path, recipe: RunRecipe, found: Experiment) -> Run:
             "is missing."
         )
     return fine_tuned(found.outputs, found.task, found.split, method, grid[number or 0], run)
+
+
+def loaded_run(folder: Path, recipe: RunRecipe) -> Run:
+    """A finished run with its model, read without training. Raises as `finished_run` and `loaded_experiment` do."""
+    errors = progress_console(quiet=True)
+    return finished_run(folder, recipe, loaded_experiment(recipe.experiment, Places(read=(folder,)), folder, errors))
 
 
 def _again(folder: Path) -> str:

@@ -10,8 +10,9 @@ import typer
 
 from foretune.cli.fields import Field, Panel, argument, option, options_of
 from foretune.cli.from_forecast import from_forecast
-from foretune.cli.options import KernelMemory, adapter_fields
-from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, NumberRange, Numbers, UsedWith, Whole
+from foretune.cli.options import KernelMemory, PageFolder, adapter_fields
+from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, NumberRange, Numbers, UsedWith, Whole, Words
+from foretune.finetune.trackers import NONE, TRACKERS
 from foretune.finetune.training import Training
 from foretune.kernels.adapter import Adapter
 from foretune.model.parameters import ParameterFilter
@@ -59,6 +60,15 @@ class MethodOptions(
         Items("encoder.layer.0.output.dense.weight"),
         UsedWith("method", ("ft",)),
     ] = None
+    exclude_head: Annotated[
+        bool,
+        option(
+            Panel.METHOD,
+            "Leave the head of a classifier or language model as it is; it is trained beside the rest otherwise.",
+            "--exclude-head",
+        ),
+        UsedWith("method", ("ft", "lora", "bitfit", "linearized")),
+    ] = False
     head_learning_rate: Annotated[
         float,
         option(Panel.METHOD, "lp-ft, lp-lora: Adam's learning rate in the first stage, for the head."),
@@ -110,6 +120,16 @@ class TrainingOptions(
 ):
     """How it is trained; what is left out is as in Malladi et al. 2023."""
 
+    report_to: Annotated[
+        str | None,
+        option(
+            Panel.TRAINING,
+            "Trackers that the losses of every evaluation are sent to, separated by commas: "
+            f"{', '.join(TRACKERS)}.  [default: none]",
+        ),
+        Words("tensorboard,wandb", (*TRACKERS, NONE)),
+    ] = None
+
 
 @dataclass(frozen=True)
 class TuneOptions:
@@ -152,6 +172,7 @@ class BehaviourOptions:
     """Which run is measured, and on how much."""
 
     folder: Annotated[Path, argument("A folder made by `foretune tune`.")]
+    out: PageFolder = None
     test_examples: Annotated[
         int, option(Panel.BEHAVIOUR, "Largest number of test examples to measure on."), AT_LEAST_1
     ] = 64

@@ -7,6 +7,8 @@ OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figur
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
+from pathlib import Path
 
 import foretune
 from foretune.cli.data import chosen_sample
@@ -17,16 +19,19 @@ from foretune.cli.prepare import loaded_model, versions
 from foretune.cli.ranges import listed
 from foretune.cli.settings import typed_again
 from foretune.cli.study_options import ValidateOptions
+from foretune.experiment.plan import study_plan_page
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
+from foretune.page import Page
 from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
 from foretune.validation.data import validation_data
 from foretune.validation.page import validation_page
+from foretune.validation.plan import validation_plan
 from foretune.validation.runs import ValidationStudy, measured_candidates
 
 _PAGE = "validate"
@@ -35,7 +40,28 @@ SAMPLE = Sampled(128)
 
 
 def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> None:
-    """Run, score, rank; to a page, the terminal and, on request, to JSON.
+    """Run, score, rank; to a page, the terminal and, on request, to JSON. Raises as `made_validation` does."""
+    made = made_validation(model, options, report)
+    deliver(made.page, report, folder=made.folder, command=made.command)
+
+
+@dataclass(frozen=True)
+class MadeValidation:
+    """A validation, written to its folder, or the plan of one.
+
+    Attributes:
+        page: the validation or its plan.
+        folder: of the page; None for a plan, which is not written.
+        command: what makes the page again; empty for a plan.
+    """
+
+    page: Page
+    folder: Path | None
+    command: str
+
+
+def made_validation(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> MadeValidation:
+    """Run, score, rank; to a page in a folder.
 
     Raises:
         UsageError: wrong names or numbers, before anything is loaded; too few candidates.
@@ -46,8 +72,10 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
     output = _OUTPUTS[options.output]
     warm_up = listed(options, "warm_up")
     command = _command(model, options)
-    places = study_places(options.out, _PAGE, command, model.model, report.json, options.data)
-    errors = progress_console(quiet=report.quiet)
+    places = study_places(
+        options.out, _PAGE, command, str(model.model), report.json, options.data, make=not options.plan
+    )
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     lm = loaded_model(model, errors)
     globs = listed(options, "candidates") or None
     with progress_bar(errors) as progress:
@@ -57,7 +85,7 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             sample=sample,
             seeds=seeds,
             test=options.test,
-            rank=options.rank or None,
+            rank=options.rank if options.method == "lora" else None,
             grid=grid,
             root=places.cells,
             data=options.data,
@@ -67,10 +95,12 @@ def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOp
             memory=options.memory,
             progress=progress,
         )
+        if options.plan:
+            return MadeValidation(study_plan_page(validation_plan(study), study.described), None, "")
         cells = measured_candidates(study)
     page = validation_page(validation_data(cells, versions()), study)
     write_page(places.page, page, command, foretune.__version__)
-    deliver(page, report, folder=places.page, command=command)
+    return MadeValidation(page, places.page, command)
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:

@@ -35,7 +35,7 @@ from foretune.model.load import LanguageModel, load_model
 from foretune.model.outputs import Outputs
 from foretune.progress import Progress, Stages
 from foretune.shapes import Int
-from foretune.store.kept import identity_hash, kept_value
+from foretune.store.kept import identity_hash, kept_value, value_in
 from foretune.store.lock import held
 from foretune.store.tensors import read_tensors, write_tensors
 from foretune.text.account import Account
@@ -52,11 +52,13 @@ class Work:
         memory: budget of kernels above the model's own memory.
         progress: called as the work goes on.
         stages: seconds and memory of what was done.
+        callbacks: of `transformers.Trainer`, for every run.
     """
 
     memory: str = "2GiB"
     progress: Progress | None = None
     stages: Stages = field(default_factory=Stages)
+    callbacks: tuple[Any, ...] = ()
 
 
 Model = LanguageModel | str | Callable[[], LanguageModel]
@@ -158,10 +160,12 @@ class Experiment:
 
     def outcome(self, method: Method, grid: Sequence[Training]) -> Outcome:
         """What the best run of a grid reached; without its model, so that a finished one is read at once."""
-        key = {**run_key(method, grid), "format": FORMAT}
-        return kept_outcome(
-            self.value(f"run-{run_name(method, grid)}", key, lambda: asdict(self._outcome(method, grid)))
-        )
+        name, key = _outcome_place(method, grid)
+        return kept_outcome(self.value(name, key, lambda: asdict(self._outcome(method, grid))))
+
+    def has_outcome(self, method: Method, grid: Sequence[Training]) -> bool:
+        """Whether the outcome of a grid is kept."""
+        return self.kept(*_outcome_place(method, grid)) is not None
 
     def value(
         self, name: str, key: Mapping[str, object], compute: Callable[[], Mapping[str, Any]]
@@ -178,6 +182,11 @@ class Experiment:
             return json.loads(json.dumps(compute()))
         return kept_value(file, self.identity, key, compute)
 
+    def kept(self, name: str, key: Mapping[str, object]) -> Mapping[str, Any] | None:
+        """A result that was kept before; None where there is none. Args as in `value`."""
+        file = self._below("values", f"{name}.json")
+        return None if file is None else value_in(file, self.identity, key)
+
     def search(self, method: Method, grid: Sequence[Training]) -> GridResult:
         """All runs of a grid.
 
@@ -185,7 +194,8 @@ class Experiment:
             NonFiniteError: the loss became infinite or undefined at every point.
         """
         folder = self._below(RUNS, run_name(method, grid))
-        return best_of(self.outputs, self.task, self.split, method, grid, folder, self.work.progress)
+        work = self.work
+        return best_of(self.outputs, self.task, self.split, method, grid, folder, work.progress, work.callbacks)
 
     def warmed(self, steps: int) -> Experiment:
         """The same with the model after a warm-up (`warmed_outputs`), in a folder inside this one.
@@ -255,13 +265,27 @@ def load_experiment(
     with work.stages.stage("load the model"):
         lm = model if isinstance(model, LanguageModel) else model() if callable(model) else load_model(model)
     with work.stages.stage("prompt or head"):
-        outputs = asked_outputs(setting.question, lm, found.task, setting.seed)
-        made = Experiment(setting, outputs, found.task, found.split, found.account, work=work)
+        made = asked_experiment(setting, lm, work, found)
         if place is not None:
             made = made.kept_in(Place(place) if isinstance(place, Path) else place)
-        if isinstance(outputs, HeadLogits) and setting.question.head == "probe":
-            made = replace(made, outputs=_probed(outputs, made))
+        if isinstance(made.outputs, HeadLogits) and setting.question.head == "probe":
+            made = replace(made, outputs=_probed(made.outputs, made))
     return made
+
+
+def asked_experiment(setting: Setting, lm: LanguageModel, work: Work, found: Drawn | None = None) -> Experiment:
+    """The experiment before anything is computed or kept: no folder, and a head that is not probed yet.
+
+    Args:
+        setting, work, found: as in `load_experiment`.
+        lm: the model.
+
+    Raises:
+        UsageError, DataError, ModelError: as in `load_experiment`.
+    """
+    found = found or drawn(setting)
+    outputs = asked_outputs(setting.question, lm, found.task, setting.seed)
+    return Experiment(setting, outputs, found.task, found.split, found.account, work=work)
 
 
 def _probed(head: HeadLogits, made: Experiment) -> HeadLogits:
@@ -285,6 +309,11 @@ def run_name(method: Method, grid: Sequence[Training]) -> str:
     return f"{method.label}-{optimisers}-{identity_hash(run_key(method, grid))[:12]}"
 
 
+def _outcome_place(method: Method, grid: Sequence[Training]) -> tuple[str, dict[str, object]]:
+    """The name and the key of an outcome that is kept."""
+    return f"run-{run_name(method, grid)}", {**run_key(method, grid), "format": FORMAT}
+
+
 def run_key(method: Method, grid: Sequence[Training]) -> dict[str, object]:
     """What determines the runs of a grid besides the experiment."""
-    return {"method": repr(method), "grid": [repr(training) for training in grid]}
+    return {"method": repr(method), "grid": [training.key for training in grid]}

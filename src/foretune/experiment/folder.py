@@ -49,6 +49,18 @@ class Place:
 
     folder: Path
 
+    def found(self, identity: Mapping[str, Any]) -> Path:
+        """The folder that an experiment has here, whether it is there or not; nothing is written.
+
+        Args:
+            identity: everything that determines the experiment's results.
+
+        Raises:
+            UsageError: something else than an experiment is there.
+            StorageError: it cannot be read.
+        """
+        return self.folder
+
     def claimed(self, identity: Mapping[str, Any], others: Mapping[str, Any]) -> Path:
         """The folder, described as that of the experiment.
 
@@ -60,19 +72,19 @@ class Place:
             UsageError: it holds another experiment or something else.
             StorageError: it cannot be read or written.
         """
-        return _claimed(self.folder, identity, others)
+        return _claimed(self.found(identity), identity, others)
 
 
 @dataclass(frozen=True)
 class Beside(Place):
     """A folder for one experiment; where it holds another, one beside it, with a part of the hash in its name."""
 
-    def claimed(self, identity: Mapping[str, Any], others: Mapping[str, Any]) -> Path:
-        """The folder or one beside it, described as that of the experiment. Args and errors as in `Place`."""
+    def found(self, identity: Mapping[str, Any]) -> Path:
+        """The folder, or the one beside it where it holds another experiment. Args and errors as in `Place`."""
         before = folder_description(self.folder)
         if before is None or EXPERIMENT.same(before["identity"], identity):
-            return _claimed(self.folder, identity, others)
-        return _claimed(self.folder.with_name(f"{self.folder.name}-{identity_hash(identity)[:12]}"), identity, others)
+            return self.folder
+        return self.folder.with_name(f"{self.folder.name}-{identity_hash(identity)[:12]}")
 
 
 @dataclass(frozen=True)

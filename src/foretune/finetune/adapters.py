@@ -33,7 +33,7 @@ def adapted(outputs: Outputs, formula: LoRA, layers: tuple[int, ...] | None = No
     """
     import peft
 
-    blocks = _blocks(outputs, formula, layers)
+    blocks = adapted_blocks(outputs, formula, layers)
     lm = copy_with_own(outputs.lm, ())
     if isinstance(lm.module, peft.PeftModel):
         raise UsageError(f"{lm.name} has adapters already. Train those: method ft (FullTuning()).")
@@ -56,8 +56,12 @@ def adapted(outputs: Outputs, formula: LoRA, layers: tuple[int, ...] | None = No
     return replace(lm, module=module.eval())
 
 
-def _blocks(outputs: Outputs, formula: LoRA, layers: tuple[int, ...] | None) -> list[str]:
-    """The adapted weights: those of the kernel, within the body where a head answers, in the wanted layers."""
+def adapted_blocks(outputs: Outputs, formula: LoRA, layers: tuple[int, ...] | None = None) -> list[str]:
+    """The adapted weights: those of the kernel, within the body where a head answers, in the wanted layers.
+
+    Raises:
+        UsageError: there is none.
+    """
     kinds = outputs.kinds()
     if isinstance(outputs, HeadLogits):
         body = set(outputs.body())

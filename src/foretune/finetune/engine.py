@@ -17,7 +17,9 @@ from foretune.analysis.scores import predicted_classes, score
 from foretune.errors import UsageError
 from foretune.finetune.data import Collator, EncodedSplit
 from foretune.finetune.folder import RunFolder
+from foretune.finetune.followers import Followers
 from foretune.finetune.history import Evaluation
+from foretune.finetune.trackers import logs_in, refuse_missing_trackers
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import Tuned
 from foretune.finetune.watch import MEAN_LOSS, Watch
@@ -42,18 +44,24 @@ def train(
     metric: str,
     training: Training,
     folder: RunFolder | None,
-    progress: Progress | None,
+    followers: Followers,
 ) -> TrainingResult:
     """Train to the end, from the last complete checkpoint in the folder if there is one; `tuned` ends with the best.
 
     Raises:
+        UsageError: a tracker is not installed.
         NonFiniteError: the loss became infinite or undefined.
     """
+    refuse_missing_trackers(training.report_to)
     with temporary_folder() if folder is None else nullcontext(folder.checkpoints) as where:
         resumed = None if folder is None else folder.resumable()
-        trainer = _trainer(tuned, data, metric, training, _arguments(tuned, data, training, where, resumed, folder))
-        watch = _watch(trainer, tuned, data, training, folder, progress, resumed)
+        with logs_in(None if folder is None else folder.path / "tensorboard"):
+            trainer = _trainer(tuned, data, metric, training, _arguments(tuned, data, training, where, resumed, folder))
+        watch = _watch(trainer, tuned, data, training, folder, followers.progress, resumed)
         trainer.add_callback(watch)
+        trainer.callback_handler.callbacks[:0] = (
+            followers.callbacks
+        )  # before the trackers: what they add to a log is drawn
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tuned.load_state_dict(watch.best)
         seconds = watch.seconds

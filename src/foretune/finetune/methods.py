@@ -1,6 +1,6 @@
 """Methods of fine-tuning: which parameters move, from where, and whether the model is its own linearization.
 
-Every method trains the head of a model that has one (`ft.HeadLogits`).
+Every method but `FrozenHead` trains the head of a model that has one (`ft.HeadLogits`).
 """
 
 from __future__ import annotations
@@ -105,6 +105,40 @@ class BitFit(Method):
         if not any(kinds[name] == "bias" for name in outputs.body()):
             raise UsageError(f"{outputs.lm.name} has no biases to train. Choose another method: lora, or ft.")
         return FullTuning(ParameterFilter(biases_only=True)).names(outputs)
+
+
+@dataclass(frozen=True)
+class FrozenHead(Method):
+    """Another method, with a head that stays as it starts.
+
+    Attributes:
+        of: the method that says what else is trained.
+    """
+
+    of: Method = field(default_factory=FullTuning)
+
+    @property
+    def label(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As the method inside."""
+        return self.of.label
+
+    def start(self, outputs: Outputs) -> Outputs:
+        """As the method inside."""
+        return self.of.start(outputs)
+
+    def names(self, outputs: Outputs) -> list[str]:
+        """As the method inside, without the head.
+
+        Raises:
+            UsageError: nothing is left.
+        """
+        head = set(head_names(outputs))
+        left = [name for name in self.of.names(outputs) if name not in head]
+        if not left:
+            raise UsageError(
+                "Nothing but the head would be trained, and the head is left out. Train more, or the head."
+            )
+        return left
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,14 @@ def run_page(report: RunReport, folder: Path, about: tuple[Fact, ...] = (), *, k
         kept: whether the run was finished already, so that nothing was trained now.
     """
     of, last = report.about, report.stages[-1]
-    metric, sizes = of["metric"], of["sizes"]
+    metric, sizes, predicted = of["metric"], of["sizes"], of.get("forecast")
     counts = f"{sizes['train']} training, {sizes['validation']} validation, {sizes['test']} test examples"
     tables = [_grid(report, metric)] if report.points else []
     facts = (
         Fact("Did it help?", _helped(report, metric)),
         *(Fact("Trained", _headline(stage)) for stage in report.stages),
         Fact("Checkpoint", _checkpoint(report, last, metric)),
+        *([Fact("Forecast", _beside_forecast(last, predicted))] if predicted is not None else []),
         Fact("Cost", _cost(report), 1),
     )
     return Page(
@@ -87,7 +88,10 @@ def run_page(report: RunReport, folder: Path, about: tuple[Fact, ...] = (), *, k
         facts=facts,
         notes=(*([f"{folder} holds this run, finished: nothing was trained."] if kept else []), *of["notes"]),
         tables=(*tables, *(_curve(stage, metric) for stage in report.stages)),
-        figures=tuple(_figure(stage, number) for number, stage in enumerate(report.stages, 1)),
+        figures=tuple(
+            _figure(stage, number, predicted if stage is last else None)
+            for number, stage in enumerate(report.stages, 1)
+        ),
         next=(f"foretune behaviour {shlex.quote(str(folder))}",),
         kind="tune",
         data=report,
@@ -166,7 +170,17 @@ def _some(history: Sequence[Evaluation], best: Evaluation) -> tuple[int, ...]:
     return tuple(place for place, line in enumerate(history) if place % stride == 0 or line in (best, history[-1]))
 
 
-def _figure(stage: StageReport, number: int) -> Figure:
+def _beside_forecast(stage: StageReport, predicted: Mapping[str, Any]) -> str:
+    """Whether a run kept to the forecast that it is from, and where it was at its end."""
+    last, step = stage.history[-1], predicted["left_kernel_regime_at"]
+    expected = float(np.interp(last.step, predicted["steps"], predicted["validation_losses"]))
+    found = f"validation loss {last.validation_loss:.4f} at step {last.step}, forecast {expected:.4f}"
+    if step is None:
+        return f"The run kept to the forecast: {found}."
+    return f"The run left the kernel regime at step {step}: {found}."
+
+
+def _figure(stage: StageReport, number: int, predicted: Mapping[str, Any] | None) -> Figure:
     steps = np.array([line.step for line in stage.history], dtype=float)
     validation = np.array([line.validation_loss for line in stage.history], dtype=float)
     seen = [line for line in stage.history if line.train_loss is not None]
@@ -175,8 +189,13 @@ def _figure(stage: StageReport, number: int) -> Figure:
         np.array([line.train_loss for line in seen], dtype=float),
         np.array([line.step for line in seen], dtype=float),
     )
-    curves = (Curve("validation", validation, steps), *([train] if seen else []))
+    forecast = () if predicted is None else (_curve_of(predicted),)
+    curves = (Curve("validation", validation, steps), *forecast, *([train] if seen else []))
     return Figure(f"curve-{number}", f"Loss of {stage.method}", "step", "loss (nats)", curves)
+
+
+def _curve_of(predicted: Mapping[str, Any]) -> Curve:
+    return Curve("validation, forecast", *(np.array(predicted[name], float) for name in ("validation_losses", "steps")))
 
 
 def _grid(report: RunReport, metric: str) -> Table:

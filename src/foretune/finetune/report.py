@@ -52,7 +52,7 @@ class RunReport:
     """A finished run.
 
     Attributes:
-        about: task, model, metric, settings and sizes.
+        about: task, model, metric, settings and sizes; of a run from a forecast, the curve that was predicted (`forecast`).
         stages: linear probing first where the method begins with it.
         zero_shot: test score before training; None without test examples.
         test: test score of the chosen checkpoint.

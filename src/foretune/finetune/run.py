@@ -20,6 +20,7 @@ from foretune.errors import UsageError
 from foretune.finetune.copies import outputs_on
 from foretune.finetune.data import EncodedSplit, data_hash, encoded_split
 from foretune.finetune.folder import RunFolder
+from foretune.finetune.followers import Followers
 from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.learnable import refuse_unlearnable
 from foretune.finetune.methods import Linearized, LinearProbing, Method, ProbedFirst
@@ -93,6 +94,7 @@ def fine_tuned(
     training: Training | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> Run:
     """Fine-tune a copy of the model of `outputs`; the model itself keeps its weights.
 
@@ -104,6 +106,7 @@ def fine_tuned(
         training: optimiser, loss, steps; the paper's when left out.
         out: a folder to write to; an unfinished run of the same settings there is resumed, a finished one read.
         progress: called as the work goes on.
+        callbacks: `transformers.TrainerCallback`s that follow every stage, before the trackers of `report_to`.
 
     Raises:
         UsageError: the method does not fit the model, or `out` holds another run.
@@ -116,13 +119,17 @@ def fine_tuned(
     folder = None if out is None else Path(out)
     if isinstance(method, ProbedFirst):
         stage = replace(training, optimiser=method.probing, proximal=None)
-        first = fine_tuned(outputs, task, split, LinearProbing(), stage, folder and folder / "probing", progress)
-        second = fine_tuned(first.outputs, task, split, method.then, training, folder and folder / "tuning", progress)
+        first = fine_tuned(
+            outputs, task, split, LinearProbing(), stage, folder and folder / "probing", progress, callbacks
+        )
+        last = folder and folder / "tuning"
+        second = fine_tuned(first.outputs, task, split, method.then, training, last, progress, callbacks)
         return replace(second, method=method, probing=first)
     if isinstance(method, Linearized) and training.precision != "full":
         raise UsageError("The linearized model is exact and so needs full precision. Use precision='full'.")
+    followers = Followers(progress, tuple(callbacks))
     with restored_global_state(outputs.lm.device):
-        return _one_stage(outputs, task, split, method, training, folder, progress)
+        return _one_stage(outputs, task, split, method, training, folder, followers)
 
 
 def tuned_by(method: Method, started: Outputs, names: Sequence[str], training: Training) -> Tuned:
@@ -146,7 +153,7 @@ def _one_stage(
     method: Method,
     training: Training,
     out: Path | None,
-    progress: Progress | None,
+    followers: Followers,
 ) -> Run:
     """See `fine_tuned`."""
     started = method.start(outputs)
@@ -154,7 +161,7 @@ def _one_stage(
     folder = None if out is None else RunFolder(out, _identity(outputs, task, data, method, training))
     names = method.names(started)
     tuned = tuned_by(method, started, names, training)
-    result = _kept_or_trained(tuned, data, task, training, folder, progress)
+    result = _kept_or_trained(tuned, data, task, training, folder, followers)
     return _run(tuned, result, data, task, method, training)
 
 
@@ -164,17 +171,17 @@ def _kept_or_trained(
     task: Task,
     training: Training,
     folder: RunFolder | None,
-    progress: Progress | None,
+    followers: Followers,
 ) -> TrainingResult:
     """Train, or read what was trained before."""
     if folder is not None and folder.finished:
         return _read(folder)
     if folder is None:
-        return _train_to_end(tuned, data, task, training, None, progress)
+        return _train_to_end(tuned, data, task, training, None, followers)
     with folder.writing():
         if folder.finished:  # by another process, since
             return _read(folder)
-        return _train_to_end(tuned, data, task, training, folder, progress)
+        return _train_to_end(tuned, data, task, training, folder, followers)
 
 
 def _read(folder: RunFolder) -> TrainingResult:
@@ -191,14 +198,14 @@ def _train_to_end(
     task: Task,
     training: Training,
     folder: RunFolder | None,
-    progress: Progress | None,
+    followers: Followers,
 ) -> TrainingResult:
     """Train, and keep the result."""
     from foretune.finetune.engine import train
 
     refuse_unlearnable(tuned.outputs, tuned.trained, data.train.encoded)
     with nullcontext() if folder is None else library_writes(folder.path):
-        result = train(tuned, data, task.metric, training, folder, progress)
+        result = train(tuned, data, task.metric, training, folder, followers)
     if folder is not None:
         found = _test_score(result.test_logits, data, task)
         chosen = best_of_history(result.history, training.best_by)
@@ -259,6 +266,6 @@ def _identity(
         "validation": data_hash(data.validation.rows),
         "test": data_hash(data.test.rows),
         "method": repr(method),
-        "training": repr(training),
+        "training": training.key,
         "versions": versions_of("torch", "transformers", "peft"),
     }

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from foretune.errors import NonFiniteError, UsageError
 from foretune.finetune.history import Evaluation, best_of_history
-from foretune.finetune.methods import Linearized, LinearProbing, LoRATuning, Method, ProbedFirst
+from foretune.finetune.methods import FrozenHead, Linearized, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser, SGDOptimiser, SignGDOptimiser
 from foretune.finetune.run import Run, fine_tuned
 from foretune.finetune.training import Training
@@ -75,7 +76,7 @@ def _inner(method: Method) -> Method:
     """The method that says which parameters move last."""
     if isinstance(method, ProbedFirst):
         return _inner(method.then)
-    return _inner(method.of) if isinstance(method, Linearized) else method
+    return _inner(method.of) if isinstance(method, Linearized | FrozenHead) else method
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,12 @@ def best_of(
     grid: Sequence[Training],
     out: str | Path | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> GridResult:
     """Fine-tune at every point of a grid; the best is chosen as checkpoints are (`Training.best_by`).
 
     Args:
-        outputs, task, split, method, progress: as in `fine_tuned`.
+        outputs, task, split, method, progress, callbacks: as in `fine_tuned`.
         grid: settings, `paper_grid(method, SGDOptimiser())` for example.
         out: each run goes to a folder of its own inside.
 
@@ -120,11 +122,11 @@ def best_of(
     best: Run | None = None
     points: list[Point] = []
     for number, training in enumerate(grid):
-        if progress is not None:
+        if progress is not None and len(grid) > 1:
             progress("grid points", number, len(grid))
         folder = None if out is None else Path(out) / f"point-{number}"
         try:
-            run = fine_tuned(outputs, task, split, method, training, folder, progress)
+            run = fine_tuned(outputs, task, split, method, training, folder, progress, callbacks)
         except NonFiniteError as error:
             points.append(Point(training, None, None, str(error)))
             continue

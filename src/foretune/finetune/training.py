@@ -7,7 +7,7 @@ classes, the validation score every `4 k C` steps, and the checkpoint that score
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from foretune.errors import UsageError
@@ -109,6 +109,11 @@ class Training:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise UsageError(f"Unknown {name} {getattr(self, name)!r}. Expected one of {', '.join(known)}.")
+
+    @property
+    def key(self) -> str:
+        """What determines a run: the settings, but for whom it reports to."""
+        return repr(replace(self, report_to=()))
 
     def batch_of(self, n: int) -> int:
         """Examples a step, of n."""

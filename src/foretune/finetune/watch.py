@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from foretune.finetune.training import Proximal, Training
 from foretune.finetune.tuned import Tuned
 from foretune.progress import Progress
 
+_LOG = logging.getLogger("foretune.run")
 MEAN_LOSS = "mean_loss"
 """The mean loss over the examples of an evaluation, beside the trainer's mean over batches."""
 
@@ -103,6 +105,7 @@ class Watch(TrainerCallback):
             seconds=self.seconds,
         )
         self._losses, self._pulled = [], 0
+        _LOG.info("step %d: validation loss %.4f, score %.3f", line.step, line.validation_loss, line.validation_score)
         self.history.append(line)
         best = line.step > 0 and best_of_history(self.history, self.training.best_by) is line
         if best:

@@ -12,7 +12,7 @@ from foretune.candidates.adam import AdamRate
 from foretune.candidates.candidate import Candidate
 from foretune.finetune.report import RunReport
 from foretune.forecasting.anatomy import ModuleShare
-from foretune.forecasting.forecast import Forecast
+from foretune.forecasting.forecast import PoolForecast
 from foretune.page import Curve, Figure, HeatMap, Page
 
 _CURVE, _OUTSIDE = "curve", "outside the layers"
@@ -20,7 +20,7 @@ _REAL = 4
 """Real runs that are drawn beside the simulated one, the newest first."""
 
 
-def figures(found: Forecast) -> tuple[Figure, ...]:
+def figures(found: PoolForecast) -> tuple[Figure, ...]:
     """All pictures that there are numbers for."""
     picked = found.recommended
     item, rate = found.chosen, found.adamw if picked is None else picked.adamw
@@ -28,7 +28,7 @@ def figures(found: Forecast) -> tuple[Figure, ...]:
     return (*of_rate, _spectrum(found, item), _candidates(found))
 
 
-def maps(found: Forecast) -> tuple[HeatMap, ...]:
+def maps(found: PoolForecast) -> tuple[HeatMap, ...]:
     """What each layer's modules bring to the kernel."""
     places = found.anatomy.places
     return (
@@ -61,7 +61,7 @@ def with_real_runs(page: Page, runs: Iterable[tuple[str, RunReport]]) -> Page:
     if not real:
         return page
     drawn = (
-        replace(figure, title=f"{figure.title}, and real runs", curves=(*figure.curves, *real))
+        replace(figure, title=figure.title.replace("run", "and real runs", 1), curves=(*figure.curves, *real))
         if figure.name == _CURVE
         else figure
         for figure in page.figures
@@ -105,7 +105,7 @@ def _rates(item: Candidate, rate: AdamRate) -> Figure:
     return Figure("rates", title, "learning rate (log10)", "lowest validation loss (nats)", curves)
 
 
-def _spectrum(found: Forecast, item: Candidate) -> Figure:
+def _spectrum(found: PoolForecast, item: Candidate) -> Figure:
     of_all, chosen = found.anatomy.spectrum, found.anatomy.chosen_spectrum
     curves = (Curve("whole model, full tuning", _positive(of_all)), Curve(item.title, _positive(chosen)))
     return Figure(
@@ -124,7 +124,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return values[values > max(top, 0.0) * np.finfo(np.float32).eps]
 
 
-def _candidates(found: Forecast) -> Figure:
+def _candidates(found: PoolForecast) -> Figure:
     """The criterion of every candidate against the number of its parameters."""
     criterion, every = found.comparison.criterion, found.comparison.candidates
     kinds = {"LoRA": [item for item in every if item.rank is not None]}

@@ -31,7 +31,7 @@ from foretune.forecasting.verdict import Verdict, claim
 
 
 @dataclass(frozen=True)
-class Forecast:
+class PoolForecast:
     """Everything that one pass says.
 
     Attributes:
@@ -96,7 +96,7 @@ class Forecast:
         return self.advice.predicted if self.recommended is None else self.recommended.predicted
 
 
-def forecast(pool: Pool) -> Forecast:
+def pool_forecast(pool: Pool) -> PoolForecast:
     """The forecast from pretrained outputs, features, and joint kernels (train x train, validation, test).
 
     Args:
@@ -134,7 +134,7 @@ def forecast(pool: Pool) -> Forecast:
         for item in (advised.candidate, advised.adapter)
     )
     picked = recommendation(advised, compared, pool, start, rule)
-    return Forecast(
+    return PoolForecast(
         answer=_answer(inputs, advised, start, rule, adamw),
         verdict=advised.verdict,
         advice=advised,

@@ -13,7 +13,7 @@ from foretune.experiment.page import stage_table
 from foretune.experiment.record import Record
 from foretune.forecasting.cost import ForecastCost
 from foretune.forecasting.figures import figures, maps
-from foretune.forecasting.forecast import Forecast
+from foretune.forecasting.forecast import PoolForecast
 from foretune.forecasting.parts import Part, ranked
 from foretune.forecasting.recommended import Recommendation
 from foretune.forecasting.verdict import Verdict
@@ -47,7 +47,7 @@ class ForecastData(Record):
     kernel: Mapping[str, Any]
     kernels_described: Mapping[str, Mapping[str, Any]]
     verdict: Verdict
-    forecast: Forecast
+    forecast: PoolForecast
     lora_config: Mapping[str, Any] | None
     lora_config_classes: Mapping[str, Any] | None
     beside_lora_config: str | None
@@ -78,7 +78,7 @@ class Seen:
     next: tuple[str, ...] = field(default=())
 
 
-def forecast_page(found: Forecast, costs: ForecastCost, stages: Sequence[Stage], seen: Seen, data: object) -> Page:
+def forecast_page(found: PoolForecast, costs: ForecastCost, stages: Sequence[Stage], seen: Seen, data: object) -> Page:
     """The page.
 
     Args:
@@ -120,7 +120,7 @@ def forecast_page(found: Forecast, costs: ForecastCost, stages: Sequence[Stage],
     )
 
 
-def short_answer(found: Forecast, metric: str) -> str:
+def short_answer(found: PoolForecast, metric: str) -> str:
     """The verdict and what to train, in one short sentence."""
     picked = found.recommended
     if picked is None:
@@ -133,15 +133,15 @@ def short_answer(found: Forecast, metric: str) -> str:
     return f"{word}: {metric} {found.before.value:.2f} -> {score.value:.2f} with {_named(picked.candidate)}."
 
 
-def _facts(found: Forecast, costs: ForecastCost, seen: Seen) -> tuple[Fact, ...]:
+def _facts(found: PoolForecast, costs: ForecastCost, seen: Seen) -> tuple[Fact, ...]:
     picked = found.recommended
-    facts = [Fact("Will it work?", _works(found, seen.metric), 3)]
+    facts = [Fact("Will it work?", _works(found, seen.metric), 4)]
     if picked is not None:
         facts += [Fact("Train what?", _what(found, picked), 3), Fact("How?", _how(picked))]
-    return (*facts, Fact("How sure?", _sure(found, seen), 3), Fact("ForecastCost", _cost(found, costs), 1))
+    return (*facts, Fact("How sure?", _sure(found, seen), 3), Fact("Cost", _cost(found, costs), 1))
 
 
-def _works(found: Forecast, metric: str) -> str:
+def _works(found: PoolForecast, metric: str) -> str:
     picked, before = found.recommended, found.before
     word = "no" if picked is None else picked.verdict
     score = found.predicted.score
@@ -162,7 +162,7 @@ def _works(found: Forecast, metric: str) -> str:
     return f"{said} {change}\nA linear probe alone: {probe:.2f}, the majority label: {majority:.2f}."
 
 
-def _what(found: Forecast, picked: Recommendation) -> str:
+def _what(found: PoolForecast, picked: Recommendation) -> str:
     first, chosen = found.advice.candidate, picked.candidate
     if chosen.kind == PROBING:
         return f"The head alone, by linear probing ({chosen.parameters:,} parameters)."
@@ -178,7 +178,7 @@ def _what(found: Forecast, picked: Recommendation) -> str:
     )
 
 
-def _is_smallest(found: Forecast, picked: Recommendation) -> bool:
+def _is_smallest(found: PoolForecast, picked: Recommendation) -> bool:
     tied = [item for item in found.comparison.candidates if item.title in found.advice.ties]
     return all(item.parameters >= picked.candidate.parameters for item in (*tied, found.advice.candidate))
 
@@ -194,30 +194,30 @@ def _how(picked: Recommendation) -> str:
     )
 
 
-def _sure(found: Forecast, seen: Seen) -> str:
+def _sure(found: PoolForecast, seen: Seen) -> str:
     """How many examples it rests on, and the first reason to doubt it."""
     examples = f"{seen.sizes['test']} test and {seen.sizes['validation']} validation examples."
     return " ".join([examples, *_doubts(found)[:1]])
 
 
-def _doubts(found: Forecast) -> tuple[str, ...]:
+def _doubts(found: PoolForecast) -> tuple[str, ...]:
     """What the reader must know, the most important first."""
     picked = found.recommended
     return (*found.warnings, *(found.advice.regime if picked is None else picked.regime))
 
 
-def _compared(found: Forecast) -> str:
+def _compared(found: PoolForecast) -> str:
     compared = sum(item.spread is not None for item in found.comparison.candidates)
     considered = found.comparison.considered
     return f"Predicted {found.predicted.by}; {compared} of {considered} choices were compared over resamples."
 
 
-def _cost(found: Forecast, costs: ForecastCost) -> str:
+def _cost(found: PoolForecast, costs: ForecastCost) -> str:
     run = "" if found.recommended is None else f"; one training run about {costs.run:,.0f} s here"
     return f"This forecast took {costs.forecast:.1f} s{run}."
 
 
-def _long_cost(found: Forecast, costs: ForecastCost) -> str:
+def _long_cost(found: PoolForecast, costs: ForecastCost) -> str:
     warmed = f", {costs.warm_up:.1f} s of it for {found.warm_up} warm-up steps" if found.warm_up else ""
     return (
         f"This forecast took {costs.forecast:.1f} s{warmed}. One training run would take about {costs.run:,.0f} s here, a "
@@ -237,7 +237,7 @@ def _named(item: Candidate) -> str:
     return f"{', '.join(modules)}{more}, {item.method}"
 
 
-def _scores(found: Forecast, metric: str) -> Table:
+def _scores(found: PoolForecast, metric: str) -> Table:
     chosen = found.whole.regression.chosen.parameters
     rows: list[tuple[str, Score | None]] = [
         ("majority label", found.majority),
@@ -260,7 +260,7 @@ def _scores(found: Forecast, metric: str) -> Table:
     return Table(columns, cells, f"Test {metric}, 95% interval", details=True)
 
 
-def _candidates(found: Forecast, metric: str) -> Table:
+def _candidates(found: PoolForecast, metric: str) -> Table:
     """All candidates, the recommended one marked; a terminal shows the first."""
     every, first = found.comparison.candidates, found.advice.candidate
     chosen = found.chosen
@@ -312,7 +312,7 @@ def _candidate_row(item: ScoredCandidate, chosen: bool, value: float) -> tuple[C
     )
 
 
-def _parts(found: Forecast, metric: str) -> Table:
+def _parts(found: PoolForecast, metric: str) -> Table:
     """Spectra of the whole model and of its layers and module types; a terminal shows those that validation ranks first."""
     every = [found.whole, *found.parts]
     first = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,12 @@ from transformers import TrainerCallback
 
 from foretune.errors import UsageError
 from foretune.experiment.folder import FORECAST
+from foretune.finetune.watch import MEAN_LOSS
 
+LOGGER = "foretune"
+"""The logger of what is said of a run."""
+_MEAN = f"eval_{MEAN_LOSS}"
+"""Where a run of foretune logs the mean over examples; a trainer's own loss weighs a short last batch as a whole one."""
 FLOOR, SHARE, TIMES = 0.05, 0.5, 2
 """The rule of `left_kernel_regime`: nats, share of the predicted change, evaluations in a row."""
 
@@ -36,13 +41,33 @@ class ForecastBesideRun:
     apart: bool
 
 
-def left_kernel_regime(history: list[ForecastBesideRun]) -> bool:
+def beside_run(curve: Mapping[int, float], step: int, real: float) -> ForecastBesideRun:
+    """An evaluation beside the forecast of it.
+
+    Args:
+        curve: step -> predicted validation loss, `predicted_curve`.
+        step: of the run.
+        real: its validation loss, nats.
+    """
+    steps, losses = list(curve), list(curve.values())
+    predicted = float(np.interp(step, steps, losses))
+    bound = max(FLOOR, SHARE * abs(predicted - losses[0]))
+    return ForecastBesideRun(step, predicted, real, apart=not abs(real - predicted) <= bound)
+
+
+def left_kernel_regime(history: Sequence[ForecastBesideRun]) -> bool:
     """Whether a run has left the kernel regime: its loss was apart from the predicted one twice in a row.
 
     A run in the kernel regime follows the predicted curve. The reverse does not hold: equal losses prove nothing, see
     `foretune behaviour`.
     """
     return len(history) >= TIMES and all(each.apart for each in history[-TIMES:])
+
+
+def left_at(history: Sequence[ForecastBesideRun]) -> int | None:
+    """The step at which a run was first seen outside of the kernel regime; None where it was not."""
+    places = range(1, len(history) + 1)
+    return next((history[at - 1].step for at in places if left_kernel_regime(history[:at])), None)
 
 
 class ForecastCallback(TrainerCallback):
@@ -70,12 +95,13 @@ class ForecastCallback(TrainerCallback):
         """Add the forecast to the log of an evaluation."""
         if logs is None or "eval_loss" not in logs:
             return
-        found = self._beside(state.global_step, logs["eval_loss"])
+        found = beside_run(self.curve, state.global_step, logs.get(_MEAN, logs["eval_loss"]))
         logs["eval_forecast_loss"] = found.predicted
         if state.log_history:
             state.log_history[-1]["eval_forecast_loss"] = found.predicted
         self.history.append(found)
-        log = logging.getLogger("foretune")
+        log = logging.getLogger(LOGGER)
+        log.info("step %d: validation loss %.4f, forecast %.4f", found.step, found.real, found.predicted)
         if not found.step and found.apart:
             log.warning(
                 "The run starts at a validation loss of %.4f, the forecast at %.4f: other rows, another prompt or another "
@@ -87,12 +113,6 @@ class ForecastCallback(TrainerCallback):
                 "The run has left the kernel regime at step %d: its validation loss is %.4f, the forecast's %.4f.",
                 found.step, found.real, found.predicted,
             )  # fmt: skip
-
-    def _beside(self, step: int, real: float) -> ForecastBesideRun:
-        steps, losses = list(self.curve), list(self.curve.values())
-        predicted = float(np.interp(step, steps, losses))
-        bound = max(FLOOR, SHARE * abs(predicted - losses[0]))
-        return ForecastBesideRun(step, predicted, real, apart=not abs(real - predicted) <= bound)
 
 
 def predicted_curve(forecast: Any) -> Mapping[int, float]:
@@ -107,7 +127,7 @@ def predicted_curve(forecast: Any) -> Mapping[int, float]:
             forecast = json.loads(place.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{place} is not a forecast ({error}). Name the forecast.json of a folder.") from error
-    adamw = forecast
+    adamw = getattr(forecast, "record", forecast)
     for name in ("forecast", "recommended", "adamw"):
         adamw = _part(adamw, name, adamw if name == "forecast" else None)
     rate = _part(adamw, "learning_rate")

@@ -3,6 +3,7 @@
 train.py                 the run in plain transformers and peft
 rows/PART.jsonl          the very rows of train, validation and test, by index and text
 head_start.safetensors   the head that it starts with, where a head answers
+adapter_start.safetensors the matrices A that it starts with, where adapters are trained
 adapter_config.json      peft's own, where adapters are trained
 trl.yaml                 the same adapters for `trl sft`, where a causal model answers a prompt
 next_run.json            hashes of these files: what is not as foretune wrote it is not replaced
@@ -17,16 +18,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from foretune.handover.next_run import PARTS, NextRun
-from foretune.handover.script import ADAPTER, HEAD, OUT, train_script
+from foretune.handover.script import ADAPTER, ADAPTER_START, HEAD, OUT, train_script
 from foretune.store.atomic import library_writes, refuse_changed, replacing
 from foretune.store.kept import DamagedError, read_kept, write_kept
 from foretune.store.workspace import temporary_folder
 
 ROWS, SCRIPT, TRL, WRITTEN = "rows", "train.py", "trl.yaml", "next_run.json"
-NAMES = (SCRIPT, *(f"{ROWS}/{part}.jsonl" for part in PARTS), HEAD, ADAPTER, TRL)
+NAMES = (SCRIPT, *(f"{ROWS}/{part}.jsonl" for part in PARTS), HEAD, ADAPTER_START, ADAPTER, TRL)
 """Whatever may be written."""
 
 
@@ -81,12 +83,16 @@ def next_run_files(run: NextRun, folder: Path, version: str) -> dict[str, bytes]
         if run.causal:
             texts[TRL] = _trl(run, folder)
     files = {name: text.encode() for name, text in texts.items()}
-    if run.head:
-        import torch
-        from safetensors.torch import save
+    starts = {HEAD: run.head, ADAPTER_START: run.adapter_start}
+    return files | {name: _tensors(values) for name, values in starts.items() if values}
 
-        files[HEAD] = save({name: torch.from_numpy(value) for name, value in run.head.items()})
-    return files
+
+def _tensors(values: Mapping[str, np.ndarray]) -> bytes:
+    """A file of safetensors."""
+    import torch
+    from safetensors.torch import save
+
+    return save({name: torch.from_numpy(value) for name, value in values.items()})
 
 
 def _adapter(run: NextRun) -> str:

@@ -14,7 +14,7 @@ from foretune.candidates.scored import ScoredCandidate
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.lora_config import AdapterConfig
-from foretune.forecasting.forecast import Forecast
+from foretune.forecasting.forecast import PoolForecast
 from foretune.forecasting.recommended import Recommendation
 from foretune.model.answer import AnswerLogits
 from foretune.model.encoding import Encoded
@@ -52,6 +52,7 @@ class NextRun:
         body: path of the transformer body in the loaded model; empty where it is the model.
         head: weight and bias that the head starts with; empty for words.
         adapter: arguments of `peft.LoraConfig`; None where weights are tuned in full.
+        adapter_start: module -> the matrix A that its adapter starts with, of which the forecast is; B is zero.
         blocks: parameters that are tuned in full, without those of a head.
         trains_head: whether the head is trained beside.
         modules: names of the modules that get adapters, in the loaded model.
@@ -82,6 +83,7 @@ class NextRun:
     body: str
     head: Mapping[str, np.ndarray]
     adapter: Mapping[str, Any] | None
+    adapter_start: Mapping[str, np.ndarray]
     blocks: tuple[str, ...]
     trains_head: bool
     modules: tuple[str, ...]
@@ -100,7 +102,7 @@ class NextRun:
         return self.answers is not None and not self.masked
 
 
-def why_none(found: Forecast, experiment: Experiment) -> str | None:
+def why_none(found: PoolForecast, experiment: Experiment) -> str | None:
     """Why there is no run to write down; None where there is one."""
     picked = found.recommended
     if picked is None or picked.verdict == "no":
@@ -160,6 +162,7 @@ def next_run(
             part: [_row(outputs, each, n) for n, each in enumerate(getattr(experiment.split, part))] for part in PARTS
         },
         adapter=None if config is None else config.arguments,
+        adapter_start={} if config is None else _adapter_start(outputs, chosen),
         blocks=() if config is not None else chosen.blocks,
         trains_head=bool(chosen.head),
         modules=() if config is None else tuple(name.removesuffix(".weight") for name in chosen.blocks),
@@ -175,8 +178,27 @@ def next_run(
     )
 
 
-def method_options(chosen: ScoredCandidate) -> dict[str, object]:
-    """The options of `foretune tune` that train exactly a candidate, by name of the option."""
+def tune_options(picked: Recommendation, outputs: Outputs) -> dict[str, object]:
+    """The options of `foretune tune` that train exactly what is recommended, as it is recommended, by name.
+
+    Args:
+        picked: what to train, with a learning rate.
+        outputs: of the forecast; a head that was left out of it stays as it is.
+    """
+    frozen = isinstance(outputs, HeadLogits) and not picked.candidate.head
+    return {
+        **_method_options(picked.candidate),
+        **({"exclude_head": True} if frozen else {}),
+        "learning_rate": _rate(picked),
+        "batch_size": picked.adamw.batch,
+        "steps": picked.adamw.steps,
+        "evaluate_every": _interval(picked),
+        "best_by": "loss",
+        "dropout": False,
+    }
+
+
+def _method_options(chosen: ScoredCandidate) -> dict[str, object]:
     tuning: Any = chosen.tuning
     if tuning.label == "lora":
         return {
@@ -188,15 +210,13 @@ def method_options(chosen: ScoredCandidate) -> dict[str, object]:
     return {"method": "lp"} if tuning.label == "lp" else {"method": "ft", "parameters": ",".join(tuning.blocks)}
 
 
-def training_options(picked: Recommendation) -> dict[str, object]:
-    """The options of `foretune tune` that train as a recommendation says, by name of the option."""
+def _adapter_start(outputs: Outputs, chosen: ScoredCandidate) -> dict[str, np.ndarray]:
+    """The matrix A of each adapted weight, as the kernel and `foretune tune` draw it."""
+    formula: Any = chosen.tuning.formula  # pyright: ignore[reportAttributeAccessIssue]
+    parameters, widths = outputs.parameters(), outputs.widths()
     return {
-        "learning_rate": _rate(picked),
-        "batch_size": picked.adamw.batch,
-        "steps": picked.adamw.steps,
-        "evaluate_every": _interval(picked),
-        "best_by": "loss",
-        "dropout": False,
+        name.removesuffix(".weight"): formula.matrix(name, parameters[name].numel() // widths[name]).astype(np.float32)
+        for name in chosen.blocks
     }
 
 

@@ -7,7 +7,8 @@ import textwrap
 
 from foretune.handover.next_run import NextRun
 
-ADAPTER, HEAD, OUT = "adapter_config.json", "head_start.safetensors", "trained"
+ADAPTER, OUT = "adapter_config.json", "trained"
+HEAD, ADAPTER_START = "head_start.safetensors", "adapter_start.safetensors"
 
 _ROWS = '''
 
@@ -255,7 +256,9 @@ tokenizer.save_pretrained(OUT)
 """
 
 _ADAPTED = """config = LoraConfig.from_pretrained(HERE){free}
-model = get_peft_model(model, config)"""
+model = get_peft_model(model, config)
+for name, drawn in load_file(HERE / "{start}").items():  # the matrices A of the forecast; B is zero
+    model.get_base_model().get_submodule(name).lora_A["default"].weight.data.copy_(drawn)"""
 
 _FREE = "\nconfig.task_type = config.modules_to_save = None  # the head is that of Classifier"
 
@@ -295,6 +298,8 @@ def _about(run: NextRun, version: str) -> str:
 
 def _imports(run: NextRun) -> list[str]:
     """What the script imports, and its folders."""
+    headed = run.answers is None
+    tensors = [*(["load_file"] if headed or run.adapter else []), *(["save_file"] if headed else [])]
     return [
         "from __future__ import annotations",
         "",
@@ -304,7 +309,7 @@ def _imports(run: NextRun) -> list[str]:
         "",
         "import torch",
         *(["from peft import LoraConfig, get_peft_model"] if run.adapter is not None else []),
-        *(["from safetensors.torch import load_file, save_file"] if run.answers is None else []),
+        *([f"from safetensors.torch import {', '.join(tensors)}"] if tensors else []),
         "from torch import nn",
         "from transformers import (",
         f"    {run.loader},",
@@ -362,7 +367,7 @@ def _run(run: NextRun) -> str:
         dtype=run.dtype,
         loading=loading,
         revision=revision,
-        adapted=_TUNED if run.adapter is None else _ADAPTED.format(free=_FREE if run.head else ""),
+        adapted=_TUNED if run.adapter is None else _ADAPTED.format(free=_FREE if run.head else "", start=ADAPTER_START),
         micro=1 if run.alone else "BATCH",
         accumulated="BATCH" if run.alone else 1,
         evaluated=1 if run.alone else 32,

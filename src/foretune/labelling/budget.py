@@ -84,7 +84,7 @@ class LabelBudget:
         return pandas.DataFrame([vars(point) for point in self.points])
 
 
-def label_budget(found: RowsToAsk, kernel: RowKernel, seed: int) -> LabelBudget:
+def budget_of(found: RowsToAsk, kernel: RowKernel, seed: int) -> LabelBudget:
     """The learning curve.
 
     Args:

@@ -18,7 +18,7 @@ from foretune.store.json import plain
 from foretune.text.cells import label_name
 
 if TYPE_CHECKING:
-    from foretune.labelling.suspicious import SuspiciousLabels
+    from foretune.labelling.suspicious import Suspicion
 
 FORMATS = (".csv", ".tsv", ".jsonl")
 
@@ -45,7 +45,7 @@ def refuse_copy(file: Path, found: Found) -> None:
     check_file(file)
 
 
-def write_copy(file: Path, found: Found, result: SuspiciousLabels) -> int:
+def write_copy(file: Path, found: Found, result: Suspicion) -> int:
     """Write all rows as they were read, those that are suspicious with their likely label.
 
     Args:

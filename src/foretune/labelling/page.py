@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from foretune.labelling.budget import LabelBudget
-from foretune.labelling.suspicious import SuspiciousLabels, SuspiciousRow, WrongLabels
+from foretune.labelling.suspicious import Suspicion, SuspiciousRow, WrongLabels
 from foretune.labelling.twins import Twins
 from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Span, Table
 from foretune.progress import Stage
@@ -60,7 +60,7 @@ class LabelsData:
 
 
 def labels_page(
-    result: SuspiciousLabels, data: LabelsData, about: tuple[Fact, ...], notes: Sequence[str], following: Sequence[str]
+    result: Suspicion, data: LabelsData, about: tuple[Fact, ...], notes: Sequence[str], following: Sequence[str]
 ) -> Page:
     """The page.
 
@@ -92,26 +92,26 @@ def labels_page(
     )
 
 
-def label_line(result: SuspiciousLabels) -> Fact:
+def label_line(result: Suspicion) -> Fact:
     """One line for the first screen of another page."""
     return Fact("Labels", f"{_answer(result)}. {_count(result)}", 1)
 
 
-def _answer(result: SuspiciousLabels) -> str:
+def _answer(result: Suspicion) -> str:
     n, found = len(result.rows), len(result.suspicious)
     if not found:
         return f"None of {n} labels looks wrong"
     return f"{found} of {n} labels look{'s' * (found == 1)} wrong"
 
 
-def _count(result: SuspiciousLabels) -> str:
+def _count(result: Suspicion) -> str:
     wrong = result.wrong
     if not wrong.can_tell:
         return f"cannot tell: {wrong.low} to {wrong.high} of {len(result.rows)} with 95% confidence"
     return f"about {wrong.count} of {len(result.rows)}, {wrong.low} to {wrong.high} with 95% confidence"
 
 
-def _agreement(result: SuspiciousLabels) -> str:
+def _agreement(result: Suspicion) -> str:
     return (
         f"{result.agreement:.0%} of the labels are those that the other rows would give; always answering with the most "
         f"frequent label would agree with {result.majority:.0%}"
@@ -123,7 +123,7 @@ def _contradictions(twins: Sequence[Twins]) -> str:
     return f"{same} pairs of rows have the same text and different labels, {len(twins) - same} nearly the same text"
 
 
-def _notes(result: SuspiciousLabels) -> tuple[str, ...]:
+def _notes(result: Suspicion) -> tuple[str, ...]:
     if result.agreement - result.majority >= _LITTLE:
         return ()
     return (

@@ -17,6 +17,7 @@ from foretune.labelling.twins import Twins, contradicting_twins
 if TYPE_CHECKING:
     import pandas
 
+
 @dataclass(frozen=True)
 class SuspiciousRow(Row):
     """A row, and what the others say of its label.
@@ -50,7 +51,7 @@ class WrongLabels:
 
 
 @dataclass(frozen=True)
-class SuspiciousLabels:
+class Suspicion:
     """All rows, the most suspicious first.
 
     Attributes:
@@ -83,7 +84,7 @@ class SuspiciousLabels:
         return pandas.DataFrame([vars(row) for row in self.rows])
 
 
-def suspicious_labels(found: RowsToAsk, kernel: RowKernel) -> SuspiciousLabels:
+def suspicion_of(found: RowsToAsk, kernel: RowKernel) -> Suspicion:
     """The rows by suspicion.
 
     Args:
@@ -93,7 +94,7 @@ def suspicious_labels(found: RowsToAsk, kernel: RowKernel) -> SuspiciousLabels:
     y, classes = found.y, len(found.labels)
     fit = ridge_left_out(kernel.factors, y, classes)
     noise = label_noise(fit.outputs, y)
-    return SuspiciousLabels(
+    return Suspicion(
         rows=_ranked(found.rows, found.labels, fit, noise, y),
         wrong=_wrong(noise, len(y)),
         agreement=float((fit.outputs.argmax(1) == y).mean()),

@@ -20,10 +20,16 @@ _PIPED = 120
 
 
 class PlainConsole(Console):
-    """A console whose strings are plain text."""
+    """A console whose strings are plain text.
 
-    def __init__(self, **options: Any) -> None:
+    Args:
+        verbose: whether progress is told in more lines.
+        options: as of `rich.console.Console`.
+    """
+
+    def __init__(self, *, verbose: bool = False, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
+        self.verbose = verbose
 
     def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The text, with control characters as escapes."""
@@ -36,6 +42,6 @@ def console() -> Console:
     return made if made.is_terminal or "COLUMNS" in os.environ else PlainConsole(width=_PIPED)
 
 
-def progress_console(*, quiet: bool) -> Console:
-    """Standard error, for progress."""
-    return PlainConsole(stderr=True, quiet=quiet)
+def progress_console(*, quiet: bool, verbose: bool = False) -> PlainConsole:
+    """Standard error, for progress: none, one line a stage and a minute, or with the end of each stage and more often."""
+    return PlainConsole(stderr=True, quiet=quiet, verbose=verbose)

@@ -107,6 +107,16 @@ def html(page: Page, version: str = "", command: str = "") -> str:
     return f"{text}\n{_MARK}{checksum(text.encode())} -->\n"
 
 
+def fragment(page: Page) -> str:
+    """The answer of a page as a piece of HTML that stands in a notebook: no script, no style sheet, all text escaped.
+
+    Args:
+        page: what to draw; tables that only a view with all details shows are left out.
+    """
+    tables = [table for table in page.tables if not table.details]
+    return _environment().get_template("fragment.html").render(page=page, tables=tables)
+
+
 def write_html(path: Path, page: Page, version: str, command: str = "") -> None:
     """Write the page, whole or not at all; see first that nothing else stands there (`is_written_html`).
 

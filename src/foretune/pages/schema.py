@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
 from foretune.experiment.page import KernelData, SolveData
+from foretune.experiment.plan import StudyPlan
 from foretune.finetune.page import TrainingCostData
 from foretune.finetune.report import RunReport
 from foretune.forecasting.page import ForecastData
@@ -45,6 +46,7 @@ KINDS: Mapping[str, type] = {
     "behaviour": BehaviourData,
     "validate": ValidationData,
     "reproduce": ReproductionData,
+    "study-plan": StudyPlan,
     "tasks": TasksData,
     "task": Task,
 }

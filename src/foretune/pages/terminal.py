@@ -11,6 +11,7 @@ the answer again: it is the last line of a long page
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
@@ -29,7 +30,10 @@ _ROOM = 12
 _LINES = 2
 _Level = tuple[int | None, int | None]
 _LEVELS: tuple[_Level, ...] = ((None, None), (1, None), (1, 2), (1, 1))
-"""Lines for each fact of the question and of the answer, from what they ask for to the least."""
+"""Lines for each fact of the question and of the answer, from what they ask for to the least; a number is never cut off."""
+_QUOTED = ("Prompt", "Words", "Example", "Note")
+"""Facts that quote the user, whose numbers may be cut off."""
+_DIGIT = re.compile(r"\d")
 _NEXT = "Next: "
 
 
@@ -143,8 +147,10 @@ def _beside(
     room = max(console.width - names, _ROOM)
     for fact in facts:
         lines, limit = folded(visible(fact.text), room).split("\n"), min(most or fact.lines, fact.lines)
+        if fact.name not in _QUOTED:
+            limit = max([limit, *(at for at, line in enumerate(lines, 1) if _DIGIT.search(line))])
         if not whole and len(lines) > limit:
-            lines = [*lines[: limit - 1], _shortened(lines[limit - 1], room)]
+            lines = [*lines[: limit - 1], _whole_numbers(lines[limit - 1], _shortened(lines[limit - 1], room))]
         name = f"{visible(fact.name)}{' ' * (names - cell_len(fact.name))}"
         beside = f"\n{' ' * names}".join(lines)
         yield Text.assemble((name, style), beside)
@@ -155,6 +161,11 @@ def _shortened(line: str, room: int) -> str:
     while cell_len(line) + 4 > room and " " in line:
         line = line.rpartition(" ")[0]
     return f"{line} ..." if cell_len(line) + 4 <= room else "..."
+
+
+def _whole_numbers(line: str, shortened: str) -> str:
+    """The line itself where shortening it for the sign of a cut would take a number."""
+    return line if len(_DIGIT.findall(shortened)) < len(_DIGIT.findall(line)) else shortened
 
 
 def _height(console: Console, part: RenderableType) -> int:

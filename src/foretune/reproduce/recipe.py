@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment, Work, load_experiment
-from foretune.experiment.folder import Beside
+from foretune.experiment.folder import Beside, Place
+from foretune.experiment.plan import StudyWork
 from foretune.experiment.sample import FewShot, Full, Sample
 from foretune.experiment.setting import PROMPT, DataSource, Question, Setting
 from foretune.model.load import LanguageModel
@@ -79,8 +80,21 @@ class Study:
             UsageError, DataError, ModelError: see `load_experiment`.
         """
         setting = self.setting(task, sample, seed, output, **how)
-        folder = Beside(self.root / setting.folder(load_task(task).name))
-        return load_experiment(setting, self.lm, folder, Work(self.memory, self.progress))
+        return load_experiment(setting, self.lm, self.place(setting, load_task(task).name), self.work)
+
+    @property
+    def work(self) -> Work:
+        """How the work of a cell is done."""
+        return Work(self.memory, self.progress)
+
+    def place(self, setting: Setting, task: str) -> Place:
+        """The folder of a cell.
+
+        Args:
+            setting: what is asked for.
+            task: name of its task.
+        """
+        return Beside(self.root / setting.folder(task))
 
     def source(self, task: str) -> DataSource:
         """Where the rows of a task are, and its words."""
@@ -140,3 +154,15 @@ class Recipe(ABC):
         Raises:
             UsageError, DataError, ModelError: see `Study.cell`; or a recipe that needs what the model does not have.
         """
+
+    @abstractmethod
+    def cells(self, study: Study) -> list[Experiment]:
+        """The cells that the page is made from.
+
+        Raises:
+            UsageError, DataError, ModelError: see `Study.cell`.
+        """
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork | None:
+        """What is asked of a cell, as far as it is known before the work; None where the recipe does not say it."""
+        return None

@@ -83,7 +83,7 @@ class SectionedRecipe(Recipe, Generic[Found]):
             UsageError, DataError, ModelError: see `Study.cell`; or a recipe that needs what the model does not have.
         """
         self.check(study)
-        places = [(task, k) for task in study.tasks for k in study.ks or (None,)]
+        places = self._places(study)
         cells = [[self.cell(study, task, k, seed) for seed in study.seeds] for task, k in places]
         groups = [
             TaskGroup(task, k, study.seeds, self.measure(study, of_group))
@@ -97,6 +97,15 @@ class SectionedRecipe(Recipe, Generic[Found]):
             tuple(figure for section in sections for figure in section.figures),
             tuple(finding for section in sections for finding in section.findings),
         )
+
+    def cells(self, study: Study) -> list[Experiment]:
+        """As `Recipe`."""
+        self.check(study)
+        return [self.cell(study, task, k, seed) for task, k in self._places(study) for seed in study.seeds]
+
+    def _places(self, study: Study) -> list[tuple[str, int | None]]:
+        """The task and k of every group."""
+        return [(task, k) for task in study.tasks for k in study.ks or (None,)]
 
     def check(self, study: Study) -> None:
         """Refuse what this recipe cannot measure, before anything is computed.

@@ -192,16 +192,26 @@ def kept_value(
         DamagedError: what stands there is not as foretune wrote it; it is left as it is.
         StorageError: the disk is full or the place cannot be written.
     """
-    of = {**identity, **key}
-    if file.exists():
-        try:
-            kept = read_kept(file)
-            if is_of(of, kept["hash"]):
-                return kept["value"]
-        except DamagedError as error:
-            raise error.with_remedy(f"Move it away and repeat the command: {move_command(file)}") from error
-    write_kept(file, {"hash": identity_hash(of), "key": key, "value": compute()})
+    before = value_in(file, identity, key)
+    if before is not None:
+        return before
+    write_kept(file, {"hash": identity_hash({**identity, **key}), "key": key, "value": compute()})
     return read_kept(file)["value"]
+
+
+def value_in(file: Path, identity: Mapping[str, object], key: Mapping[str, object]) -> Any | None:
+    """The value that `kept_value` keeps in a file; None where there is none of this identity and key.
+
+    Raises:
+        DamagedError: as in `kept_value`.
+    """
+    if not file.exists():
+        return None
+    try:
+        kept = read_kept(file)
+        return kept["value"] if is_of({**identity, **key}, kept["hash"]) else None
+    except DamagedError as error:
+        raise error.with_remedy(f"Move it away and repeat the command: {move_command(file)}") from error
 
 
 def _a(name: str) -> str:

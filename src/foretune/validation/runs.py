@@ -23,7 +23,7 @@ from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
 from foretune.errors import UsageError, nearest
 from foretune.experiment.experiment import Experiment, Work, load_experiment
-from foretune.experiment.folder import Beside
+from foretune.experiment.folder import Beside, Place
 from foretune.experiment.outcome import Outcome
 from foretune.experiment.sample import Sample
 from foretune.experiment.setting import PROBED_HEAD, DataSource, Question, Setting
@@ -72,16 +72,36 @@ class ValidationStudy:
     memory: str = "2GiB"
     progress: Progress | None = None
 
+    @property
+    def described(self) -> dict[str, str]:
+        """Label -> what is asked for, for pages."""
+        method = "full tuning" if self.rank is None else f"LoRA, rank {self.rank}"
+        return {
+            "Model": f"{self.lm.name}, {self.output}",
+            "Method": f"{method}; {len(self.grid)} learning rate(s)",
+            "Tasks": ", ".join(self.tasks),
+            "Sample": f"{self.sample.label}, seeds {', '.join(map(str, self.seeds))}",
+        }
+
     def cell(self, task: str, seed: int) -> Experiment:
         """The cell of a task and a seed.
 
         Raises:
             UsageError, DataError, ModelError: see `load_experiment`.
         """
+        setting, place = self.asked(task, seed)
+        return load_experiment(setting, self.lm, place, self.work)
+
+    def asked(self, task: str, seed: int) -> tuple[Setting, Place]:
+        """What is asked of a task and a seed, and where the cell is kept."""
         source = DataSource(task if self.data is None else self.data / load_task(task).name, task=task)
         setting = Setting(source, self.sample, seed, self.test, Question.answered_by(self.output))
-        folder = self.root / setting.folder(load_task(task).name)
-        return load_experiment(setting, self.lm, Beside(folder), Work(self.memory, self.progress))
+        return setting, Beside(self.root / setting.folder(load_task(task).name))
+
+    @property
+    def work(self) -> Work:
+        """How the work of a cell is done."""
+        return Work(self.memory, self.progress)
 
 
 @dataclass(frozen=True)
@@ -130,13 +150,31 @@ class Measured:
 
 def candidates_of(cell: Experiment, rank: int | None) -> list[Candidate]:
     """The forecast's candidates of one method on a cell, linear probing left out; kept."""
-    key = {"rank": rank, **determinants(len(cell.split.train) * cell.outputs.n_outputs)}
-    found = cell.value(
-        f"candidates-{'full' if rank is None else f'r{rank}'}",
-        key,
+    kept = cell.value(
+        *_candidates_place(cell, rank),
         lambda: {"candidates": [asdict(item) for item in pool_of(cell, rank).candidates]},
-    )["candidates"]
-    every = [Candidate(**{**item, "blocks": tuple(item["blocks"]), "head": tuple(item["head"])}) for item in found]
+    )
+    return _compared(kept, rank)
+
+
+def kept_candidates(cell: Experiment, rank: int | None) -> list[Candidate] | None:
+    """The candidates that `candidates_of` kept on a cell before; None where it did not."""
+    kept = cell.kept(*_candidates_place(cell, rank))
+    return None if kept is None else _compared(kept, rank)
+
+
+def _candidates_place(cell: Experiment, rank: int | None) -> tuple[str, dict[str, object]]:
+    """The name and the key of the candidates that are kept."""
+    key = {"rank": rank, **determinants(len(cell.split.train) * cell.outputs.n_outputs)}
+    return f"candidates-{'full' if rank is None else f'r{rank}'}", key
+
+
+def _compared(kept: Mapping[str, Any], rank: int | None) -> list[Candidate]:
+    """The candidates of one method among those that were kept, linear probing left out."""
+    every = [
+        Candidate(**{**item, "blocks": tuple(item["blocks"]), "head": tuple(item["head"])})
+        for item in kept["candidates"]
+    ]
     return [item for item in every if item.rank == rank and item.kind != PROBING]
 
 

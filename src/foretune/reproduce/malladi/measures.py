@@ -18,11 +18,13 @@ from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers import named_solver
 from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment, run_key
+from foretune.experiment.plan import StudyWork
 from foretune.finetune.methods import FullTuning, LoRAAndHead, Method
 from foretune.finetune.run import Run
 from foretune.finetune.training import Training
 from foretune.kernels.compute import block_kernels
 from foretune.kernels.formula import Formula
+from foretune.kernels.job import joint_job
 from foretune.kernels.memory_plan import memory_bytes
 from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import AsymmetricSignGD, SignGD
@@ -126,6 +128,20 @@ def method_scores(cell: Experiment, budget: Budget, methods: Sequence[TunedMetho
     return {**analogs, **tuned}
 
 
+def _analog_place(analog: KernelMethod) -> tuple[str, dict[str, object]]:
+    """The name and the key of a kernel method's score that is kept."""
+    return f"solved-{analog.formula.label}", analog.key
+
+
+def method_work(cell: Experiment, budget: Budget, methods: Sequence[TunedMethod | KernelMethod]) -> StudyWork:
+    """What `method_scores` asks of a cell; kernels whose scores are kept are not computed again."""
+    analogs = [each for each in methods if isinstance(each, KernelMethod) and cell.kept(*_analog_place(each)) is None]
+    tuned = [method for method in methods if isinstance(method, TunedMethod)]
+    grids = [(method.method, budget.grid(method.method, method.optimiser)) for method in tuned]
+    formulas = list(dict.fromkeys(formula for each in analogs for formula in each.formulas))
+    return StudyWork(grids, joint_job(cell.outputs, *cell.examples) if formulas else None, _passes(cell, formulas))
+
+
 def analog_scores(cell: Experiment, analogs: Sequence[KernelMethod]) -> dict[str, float]:
     """The test scores of kernel methods; their kernels share a pass over the data as far as the memory goes."""
     totals: dict[str, np.ndarray] = {}
@@ -142,9 +158,7 @@ def analog_scores(cell: Experiment, analogs: Sequence[KernelMethod]) -> dict[str
         return _solution(cell, analog, analog.kernels(totals))
 
     return {
-        analog.name: cell.value(f"solved-{analog.formula.label}", analog.key, lambda each=analog: solution(each))[
-            "score"
-        ]
+        analog.name: cell.value(*_analog_place(analog), lambda each=analog: solution(each))["score"]
         for analog in analogs
     }
 

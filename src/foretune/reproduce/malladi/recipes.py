@@ -277,6 +277,10 @@ class Table1(Recipe):
         tables = (verdicts.marks(beside=own_model(study)), verdicts.numbers())
         return Page(f"{self.source}: {self.title}", notes, tables, (verdicts.figure(),), verdicts.findings)
 
+    def cells(self, study: Study) -> list[Experiment]:
+        """As `Recipe`."""
+        return [study.cell(task, k, seed) for k in study.ks for task in study.tasks for seed in study.seeds]
+
 
 MALLADI_RECIPES: tuple[Recipe, ...] = (
     Table1(), Table4(), Table5(), Table6(), Table7(), Table8(), Table9(), Table11(),

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import ClassVar
 
 from foretune.experiment.experiment import Experiment
+from foretune.experiment.plan import StudyWork
 from foretune.kernels.signs import THRESHOLD
 from foretune.page import Figure, Page, Table
-from foretune.reproduce.malladi.measures import KernelMethod, TunedMethod, method_scores, published
+from foretune.reproduce.malladi.measures import KernelMethod, TunedMethod, method_scores, method_work, published
 from foretune.reproduce.malladi.scores import (
     PrintedLayout,
     Scores,
@@ -71,6 +72,17 @@ class PrintedTable(Recipe):
         notes = (*self.notes(study), *pieces)
         return Page(f"{self.source}: {self.title}", notes, self.tables(study, found), figures, findings)
 
+    def cells(self, study: Study) -> list[Experiment]:
+        """As `Recipe`."""
+        return [
+            study.cell(task, k, seed, **each.how)
+            for k in self.ks(study)
+            for task in study.tasks
+            for each in self.asked
+            if each.known(task)
+            for seed in study.seeds
+        ]
+
     def notes(self, study: Study) -> tuple[str, ...]:
         """What stands on top."""
         return (*difference_notes(study, self.defaults, self.source, *self.models), *self.remarks)
@@ -113,3 +125,7 @@ class MethodTable(PrintedTable):
     def measure(self, cell: Experiment, study: Study) -> Mapping[str, float]:
         """The test scores of all methods."""
         return method_scores(cell, study.budget, self.methods)
+
+    def work(self, study: Study, cell: Experiment) -> StudyWork:
+        """As `Recipe`."""
+        return method_work(cell, published(study.budget), self.methods)

@@ -1,0 +1,180 @@
+"""What a study would do, before it is done: its experiments, what is kept of them already, and what is left to pay for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.folder import Place
+from foretune.finetune.cost import training_cost
+from foretune.finetune.methods import Method
+from foretune.finetune.training import Training
+from foretune.kernels.cost import kernel_cost
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Job
+from foretune.page import Fact, Page, Quantity, Table
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class StudyWork:
+    """What a study asks of one experiment.
+
+    Attributes:
+        grids: methods of fine-tuning, each with the settings of its runs.
+        job: the kernels' examples and blocks; None where the kernels are kept, or none are computed.
+        passes: the kernels, those that are computed together in one list.
+    """
+
+    grids: Sequence[tuple[Method, Sequence[Training]]]
+    job: Job | None = None
+    passes: Sequence[Sequence[Formula]] = ()
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One experiment of a study.
+
+    Attributes:
+        task, sample, seed: what it is on.
+        train, validation, test: number of examples.
+        folder: where its results are, or will be.
+        kernels: number of kernels to compute.
+        runs: number of fine-tuning runs to train.
+        finished: number of runs that are finished in the folder.
+        seconds: of the kernels and runs that are left, estimated.
+        memory: bytes above the model that the kernels work in; zero where none are computed.
+        disk: bytes of the kernels.
+    """
+
+    task: str
+    sample: str
+    seed: int
+    train: int
+    validation: int
+    test: int
+    folder: str
+    kernels: int
+    runs: int
+    finished: int
+    seconds: float
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study would do.
+
+    Attributes:
+        cells: its experiments.
+        unknown: what is not counted, because it follows from results.
+    """
+
+    cells: Sequence[CellPlan]
+    unknown: Sequence[str]
+
+
+def study_plan(
+    cells: Sequence[tuple[Experiment, Place]], asked: Callable[[Experiment], StudyWork], unknown: Sequence[str] = ()
+) -> StudyPlan:
+    """The plan of a study. One batch of each method is timed for each task; nothing is kept.
+
+    Args:
+        cells: experiments without a folder, and the folder that each would have.
+        asked: what the study asks of an experiment that knows its folder.
+        unknown: what is not counted, in sentences.
+
+    Raises:
+        UsageError: a folder holds something else, or the memory budget is too small.
+        StorageError: a folder cannot be read.
+    """
+    rates: dict[tuple[str, str, str], float] = {}
+    return StudyPlan([_cell_plan(_in_its_folder(cell, place), asked, rates) for cell, place in cells], unknown)
+
+
+def _in_its_folder(cell: Experiment, place: Place) -> Experiment:
+    return replace(cell, folder=place.found(cell.identity))
+
+
+def _cell_plan(
+    cell: Experiment, asked: Callable[[Experiment], StudyWork], rates: dict[tuple[str, str, str], float]
+) -> CellPlan:
+    """The plan of one experiment.
+
+    Args:
+        cell: it, with its folder.
+        asked: what is asked of it.
+        rates: task, sample and method -> seconds of one run, filled as they are measured.
+    """
+    work = asked(cell)
+    needed = [] if work.job is None else [kernel_cost(work.job, each, cell.work.memory) for each in work.passes]
+    left, finished, seconds = 0, 0, sum(each.seconds for each in needed)
+    for method, grid in work.grids:
+        if cell.has_outcome(method, grid):
+            finished += len(grid)
+            continue
+        left += len(grid)
+        key = (cell.task.name, cell.setting.sample.label, type(method).__name__)
+        if key not in rates:
+            rates[key] = training_cost(cell.outputs, cell.task, cell.split, method, grid[:1]).seconds
+        seconds += rates[key] * len(grid)
+    return CellPlan(
+        task=cell.task.name,
+        sample=cell.setting.sample.label,
+        seed=cell.setting.seed,
+        **{part: len(getattr(cell.split, part)) for part in ("train", "validation", "test")},
+        folder=str(cell.folder),
+        kernels=sum(map(len, work.passes)),
+        runs=left,
+        finished=finished,
+        seconds=seconds,
+        memory=max((each.memory for each in needed), default=0),
+        disk=sum(each.disk for each in needed),
+    )
+
+
+def study_plan_page(plan: StudyPlan, about: Mapping[str, str]) -> Page:
+    """What would be done, experiment by experiment.
+
+    Args:
+        plan: of a study.
+        about: label -> what is asked for.
+    """
+    cells = plan.cells
+    seconds, memory = sum(cell.seconds for cell in cells), max((cell.memory for cell in cells), default=0)
+    runs, kernels, disk = (sum(getattr(cell, name) for cell in cells) for name in ("runs", "kernels", "disk"))
+    rows = tuple(
+        (
+            cell.task,
+            cell.sample,
+            Quantity(cell.seed, "d"),
+            Quantity(cell.kernels, "d"),
+            Quantity(cell.runs, "d"),
+            Quantity(cell.finished, "d"),
+            Quantity(cell.seconds, ",.0f"),
+            Quantity(cell.memory / _MIB, ",.0f"),
+        )
+        for cell in cells
+    )
+    columns = ("task", "sample", "seed", "kernels", "runs", "runs kept", "seconds", "memory, MiB")
+    return Page(
+        title="Plan",
+        answer=(
+            f"About {seconds:,.0f} s for {kernels:,} kernels and {runs:,} runs in {len(cells):,} experiments, "
+            f"{memory / _MIB:,.0f} MiB of memory above the model, and {disk / _MIB:,.1f} MiB of disk for kernels."
+        ),
+        about=tuple(Fact(label, text) for label, text in about.items()),
+        notes=tuple(plan.unknown),
+        tables=(
+            Table(
+                columns,
+                rows,
+                "What is left to compute. One batch of each method was timed; nothing was trained or written",
+            ),
+        ),
+        kind="study-plan",
+        data=plan,
+    )

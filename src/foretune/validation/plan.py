@@ -1,0 +1,58 @@
+"""What a validation would do, before it is done."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from foretune.candidates.candidate import PROBING, Candidate, candidates_among, parameter_sizes
+from foretune.candidates.effort import Effort
+from foretune.candidates.pool import PARTS, pool_blocks, pool_formulas
+from foretune.experiment.experiment import Experiment, asked_experiment
+from foretune.experiment.plan import StudyPlan, StudyWork, study_plan
+from foretune.kernels.job import joint_job
+from foretune.validation.runs import ValidationStudy, kept_candidates
+
+
+def validation_plan(study: ValidationStudy) -> StudyPlan:
+    """The kernels and runs of a validation; one batch is timed, nothing is kept.
+
+    Raises:
+        UsageError, DataError, ModelError: see `load_experiment`.
+    """
+    asked = [study.asked(task, seed) for seed in study.seeds for task in study.tasks]
+    cells = [(asked_experiment(setting, study.lm, study.work), place) for setting, place in asked]
+    most = len(Effort().greedy_sizes)
+    unknown = [
+        f"The greedy search adds up to {most} candidates to each experiment that has no kernels yet; their runs are not "
+        "counted."
+    ]
+    if study.warm_up:
+        unknown.append("Warm-ups and the kernels after them are not counted.")
+    return study_plan(cells, lambda cell: _work(study, cell), unknown)
+
+
+def _work(study: ValidationStudy, cell: Experiment) -> StudyWork:
+    """What is asked of a cell; of its candidates, those that are known before the kernels."""
+    kept = kept_candidates(cell, study.rank)
+    chosen = _matching(_named(cell, study.rank) if kept is None else kept, study.candidates)
+    grids = [(item.tuning, study.grid) for item in chosen]
+    if kept is not None:
+        return StudyWork(grids)
+    rows = [example for part in PARTS for example in getattr(cell.split, part)]
+    job = joint_job(cell.outputs, cell.split.train, rows, pool_blocks(cell, study.rank))
+    return StudyWork(grids, job, [pool_formulas(study.rank)])
+
+
+def _named(cell: Experiment, rank: int | None) -> list[Candidate]:
+    """The candidates that have names, linear probing left out."""
+    kinds, sizes = cell.outputs.kinds(), parameter_sizes(cell.outputs)
+    linear = [name for name, kind in kinds.items() if kind == "linear"]
+    head = tuple(name for name in sizes.head if name in kinds)
+    found = candidates_among({rank: list(kinds) if rank is None else linear}, linear, head, sizes)
+    return [item for item in found if item.kind != PROBING]
+
+
+def _matching(items: Sequence[Candidate], globs: Sequence[str] | None) -> list[Candidate]:
+    """The candidates whose labels match one of some globs, all without any."""
+    return [item for item in items if any(fnmatch.fnmatchcase(item.label, glob) for glob in globs or ("*",))]
