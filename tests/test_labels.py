@@ -173,3 +173,22 @@ def test_the_library_says_what_the_command_says(bert_folder: Path, few_reviews: 
     assert (curve["low"] <= curve["high"]).all()
     with pytest.raises(ft.ForetuneError, match="expected"):
         ft.suspicious_labels(bert_folder, rows, kernel="both")
+
+
+def test_explain_names_the_rows_that_a_prediction_rests_on(
+    bert_folder: Path, few_reviews: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "explain.json"
+    arguments = ("explain", bert_folder, few_reviews, "--row", "3,7", "--ask", "this movie is superb tonight")
+    result = run_cli(*arguments, "--json", target)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(target.read_text())
+    assert_valid("explain", found)
+    assert [each["asked"]["row"] for each in found["explained"]] == [3, 7, -1]
+    for each, count in zip(found["explained"], (39, 39, 40), strict=True):
+        removals = [row["removal"] for row in each["rows"]]
+        assert removals == sorted(removals, reverse=True) and len(removals) == count
+        assert sum(row["share"] for row in each["rows"]) == pytest.approx(each["output"], abs=1e-6)
+        assert each["asked"]["row"] not in {row["row"] for row in each["rows"]}
+    assert_refused(run_cli("explain", bert_folder, few_reviews), 2, "Nothing is asked about", "--row")
+    assert_refused(run_cli("explain", bert_folder, few_reviews, "--row", 99), 2, "from 0 to 39")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretune.analysis.example_kernel import INTERCEPT, cosines, feature_factors, gaussian, kernel_factors
+from foretune.analysis.influence import row_influences
 from foretune.analysis.label_noise import label_noise
 from foretune.analysis.leave_one_out import left_out, logistic_left_out, ridge_left_out
 from foretune.analysis.solvers import KernelLogistic, sample_major
@@ -118,3 +119,22 @@ def test_labels_by_chance_cannot_be_told() -> None:
     phi, generator = features(0, n=120, width=20), np.random.default_rng(1)
     y = generator.integers(0, 2, len(phi))
     assert not label_noise(ridge_left_out(kernel_factors(phi @ phi.T), y, 2).outputs, y).can_tell
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS, st.sampled_from([2, 3]))
+def test_an_influence_is_what_a_fit_without_the_row_lacks(seed: int, c: int) -> None:
+    phi, ridge = features(seed, n=10), 0.3
+    kernel = kernel_factors(phi @ phi.T).matrix
+    train, asked = kernel[:8, :8], kernel[8:, :8]
+    wanted = np.eye(c)[np.random.default_rng(seed).integers(0, c, 8)]
+    found = row_influences(train, asked, wanted, ridge)
+
+    def fit(kept: np.ndarray, _row: int) -> np.ndarray:
+        alpha = np.linalg.solve(train[np.ix_(kept, kept)] + ridge * np.eye(len(kept)), wanted[kept])
+        return asked[:, kept] @ alpha
+
+    assert found.outputs == pytest.approx(fit(np.arange(8), 0), abs=1e-8)
+    assert found.shares.sum(1) == pytest.approx(found.outputs, abs=1e-8)
+    without = left_out_one_by_one(8, fit).transpose(1, 0, 2)
+    assert found.removals == pytest.approx(found.outputs[:, None] - without, abs=1e-7)

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from foretune.library.card import card as card
     from foretune.library.forecast import Forecast as Forecast
     from foretune.library.forecast import forecast as forecast
-    from foretune.library.tune import TunedRun as TunedRun
-    from foretune.library.tune import tune as tune
     from foretune.library.labels import LearningCurve as LearningCurve
     from foretune.library.labels import SuspiciousLabels as SuspiciousLabels
     from foretune.library.labels import label_budget as label_budget
     from foretune.library.labels import suspicious_labels as suspicious_labels
+    from foretune.library.tune import TunedRun as TunedRun
+    from foretune.library.tune import tune as tune
     from foretune.library.validate import ForecastValidation as ForecastValidation
     from foretune.library.validate import validate as validate
     from foretune.model.answer import AnswerLogits as AnswerLogits

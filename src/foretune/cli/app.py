@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import foretune
-from foretune.cli.labels_options import LabelsOptions
+from foretune.cli.labels_options import ExplainOptions, LabelsOptions
 from foretune.cli.options import (
     AnswerOptions,
     BlockOptions,
@@ -104,6 +104,19 @@ COMMANDS: Mapping[str, Entry] = {
             "report": ReportOptions,
         },
         _read_rows,
+    ),
+    "explain": Entry(
+        """Show which rows of DATA a prediction of MODEL rests on: those that helped it and those that hurt it.
+
+        Example: foretune explain minilm reviews.csv --row 17
+        """,
+        {
+            "model": ModelOptions,
+            "data": RowOptions,
+            "answer": AnswerOptions,
+            "wanted": ExplainOptions,
+            "report": ReportOptions,
+        },
     ),
     "kernel": Entry(
         """Compute the kernels of all parameter blocks on a few examples of DATA, and write them to the folder --out.

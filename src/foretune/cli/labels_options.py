@@ -11,7 +11,7 @@ import typer
 from foretune.cli.fields import Panel, option
 from foretune.cli.from_forecast import asked_as_forecast
 from foretune.cli.options import KernelMemory
-from foretune.cli.ranges import SEED
+from foretune.cli.ranges import SEED, Numbers
 
 LABELS = "labels.json"
 """The result in a folder of `labels`."""
@@ -49,3 +49,22 @@ class LabelsOptions:
     out: Annotated[
         Path | None, option(Panel.RUN, "Folder for the results and the kernel; a stopped run in it is resumed.")
     ] = None
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """Which predictions are explained, and how rows are compared."""
+
+    row: Annotated[
+        str | None,
+        option(Panel.RUN, "Rows of DATA to ask about, by their number from 0, such as 0,17."),
+        Numbers("0,17"),
+    ] = None
+    ask: Annotated[str | None, option(Panel.RUN, "A text to ask about.")] = None
+    ask2: Annotated[str | None, option(Panel.RUN, "The second text of a pair to ask about.", "--ask2")] = None
+    kernel: Annotated[
+        Literal["features", "gradients"],
+        option(Panel.RUN, "Compare rows by the model's features, or by its gradients, which takes minutes."),
+    ] = "features"
+    seed: Annotated[int, option(Panel.RUN, "Seed of the random head whose gradients are compared."), SEED] = 13
+    memory: KernelMemory = "2GiB"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from foretune.labelling.budget import LabelBudget
+from foretune.labelling.rows import Row
 from foretune.labelling.suspicious import Suspicion, SuspiciousRow, WrongLabels
 from foretune.labelling.twins import Twins
 from foretune.page import Cell, Column, Curve, Fact, Figure, Page, Span, Table
@@ -149,7 +150,7 @@ def _suspicious_table(rows: Sequence[SuspiciousRow]) -> Table:
             row.label,
             row.likely,
             row.probability,
-            _short(row),
+            short_text(row),
         )
         for row in rows[:_LISTED]
     ]
@@ -171,7 +172,7 @@ def _twin_tables(twins: Sequence[Twins]) -> tuple[Table, ...]:
             f"{pair.first.row}, {pair.second.row}",
             f"{pair.first.label}, {pair.second.label}",
             1.0 if pair.same else pair.similarity,
-            _short(pair.first),
+            short_text(pair.first),
         )
         for pair in twins[:_LISTED]
     )
@@ -237,6 +238,7 @@ def _budget_figures(budget: LabelBudget | None) -> tuple[Figure, ...]:
     return (Figure("label-budget", "Accuracy by the number of labels", "labelled rows", "accuracy", tuple(curves)),)
 
 
-def _short(row: SuspiciousRow | Any) -> str:
+def short_text(row: Row) -> str:
+    """The text of a row, cut to the width of a table."""
     text = " ".join(row.text.split() if row.text2 is None else f"{row.text} | {row.text2}".split())
     return text if len(text) <= _TEXT else f"{text[: _TEXT - 3]}..."

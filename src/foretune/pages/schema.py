@@ -26,6 +26,7 @@ from foretune.finetune.page import TrainingCostData
 from foretune.finetune.report import RunReport
 from foretune.forecasting.page import ForecastData
 from foretune.forecasting.plan import KernelCostData
+from foretune.labelling.explain import ExplainData
 from foretune.labelling.page import LabelsData
 from foretune.page import Page
 from foretune.pages.json import FORMAT, OF_PAGE
@@ -43,6 +44,7 @@ KINDS: Mapping[str, type] = {
     "tune": RunReport,
     "tune-plan": TrainingCostData,
     "labels": LabelsData,
+    "explain": ExplainData,
     "behaviour": BehaviourData,
     "validate": ValidationData,
     "reproduce": ReproductionData,
