@@ -171,6 +171,10 @@ def test_the_library_says_what_the_command_says(bert_folder: Path, few_reviews: 
     curve = ft.label_budget(bert_folder, rows).to_frame()
     assert list(curve["rows"][-4:]) == [40, 80, 160, 320]
     assert (curve["low"] <= curve["high"]).all()
+    influences = ft.influences(bert_folder, rows, row=3).to_frame()
+    assert set(influences["asked"]) == {3} and len(influences) == 39
+    with pytest.raises(ft.ForetuneError, match="no option 'rows'"):
+        ft.influences(bert_folder, rows, rows=3)
     with pytest.raises(ft.ForetuneError, match="expected"):
         ft.suspicious_labels(bert_folder, rows, kernel="both")
 
@@ -192,3 +196,18 @@ def test_explain_names_the_rows_that_a_prediction_rests_on(
         assert each["asked"]["row"] not in {row["row"] for row in each["rows"]}
     assert_refused(run_cli("explain", bert_folder, few_reviews), 2, "Nothing is asked about", "--row")
     assert_refused(run_cli("explain", bert_folder, few_reviews, "--row", 99), 2, "from 0 to 39")
+
+
+def test_rows_to_label_next_are_new_and_differ(bert_folder: Path, few_reviews: Path, tmp_path: Path) -> None:
+    fresh = [f"{subject} was {word}" for subject in SUBJECTS for word in ("fine", "poor")]
+    with few_reviews.open(newline="") as opened:
+        known = [row["text"] for row in csv.DictReader(opened)]
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("".join(json.dumps({"text": text}) + "\n" for text in (*known[:5], *fresh, *fresh)))
+    found = ft.next_rows(bert_folder, few_reviews, pool, batch=6)
+    frame = found.to_frame()
+    assert len(frame) == 6 and len(set(frame["text"])) == 6 and set(frame["text"]) <= set(fresh)
+    assert found.record["next_rows"]["unlabelled"] == len(fresh)
+    assert list(frame["row"]) == [5 + fresh.index(text) for text in frame["text"]]
+    refused = run_cli("labels", bert_folder, few_reviews, "--batch", 3)
+    assert_refused(refused, 2, "--unlabelled")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foretune.analysis.batch_choice import chosen_batch
 from foretune.analysis.example_kernel import INTERCEPT, cosines, feature_factors, gaussian, kernel_factors
 from foretune.analysis.influence import row_influences
 from foretune.analysis.label_noise import label_noise
@@ -138,3 +139,25 @@ def test_an_influence_is_what_a_fit_without_the_row_lacks(seed: int, c: int) -> 
     assert found.shares.sum(1) == pytest.approx(found.outputs, abs=1e-8)
     without = left_out_one_by_one(8, fit).transpose(1, 0, 2)
     assert found.removals == pytest.approx(found.outputs[:, None] - without, abs=1e-7)
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS)
+def test_each_row_of_a_batch_takes_away_the_most_variance_that_is_left(seed: int) -> None:
+    phi, ridge, labelled = features(seed, n=11), 0.2, 4
+    kernel = kernel_factors(phi @ phi.T).matrix
+
+    def left(known: list[int]) -> float:
+        system = kernel[np.ix_(known, known)] + ridge * np.eye(len(known))
+        across = kernel[np.ix_(known, range(labelled, 11))]
+        return float(np.trace(kernel[labelled:, labelled:] - across.T @ np.linalg.solve(system, across)))
+
+    known = list(range(labelled))
+    first = left(known)
+    found = chosen_batch(kernel, labelled, ridge, 3)
+    for place, gain in zip(found.places, found.gains, strict=True):
+        before = left(known)
+        others = {other: left([*known, labelled + other]) for other in range(7) if labelled + other not in known}
+        assert others[int(place)] == pytest.approx(min(others.values()), rel=1e-6)
+        known.append(labelled + int(place))
+        assert (before - left(known)) / first == pytest.approx(gain, rel=1e-5)

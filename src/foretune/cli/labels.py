@@ -20,9 +20,10 @@ from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import SETTINGS, command_of, folder_description
 from foretune.labelling.budget import budget_of
 from foretune.labelling.corrected import write_copy
-from foretune.labelling.kernel import MOST_SQUARE, row_kernel
+from foretune.labelling.kernel import MOST_SQUARE, RowKernel, joint_kernel, row_kernel
+from foretune.labelling.next_rows import NextRows, rows_to_label, unlabelled_rows
 from foretune.labelling.page import LabelsData, labels_page
-from foretune.labelling.suspicious import suspicion_of
+from foretune.labelling.suspicious import Suspicion, suspicion_of
 from foretune.model.load import LanguageModel
 from foretune.page import Page
 from foretune.pages.console import Console, progress_console
@@ -31,7 +32,9 @@ from foretune.pages.progress import busy
 from foretune.progress import Stages
 from foretune.store.atomic import refuse_changed, write_text
 from foretune.store.json import is_written_json
+from foretune.text.builtin import load_rows
 
+_BATCH = 20
 _FILES = {
     SETTINGS: lambda file: is_written_yaml(file, ("labels",)),
     LABELS: is_written_json,
@@ -56,6 +59,10 @@ def made_labels(
     """
     errors = progress_console(quiet=report.quiet)
     asked = LabelsAsked(model, data, answer)
+    if wanted.unlabelled is None and wanted.batch is not None:
+        raise UsageError(
+            "--batch chooses among rows without a label. Name their file with --unlabelled, or leave it out."
+        )
     places = labels_places(wanted, report)
     read = asked_rows(data, answer, wanted, errors)
     found = prepared_rows(asked, read, places, wanted, errors)
@@ -63,6 +70,7 @@ def made_labels(
         kernel = row_kernel(found, found.split.train, wanted.kernel)
     with found.work.stages.stage("ask each row of the others"), busy(errors, "ask each row of the others"):
         result = suspicion_of(read.rows, kernel)
+    chosen = _next_rows(wanted, read, found, kernel, result)
     budget = None
     if len(read.rows.rows) <= MOST_SQUARE:
         with found.work.stages.stage("learning curve"), busy(errors, "fit parts of the rows"):
@@ -83,6 +91,7 @@ def made_labels(
         rows=result.rows,
         twins=result.twins,
         budget=budget,
+        next_rows=chosen,
         written=None if wanted.write is None else str(wanted.write),
         about={"settings": repeatable(settings), **said(found), "versions": versions()},
         stages=found.work.stages.finished,
@@ -93,6 +102,29 @@ def made_labels(
         write_page_json(wanted.out / LABELS, page, foretune.__version__)
         keep_report(wanted.out, page)
     return page
+
+
+def _next_rows(
+    wanted: LabelsOptions, read: ReadRows, found: Experiment, kernel: RowKernel, result: Suspicion
+) -> NextRows | None:
+    """The rows of --unlabelled to label next; None without it.
+
+    Raises:
+        UsageError, DataError: rows that cannot be read, that are all labelled already, or too many.
+    """
+    if wanted.unlabelled is None:
+        return None
+    task = read.found.task
+    rows = unlabelled_rows(load_rows(wanted.unlabelled), task, read.rows)
+    count = len(rows) + len(read.rows.rows)
+    if not rows or count > MOST_SQUARE:
+        what = "holds no text that has no label yet" if not rows else f"makes {count:,} rows with the labelled ones"
+        raise UsageError(
+            f"--unlabelled {wanted.unlabelled} {what}; expected some new texts, {MOST_SQUARE:,} rows in all."
+        )
+    with found.work.stages.stage("choose rows"):
+        factors = joint_kernel(found, kernel, [row.example for row in rows])
+        return rows_to_label(factors, len(read.rows.rows), rows, result.strength, wanted.batch or _BATCH)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import typer
 from foretune.cli.fields import Panel, option
 from foretune.cli.from_forecast import asked_as_forecast
 from foretune.cli.options import KernelMemory
-from foretune.cli.ranges import SEED, Numbers
+from foretune.cli.ranges import AT_LEAST_1, SEED, Numbers
 
 LABELS = "labels.json"
 """The result in a folder of `labels`."""
@@ -32,6 +32,13 @@ class LabelsOptions:
             "Write a copy of DATA with the likely labels in place of the suspicious ones to this new .csv, .tsv or .jsonl "
             "file.",
         ),
+    ] = None
+    unlabelled: Annotated[
+        str | None,
+        option(Panel.RUN, "Rank the texts of this file, or hub dataset, by what their labels would teach."),
+    ] = None
+    batch: Annotated[
+        int | None, option(Panel.RUN, "How many rows of --unlabelled to choose.  [default: 20]"), AT_LEAST_1
     ] = None
     forecast: Annotated[
         Path | None,

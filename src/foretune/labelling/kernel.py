@@ -76,6 +76,18 @@ def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "
     return RowKernel(factors, "gradients", features, notes, time.perf_counter() - start)
 
 
+def joint_kernel(experiment: Experiment, known: RowKernel, others: Sequence[Example]) -> Factors:
+    """The kernel of features between the rows of a kernel and then other ones.
+
+    Raises:
+        NonFiniteError: infinite or undefined features.
+    """
+    outputs, report = single_output(experiment.outputs, experiment.setting.seed), experiment.work.progress
+    done = (lambda *_: None) if report is None else lambda done, total: report("features", done, total)
+    found = outputs_and_features(outputs, others, done=done)
+    return feature_kernel(np.concatenate([known.features, found.features]))
+
+
 def feature_kernel(features: Float64[np.ndarray, "n i"]) -> Factors:
     """The kernel of features: Gaussian, or of inner products for more rows than a square kernel suits.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from foretune.labelling.budget import LabelBudget
+from foretune.labelling.next_rows import NextRows
 from foretune.labelling.rows import Row
 from foretune.labelling.suspicious import Suspicion, SuspiciousRow, WrongLabels
 from foretune.labelling.twins import Twins
@@ -38,6 +39,7 @@ class LabelsData:
         rows: all labelled rows, the most suspicious first.
         twins: pairs of rows with nearly one text and two labels.
         budget: accuracy by the number of labels; null for more rows than a square kernel suits.
+        next_rows: unlabelled rows to label next, in their order; null where none were given.
         written: the corrected copy; null for none.
         about: settings, versions and what was read.
         stages: seconds and memory of each stage.
@@ -55,6 +57,7 @@ class LabelsData:
     rows: Sequence[SuspiciousRow]
     twins: Sequence[Twins]
     budget: LabelBudget | None
+    next_rows: NextRows | None
     written: str | None
     about: Mapping[str, Any]
     stages: Sequence[Stage]
@@ -85,7 +88,12 @@ def labels_page(
         about=about,
         facts=tuple(facts),
         notes=(*_notes(result), *notes),
-        tables=(_suspicious_table(result.rows), *_twin_tables(result.twins), *_budget_tables(data.budget)),
+        tables=(
+            _suspicious_table(result.rows),
+            *_twin_tables(result.twins),
+            *_next_tables(data.next_rows),
+            *_budget_tables(data.budget),
+        ),
         figures=_budget_figures(data.budget),
         next=tuple(following),
         kind="labels",
@@ -204,6 +212,15 @@ def budget_facts(budget: LabelBudget) -> list[Fact]:
             )
         )
     return found
+
+
+def _next_tables(found: NextRows | None) -> tuple[Table, ...]:
+    if found is None:
+        return ()
+    columns = (Column("row", "d"), Column("teaches", ".1%"), Column("text", words=True))
+    rows = tuple((row.row, row.gain, short_text(row)) for row in found.rows)
+    few = tuple(range(min(_SHOWN, len(rows))))
+    return (Table(columns, rows, f"To label next, of {found.unlabelled}", few=few),)
 
 
 def _budget_tables(budget: LabelBudget | None) -> tuple[Table, ...]:

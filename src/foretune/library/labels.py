@@ -1,4 +1,4 @@
-"""`labels` as functions: which labels look wrong, and how many more are needed."""
+"""`labels` and `explain` as functions: wrong labels, how many more, which next, and what a prediction rests on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from foretune.cli.explain import made_explanation
 from foretune.cli.labels import made_labels
+from foretune.errors import UsageError, nearest
 from foretune.library.calm import calm
 from foretune.library.forecast import asked_groups
-from foretune.library.given import told
+from foretune.library.given import function_options, told
 from foretune.library.result import Result, frame
 from foretune.text.task import Task
 
@@ -53,6 +55,38 @@ class LearningCurve(SuspiciousLabels):
         return frame(self.record["budget"]["points"])
 
 
+@dataclass(frozen=True, repr=False)
+class RowsToLabel(SuspiciousLabels):
+    """The unlabelled rows to label next: what `ft.next_rows` gives back.
+
+    Attributes:
+        page: the answer, its tables, figures and notes as data.
+        folder: where it was written, or read from; None where it is in memory only.
+    """
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The rows in their order: source, row (from 0), text, and the share of doubt that a label takes away (0 to 1)."""
+        return frame(self.record["next_rows"]["rows"])
+
+
+@dataclass(frozen=True, repr=False)
+class RowInfluences(Result):
+    """What predictions rest on: what `ft.influences` gives back.
+
+    Attributes:
+        page: the answer, its tables, figures and notes as data.
+        folder: None.
+    """
+
+    kind: ClassVar[str] = "explain"
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Each training row of each prediction: `asked` (its row, -1 for a text), row, label, text, removal and share."""
+        return frame(
+            [{"asked": each["asked"]["row"], **row} for each in self.record["explained"] for row in each["rows"]]
+        )
+
+
 @told("labels")
 def suspicious_labels(
     model: Any,
@@ -85,6 +119,8 @@ def suspicious_labels(
     max_length: int | None = None,
     kernel: Literal["features", "gradients"] = "features",
     write: str | Path | None = None,
+    unlabelled: str | Path | None = None,
+    batch: int | None = None,
     seed: int = 13,
     memory: str = "2GiB",
     out: str | Path | None = None,
@@ -124,3 +160,44 @@ def label_budget(model: Any, data: Any, **options: Any) -> LearningCurve:
     """
     found = suspicious_labels(model, data, **options)
     return LearningCurve(found.page, found.folder)
+
+
+def next_rows(model: Any, data: Any, unlabelled: str | Path, **options: Any) -> RowsToLabel:
+    """The unlabelled rows whose labels would teach most, diverse within the batch.
+
+    Args:
+        model: see `ft.forecast`.
+        data: see `ft.forecast`; the labelled rows.
+        unlabelled: a file with the texts to choose from.
+        options: those of `ft.suspicious_labels`; `batch` says how many to choose.
+
+    Raises:
+        UsageError, DataError, ModelError, StorageError: as in `ft.suspicious_labels`; or no new text.
+    """
+    found = suspicious_labels(model, data, unlabelled=unlabelled, **options)
+    return RowsToLabel(found.page, found.folder)
+
+
+def influences(
+    model: Any, data: Any, row: int | Sequence[int] | None = None, ask: str | None = None, **options: Any
+) -> RowInfluences:
+    """The training rows that helped and hurt a prediction.
+
+    Args:
+        model: see `ft.forecast`.
+        data: see `ft.forecast`.
+        row: numbers of the rows to ask about, from 0.
+        ask: a text to ask about.
+        options: the other options of `foretune explain`, `tokenizer` and `progress`.
+
+    Raises:
+        UsageError: an option that there is not, or that cannot be meant as it stands; nothing is asked about.
+        DataError, ModelError: rows or a model that cannot be used.
+    """
+    known = {**function_options("explain"), "tokenizer": None, "progress": False}
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        raise UsageError(f"There is no option {unknown!r}.{nearest(unknown, known)}")
+    with calm(model):
+        given = {**known, **options, "model": model, "data": data, "row": row, "ask": ask}
+        return RowInfluences(made_explanation(**asked_groups("explain", given)))
