@@ -264,7 +264,9 @@ def test_the_budget_that_a_refusal_names_is_enough(token: float, arrays: int, le
 
 
 @pytest.mark.parametrize("budget", ["2GiB", "100000GiB"])
-@pytest.mark.parametrize("command", ["forecast", "forecast --plan", "kernel", "kernel --plan"])
+@pytest.mark.parametrize(
+    "command", ["forecast --features exact", "forecast --features exact --plan", "kernel", "kernel --plan"]
+)
 def test_kernels_that_no_machine_holds_are_refused_before_anything_is_computed(
     command, budget, bert_folder, tmp_path
 ) -> None:

@@ -4,6 +4,6 @@
 `w` label word. Annotations read `Float[Tensor, "n c t o"]`; the test suite checks them at run time.
 """
 
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float32, Float64, Int
 
-__all__ = ["Bool", "Float", "Float64", "Int"]
+__all__ = ["Bool", "Float", "Float32", "Float64", "Int"]

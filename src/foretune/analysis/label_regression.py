@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.errors import UsageError
@@ -50,7 +51,7 @@ class LabelRegression:
 
 
 def label_regression(
-    joint: Float64[np.ndarray, "n c e c"],
+    joint: Kernel,
     y: Int[np.ndarray, " m"],
     strengths: Sequence[float] = STRENGTHS,
     eigen: Spectrum | None = None,
@@ -58,7 +59,8 @@ def label_regression(
     """Ridge regression of labels on a kernel, judged on the examples behind the training ones.
 
     Args:
-        joint: kernel train x (train, then held-out examples, then perhaps examples that are only predicted).
+        joint: kernel, an array or features: train x (train, then held-out examples, then perhaps examples that are only
+            predicted).
         y: class numbers of its columns up to the last held-out one.
         strengths: ridges to choose from, over lambda_max; by the held-out error.
         eigen: spectrum of the training kernel, where it is known already.

@@ -7,11 +7,14 @@ R(sigma) = sigma y^T (K + sigma I)^-1 y                                the ridge
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+from scipy.sparse.linalg import ArpackError, eigsh
 
+from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
 from foretune.errors import UsageError
 from foretune.shapes import Float64
 
@@ -21,22 +24,27 @@ class Spectrum:
     """Eigenvalues and eigenvectors of a symmetric kernel matrix.
 
     Attributes:
-        values: float64, ascending, shape (k,).
-        vectors: eigenvectors as columns, (k, k).
+        values: float64, ascending; of a kernel that is held as features those above zero only.
+        vectors: eigenvectors as columns.
     """
 
-    values: Float64[np.ndarray, " k"]
-    vectors: Float64[np.ndarray, "k k"]
+    values: Float64[np.ndarray, " j"]
+    vectors: Float64[np.ndarray, "k j"]
+
+    @property
+    def size(self) -> int:
+        """Rows of the kernel."""
+        return len(self.vectors)
 
     @property
     def largest(self) -> float:
         """lambda_max, zero for an empty kernel."""
-        return float(max(self.values[-1], 0.0))
+        return float(max(self.values[-1], 0.0)) if len(self.values) else 0.0
 
     @property
     def smallest(self) -> float:
         """lambda_min, clipped at zero: a kernel is positive semidefinite up to rounding."""
-        return float(max(self.values[0], 0.0))
+        return float(max(self.values[0], 0.0)) if len(self.values) == self.size else 0.0
 
     @property
     def trace(self) -> float:
@@ -46,7 +54,7 @@ class Spectrum:
     @property
     def rank(self) -> int:
         """Eigenvalues above rounding error, `k * eps * lambda_max` in single precision (the factors' own)."""
-        return int((self.values > len(self.values) * float(np.finfo(np.float32).eps) * self.largest).sum())
+        return int((self.values > self.size * float(np.finfo(np.float32).eps) * self.largest).sum())
 
     @property
     def effective_rank(self) -> float:
@@ -66,20 +74,25 @@ class Spectrum:
         if not sigma > 0:
             raise UsageError(f"sigma is {sigma}; expected more than zero.")
         shares = (self.vectors.T @ y) ** 2
-        return float((sigma * shares / (sigma + np.clip(self.values, 0, None))).sum())
+        outside = max(float(y @ y - shares.sum()), 0.0) if len(self.values) < self.size else 0.0
+        return float((sigma * shares / (sigma + np.clip(self.values, 0, None))).sum()) + outside
 
 
-def symmetric(matrix: Float64[np.ndarray, "k k"]) -> bool:
+def symmetric(matrix: Matrix) -> bool:
     """Whether a square matrix is its own transpose, up to the rounding of single-precision gradients."""
+    if isinstance(matrix, FeatureMatrix):
+        return matrix.square
     return bool(np.abs(matrix - matrix.T).max(initial=0) <= 1e-4 * np.abs(matrix).max(initial=0))
 
 
-def spectrum(matrix: Float64[np.ndarray, "k l"]) -> Spectrum:
-    """The spectrum of a symmetric kernel matrix, in float64.
+def spectrum(matrix: Matrix) -> Spectrum:
+    """The spectrum of a symmetric kernel matrix, in float64; of one that is held as features by the Gram of these.
 
     Raises:
         UsageError: the matrix is not square, not symmetric or not finite.
     """
+    if isinstance(matrix, FeatureMatrix):
+        return _of_features(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise UsageError(f"A spectrum needs a square kernel matrix, got shape {matrix.shape}.")
     if not np.isfinite(matrix).all():
@@ -90,6 +103,34 @@ def spectrum(matrix: Float64[np.ndarray, "k l"]) -> Spectrum:
         raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
     values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2)
     return Spectrum(values, vectors)
+
+
+def _of_features(matrix: FeatureMatrix) -> Spectrum:
+    if not matrix.square:
+        raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
+    if matrix.left.shape[1] >= len(matrix):
+        return spectrum(matrix.dense())
+    values, turned = scipy.linalg.eigh(matrix.gram)
+    kept = values > len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    return Spectrum(values[kept], matrix.left.astype(np.float64) @ (turned[:, kept] / np.sqrt(values[kept])))
+
+
+_DENSE = 128
+"""Rows up to which a whole tridiagonalisation is faster than iterations."""
+
+
+def largest_eigenvalue(matrix: Matrix) -> float:
+    """lambda_max of a symmetric positive semidefinite matrix, to rounding, without its eigenvectors; not below zero."""
+    if isinstance(matrix, FeatureMatrix):
+        return largest_eigenvalue(matrix.gram)
+    size = len(matrix)
+    if not matrix.any():
+        return 0.0
+    if size > _DENSE:
+        start = np.random.default_rng(0).standard_normal(size)
+        with contextlib.suppress(ArpackError):  # else by the safe way
+            return max(float(eigsh(matrix, k=1, which="LA", v0=start, tol=0, return_eigenvectors=False)[0]), 0.0)
+    return max(float(scipy.linalg.eigvalsh(matrix, subset_by_index=[size - 1, size - 1])[0]), 0.0)
 
 
 @dataclass(frozen=True)

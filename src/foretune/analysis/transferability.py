@@ -17,6 +17,7 @@ import numpy as np
 import scipy.linalg
 from scipy.optimize import minimize_scalar
 
+from foretune.analysis.feature_kernel import Kernel, centred, frobenius
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 
@@ -100,7 +101,7 @@ def negative_conditional_entropy(z: Int[np.ndarray, " n"], y: Int[np.ndarray, " 
     return float((counts * logs).sum() / len(y))
 
 
-def kernel_target_alignment(kernel: Float64[np.ndarray, "n c n c"], targets: Float64[np.ndarray, "n c"]) -> float:
+def kernel_target_alignment(kernel: Kernel, targets: Float64[np.ndarray, "n c"]) -> float:
     """Centred alignment of a kernel with its targets (Cortes et al. 2012, *Algorithms for Learning Kernels*, eq. 5).
 
     Each output is centred over examples. 1 for `K = t t'`, 0 for a kernel that says nothing of the targets; the scale of
@@ -116,13 +117,12 @@ def kernel_target_alignment(kernel: Float64[np.ndarray, "n c n c"], targets: Flo
     n, c = targets.shape
     if kernel.shape != (n, c, n, c):
         raise UsageError(f"A kernel of shape {kernel.shape} and targets of shape {(n, c)}; expected {(n, c, n, c)}.")
-    centred = kernel - kernel.mean(0, keepdims=True)
-    centred -= centred.mean(2, keepdims=True)
+    matrix = centred(kernel).reshape(n * c, n * c)
     t = (targets - targets.mean(0)).reshape(-1)
-    norm, scale = float(t @ t), float(np.linalg.norm(centred))
+    norm, scale = float(t @ t), frobenius(matrix)
     if not norm > 0:
         raise UsageError("The targets are the same for all examples; alignment needs at least two classes.")
-    return float(t @ centred.reshape(n * c, n * c) @ t) / (norm * scale) if scale else 0.0
+    return float(t @ (matrix @ t)) / (norm * scale) if scale else 0.0
 
 
 def _classes(rows: np.ndarray, y: Int[np.ndarray, " m"]) -> Int[np.ndarray, " k"]:

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.dynamics import Curves, FunctionSpace, GradientDescent, LogLoss, curves
+from foretune.analysis.feature_kernel import Kernel, gradient_squares, weighted_sum
 from foretune.analysis.output_derivative import chi
 from foretune.candidates.candidate import ALPHA, ParameterSizes
 from foretune.candidates.joint import function_space
@@ -62,34 +63,27 @@ class PredictedRun:
         return min(self.validation_losses[1:])
 
 
-def adam_kernel(
-    parts: Sequence[Float64[np.ndarray, "n c e c"]],
-    entries: Sequence[int],
-    chi: Float64[np.ndarray, "n c"],
-    batch: int,
-) -> Float64[np.ndarray, "n c e c"]:
+def adam_kernel(parts: Sequence[Kernel], entries: Sequence[int], chi: Float64[np.ndarray, "n c"], batch: int) -> Kernel:
     """The kernel that makes gradient descent step as far as Adam does in each block; see the module.
 
     Args:
-        parts: joint kernels of the blocks.
+        parts: joint kernels of the blocks, arrays or features.
         entries: numbers in each block that have a gradient at the start.
         chi: derivative of each training example's loss by its outputs.
         batch: examples a step.
     """
     n = len(chi)
     noise = (n - batch) / (batch * (n - 1)) if n > 1 else 0.0
-    total = np.zeros_like(parts[0])
+    weights = []
     for kernel, count in zip(parts, entries, strict=True):
-        products = np.einsum("ia,iajd,jd->ij", chi, kernel[:, :, :n], chi, optimize=True)  # (n, n)
-        whole, own = float(products.sum()) / n**2, float(np.trace(products)) / n
+        whole, own = (square / n**power for square, power in zip(gradient_squares(kernel, chi), (2, 1), strict=True))
         square = whole + (own - whole) * noise
-        if square > 0:
-            total += np.sqrt(count / square) * kernel
-    return total
+        weights.append(math.sqrt(count / square) if square > 0 else 0.0)
+    return weighted_sum(parts, weights)
 
 
 def predicted_runs(
-    parts: Sequence[Float64[np.ndarray, "n c e c"]], entries: Sequence[int], inputs: Inputs, grid: Sequence[Training]
+    parts: Sequence[Kernel], entries: Sequence[int], inputs: Inputs, grid: Sequence[Training]
 ) -> tuple[PredictedRun, ...]:
     """The simulated validation curve of every point of a grid of Adam's.
 
@@ -113,9 +107,7 @@ def _predicted(rate: float, run: Curves) -> PredictedRun:
     return PredictedRun(rate, tuple(map(int, run.steps)), tuple(map(float, run.validation_loss)))
 
 
-def _adam_space(
-    parts: Sequence[Float64[np.ndarray, "n c e c"]], entries: Sequence[int], inputs: Inputs, batch: int
-) -> FunctionSpace:
+def _adam_space(parts: Sequence[Kernel], entries: Sequence[int], inputs: Inputs, batch: int) -> FunctionSpace:
     """The linear regime in which gradient descent steps as far as Adam does."""
     n = inputs.n_train
     derivative = chi(inputs.f0[:n], inputs.y[:n], LogLoss())
@@ -206,7 +198,7 @@ class AdamRate:
 
 
 def adam_rate(
-    parts: Sequence[Float64[np.ndarray, "n c e c"]],
+    parts: Sequence[Kernel],
     entries: Sequence[int],
     inputs: Inputs,
     within: float = math.inf,

@@ -15,7 +15,7 @@ import numpy as np
 
 from foretune.analysis.groups import Group, trainable_groups
 from foretune.finetune.methods import BlockTuning, LinearProbing, LoRATuning, Method
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.kernels.formula import Formula
 from foretune.kernels.lora import LoRA
 from foretune.kernels.sgd import SGD
@@ -140,13 +140,13 @@ def kernel_label(rank: int | None) -> str:
     return SGD().label if rank is None else LoRA(rank, ALPHA).label
 
 
-def ranks_of(kernels: Mapping[str, BlockKernel]) -> list[int | None]:
+def ranks_of(kernels: Mapping[str, Blocked]) -> list[int | None]:
     """Full tuning, then the LoRA ranks whose kernels there are."""
     found = [int(label.removeprefix("lora-r")) for label in kernels if label.startswith("lora-r")]
     return [None, *sorted(found)]
 
 
-def trained_head(kernels: Mapping[str, BlockKernel], sizes: ParameterSizes) -> tuple[str, ...]:
+def trained_head(kernels: Mapping[str, Blocked], sizes: ParameterSizes) -> tuple[str, ...]:
     """The parameters of a classification head that take part in these kernels."""
     return tuple(name for name in sizes.head if name in kernels[kernel_label(None)].names)
 
@@ -173,13 +173,7 @@ def candidate(
     return Candidate(name, kind, tuple(blocks), rank, count, head=tuple(head))
 
 
-def moving_blocks(kernel: BlockKernel) -> list[str]:
-    """The blocks whose training moves some training output."""
-    n = kernel.array.shape[1]
-    return [name for name, array in zip(kernel.names, kernel.array, strict=True) if array[:, :, :n].any()]
-
-
-def named_candidates(kernels: Mapping[str, BlockKernel], sizes: ParameterSizes) -> list[Candidate]:
+def named_candidates(kernels: Mapping[str, Blocked], sizes: ParameterSizes) -> list[Candidate]:
     """Linear probing where there is a head, and each named set of blocks with each method; of equal sets the first.
 
     Args:
@@ -187,7 +181,7 @@ def named_candidates(kernels: Mapping[str, BlockKernel], sizes: ParameterSizes) 
         sizes: shapes of the parameters.
     """
     head = trained_head(kernels, sizes)
-    moving = {rank: moving_blocks(kernels[kernel_label(rank)]) for rank in ranks_of(kernels)}
+    moving = {rank: kernels[kernel_label(rank)].moving for rank in ranks_of(kernels)}
     linear = next((set(kernels[kernel_label(rank)].names) for rank in moving if rank is not None), set())
     return candidates_among(moving, linear, head, sizes)
 

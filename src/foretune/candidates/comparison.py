@@ -56,7 +56,7 @@ def promising(pool: Pool) -> list[Candidate]:
     baseline = [item for item in every if item.kind == PROBING]
     best: list[tuple[float, int, Candidate]] = []
     for number, item in enumerate(item for item in every if item.kind != PROBING):
-        best = sorted([*best, (pool.evidence(item).risk.exact, number, item)], key=lambda found: found[:2])
+        best = sorted([*best, (pool.evidence(item).exact_risk, number, item)], key=lambda found: found[:2])
         for _, _, out in best[most - len(baseline) :]:
             pool.forget(out)
         best = best[: most - len(baseline)]

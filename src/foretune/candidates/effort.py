@@ -13,6 +13,7 @@ class Effort:
         steps: number of steps of each simulated run.
         every: steps between its evaluations.
         simulated: at most this many candidates are simulated, those of the smallest ridge risk; None for all.
+        risk_rows: the risk that chooses them looks at this many rows of the training kernel; None for all.
         greedy_sizes: modules after which the greedy search hands over a candidate; it ends with the largest.
         greedy_pool: modules that stay in the greedy search after its first step, those of the largest gain.
         greedy_rows: the greedy search looks at this many rows of the training kernel, examples times outputs.
@@ -24,6 +25,7 @@ class Effort:
     steps: int = 200
     every: int = 10
     simulated: int | None = None
+    risk_rows: int | None = None
     greedy_sizes: tuple[int, ...] = (1, 2, 4, 8, 12)
     greedy_pool: int = 40
     greedy_rows: int = 96
@@ -35,7 +37,8 @@ class Effort:
 _BY_ROWS = (
     (96, Effort()),
     (256, Effort(compared=8, resamples=20)),
-    (float("inf"), Effort(simulated=24, compared=6, resamples=16)),
+    (2048, Effort(simulated=24, compared=6, resamples=16)),
+    (float("inf"), Effort(simulated=12, risk_rows=1024, compared=3, resamples=8)),
 )
 
 
@@ -62,5 +65,7 @@ def limits(effort: Effort, candidates: int, rows: int, compared: int) -> tuple[s
         found.append(f"The greedy search looks at {effort.greedy_rows} of {rows} rows of the training kernel.")
     if effort.simulated is not None and effort.simulated < candidates:
         found.append(f"{effort.simulated} of {candidates} candidates, those of the smallest risk, were simulated.")
+    if effort.risk_rows is not None and effort.risk_rows < rows:
+        found.append(f"That risk is of {effort.risk_rows} of {rows} rows of the training kernel.")
     found.append(f"{compared} candidates were compared over {effort.resamples} resamples; others may tie too.")
     return tuple(found)

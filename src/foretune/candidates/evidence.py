@@ -25,11 +25,12 @@ import numpy as np
 
 from foretune.analysis.bounds import Bracket
 from foretune.analysis.dynamics import BestRun, Curves, FunctionSpace, GradientDescent, LogLoss, best_run, curves
+from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solve_on_grid
-from foretune.analysis.spectrum import Spectrum
+from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
 from foretune.candidates.adam import STEPS, AdamRate, PredictedRun, adam_rate, predicted_runs, reach
 from foretune.candidates.candidate import (
     ALPHA,
@@ -42,17 +43,23 @@ from foretune.candidates.candidate import (
 )
 from foretune.candidates.effort import Effort, effort_for
 from foretune.candidates.greedy import greedy_candidates
-from foretune.candidates.joint import function_space, train_spectrum, train_targets
-from foretune.candidates.risk import RELATIVE_SIGMA, relative_risk
+from foretune.candidates.joint import (
+    JointParts,
+    first_examples,
+    function_space,
+    joint_kernel,
+    train_matrix,
+    train_spectrum,
+    train_targets,
+)
+from foretune.candidates.risk import RELATIVE_SIGMA, relative_risk, relative_risk_alone
 from foretune.candidates.scored import CandidateScore, LowestLoss, ScoredCandidate, lowest_loss
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.finetune.training import Training
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.kernels.lora import LoRA
 from foretune.shapes import Float64
-
-Joint = Float64[np.ndarray, "n c e c"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +67,15 @@ class Pool:
     """What all candidates of one experiment share.
 
     Attributes:
-        kernels: joint kernels by label, train x (train, validation, test): `sgd`, and `lora-r4` and so on.
+        kernels: joint kernels by label, train x (train, validation, test): `sgd`, and `lora-r4` and so on; multiplied out
+            or held as features.
         inputs: labels, pretrained outputs and features; without test examples where none may be looked at.
         sizes: shapes and norms of the parameters.
         effort: limits of the simulations and resamples.
         grid: settings of real runs with AdamW that are to be predicted.
     """
 
-    kernels: Mapping[str, BlockKernel]
+    kernels: Mapping[str, Blocked]
     inputs: Inputs
     sizes: ParameterSizes
     effort: Effort
@@ -78,7 +86,7 @@ class Pool:
     @classmethod
     def sized(
         cls,
-        kernels: Mapping[str, BlockKernel],
+        kernels: Mapping[str, Blocked],
         inputs: Inputs,
         sizes: ParameterSizes,
         effort: Effort | None = None,
@@ -113,8 +121,8 @@ class Pool:
         """Drop what is known of a candidate, and its memory."""
         self._known.pop((frozenset(candidate.blocks), candidate.rank, candidate.head), None)
 
-    def places(self, blocks: Sequence[str], rank: int | None) -> list[int]:
-        """Where blocks stand in the kernel of a rank.
+    def kernel_of(self, blocks: Sequence[str], rank: int | None) -> Blocked:
+        """The kernels of a rank, with those of some blocks among them.
 
         Raises:
             UsageError: there is no kernel of this rank, or one of the blocks has none.
@@ -124,32 +132,26 @@ class Pool:
             raise UsageError(
                 f"A candidate of {method} needs the kernel {label!r}; there are {', '.join(self.kernels)}."
             )
-        place = {name: number for number, name in enumerate(self.kernels[label].names)}
-        missing = [name for name in blocks if name not in place]
+        names = set(self.kernels[label].names)
+        missing = [name for name in blocks if name not in names]
         if missing or not blocks:
             raise UsageError(
                 f"A candidate of {method} has blocks without a kernel {label!r}: {', '.join(missing[:3]) or '(no blocks)'}"
-                f". Expected some of the {len(place)} blocks of that kernel."
+                f". Expected some of the {len(names)} blocks of that kernel."
             )
-        return [place[name] for name in blocks]
+        return self.kernels[label]
 
-    def parts(self, blocks: Sequence[str], rank: int | None) -> list[Joint]:
-        """The joint kernels of some blocks, in their order; raises as `places` does."""
-        array = self.kernels[kernel_label(rank)].array if blocks else np.empty(0)
-        return [array[place] for place in self.places(blocks, rank)] if blocks else []
-
-    def summed(self, blocks: Sequence[str], rank: int | None) -> Joint:
-        """The sum of the joint kernels of some blocks, added in the order of the model; raises as `places` does."""
-        places = sorted(self.places(blocks, rank))
-        return self.kernels[kernel_label(rank)].array[places].sum(0)
+    def summed(self, blocks: Sequence[str], rank: int | None) -> Kernel:
+        """The sum of the joint kernels of some blocks, added in the order of the model; raises as `kernel_of` does."""
+        return joint_kernel(self.kernel_of(blocks, rank), blocks)
 
     def largest_of_all(self, rank: int | None) -> float:
         """lambda_max of the training kernel of all blocks of a method together, with the head; computed once a method."""
         if rank not in self._largest:
-            kernel = self.kernels[kernel_label(rank)].total()
+            kernel = self.summed(self.kernels[kernel_label(rank)].names, rank)
             if rank is not None and self.head:
-                kernel = kernel + self.kernels[kernel_label(None)].select(list(self.head)).total()
-            self._largest[rank] = train_spectrum(kernel).largest
+                kernel = kernel + self.summed(self.head, None)
+            self._largest[rank] = largest_eigenvalue(train_matrix(kernel))
         return self._largest[rank]
 
 
@@ -175,7 +177,7 @@ class Evidence:
         return self.pool.inputs
 
     @cached_property
-    def kernel(self) -> Joint:
+    def kernel(self) -> Kernel:
         """The joint kernel: the sum of the kernels of the blocks and of the head.
 
         Raises:
@@ -197,9 +199,10 @@ class Evidence:
         return self if self.rank is None else self.pool.of(self.blocks, None, self.head)
 
     @property
-    def parts(self) -> list[Joint]:
+    def parts(self) -> JointParts:
         """The joint kernel of each block, those of the head last."""
-        return [*self.pool.parts(self.blocks, self.rank), *self.pool.parts(self.head, None)]
+        wanted = [(self.blocks, self.rank), (self.head, None)]
+        return JointParts(*((self.pool.kernel_of(names, rank), names) for names, rank in wanted if names))
 
     @property
     def entries(self) -> list[int]:
@@ -222,6 +225,17 @@ class Evidence:
     def risk(self) -> Bracket:
         """Ridge risk at the kernel's own scale, 0 to 1, between its bounds."""
         return relative_risk(self.spectrum, train_targets(self.inputs))
+
+    @property
+    def exact_risk(self) -> float:
+        """The risk alone, for many candidates: without a spectrum, and of `effort.risk_rows` rows at most."""
+        most, (n, c) = self.pool.effort.risk_rows, (self.inputs.n_train, self.inputs.f0.shape[1])
+        few = n if most is None else min(n, max(1, most // c))
+        if few == n:
+            return relative_risk_alone(train_matrix(self.kernel), train_targets(self.inputs))
+        parts = [(self.blocks, self.rank), (self.head, None)]
+        small = [first_examples(self.pool.kernel_of(names, rank), names, few) for names, rank in parts if names]
+        return relative_risk_alone(np.sum(small, axis=0), train_targets(self.inputs)[: few * c])
 
     @cached_property
     def space(self) -> FunctionSpace:
@@ -287,12 +301,10 @@ class Evidence:
     @property
     def change(self) -> float:
         """Predicted change of blocks and head over their norm; infinite for weights that start at zero."""
-        a, n = self.run.coefficients.reshape(-1), self.inputs.n_train
-        of_head = np.zeros((a.size, a.size))
-        if self.head:
-            of_head = self.head_alone.kernel[:, :, :n].transpose(2, 3, 0, 1).reshape(a.size, a.size)
-        of_blocks = self.space.train_matrix - of_head
-        moved, head_moved = (math.sqrt(max(float(a @ of @ a), 0.0)) for of in (of_blocks, of_head))
+        a = self.run.coefficients.reshape(-1)
+        of_head = float(a @ (train_matrix(self.head_alone.kernel) @ a)) if self.head else 0.0
+        of_all = float(a @ (self.space.train_matrix @ a))
+        moved, head_moved = (math.sqrt(max(square, 0.0)) for square in (of_all - of_head, of_head))
         if self.rank is not None:
             moved *= LoRA(self.rank, ALPHA).scaling / math.sqrt(3)
         norm = self.pool.sizes.norm((*self.blocks, *self.head))

@@ -13,26 +13,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from foretune.analysis.losses import targets
-from foretune.analysis.spectrum import spectrum
 from foretune.candidates.candidate import (
     Candidate,
     ParameterSizes,
     candidate,
     kernel_label,
-    moving_blocks,
     ranks_of,
     trained_head,
     trained_parameters,
 )
 from foretune.candidates.effort import Effort
-from foretune.candidates.risk import relative_risk
+from foretune.candidates.joint import first_examples
+from foretune.candidates.risk import relative_risk_alone
 from foretune.experiment.inputs import Inputs
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.shapes import Float64
 
 
 def greedy_candidates(
-    kernels: Mapping[str, BlockKernel], inputs: Inputs, sizes: ParameterSizes, effort: Effort
+    kernels: Mapping[str, Blocked], inputs: Inputs, sizes: ParameterSizes, effort: Effort
 ) -> list[Candidate]:
     """The sets that the search holds after some of its steps (`effort.greedy_sizes`), for each method."""
     found, head = [], trained_head(kernels, sizes)
@@ -40,7 +39,7 @@ def greedy_candidates(
     for rank in ranks_of(kernels):
         kernel = kernels[kernel_label(rank)]
         members: dict[str, list[str]] = defaultdict(list)
-        for name in moving_blocks(kernel):
+        for name in kernel.moving:
             if name not in head:
                 members[name.rpartition(".")[0] or name].append(name)
         costs = {module: trained_parameters(names, rank, sizes) for module, names in members.items()}
@@ -70,9 +69,9 @@ def greedy_path(
         start: kernel of what is trained beside, a head for example; nothing without one.
     """
     total = np.zeros((len(y), len(y))) if start is None else start
-    risk, path, left = relative_risk(spectrum(total), y).exact, [], list(kernels)
+    risk, path, left = relative_risk_alone(total, y), [], list(kernels)
     for _ in range(max(effort.greedy_sizes)):
-        risks = {module: relative_risk(spectrum(total + kernels[module]), y).exact for module in left}
+        risks = {module: relative_risk_alone(total + kernels[module], y) for module in left}
         order = sorted(left, key=lambda module: (risks[module] - risk) / costs[module])
         if not order or risks[order[0]] >= risk:
             break
@@ -84,16 +83,12 @@ def greedy_path(
 
 
 def _small_kernels(
-    kernel: BlockKernel, members: Mapping[str, Sequence[str]], effort: Effort
+    kernel: Blocked, members: Mapping[str, Sequence[str]], effort: Effort
 ) -> dict[str, Float64[np.ndarray, "k k"]]:
     """Training kernels of the modules, on the first examples."""
-    c = kernel.array.shape[2]
-    n = _examples(kernel.array.shape[1], c, effort)
-    place = {name: number for number, name in enumerate(kernel.names)}
-    return {
-        module: kernel.array[[place[name] for name in names], :n, :, :n].sum(0).reshape(n * c, n * c)
-        for module, names in members.items()
-    }
+    _, n, c, _, _ = kernel.shape
+    few = _examples(n, c, effort)
+    return {module: first_examples(kernel, names, few) for module, names in members.items()}
 
 
 def _small_targets(inputs: Inputs, effort: Effort) -> Float64[np.ndarray, " k"]:

@@ -1,27 +1,93 @@
-"""Views of a joint kernel, train x (train, validation, test): its linear regime and its training part."""
+"""Views of a joint kernel, train x (train, validation, test): its linear regime and its training part.
+
+A joint kernel is an array, or held as features (`analysis.feature_kernel`) where the array would be larger than these.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, LogLoss
+from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix, side_by_side
 from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
+from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.shapes import Float64
 
+DENSE = 1024
+"""Rows of a training kernel, examples times outputs, up to which features are multiplied out."""
 
-def function_space(joint: Float64[np.ndarray, "n c e c"], inputs: Inputs) -> FunctionSpace:
+
+def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
+    """The joint kernel of some blocks together."""
+    if isinstance(kernel, BlockKernel):
+        return kernel.summed(names)
+    _, n, c, _, _ = kernel.shape
+    dense = n * c <= DENSE
+    found = FeatureKernel.joint(side_by_side(kernel.of(names), len(names), *([len(names) * 2**20] if dense else [])), n)
+    return found.dense() if dense else found
+
+
+class JointParts(Sequence[Kernel]):
+    """The joint kernels of some blocks, one by one: features are read when they are asked for, and not held.
+
+    Args:
+        blocks: of which kernels, and their names.
+    """
+
+    def __init__(self, *blocks: tuple[Blocked, Sequence[str]]) -> None:
+        self._blocks = [(kernel, name) for kernel, names in blocks for name in names]
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self._blocks)
+
+    @overload
+    def __getitem__(self, place: int) -> Kernel: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Kernel]: ...
+
+    def __getitem__(self, place: int | slice) -> Kernel | list[Kernel]:
+        """The joint kernel of a block."""
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        kernel, name = self._blocks[place]
+        if isinstance(kernel, BlockKernel):
+            return kernel.array[kernel.names.index(name)]
+        return FeatureKernel.joint(next(kernel.of([name]))[1], kernel.n)
+
+
+def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Float64[np.ndarray, "k k"]:
+    """The training kernel of some blocks on the first training examples, as a matrix."""
+    k = examples * kernel.shape[2]
+    if isinstance(kernel, BlockKernel):
+        return kernel.summed(names, examples).reshape(k, k)
+    features = side_by_side(kernel.of(names, examples), len(names), len(names) * 2**20)
+    return FeatureKernel(features, features).reshape().dense()
+
+
+def function_space(joint: Kernel, inputs: Inputs) -> FunctionSpace:
     """The linear regime of a joint kernel: training, validation, then test examples."""
     return FunctionSpace(
         joint.transpose(2, 3, 0, 1), inputs.f0, inputs.y, LogLoss(), inputs.n_validation, inputs.metric
     )
 
 
-def train_spectrum(joint: Float64[np.ndarray, "n c e c"]) -> Spectrum:
-    """The spectrum of the training part of a joint kernel."""
+def train_matrix(joint: Kernel) -> Matrix:
+    """The training part of a joint kernel as a matrix."""
     n, c = joint.shape[:2]
-    return spectrum(joint[:, :, :n].reshape(n * c, n * c))
+    return joint[:, :, :n].reshape(n * c, n * c)
+
+
+def train_spectrum(joint: Kernel) -> Spectrum:
+    """The spectrum of the training part of a joint kernel."""
+    return spectrum(train_matrix(joint))
 
 
 def train_targets(inputs: Inputs) -> Float64[np.ndarray, " k"]:

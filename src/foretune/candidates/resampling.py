@@ -20,6 +20,7 @@ from dataclasses import replace
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, best_run, curves
+from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.label_regression import label_regression
 from foretune.candidates.candidate import PROBING
 from foretune.candidates.effort import Effort
@@ -99,7 +100,7 @@ def resampled_losses(
 
 
 def resampled_label_errors(
-    tangent: Float64[np.ndarray, "n c e c"],
+    tangent: Kernel,
     inputs: Inputs,
     draws: Sequence[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " v"]]],
 ) -> Float64[np.ndarray, " s"]:

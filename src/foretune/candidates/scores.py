@@ -63,7 +63,7 @@ class Criterion:
 def gradient_norm(seen: Evidence) -> float:
     """||dL/dtheta_S|| = (chi' K chi)^1/2 / n of the training loss over the candidate's parameters."""
     derivative, n = seen.derivative.reshape(-1), seen.inputs.n_train
-    return float(np.sqrt(max(derivative @ seen.space.train_matrix @ derivative, 0.0))) / n
+    return float(np.sqrt(max(derivative @ (seen.space.train_matrix @ derivative), 0.0))) / n
 
 
 def target_alignment(seen: Evidence) -> float:

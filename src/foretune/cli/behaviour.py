@@ -7,11 +7,12 @@ import shlex
 from foretune.cli.deliver import deliver, keep_page
 from foretune.cli.options import FormulaOptions, ReportOptions
 from foretune.cli.places import page_places
-from foretune.cli.prepare import loaded_experiment, versions
+from foretune.cli.prepare import loaded_experiment
 from foretune.cli.settings import typed_again
 from foretune.cli.setup import made_formulas
 from foretune.cli.tune import RunRecipe, finished_report, finished_run, read_recipe
 from foretune.cli.tuning_options import BehaviourOptions
+from foretune.cli.versions import versions
 from foretune.kernels.formula import Formula
 from foretune.page import Page
 from foretune.pages.console import progress_console

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import foretune
-from foretune.cli.prepare import versions
+from foretune.cli.versions import versions
 from foretune.model.builtin import MODELS
 from foretune.page import Column, Page, Table
 from foretune.pages.console import console

@@ -37,13 +37,18 @@ from foretune.finetune.adapters import adapted_blocks
 from foretune.finetune.lora_config import Adaptable, AdapterConfig, adaptable, lora_config
 from foretune.finetune.methods import LoRATuning
 from foretune.finetune.snippet import head_note, python_snippet
-from foretune.forecasting.cost import WARM_UP, forecast_cost
+from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
+from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_reason
 from foretune.handover.files import SCRIPT, refuse_foreign, write_next_run
 from foretune.handover.next_run import NextRun, next_run, tune_options, why_none
-from foretune.kernels.job import joint_job
+from foretune.kernels.compute import kernels_of
+from foretune.kernels.features import Blocked, TangentFeatures
+from foretune.kernels.formula import Formula
+from foretune.kernels.job import Job, joint_job
+from foretune.kernels.sketch import Sketch
 from foretune.model.outputs import Outputs
 from foretune.naming import layer_number, layer_path
 from foretune.page import Fact, Listing, Page
@@ -79,7 +84,7 @@ def run_forecast(
 ) -> None:
     """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does."""
     if run.plan:
-        return _planned(model, data, outputs, blocks, run, report)
+        return _planned(model, data, outputs, blocks, wanted, run, report)
     made = made_forecast(model, data, outputs, blocks, wanted, run, report)
     return deliver(made.page, report, folder=run.out)
 
@@ -89,6 +94,7 @@ def _planned(
     data: DataOptions,
     outputs: OutputOptions,
     blocks: BlockOptions,
+    wanted: ForecastOptions,
     run: RunOptions,
     report: ReportOptions,
 ) -> None:
@@ -101,7 +107,9 @@ def _planned(
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
-    deliver_plan(job, formulas_for(job.kinds, targets=able.targets), run, report, found)
+    formulas = formulas_for(job.kinds, targets=able.targets)
+    sketch = Sketch() if _sketches(wanted, job, formulas, run.memory) else None
+    deliver_plan(job, formulas, run, report, found, sketch)
 
 
 def made_forecast(
@@ -132,11 +140,16 @@ def made_forecast(
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
-    job.refuse_too_large(formulas, run.memory)
+    sketch = Sketch() if _sketches(wanted, job, formulas, run.memory) else None
+    if sketch is None:
+        job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors)
+    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors, sketch)
+    if sketch is not None:
+        said = (sketch_reason(job, formulas, run.memory, sketch), *_measured(found, kernels, formulas, blocks, errors))
+        inputs = replace(inputs, warnings=(*inputs.warnings, *said))
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
@@ -189,6 +202,26 @@ def _why_none(result: PoolForecast, found: Experiment, model: ModelOptions) -> s
     if isinstance(model.model, Held):
         return "The model is in memory, so no train.py is written. Give its folder or name instead."
     return why_none(result, found)
+
+
+def _sketches(wanted: ForecastOptions, job: Job, formulas: list[Formula], memory: str) -> bool:
+    """Whether kernels are sketched: as asked, or where exact ones do not fit."""
+    return wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, memory))
+
+
+def _measured(
+    found: Experiment, kernels: Mapping[str, Blocked], formulas: list[Formula], blocks: BlockOptions, errors: Console
+) -> tuple[str, ...]:
+    """The error of the sketch on a few examples, in words."""
+    features = {label: each for label, each in kernels.items() if isinstance(each, TangentFeatures)}
+    n, v = sample_sizes(found.inputs)
+    if not v:
+        return ("How far the sketch is off was not measured: there are too many outputs, or no validation examples.",)
+    names = chosen_blocks(blocks, found.outputs)
+    with reported(found, SKETCH_ERROR, errors):
+        few = joint_job(found.outputs, found.split.train[:n], found.split.validation[:v], names)
+        exact = kernels_of(few, formulas, found.work.memory, progress=found.work.progress)
+        return (sketch_error(features, exact, found.inputs, parameter_sizes(found.outputs)).words,)
 
 
 def _next_run(

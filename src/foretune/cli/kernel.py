@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,11 +27,12 @@ from foretune.experiment.page import KernelData, kernel_descriptions, kernel_pag
 from foretune.experiment.record import kernels_with, named, record_of
 from foretune.finetune.lora_config import bypassed_notes
 from foretune.forecasting.plan import KernelCostData, kernel_cost_page
-from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.cost import kernel_cost
+from foretune.kernels.cost import kernel_cost, sketch_cost
+from foretune.kernels.features import Blocked
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.lora import LoRA
+from foretune.kernels.sketch import Sketch
 from foretune.pages.console import Console, progress_console
 from foretune.store.atomic import write_text
 
@@ -88,14 +90,29 @@ def run_kernel(
 
 
 def shown_kernels(
-    found: Experiment, job: Job, formulas: list[Formula], settings: Settings, errors: Console
-) -> dict[str, BlockKernel]:
+    found: Experiment,
+    job: Job,
+    formulas: list[Formula],
+    settings: Settings,
+    errors: Console,
+    sketch: Sketch | None = None,
+) -> Mapping[str, Blocked]:
     """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
     with reported(found, "kernel", errors):
-        return kernels_with(found, job, formulas, settings.write)
+        return kernels_with(found, job, formulas, settings.write, sketch)
 
 
-def deliver_plan(job: Job, formulas: list[Formula], run: RunOptions, report: ReportOptions, found: Experiment) -> None:
+def deliver_plan(
+    job: Job,
+    formulas: list[Formula],
+    run: RunOptions,
+    report: ReportOptions,
+    found: Experiment,
+    sketch: Sketch | None = None,
+) -> None:
     """Print what the kernels would need, and what the model is asked; on request, write it as JSON."""
-    needed = kernel_cost(job, formulas, run.memory)
+    if sketch is None:
+        needed = kernel_cost(job, formulas, run.memory)
+    else:
+        needed = sketch_cost(job, formulas, sketch, run.memory, on_disk=run.out is not None)
     deliver(kernel_cost_page(needed, facts_of(found), KernelCostData(**vars(needed), about=said(found))), report)

@@ -31,9 +31,9 @@ from foretune.model.parameters import ParameterFilter
 
 FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
 SOLVERS = ("auto", "ridge", "logistic", "asymmetric", "svc", "svr", "published")
-_SIGNS = UsedWith("formula", ("signgd", "asymmetric"))
-_LORA = UsedWith("formula", ("lora",))
+_SIGNS, _LORA = UsedWith("formula", ("signgd", "asymmetric")), UsedWith("formula", ("lora",))
 _PROJECTION = UsedWith("formula", ("projection",))
+_SKETCHED = "Kernels: exact, or sketched, linear in the examples. auto sketches where exact ones do not fit."
 DeviceOption = Annotated[
     str, option(Panel.MODEL, "Where to compute: cpu, cuda, cuda:1 (the second GPU) or mps."), Device()
 ]
@@ -44,8 +44,7 @@ TaskFolders = Annotated[
     Path | None,
     option(
         Panel.DATA,
-        "Folder with one subfolder per task, each with train.* and optionally test.*.  "
-        "[default: the tasks' own sources]",
+        "Folder with one subfolder per task, each with train.* and optionally test.*.  [default: the tasks' own sources]",
     ),
 ]
 
@@ -238,6 +237,7 @@ class ForecastOptions:
         option(Panel.RUN, "Compute the kernel after this many real training steps (AdamW at 5e-5, batches of 16)."),
         Whole(0),
     ] = 0
+    features: Annotated[Literal["auto", "exact", "sketched"], option(Panel.RUN, _SKETCHED)] = "auto"
 
 
 @dataclass(frozen=True)

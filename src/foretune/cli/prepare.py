@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +14,7 @@ from foretune.cli.early import read_by, read_data
 from foretune.cli.held import released
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
+from foretune.cli.versions import versions
 from foretune.experiment.asked import Asked, asked, reading
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.inputs import Inputs
@@ -24,8 +23,6 @@ from foretune.page import Fact
 from foretune.pages.console import Console
 from foretune.pages.progress import busy, progress_bar
 from foretune.progress import Stages
-
-PACKAGES = ("foretune", "torch", "transformers", "tokenizers", "numpy", "scipy", "scikit-learn", "zarr")
 
 
 @dataclass(frozen=True)
@@ -123,11 +120,6 @@ def about(experiment: Experiment, settings: dict[str, object]) -> dict[str, obje
         "versions": versions(),
         "threads": torch.get_num_threads(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
 
 def inputs_of(found: Experiment, errors: Console) -> Inputs:

@@ -14,10 +14,10 @@ from foretune.cli.data import check_data_folder
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ReportOptions
 from foretune.cli.places import study_places
-from foretune.cli.prepare import versions
 from foretune.cli.ranges import label_words, listed
 from foretune.cli.settings import option_words
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
+from foretune.cli.versions import versions
 from foretune.errors import UsageError, nearest
 from foretune.experiment.budget import Budget
 from foretune.experiment.plan import study_plan_page

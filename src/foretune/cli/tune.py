@@ -29,10 +29,11 @@ from foretune.cli.followed import beside_forecast, draw_beside_forecast, followe
 from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
-from foretune.cli.prepare import ExperimentOptions, facts_of, loaded_experiment, reported, said, versions
+from foretune.cli.prepare import ExperimentOptions, facts_of, loaded_experiment, reported, said
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
+from foretune.cli.versions import versions
 from foretune.errors import UsageError
 from foretune.experiment.asked import kept_reading
 from foretune.experiment.experiment import Experiment, run_name

@@ -15,10 +15,11 @@ from foretune.cli.data import chosen_sample
 from foretune.cli.deliver import deliver
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.places import study_places
-from foretune.cli.prepare import loaded_model, versions
+from foretune.cli.prepare import loaded_model
 from foretune.cli.ranges import listed
 from foretune.cli.settings import typed_again
 from foretune.cli.study_options import ValidateOptions
+from foretune.cli.versions import versions
 from foretune.experiment.plan import study_plan_page
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT

@@ -12,7 +12,7 @@ from foretune.analysis.scores import Score
 from foretune.analysis.solvers import Solution
 from foretune.experiment.folder import KERNELS
 from foretune.experiment.record import Record
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.page import Cell, Column, Fact, Page, Span, Table
 from foretune.progress import Stage
 
@@ -74,13 +74,13 @@ class SolveData:
     solutions: Sequence[Solved]
 
 
-def kernel_descriptions(kernels: Mapping[str, BlockKernel]) -> dict[str, Mapping[str, Any]]:
+def kernel_descriptions(kernels: Mapping[str, Blocked]) -> dict[str, Mapping[str, Any]]:
     """Label -> what determines the kernel, and its shape."""
-    return {label: {**kernel.description, "shape": kernel.array.shape} for label, kernel in kernels.items()}
+    return {label: {**kernel.description, "shape": kernel.shape} for label, kernel in kernels.items()}
 
 
 def kernel_page(
-    kernels: Mapping[str, BlockKernel],
+    kernels: Mapping[str, Blocked],
     folder: Path,
     about: tuple[Fact, ...],
     notes: Sequence[str],
@@ -97,7 +97,7 @@ def kernel_page(
     """
     rows: list[tuple[Cell, ...]] = []
     for label, kernel in kernels.items():
-        b, n, c, m, _ = kernel.array.shape
+        b, n, c, m, _ = kernel.shape
         rows.append((label, b, f"{n} x {m}", c))
     header = (
         Column("kernel", words=True),

@@ -19,15 +19,20 @@ from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, folder_description
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
+from foretune.kernels.feature_pass import tangent_features
+from foretune.kernels.features import Blocked
 from foretune.kernels.folder import read_description
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
+from foretune.kernels.sketch import Sketch
 from foretune.shapes import Float64, Int
 from foretune.store.json import plain
 from foretune.store.kept import identity_hash, is_of, read_kept
 from foretune.store.lock import held
 
 _F0 = "pretrained-outputs"
+_FEATURES = "features"
+"""The folder of tangent features beside those of kernels."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,12 @@ def record_of(experiment: Experiment, about: Mapping[str, Any]) -> Record:
 
 
 def kernels_with(
-    experiment: Experiment, job: Job, formulas: Sequence[Formula], begun: Callable[[], None] = lambda: None
-) -> dict[str, BlockKernel]:
+    experiment: Experiment,
+    job: Job,
+    formulas: Sequence[Formula],
+    begun: Callable[[], None] = lambda: None,
+    sketch: Sketch | None = None,
+) -> Mapping[str, Blocked]:
     """The kernels of a command by label; in the experiment's folder, if it has one.
 
     Args:
@@ -84,14 +93,22 @@ def kernels_with(
         formulas: which kernels.
         begun: called when the folder of each kernel is known to be of this computation; until then no other process
             writes to the experiment's folder.
+        sketch: makes tangent features instead of kernels.
 
     Raises:
         UsageError: a folder holds another kernel.
         StorageError: the disk is full or the folder cannot be written.
     """
     folder, work = experiment.folder, experiment.work
+
+    def made(where: Path | None, started: Callable[[], None]) -> Mapping[str, Blocked]:
+        if sketch is None:
+            return kernels_of(job, formulas, work.memory, where, work.progress, started)
+        out = None if where is None else where / _FEATURES
+        return tangent_features(job, formulas, sketch, work.memory, out, work.progress, started)
+
     if folder is None:
-        return kernels_of(job, formulas, work.memory, progress=work.progress)
+        return made(None, begun)
     with ExitStack() as hold:
         hold.enter_context(held(folder, wait=WAIT))
 
@@ -99,10 +116,10 @@ def kernels_with(
             begun()
             hold.close()
 
-        return kernels_of(job, formulas, work.memory, folder / KERNELS, work.progress, started)
+        return made(folder / KERNELS, started)
 
 
-def named(experiment: Experiment, record: Record, kernels: Mapping[str, BlockKernel]) -> Record:
+def named(experiment: Experiment, record: Record, kernels: Mapping[str, Blocked]) -> Record:
     """The record with the kernels that its folder holds and these; written there.
 
     Raises:
@@ -115,7 +132,8 @@ def named(experiment: Experiment, record: Record, kernels: Mapping[str, BlockKer
     with held(folder, wait=WAIT):
         before = EXPERIMENT.present(folder)
         EXPERIMENT.refuse_other(folder, before["identity"], record.identity)
-        hashes = {label: identity_hash(kernel.description) for label, kernel in kernels.items()}
+        made = {label: kernel for label, kernel in kernels.items() if isinstance(kernel, BlockKernel)}
+        hashes = {label: identity_hash(kernel.description) for label, kernel in made.items()}
         record = replace(record, kernels={**before["kernels"], **hashes})
         changed: Any = plain({"kernels": record.kernels, "about": record.about})
         EXPERIMENT.describe(folder, record.identity, {**before, **changed})

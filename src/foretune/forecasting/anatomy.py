@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.feature_kernel import gradient_squares
 from foretune.analysis.groups import layers, module_types
 from foretune.analysis.losses import targets
 from foretune.analysis.transferability import kernel_target_alignment
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Pool
+from foretune.candidates.joint import joint_kernel
 from foretune.shapes import Float64
 
 
@@ -72,12 +74,12 @@ def anatomy(pool: Pool, chosen: Candidate, spectrum: Float64[np.ndarray, " k"]) 
 def _places(pool: Pool, chi: Float64[np.ndarray, "n c"]) -> tuple[ModuleShare, ...]:
     kernel, inputs = pool.kernels["sgd"], pool.inputs
     y = targets(inputs.y[: inputs.n_train], inputs.f0.shape[1])
-    total = max(_gradient(kernel.total(), chi), np.finfo(float).tiny)
+    total = max(gradient_squares(joint_kernel(kernel, kernel.names), chi)[0], np.finfo(float).tiny)
     found = []
     for layer, module, blocks in _modules(kernel.names):
-        own = kernel.array[pool.places(blocks, None), :, :, : inputs.n_train].sum(0)  # (n, c, n, c)
+        own = joint_kernel(kernel, blocks)[:, :, : inputs.n_train]  # (n, c, n, c)
         aligned = kernel_target_alignment(own, y)
-        found.append(ModuleShare(layer, module, _gradient(own, chi) / total, aligned))
+        found.append(ModuleShare(layer, module, gradient_squares(own, chi)[0] / total, aligned))
     return tuple(found)
 
 
@@ -91,8 +93,3 @@ def _modules(names: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
         for layer, members in groups.items()
         for module, blocks in module_types(members).items()
     ]
-
-
-def _gradient(joint: Float64[np.ndarray, "n c e c"], chi: Float64[np.ndarray, "n c"]) -> float:
-    """Chi' K chi over the training examples."""
-    return float(np.einsum("ia,iajd,jd->", chi, joint[:, :, : len(chi)], chi, optimize=True))

@@ -13,6 +13,7 @@ _TRAINING_OVER_FORWARD = 3.0
 """A forward and a backward pass over a forward pass alone: the backward pass is two products for each of one."""
 FORECAST_STAGES = ("pretrained outputs", "kernel", "forecast")
 WARM_UP = "warm-up"
+SKETCH_ERROR = "error of the sketch"
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class ForecastCost:
     """Seconds on this machine.
 
     Attributes:
-        forecast: of pretrained outputs, kernels and their arithmetic, and of a warm-up, measured.
+        forecast: of pretrained outputs, kernels (with the error of sketched ones) and their arithmetic, and of a warm-up,
+            measured.
         warm_up: of it, the warm-up's part; zero without one.
         run: of one training run, estimated.
         comparison: of a run for each candidate and learning rate, which would answer the same question, estimated.
@@ -57,7 +59,7 @@ def forecast_cost(stages: Sequence[Stage], examples: int, batch: int, steps: int
     run = _TRAINING_OVER_FORWARD * forward * batch * steps
     runs, warm_up = candidates * len(GRID), seconds.get(WARM_UP, 0.0)
     return ForecastCost(
-        forecast=sum(seconds[name] for name in FORECAST_STAGES) + warm_up,
+        forecast=sum(seconds[name] for name in FORECAST_STAGES) + warm_up + seconds.get(SKETCH_ERROR, 0.0),
         warm_up=warm_up,
         run=run,
         comparison=run * runs,

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.groups import layers, module_types
 from foretune.analysis.scores import Score, scored
 from foretune.analysis.solvers import KernelRidge, Solution, joint_data, solve_on_grid
 from foretune.analysis.spectrum import Spectrum
-from foretune.candidates.joint import train_spectrum, train_targets
+from foretune.candidates.joint import joint_kernel, train_spectrum, train_targets
 from foretune.candidates.risk import RELATIVE_SIGMA, relative_risk
 from foretune.experiment.inputs import Inputs
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.shapes import Float64
 
 
@@ -47,13 +48,10 @@ class Part:
     score: Score
 
 
-def whole_and_parts(
-    inputs: Inputs, kernel: BlockKernel
-) -> tuple[Part, tuple[Part, ...], float, Float64[np.ndarray, " k"]]:
+def whole_and_parts(inputs: Inputs, kernel: Blocked) -> tuple[Part, tuple[Part, ...], float, Float64[np.ndarray, " k"]]:
     """The whole model, its layers and module types, the sigma of the condition numbers, and the whole model's spectrum."""
-    place = {name: number for number, name in enumerate(kernel.names)}
-    alive = [name for name in kernel.names if kernel.array[place[name]].any()]
-    total = kernel.total()
+    alive = kernel.moving
+    total = joint_kernel(kernel, kernel.names)
     whole_spectrum = train_spectrum(total)
     sigma = RELATIVE_SIGMA * whole_spectrum.largest
     whole = _part("whole model", "whole model", list(kernel.names), total, whole_spectrum, sigma, inputs)
@@ -61,13 +59,13 @@ def whole_and_parts(
     groups = [("layer", layers(alive)), ("module type", module_types(alive))]
     for kind, members in groups:
         for name, blocks in members.items():
-            of_part = kernel.array[[place[block] for block in blocks]].sum(0)
+            of_part = joint_kernel(kernel, blocks)
             parts.append(_part(name, kind, blocks, of_part, train_spectrum(of_part), sigma, inputs))
     return whole, tuple(parts), sigma, whole_spectrum.values
 
 
 def _part(
-    name: str, kind: str, blocks: list[str], joint: np.ndarray, eigen: Spectrum, sigma: float, inputs: Inputs
+    name: str, kind: str, blocks: list[str], joint: Kernel, eigen: Spectrum, sigma: float, inputs: Inputs
 ) -> Part:
     data = joint_data(joint, inputs.f0, inputs.y, inputs.n_validation, inputs.metric)
     regression = solve_on_grid(KernelRidge(), data)

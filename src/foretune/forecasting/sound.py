@@ -6,16 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from foretune.candidates.candidate import moving_blocks
 from foretune.errors import ModelError, NonFiniteError
 from foretune.experiment.inputs import Inputs
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.features import Blocked
 from foretune.model.batches import constant
 
 _HINT = "Compute in a wider range of numbers (--dtype float32 or float64), and look for such numbers in the weights."
 
 
-def refuse_useless(inputs: Inputs, kernels: Mapping[str, BlockKernel]) -> None:
+def refuse_useless(inputs: Inputs, kernels: Mapping[str, Blocked]) -> None:
     """See that a forecast can be made.
 
     Raises:
@@ -30,19 +29,18 @@ def refuse_useless(inputs: Inputs, kernels: Mapping[str, BlockKernel]) -> None:
                 f"or undefined entries; expected numbers. {_HINT}"
             )
     for label, kernel in kernels.items():
-        for name, block in zip(kernel.names, kernel.array, strict=True):
-            if not np.isfinite(block).all():
-                raise NonFiniteError(
-                    f"The {label} kernel of {name} has infinite or undefined entries; expected numbers. {_HINT}"
-                )
-    if not any(moving_blocks(kernel) for kernel in kernels.values()):
+        if kernel.unsound is not None:
+            raise NonFiniteError(
+                f"The {label} kernel of {kernel.unsound} has infinite or undefined entries; expected numbers. {_HINT}"
+            )
+    if not any(kernel.moving for kernel in kernels.values()):
         count = max(len(kernel.names) for kernel in kernels.values())
         raise ModelError(
             f"There is nothing to train: the gradients of all {count} parameters that take part are zero on every training "
             "example, so that no training moves the outputs. Expected a pretrained model with weights that are not zero: "
             "load another one, or choose other parameters (--blocks, --layers)."
         )
-    if len(inputs.y) > 1 and constant(inputs.f0) and not any(_tells_apart(each) for each in kernels.values()):
+    if len(inputs.y) > 1 and constant(inputs.f0) and not any(each.tells_apart for each in kernels.values()):
         raise ModelError(
             f"There is nothing to learn: all {len(inputs.y)} examples have the same output and the same gradients, so that "
             "after any training every text gets the same answer. Expected a pretrained model that reads these texts: see "
@@ -50,20 +48,14 @@ def refuse_useless(inputs: Inputs, kernels: Mapping[str, BlockKernel]) -> None:
         )
 
 
-def _tells_apart(kernel: BlockKernel) -> bool:
-    """Whether the kernel of some block differs from example to example."""
-    blocks = kernel.array.transpose(0, 1, 3, 2, 4)  # (b, n, m, c, d)
-    return any(not constant(block.reshape(-1, block.shape[2] * block.shape[3])) for block in blocks if block.any())
-
-
-def silent_adapters(kernels: Mapping[str, BlockKernel]) -> tuple[str, ...]:
+def silent_adapters(kernels: Mapping[str, Blocked]) -> tuple[str, ...]:
     """A note where weights that full tuning moves have a LoRA kernel of zeros, so that no candidate adapts them."""
-    moving = set(moving_blocks(kernels["sgd"]))
+    moving = set(kernels["sgd"].moving)
     labels = [label for label in kernels if label != "sgd"]
     silent = [
         name
         for name in dict.fromkeys(name for label in labels for name in kernels[label].names)
-        if name in moving and not any(name in moving_blocks(kernels[label]) for label in labels)
+        if name in moving and not any(name in kernels[label].moving for label in labels)
     ]
     if not silent:
         return ()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from foretune.errors import UsageError, nearest
 from foretune.kernels.folder import read_folder, write_folder
+from foretune.model.batches import constant
 from foretune.shapes import Float64
 
 Pattern = str | Sequence[str] | Callable[[str], bool]
@@ -57,6 +59,39 @@ class BlockKernel:
         names = self.names if blocks < 3 else (self.names[0], "...", self.names[-1])
         shown = f"{blocks} block{'s' * (blocks != 1)} ({', '.join(names)})"
         return f"BlockKernel({shown}, {n} x {m} examples, {c} x {d} outputs)"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Blocks, row examples, outputs, column examples, outputs."""
+        return self.array.shape
+
+    @cached_property
+    def moving(self) -> tuple[str, ...]:
+        """The blocks whose training moves some training output: those of a joint kernel that are not zero there."""
+        n = self.array.shape[1]
+        return tuple(name for name, block in zip(self.names, self.array, strict=True) if block[:, :, :n].any())
+
+    @property
+    def unsound(self) -> str | None:
+        """The first block with an infinite or undefined entry."""
+        blocks = zip(self.names, self.array, strict=True)
+        return next((name for name, block in blocks if not np.isfinite(block).all()), None)
+
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the kernel of some block differs from example to example."""
+        blocks = self.array.transpose(0, 1, 3, 2, 4)  # (b, n, m, c, d)
+        return any(not constant(block.reshape(-1, block.shape[2] * block.shape[3])) for block in blocks if block.any())
+
+    def summed(self, names: Sequence[str], examples: int | None = None) -> Float64[np.ndarray, "n c m d"]:
+        """The kernel of some blocks together, added in the order of the model.
+
+        Args:
+            names: of the blocks.
+            examples: of the first so many examples against themselves only; all without it.
+        """
+        places = [place for place, name in enumerate(self.names) if name in set(names)]
+        return self.array[places, :examples, :, :examples].sum(0)
 
     def total(self) -> Float64[np.ndarray, "n c m d"]:
         """The kernel of all blocks together."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job, separate_job
 from foretune.kernels.law import check_law
 from foretune.kernels.memory_plan import AUTO
+from foretune.kernels.passing import batch_within
+from foretune.kernels.projected import CHUNK, projected_features_of
 from foretune.kernels.projection import Projection
 from foretune.kernels.sgd import SGD
-from foretune.kernels.tile import in_pieces_of
 from foretune.model.outputs import Outputs
 from foretune.progress import Progress
 from foretune.shapes import Float64
@@ -138,16 +138,6 @@ def projected_features(
         UsageError, NonFiniteError: see `block_kernels`.
     """
     job = separate_job(outputs, rows, None, blocks)
-    shape = (job.n, outputs.n_outputs, projection.k)
-    plan = job.plan(memory, 8 * math.prod(shape))
-    check_law(job.source, {projection: projection.blocks(job.kinds)}, range(min(job.n, plan.rows)), plan.batch)
-    features, piece = np.zeros(shape), job.sizes(memory).piece
-    for start in range(0, job.n, plan.rows):
-        tile = job.source.capture(range(start, min(start + plan.rows, job.n)), plan.batch)
-        positions = [place for batch in tile for place in batch.positions]
-        with in_pieces_of(piece):
-            found = projection.features(tile)
-        features[positions] = found.view(len(positions), -1, projection.k).cpu().numpy()
-        if progress is not None:
-            progress("projected gradients", start + len(positions), job.n)
-    return features
+    batch = batch_within(job, memory, 8 * job.n * outputs.n_outputs * projection.k)
+    check_law(job.source, {projection: projection.blocks(job.kinds)}, range(min(job.n, CHUNK)), batch)
+    return projected_features_of(job, [projection], batch, job.sizes(memory).piece, progress)[projection]

@@ -10,9 +10,11 @@ import torch
 
 from foretune.gradients.factors import Products
 from foretune.kernels.budget import device_bytes
+from foretune.kernels.feature_pass import FeatureMaker, pass_sizes
 from foretune.kernels.formula import Formula, contracted
 from foretune.kernels.job import Job
 from foretune.kernels.sgd import SGD, contraction_flops
+from foretune.kernels.sketch import Sketch
 from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.model.device import clock
 
@@ -58,9 +60,7 @@ def kernel_cost(job: Job, formulas: Sequence[Formula], memory: str | int) -> Ker
     array = sum(job.array_bytes(formula) for formula in formulas)
     plan = job.plan(memory, array)
     source, lengths = job.source, job.source.lengths
-    places = sorted(range(len(lengths)), key=lambda place: abs(lengths[place] - sum(lengths) / len(lengths)))[
-        : plan.batch
-    ]
+    places = _typical(job, plan.batch)
     if job.device.type != "cpu":
         source.capture(places[:1], 1)  # libraries start
     start = clock(job.device)
@@ -83,6 +83,46 @@ def kernel_cost(job: Job, formulas: Sequence[Formula], memory: str | int) -> Ker
         budget=device_bytes(memory, job.device),
         disk=2 * array,
     )
+
+
+def sketch_cost(
+    job: Job, formulas: Sequence[Formula], sketch: Sketch, memory: str | int, *, on_disk: bool
+) -> KernelCost:
+    """Time the features of one batch, and extrapolate: every example goes through the model once.
+
+    Raises:
+        UsageError: the memory budget is too small.
+    """
+    blocks = {formula: formula.blocks(job.kinds) for formula in formulas}
+    batch, held = pass_sizes(job, blocks, sketch, memory, on_disk=on_disk)
+    maker, total = FeatureMaker(job, blocks, sketch, batch), len(job.columns)
+    places = _typical(job, batch)
+    maker.features(job.source.capture(places, batch)[0])  # signs are drawn, landmarks taken
+    start = clock(job.device)
+    for captured in job.source.capture(places, batch):
+        maker.features(captured)
+    return KernelCost(
+        train=job.n,
+        evaluation=total - job.n,
+        blocks=sum(map(len, blocks.values())),
+        outputs=job.source.outputs.n_outputs,
+        longest=max(job.source.lengths),
+        batch=batch,
+        rows=batch,
+        columns=batch,
+        passes=total,
+        seconds=(clock(job.device) - start) / len(places) * total,
+        memory=0 if on_disk else held,
+        budget=device_bytes(memory, job.device),
+        disk=held,
+    )
+
+
+def _typical(job: Job, count: int) -> list[int]:
+    """The places of some examples of middling length."""
+    lengths = job.source.lengths
+    mean = sum(lengths) / len(lengths)
+    return sorted(range(len(lengths)), key=lambda place: abs(lengths[place] - mean))[:count]
 
 
 def _contraction_seconds(formula: Formula, job: Job, tile: Tile, passes: int) -> float:

@@ -24,6 +24,8 @@ from foretune.kernels.formula import Formula, contracted, overflow
 from foretune.kernels.job import Job, job_description
 from foretune.kernels.law import check_law
 from foretune.kernels.memory_plan import TilePlan
+from foretune.kernels.projected import projected_features_of
+from foretune.kernels.projection import Projection
 from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.progress import Progress
 
@@ -95,8 +97,7 @@ def run_job(
     for target in beginning:
         target.array = np.zeros(target.shape)
     for kept, members in unfinished.items():
-        with in_pieces_of(job.sizes(memory).piece):
-            _fill(job, kept, members, progress or (lambda *_: None))
+        _carry_out(job, kept, members, job.sizes(memory).piece, progress or (lambda *_: None))
         for target in members:
             if target.folder is not None:
                 target.folder.finish(target.array)
@@ -134,6 +135,41 @@ def _fill(job: Job, plan: TilePlan, targets: Sequence[_Target], progress: Progre
                 if target.folder is not None:
                     target.folder.write_tile(f"{i}-{j}", np.ascontiguousarray(values))
                 _mirror(target, work, (i, j), values)
+
+
+def _carry_out(job: Job, plan: TilePlan, targets: Sequence[_Target], piece: int, progress: Progress) -> None:
+    """Fill the arrays: projected kernels from one pass over the examples, the others tile by tile."""
+    projected = [target for target in targets if isinstance(target.formula, Projection)]
+    walked = [target for target in targets if not isinstance(target.formula, Projection)]
+    if walked:
+        with in_pieces_of(piece):
+            _fill(job, plan, walked, progress)
+    if projected:
+        _multiply(job, plan.batch, projected, piece, progress)
+
+
+def _multiply(job: Job, batch: int, targets: Sequence[_Target], piece: int, progress: Progress) -> None:
+    """Fill the arrays of projected kernels: features from one pass over the examples, whatever the tiles, then products."""
+    of: dict[Projection, _Target] = {
+        target.formula: target for target in targets if isinstance(target.formula, Projection)
+    }
+
+    def kept(projection: Projection, name: str) -> np.ndarray | None:
+        folder = of[projection].folder
+        return None if folder is None else folder.tile(name)
+
+    def write(projection: Projection, name: str, values: np.ndarray) -> None:
+        folder = of[projection].folder
+        if folder is not None:
+            folder.write_tile(name, values)
+
+    found = projected_features_of(job, list(of), batch, piece, progress, kept, write)
+    for projection, target in of.items():
+        rows, columns = (found[projection][list(places)] for places in (range(job.n), job.columns))
+        product = rows.reshape(-1, projection.k) @ columns.reshape(-1, projection.k).T
+        if not np.isfinite(product).all():
+            raise overflow(target.names[0], projection.label)
+        target.array[0] = product.reshape(target.shape[1:])
 
 
 def _taken(target: _Target, work: _Work, i: int, j: int) -> bool:

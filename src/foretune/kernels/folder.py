@@ -46,7 +46,7 @@ KERNEL = FolderKind(
 )
 _AXES = ("block", "row", "row_output", "column", "column_output")
 _CHECKSUM = "foretune_checksum"
-_WAIT = 60.0
+WAIT = 60.0
 _TILE = re.compile(r"\d+-\d+\.npy")
 
 
@@ -103,7 +103,7 @@ class KernelFolder:
             UsageError: another process has begun another kernel here.
             StorageError: the disk is full or the folder cannot be written.
         """
-        with held(self.path, wait=_WAIT):
+        with held(self.path, wait=WAIT):
             before = KERNEL.described(self.path)
             if before is not None:
                 self._adopt(before)

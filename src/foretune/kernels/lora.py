@@ -8,7 +8,7 @@ A LoRA layer computes `h = W x + s B A x` with `B = 0` at first, so only B has a
 with the scaling `s = alpha / r`, or `alpha / sqrt(r)` for rsLoRA. A is drawn as peft draws it: uniform in
 `+- 1 / sqrt(in)` (kaiming_uniform with a = sqrt(5)), or normal with standard deviation `1 / r`. The rows of A do not
 depend on the rank except for their size, so every rank up to R reads the first rows of one drawing, and the kernels of
-all ranks are running sums over the columns of one gradient of rank R.
+all ranks are running sums over the columns of one gradient of rank R: a product for each rank that is wanted.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from foretune.kernels.adapter import Adapter
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, side_of
+from foretune.kernels.products import add_product, add_triangle, mirror
 from foretune.kernels.tile import Tile, Workspace, by_precision, zero_kernel
 from foretune.model.bypassed import BYPASSED
 from foretune.shapes import Float, Float64
@@ -49,7 +51,7 @@ class LoRA(Adapter, Formula):
 
     def matrix(self, block: str, inputs: int) -> Float64[np.ndarray, "r i"]:
         """A for one adapted weight with `inputs` input features."""
-        return self._unit * _drawn(self.init, self.seed, block, self.rank, inputs)
+        return self.unit * drawn_rows(self.init, self.seed, block, self.rank, inputs)
 
     def expected_ratio(self, inputs: int) -> float:
         """E[K_LoRA] / K for a weight with `inputs` input features: scaling^2 r Var(A)."""
@@ -57,7 +59,7 @@ class LoRA(Adapter, Formula):
         return self.scaling**2 * self.rank * variance
 
     @property
-    def _unit(self) -> float:
+    def unit(self) -> float:
         """How large A is against the common drawing."""
         return 1.0 if self.init == "kaiming" else 1 / self.rank
 
@@ -111,10 +113,10 @@ class LoRA(Adapter, Formula):
                     users = [formula for formula in members if name in names[formula]]
                     by_rank = _kernels(name, users, rows, columns, space)
                     for formula in users:
-                        yield formula, name, by_rank[formula.rank] * (formula.scaling * formula._unit) ** 2
+                        yield formula, name, by_rank[formula.rank] * (formula.scaling * formula.unit) ** 2
 
 
-def _drawn(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
+def drawn_rows(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
     """The first rows of the common drawing; one row after the other, so that ranks are nested."""
     generator = draws(seed, "lora", init, block)
     if init == "gaussian":
@@ -126,24 +128,37 @@ def _drawn(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[
 def _kernels(
     name: str, formulas: Sequence[LoRA], rows: Tile, columns: Tile, space: Workspace
 ) -> dict[int, Float[Tensor, "n c m d"]]:
-    """Kernels of one block by rank, before scaling: running sums over the columns of the gradient of the largest rank."""
+    """Kernels of one block by rank, before scaling: each adds the columns between the next smaller rank and its own."""
     ranks = sorted({formula.rank for formula in formulas})
     kernel = zero_kernel(rows, columns)
     n, c, m, d = kernel.shape
     found = kernel.new_zeros(len(ranks), n * c, m * d)
-    inputs = next((_inputs(name, f) for batch in (*rows, *columns) if (f := batch.factors.get(name)) is not None), 0)
+    same = rows is columns
+    factors = (batch.factors.get(name) for batch in (*rows, *columns))
+    inputs = next((input_features(name, factor) for factor in factors if factor is not None), 0)
     if inputs:
-        drawn = torch.from_numpy(_drawn(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
+        drawn = torch.from_numpy(drawn_rows(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
         a = drawn.to(kernel.device, space.like.dtype)  # (r, i)
         left = side_of(name, _adapted(name, rows, a))
-        right = left if rows is columns else side_of(name, _adapted(name, columns, a))
-        wanted = torch.tensor(ranks, device=kernel.device) - 1
-        for _, *chunks in gradient_chunks(left, right, space):
-            first, second = (
-                chunk.view(len(chunk), -1, ranks[-1]).permute(2, 0, 1) for chunk in chunks
-            )  # (r, n * c, o)
-            found += torch.bmm(first.contiguous(), second.mT).double().cumsum(0)[wanted]
+        right = left if same else side_of(name, _adapted(name, columns, a))
+        for _, first, second in gradient_chunks(left, right, space):
+            for matrix, (begin, end) in zip(found, pairwise((0, *ranks)), strict=True):
+                part = _of_columns(first, ranks[-1], begin, end)
+                if same:
+                    add_triangle(matrix, part)
+                else:
+                    add_product(matrix, part, _of_columns(second, ranks[-1], begin, end))
+    for before, matrix in pairwise(found):
+        matrix += before
+    if same:
+        for matrix in found:
+            mirror(matrix)
     return {rank: part.view_as(kernel) for rank, part in zip(ranks, found, strict=True)}
+
+
+def _of_columns(chunk: Float[Tensor, "k p"], rank: int, begin: int, end: int) -> Float[Tensor, "k q"]:
+    """The columns `begin:end` of gradients (outputs, rank), some of whose rows are laid end to end."""
+    return chunk.view(len(chunk), -1, rank)[:, :, begin:end].flatten(1)
 
 
 def _adapted(name: str, tile: Tile, a: Float[Tensor, "r i"]) -> list[FactorBatch]:
@@ -161,7 +176,7 @@ def _adapted(name: str, tile: Tile, a: Float[Tensor, "r i"]) -> list[FactorBatch
     return found
 
 
-def _inputs(name: str, factor: Factor) -> int:
+def input_features(name: str, factor: Factor) -> int:
     """Input features of an adapted weight.
 
     Raises:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from foretune.errors import UsageError
 
+_PASS_TOKENS = 256
+"""A forward and backward pass costs as much as so many tokens more, however few it has: small batches are slow."""
 _UNITS = {
     "": 1,
     "b": 1,
@@ -145,6 +147,7 @@ def tile_plan(
     refuse_too_large(arrays, budget)
     rows, columns = lengths
     n, m = len(rows), len(columns)
+    streamed = [part for part in (columns[n:] if overlap else columns,) if part]  # the rows are held already
     reserve, most = sizes.reserve + sizes.pair * n * m, sizes.batch
     longest = max((*rows, *columns))
     plans = []
@@ -156,16 +159,17 @@ def tile_plan(
         if everything <= room:
             plans.append(TilePlan(batch, n, m, m if overlap else n + m, everything + graph + reserve))
             continue
-        beside = _widest(footprint, columns, room - held, batch, most)  # all rows held, columns in a stream
+        beside = _widest(footprint, streamed, room - held, batch, most)  # all rows held, columns in a stream
         if beside:
-            peak = held + _window(footprint, columns, beside, most) + graph + reserve
+            peak = held + _largest(footprint, streamed, beside, most) + graph + reserve
             plans.append(TilePlan(batch, n, beside, m if overlap else n + m, peak))
-        half = _widest(footprint, (*rows, *columns), room // 2, batch, most)
+        half = _widest(footprint, [rows, *streamed], room // 2, batch, most)
         if half:
-            peak = 2 * _window(footprint, (*rows, *columns), half, most) + graph + reserve
+            peak = 2 * _largest(footprint, [rows, *streamed], half, most) + graph + reserve
             plans.append(TilePlan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
     if plans and arrays <= budget // 2:
-        return min(plans, key=lambda plan: (plan.passes, -plan.batch))
+        mean = sum(columns) / m
+        return min(plans, key=lambda plan: (plan.passes * (mean + _PASS_TOKENS / plan.batch), -plan.batch))
     pair = reserve + footprint.graph * longest + 2 * (footprint.fixed + footprint.token * longest)
     needed = max(2 * arrays, arrays + pair / _ALLOCATOR)
     raise UsageError(
@@ -173,6 +177,33 @@ def tile_plan(
         f"{memory_text(arrays)} of them for the kernels themselves (half of the budget at most) and the rest for two "
         f"examples of {longest} tokens. Use --memory "
         f"{memory_text(needed).replace(' ', '')}, fewer examples, --blocks, or a smaller --max-length."
+    )
+
+
+def one_pass_batch(
+    footprint: Footprint, longest: int, budget: int, beside: int, *, single: bool, sizes: Sizes = Sizes()
+) -> int:
+    """Examples per forward pass that fit into `budget` bytes when every batch is forgotten before the next.
+
+    Args:
+        footprint: bytes per example and token.
+        longest: tokens of the longest example.
+        budget: bytes above the model's own.
+        beside: how many of them are taken by what is held for longer.
+        single: one example per forward pass.
+        sizes: how work is cut.
+
+    Raises:
+        UsageError: not even one example fits; the message says how much is needed.
+    """
+    each = footprint.fixed + longest * (footprint.token + footprint.graph)
+    for batch in [1] if single else sizes.batches:
+        if beside + sizes.reserve + batch * each <= budget * _ALLOCATOR:
+            return batch
+    needed = memory_text((beside + sizes.reserve + each) / _ALLOCATOR)
+    raise UsageError(
+        f"The memory budget of {memory_text(budget)} is too small: {needed} are needed for one example of {longest} tokens "
+        f"at a time. Use --memory {needed.replace(' ', '')}, --blocks, or a smaller --max-length."
     )
 
 
@@ -216,17 +247,22 @@ def _held(footprint: Footprint, lengths: Sequence[int], most: int) -> int:
     return int(footprint.fixed * len(lengths) + footprint.token * tokens)
 
 
-def _window(footprint: Footprint, lengths: Sequence[int], size: int, most: int) -> int:
-    """Bytes of the largest tile of `size` consecutive examples."""
-    starts = range(max(1, len(lengths) - size + 1))
-    return max(_held(footprint, lengths[start : start + size], most) for start in starts)
+def _largest(footprint: Footprint, runs: Sequence[Sequence[int]], size: int, most: int) -> int:
+    """Bytes of the largest tile when runs of examples are cut into tiles of `size`, none across two runs."""
+    tiles = (run[start : start + size] for run in runs for start in range(0, len(run), size))
+    return max(_held(footprint, tile, most) for tile in tiles)
 
 
-def _widest(footprint: Footprint, lengths: Sequence[int], room: int, batch: int, most: int) -> int:
-    """The most consecutive examples, a multiple of `batch`, whose factors always fit into `room` bytes; 0 for none."""
-    fitting = 0
-    for size in range(batch, len(lengths) + batch, batch):
-        if _window(footprint, lengths, size, most) > room:
-            break
-        fitting = size
-    return fitting
+def _widest(footprint: Footprint, runs: Sequence[Sequence[int]], room: int, batch: int, most: int) -> int:
+    """A number of examples, a multiple of `batch`, whose tiles fit into `room` bytes, as hardly larger ones do; 0 for none.
+
+    Found by halving: larger tiles hold more, but for where they happen to be cut.
+    """
+    low, high = 0, -(-max(map(len, runs), default=0) // batch)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _largest(footprint, runs, middle * batch, most) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low * batch

@@ -9,9 +9,10 @@ parameter is drawn from the seed, the parameter's name and the row's number when
 does not depend on machine, device, tile or batch.
 
 A Kronecker projection draws one small matrix for the inputs and one for the outputs of a linear layer and projects the
-factors themselves, so that no gradient is formed:
+factors themselves, so that no gradient is formed; what comes of all parameters is added up.
 
-    phi = sum_t (P_g g_t) (outer) (P_x x_t) / sqrt(k),   E <phi, phi'> = <dW, dW'>
+Features of an example do not depend on any other, so that one pass over the examples makes them, whatever the kernel's
+size: `foretune.kernels.projected` multiplies them at the end.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,12 +29,12 @@ import torch
 from torch import Tensor
 
 from foretune.errors import UsageError
-from foretune.gradients.factors import Dense, Factor, Products, RowFactor
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, side_of
+from foretune.kernels.sketch import Sketch, Sketcher
 from foretune.kernels.tile import Tile, Workspace, by_precision, output_count
-from foretune.shapes import Float, Float64, Int
+from foretune.shapes import Float, Float64
 
 WHOLE = "all parameters"
 """The one block of a projected kernel: all parameters share the k dimensions."""
@@ -137,10 +139,9 @@ class Rademacher(_DenseProjection):
 
 @dataclass(frozen=True)
 class Kronecker(Projection):
-    """A sketch that projects the factors of each linear layer separately, without forming a gradient.
+    """A sketch of the factors of each linear layer, without forming a gradient: see `foretune.kernels.sketch`.
 
-    k = k_g k_x with k_x the largest divisor of k up to its square root. Biases and norm weights are projected as in
-    `IntrinsicDimension`; an embedding table is a linear layer on one-hot inputs.
+    An embedding table is a linear layer on one-hot inputs.
     """
 
     @property
@@ -148,51 +149,20 @@ class Kronecker(Projection):
         """A short name for folders and tables."""
         return f"kronecker-k{self.k}"
 
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """k_g and k_x."""
-        x = next(size for size in range(math.isqrt(self.k), 0, -1) if self.k % size == 0)
-        return self.k // x, x
+    @cached_property
+    def _sketcher(self) -> Sketcher:
+        """Holds the signs, which are drawn once."""
+        return Sketcher(Sketch(self.k, self.seed), exact=False)
 
     def block_features(self, name: str, tile: Tile, space: Workspace) -> Iterator[Float[Tensor, "nc k"]]:
         """The features of one parameter, all batches below each other."""
+        root = math.sqrt(self.k)  # of a sketch they have their scale already
         parts = []
         for batch in tile:
             factor = batch.factors.get(name)
             parts.append(
                 batch.outputs.new_zeros(batch.outputs.numel(), self.k)
                 if factor is None
-                else self._projected(name, factor).flatten(0, 1)
+                else root * self._sketcher.block(name, factor).flatten(0, 1)
             )
         yield torch.cat(parts)
-
-    def _projected(self, name: str, factor: Factor) -> Float[Tensor, "n c k"]:
-        """The features of one factor."""
-        if isinstance(factor, Dense):
-            return factor.values @ self._normal(factor.values, factor.values.shape[-1], self.k, "dense", name)
-        size_g, size_x = self.sizes
-        if isinstance(factor, RowFactor):
-            g, x = factor.values, self._tokens(name, factor)
-        else:
-            g = torch.stack(factor.g, dim=1)  # (n, c, t, o)
-            x = factor.x @ self._normal(factor.x, factor.x.shape[-1], size_x, "inputs", name)
-        g = g @ self._normal(g, g.shape[-1], size_g, "outputs", name)  # (n, c, t, k_g)
-        if isinstance(factor, Products) and factor.group is not None:
-            x = x * self._slices(name, factor.group, x)
-        return torch.einsum("nctg,ntx->ncgx", g, x).flatten(2)
-
-    def _tokens(self, name: str, factor: RowFactor) -> Float[Tensor, "n t x"]:
-        """The projected one-hot input of each token: one vector for each row of the table."""
-        ids, places = torch.unique(factor.ids, return_inverse=True)
-        vectors = [draws(self.seed, "row", name, int(row)).standard_normal(self.sizes[1]) for row in ids]
-        return torch.from_numpy(np.stack(vectors)).to(factor.values.device, factor.values.dtype)[places]
-
-    def _slices(self, name: str, group: Int[Tensor, "n t"], like: Tensor) -> Float[Tensor, "n t x"]:
-        """Random signs that keep the slices of a 3-D weight apart."""
-        groups, places = torch.unique(group, return_inverse=True)
-        signs = [2.0 * draws(self.seed, "slice", name, int(g)).integers(0, 2, self.sizes[1]) - 1 for g in groups]
-        return torch.from_numpy(np.stack(signs)).to(like.device, like.dtype)[places]
-
-    def _normal(self, like: Tensor, inputs: int, outputs: int, what: str, name: str) -> Float[Tensor, "i k"]:
-        drawn = draws(self.seed, what, name).standard_normal((inputs, outputs))
-        return torch.from_numpy(drawn).to(like.device, like.dtype)

@@ -26,7 +26,7 @@ from foretune.kernels.tile import Tile, by_precision, linear_factors
 from foretune.kernels.token_gram import token_gram_kernels
 from foretune.shapes import Float
 
-_FORM_COST = 4.0
+_FORM_COST = 2.0
 """A multiplication that forms gradients costs this many of a large product's: its inner dimension is a few tokens."""
 _ENTRY_COST = 24.0
 """Multiplications that pass in the time of one read-multiply-sum over an entry of a token Gram."""

@@ -11,8 +11,9 @@ from foretune.analysis.dynamics.curves import Curves
 from foretune.analysis.dynamics.descent import Descent, SignDescent
 from foretune.analysis.dynamics.simulation import curves
 from foretune.analysis.dynamics.space import FunctionSpace
+from foretune.analysis.feature_kernel import dense
 from foretune.analysis.losses import HalfSquaredLoss
-from foretune.analysis.spectrum import stable_learning_rate
+from foretune.analysis.spectrum import largest_eigenvalue, stable_learning_rate, symmetric
 from foretune.errors import UsageError
 from foretune.shapes import Float64
 
@@ -72,10 +73,10 @@ def typical_learning_rate(space: FunctionSpace, descent: Descent) -> float:
     """
     train = space.train_matrix
     if isinstance(descent, SignDescent):
-        largest = float(np.abs(train).max())
+        largest = float(np.abs(dense(train)).max())
         rate = 1 / largest if largest else float("inf")
     else:
-        largest = float(np.linalg.norm(train, 2))
+        largest = largest_eigenvalue(train) if symmetric(train) else float(np.linalg.norm(dense(train), 2))
         stable = stable_learning_rate(largest, space.n, space.f0.shape[1], descent.proximal)
         rate = stable.squared if isinstance(space.loss, HalfSquaredLoss) else stable.cross_entropy
     if not np.isfinite(rate):

@@ -21,6 +21,7 @@ import numpy as np
 from foretune.analysis.dynamics.curves import CurveRecorder, Curves
 from foretune.analysis.dynamics.descent import Descent, drawn_batches
 from foretune.analysis.dynamics.space import FunctionSpace
+from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 
@@ -69,8 +70,8 @@ class _Runs:
         n, c = space.n, space.f0.shape[1]
         self.descent, self.loss = descent, space.loss
         self.f0, self.targets = space.f0[:n].astype(np.float64), space.targets[:n]
-        self.rows = space.train_matrix.reshape(n, c, n * c)
-        self.block = np.empty_like(self.rows)
+        self.rows = space.train_matrix
+        self.block = np.empty(0) if isinstance(self.rows, FeatureMatrix) else np.empty((n, c, n * c))
         self.a = np.zeros((len(lr), n, c))
         self.rate = lr[:, None, None].copy()
         self.keep = 1 - self.rate * descent.proximal
@@ -78,16 +79,23 @@ class _Runs:
     def step(self, batch: Int[np.ndarray, " b"]) -> None:
         """One step of every run over the same training examples."""
         runs, n, c = self.a.shape
-        if len(batch) == n:  # all examples, in whichever order
-            picked, rows = slice(None), self.rows
-        else:  # mode="clip": without it numpy buffers the output
-            picked, rows = batch, np.take(self.rows, batch, axis=0, out=self.block[: len(batch)], mode="clip")
-        f = (self.a.reshape(runs, -1) @ rows.reshape(-1, n * c).T).reshape(runs, -1, c)
+        picked = slice(None) if len(batch) == n else batch  # all examples, in whichever order
+        f = (self.a.reshape(runs, -1) @ self._rows_of(batch).T).reshape(runs, -1, c)
         f += self.f0[picked]
         change = self.descent.direction(self.loss.derivative(f, self.targets[picked]))
         change *= self.rate / len(batch)
         self.a *= self.keep
         self.a[:, picked] -= change
+
+    def _rows_of(self, batch: Int[np.ndarray, " b"]) -> Matrix:
+        """The kernel's rows of a batch; all of them, in their own order, for all examples."""
+        _, n, c = self.a.shape
+        if len(batch) == n:
+            return self.rows
+        if isinstance(self.rows, FeatureMatrix):
+            return self.rows[(batch[:, None] * c + np.arange(c)).reshape(-1)]
+        rows, into = self.rows.reshape(n, c, n * c), self.block[: len(batch)]
+        return np.take(rows, batch, axis=0, out=into, mode="clip").reshape(-1, n * c)  # else numpy buffers the output
 
     def stop(self, diverged: np.ndarray) -> None:
         """Set diverged runs to rest, where nothing overflows."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix
 from foretune.analysis.losses import LogLoss, OutputLoss, targets
 from foretune.errors import UsageError
 from foretune.shapes import Float, Float64, Int
@@ -14,6 +15,8 @@ from foretune.shapes import Float, Float64, Int
 @dataclass(frozen=True)
 class FunctionSpace:
     """A model in the linear regime.
+
+    The kernel may be held as features.
 
     A joint kernel (train x all, (n, c, n + m, c)) of a symmetric formula is brought into this form by
     `joint.transpose(2, 3, 0, 1)`.
@@ -30,7 +33,7 @@ class FunctionSpace:
         UsageError: a shape does not fit, a number is not finite, or a label is not a class number.
     """
 
-    kernel: Float[np.ndarray, "r c n d"] = field(repr=False)
+    kernel: Kernel = field(repr=False)
     f0: Float[np.ndarray, "s e"] = field(repr=False)
     y: Int[np.ndarray, " q"] = field(repr=False)
     loss: OutputLoss = field(default_factory=LogLoss)
@@ -44,7 +47,10 @@ class FunctionSpace:
                 f"A kernel of shape {self.kernel.shape}, f0 of shape {self.f0.shape} and y of shape {self.y.shape}; "
                 "expected (n + m, c, n, c), (n + m, c) and (n + m,): training rows, then evaluation rows."
             )
-        if not (np.isfinite(self.kernel).all() and np.isfinite(self.f0).all()):
+        finite = (
+            self.kernel.reshape().finite if isinstance(self.kernel, FeatureKernel) else np.isfinite(self.kernel).all()
+        )
+        if not (finite and np.isfinite(self.f0).all()):
             raise UsageError("The kernel or the pretrained outputs f0 have undefined or infinite entries.")
         classes = max(c, 2)
         if self.y.min() < 0 or self.y.max() >= classes:
@@ -72,12 +78,14 @@ class FunctionSpace:
         return targets(self.y, self.f0.shape[1])
 
     @property
-    def matrix(self) -> Float64[np.ndarray, "j k"]:
+    def matrix(self) -> Matrix:
         """The kernel with row `i * c + a` for example i's output a, training rows first."""
+        if isinstance(self.kernel, FeatureKernel):
+            return self.kernel.reshape()
         return np.ascontiguousarray(self.kernel, dtype=np.float64).reshape(self.f0.size, -1)
 
     @property
-    def train_matrix(self) -> Float64[np.ndarray, "k k"]:
+    def train_matrix(self) -> Matrix:
         """The rows of the training examples."""
         matrix = self.matrix
-        return matrix[: matrix.shape[1]]
+        return matrix[slice(matrix.shape[1])]

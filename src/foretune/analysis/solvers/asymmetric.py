@@ -29,6 +29,7 @@ import numpy as np
 import scipy.linalg
 from sklearn.metrics import accuracy_score
 
+from foretune.analysis.feature_kernel import Matrix, dense
 from foretune.analysis.scores import predicted_classes
 from foretune.analysis.solvers.estimator import (
     F0_SCALES,
@@ -142,8 +143,9 @@ class AsymmetricKernel(KernelSolver):
             raise UsageError(f"mix is {self.mix}; expected 0 (f_t alone) to 1 (f_s alone).")
 
     def _factorised(self, problem: Problem) -> ShiftedDecomposition:
-        plain = np.linalg.svd(problem.matrix, compute_uv=False)
-        matrix = problem.matrix + self.strength * plain[0] * np.eye(len(plain))
+        kernel = dense(problem.matrix)
+        plain = np.linalg.svd(kernel, compute_uv=False)
+        matrix = kernel + self.strength * plain[0] * np.eye(len(plain))
         left, values, right = scipy.linalg.svd(matrix)
         return ShiftedDecomposition(plain, matrix, left, values, right.T)
 
@@ -166,9 +168,7 @@ class AsymmetricKernel(KernelSolver):
         self.condition_number_ = float(largest / smallest) if smallest > cut else float("inf")
         self.converged_ = True
 
-    def _kernel_outputs(
-        self, cross: Float64[np.ndarray, "r k"], reversed: Float64[np.ndarray, "s k"] | None
-    ) -> Float64[np.ndarray, "m c"]:
+    def _kernel_outputs(self, cross: Matrix, reversed: Matrix | None) -> Float64[np.ndarray, "m c"]:
         source = super()._kernel_outputs(cross, None)
         if self.mix == 1:
             return source

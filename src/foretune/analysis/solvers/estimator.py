@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
 from foretune.analysis.losses import targets
 from foretune.analysis.scores import predicted_classes
 from foretune.analysis.solvers.problem import Problem, checked_outputs, cross_matrix, posed
@@ -101,9 +102,9 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
 
     def outputs(
         self,
-        X: np.ndarray,  # noqa: N803
+        X: np.ndarray | FeatureMatrix,  # noqa: N803
         f0: np.ndarray | None = None,
-        reversed: np.ndarray | None = None,
+        reversed: np.ndarray | FeatureMatrix | None = None,
     ) -> Float64[np.ndarray, "m c"]:
         """Outputs f of new examples.
 
@@ -158,9 +159,7 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
     def _factorised(self, problem: Problem) -> Any:
         return spectrum(problem.matrix)
 
-    def _kernel_outputs(
-        self, cross: Float64[np.ndarray, "r k"], reversed: Float64[np.ndarray, "s k"] | None
-    ) -> Float64[np.ndarray, "m c"]:
+    def _kernel_outputs(self, cross: Matrix, reversed: Matrix | None) -> Float64[np.ndarray, "m c"]:
         """K(x, X) alpha."""
         return (cross @ self.dual_coef_.reshape(-1)).reshape(-1, self.n_outputs_)
 
@@ -198,7 +197,7 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
         """What the kernel has to add to f0 / s."""
         return self._targets(problem.y, problem.outputs) - self._offset(problem.f0, len(problem.y))
 
-    def _cross(self, x: np.ndarray) -> Float64[np.ndarray, "r k"]:
+    def _cross(self, x: np.ndarray | FeatureMatrix) -> Matrix:
         return cross_matrix(x, len(self.dual_coef_), self.n_outputs_)
 
 

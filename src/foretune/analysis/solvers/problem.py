@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
 from foretune.errors import UsageError
 from foretune.shapes import Float, Float64, Int
 
@@ -27,7 +28,7 @@ class Problem:
         f0: pretrained outputs, if there are any.
     """
 
-    matrix: Float64[np.ndarray, "k k"]
+    matrix: Matrix
     y: Int[np.ndarray, " n"]
     classes: np.ndarray
     outputs: int
@@ -39,11 +40,11 @@ def sample_major(kernel: Float[np.ndarray, "n c m d"]) -> Float[np.ndarray, "n m
     return kernel.transpose(0, 2, 1, 3)
 
 
-def posed(x: np.ndarray, y: np.ndarray, f0: np.ndarray | None) -> Problem:
+def posed(x: np.ndarray | FeatureMatrix, y: np.ndarray, f0: np.ndarray | None) -> Problem:
     """The problem that a training kernel of any accepted form, labels and pretrained outputs pose.
 
     Args:
-        x: (n, n), (n c, n c) or (n, n, c, c).
+        x: (n, n), (n c, n c) or (n, n, c, c), or a matrix of features.
         y: n labels. Fewer labels than outputs ask for must be class numbers below their count.
         f0: (n, c).
 
@@ -53,11 +54,11 @@ def posed(x: np.ndarray, y: np.ndarray, f0: np.ndarray | None) -> Problem:
     y = np.asarray(y)
     if y.ndim != 1 or not len(y):
         raise UsageError(f"The labels have shape {y.shape}; expected one label an example, (n,).")
-    matrix = _matrix(x)
+    matrix, shape = _matrix(x), tuple(np.shape(x))
     if matrix.shape[0] != matrix.shape[1]:
         raise UsageError(f"A training kernel has to be square, got shape {np.shape(x)}: examples against themselves.")
     outputs, rest = divmod(len(matrix), len(y))
-    if rest or not outputs or (np.ndim(x) == 4 and outputs != np.shape(x)[2]):
+    if rest or not outputs or (len(shape) == 4 and outputs != shape[2]):
         raise UsageError(
             f"A kernel of shape {np.shape(x)} does not fit {len(y)} labels; expected (n, n), (n * c, n * c) or "
             "(n, n, c, c) for n labels and c outputs."
@@ -72,14 +73,14 @@ def posed(x: np.ndarray, y: np.ndarray, f0: np.ndarray | None) -> Problem:
     )
 
 
-def cross_matrix(x: np.ndarray, n: int, outputs: int) -> Float64[np.ndarray, "r k"]:
+def cross_matrix(x: np.ndarray | FeatureMatrix, n: int, outputs: int) -> Matrix:
     """The matrix of new examples against n training examples, from (m, n), (m c, n c) or (m, n, c, c).
 
     Raises:
         UsageError: the shape does not fit, or a number is not finite.
     """
-    matrix = _matrix(x)
-    if matrix.shape[1] != n * outputs or len(matrix) % outputs or (np.ndim(x) == 4 and np.shape(x)[2] != outputs):
+    matrix, shape = _matrix(x), tuple(np.shape(x))
+    if matrix.shape[1] != n * outputs or len(matrix) % outputs or (len(shape) == 4 and shape[2] != outputs):
         raise UsageError(
             f"A kernel of shape {np.shape(x)} does not fit {n} training examples with {outputs} outputs; expected "
             f"(m * {outputs}, {n * outputs}) or (m, {n}, {outputs}, {outputs}): new examples against training examples."
@@ -100,7 +101,11 @@ def checked_outputs(f0: np.ndarray, n: int, outputs: int) -> Float64[np.ndarray,
     return values
 
 
-def _matrix(x: np.ndarray) -> Float64[np.ndarray, "r k"]:
+def _matrix(x: np.ndarray | FeatureMatrix) -> Matrix:
+    if isinstance(x, FeatureMatrix):
+        if not x.finite:
+            raise UsageError(f"The kernel of shape {x.shape} has features that are undefined or infinite.")
+        return x
     kernel = np.asarray(x, dtype=np.float64)
     if kernel.ndim == 4 and kernel.shape[2] == kernel.shape[3]:
         m, n, c, _ = kernel.shape

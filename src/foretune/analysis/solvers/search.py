@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import ParameterGrid, StratifiedKFold
 
+from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers.estimator import Grid, KernelSolver, Point, class_probabilities
 from foretune.analysis.solvers.problem import Problem, posed
@@ -35,15 +36,15 @@ class JointData:
         reversed: of an asymmetric kernel, `evaluation` with the roles of its rows and columns exchanged.
     """
 
-    train: Float64[np.ndarray, "n c n c"]
-    evaluation: Float64[np.ndarray, "v c n c"]
+    train: Kernel
+    evaluation: Kernel
     f0_train: Float64[np.ndarray, "n c"]
     f0_evaluation: Float64[np.ndarray, "v c"]
     y_train: Int[np.ndarray, " n"]
     y_evaluation: Int[np.ndarray, " v"]
     validation: int
     metric: str = "accuracy"
-    reversed: Float64[np.ndarray, "v c n c"] | None = None
+    reversed: Kernel | None = None
 
     def problem(self) -> Problem:
         """What a solver is fitted to.
@@ -61,7 +62,7 @@ class JointData:
 
 
 def joint_data(
-    joint: Float64[np.ndarray, "n c e c"],
+    joint: Kernel,
     f0: Float64[np.ndarray, "e c"],
     y: Int[np.ndarray, " e"],
     validation: int,
@@ -221,7 +222,7 @@ def solve_on_grid(
     c, v = data.f0_train.shape[1], data.validation
     fits = solver.path(data.problem(), points)
     cross = data.evaluation.reshape(len(data.y_evaluation) * c, -1)
-    back = None if data.reversed is None else data.reversed.reshape(cross.shape)
+    back = None if data.reversed is None else data.reversed.reshape(len(data.y_evaluation) * c, -1)
     evaluation = [fit.outputs(cross, data.f0_evaluation, back) for fit in fits]
     choosing, y = choose.outputs(solver, data, points, evaluation), choose.labels(data)
     found = [

@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 from sklearn.svm import SVC, SVR
 
+from foretune.analysis.feature_kernel import Matrix, dense
 from foretune.analysis.losses import targets
 from foretune.analysis.solvers.estimator import KernelSolver
 from foretune.analysis.solvers.problem import Problem
@@ -41,7 +42,7 @@ class _SupportVectors(KernelSolver):
     ) -> tuple[Float64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
         """Fit on the regularised kernel and return alpha and the outputs on the training examples."""
         ridge = self.strength * eigen.largest
-        matrix = problem.matrix + ridge * np.eye(len(problem.matrix))
+        matrix = dense(problem.matrix) + ridge * np.eye(len(problem.matrix))
         try:
             self.machine_ = machine.fit(matrix, wanted)
         except ValueError as error:  # libsvm's coefficients are not finite
@@ -59,9 +60,7 @@ class _SupportVectors(KernelSolver):
         self.converged_ = not machine.fit_status_
         return alpha, matrix @ alpha
 
-    def _kernel_outputs(
-        self, cross: Float64[np.ndarray, "r k"], reversed: Float64[np.ndarray, "s k"] | None
-    ) -> Float64[np.ndarray, "m c"]:
+    def _kernel_outputs(self, cross: Matrix, reversed: Matrix | None) -> Float64[np.ndarray, "m c"]:
         return super()._kernel_outputs(cross, reversed) + self.intercept_
 
 

@@ -1,0 +1,326 @@
+"""Tangent features: sketches are unbiased, exact where they can be, one pass makes them, and a forecast reads them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import foretune as ft
+from foretune.analysis.dynamics import FunctionSpace, GradientDescent, best_run, curves
+from foretune.analysis.feature_kernel import FeatureKernel, gradient_squares, side_by_side, weighted_sum
+from foretune.analysis.label_regression import label_regression
+from foretune.analysis.solvers import joint_data, named_solver, solve_on_grid
+from foretune.analysis.spectrum import largest_eigenvalue, spectrum
+from foretune.analysis.transferability import kernel_target_alignment
+from foretune.candidates.candidate import formulas_for, parameter_sizes
+from foretune.candidates.comparison import comparison
+from foretune.candidates.effort import Effort
+from foretune.candidates.evidence import Pool
+from foretune.candidates.risk import relative_risk, relative_risk_alone
+from foretune.errors import UsageError
+from foretune.experiment.inputs import Inputs
+from foretune.gradients.factors import FactorBatch
+from foretune.gradients.source import GradientSource
+from foretune.kernels import feature_pass
+from foretune.kernels.feature_pass import tangent_features
+from foretune.kernels.memory_plan import Footprint, Sizes, one_pass_batch, tile_plan
+from foretune.kernels.sketch import Sketch
+from foretune.text.example import as_examples
+from tests.cases import ROWS, language_model, outputs_of
+from tests.conftest import family
+
+EXAMPLES = as_examples(ROWS)
+N = 4
+WHOLE = Sketch(5000)
+"""Larger than any block of a tiny model."""
+
+
+def job_of(outputs) -> ft.Job:
+    return ft.joint_job(outputs, EXAMPLES[:N], EXAMPLES[N:])
+
+
+def formulas_of(job):
+    return formulas_for(job.kinds, ranks=(2, 16))
+
+
+def product(features, names) -> np.ndarray:
+    phi = side_by_side(features.of(names), len(names), 10**6).astype(float)
+    return np.einsum("ick,jdk->icjd", phi[: features.n], phi)
+
+
+@pytest.mark.parametrize("name", ["bert-encoder", "gpt2-causal", "llama-tied-causal"])
+def test_a_sketch_that_is_large_enough_is_exact(name: str) -> None:
+    outputs = outputs_of(language_model(family(name)), difference=False)
+    job = job_of(outputs)
+    exact = ft.kernels_of(job, formulas_of(job))
+    found = tangent_features(job_of(outputs), formulas_of(job), WHOLE)
+    for label, kernel in exact.items():
+        size = np.abs(kernel.array).max()
+        for place, block in enumerate(kernel.names):
+            if job.kinds[block] != "embedding":  # signs of rows: a table has as many as there are words
+                np.testing.assert_allclose(
+                    product(found[label], [block]), kernel.array[place], rtol=1e-5, atol=1e-6 * size, err_msg=block
+                )
+
+
+@pytest.mark.parametrize(("name", "landmarks"), [("bert-masked", 0), ("mixtral-causal", 0), ("llama-tied-causal", 2)])
+def test_sketched_kernels_are_unbiased(name: str, landmarks: int) -> None:
+    outputs = outputs_of(language_model(family(name)), difference=True)
+    job = job_of(outputs)
+    exact = ft.kernels_of(job, formulas_of(job))
+    drawn = [tangent_features(job_of(outputs), formulas_of(job), Sketch(16, seed, landmarks)) for seed in range(24)]
+    for label, kernel in exact.items():
+        found = np.stack([product(each[label], kernel.names) for each in drawn])
+        spread = found.std(0) / np.sqrt(len(found))
+        assert (np.abs(found.mean(0) - kernel.total()) <= 4.5 * spread + 1e-6 * np.abs(kernel.total()).max()).all(), (
+            label
+        )
+
+
+def test_landmarks_are_exact_and_leave_the_sketch_less_to_estimate() -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    exact = ft.kernels_of(job_of(outputs), [ft.SGD()])["sgd"].total()
+    errors = []
+    for landmarks in (0, 6):  # of three outputs each
+        drawn = [tangent_features(job_of(outputs), [ft.SGD()], Sketch(16, seed, landmarks))["sgd"] for seed in range(8)]
+        kernels = [product(each, each.names) for each in drawn]
+        errors.append(np.sqrt(np.mean([np.square(kernel - exact).sum() for kernel in kernels])))
+    assert errors[1] < 0.7 * errors[0]
+    for place in (0, 2):  # of two landmarks among four examples
+        np.testing.assert_allclose(kernels[0][place], exact[place], rtol=1e-4, atol=1e-5 * np.abs(exact).max())
+
+
+def test_batches_and_chunks_change_nothing(monkeypatch) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    formulas = formulas_of(job_of(outputs))
+    usual = tangent_features(job_of(outputs), formulas, Sketch(8))
+    monkeypatch.setattr(feature_pass, "CHUNK", 2)
+    monkeypatch.setattr(feature_pass, "batch_within", lambda *_: 1)
+    alone = tangent_features(job_of(outputs), formulas, Sketch(8))
+    for label, features in usual.items():
+        assert len(features.chunks) == 1 and len(alone[label].chunks) == len(ROWS) // 2
+        for (_, first), (_, second) in zip(features.of(features.names), alone[label].of(features.names), strict=True):
+            np.testing.assert_allclose(first, second, atol=1e-6 * np.abs(first).max(initial=1e-6))
+
+
+def captured_counts(monkeypatch) -> list[int]:
+    """How many examples each capture holds."""
+    counts: list[int] = []
+    capture = GradientSource.capture
+
+    def counted(self: GradientSource, positions: Iterable[int], batch: int) -> list[FactorBatch]:
+        counts.append(len(list(positions)))
+        return capture(self, positions, batch)
+
+    monkeypatch.setattr(GradientSource, "capture", counted)
+    return counts
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_pass_holds_one_batch_whatever_the_number_of_examples(times: int, monkeypatch) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    monkeypatch.setattr(feature_pass, "batch_within", lambda *_: 2)
+    monkeypatch.setattr(feature_pass, "CHUNK", 4)
+    counts = captured_counts(monkeypatch)
+    rows = EXAMPLES * times
+    tangent_features(ft.joint_job(outputs, rows[:N], rows[N:]), [ft.SGD()], Sketch(4))
+    counts.remove(N)  # the landmarks, held throughout
+    assert max(counts) == 2 and sum(counts) == len(rows)
+
+
+def test_a_projected_kernel_takes_every_example_once_whatever_the_tiles(monkeypatch) -> None:
+    from foretune.kernels.job import Job
+    from foretune.kernels.memory_plan import TilePlan
+
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    expected = ft.block_kernels(outputs, ROWS, formula=ft.Kronecker(8)).array
+    monkeypatch.setattr(Job, "plan", lambda *_: TilePlan(1, 2, 2, 100, 0))
+    counts = captured_counts(monkeypatch)
+    found = ft.block_kernels(outputs, ROWS, formula=ft.Kronecker(8)).array
+    assert sum(counts) == len(ROWS)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
+
+
+class _KilledError(Exception):
+    """Stands for a kill."""
+
+
+def test_a_killed_pass_goes_on_and_ends_with_the_same_bits(tmp_path, monkeypatch) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    monkeypatch.setattr(feature_pass, "CHUNK", 2)
+    whole = tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "whole")["sgd"]
+
+    def kill(what: str, done: int, total: int) -> None:
+        raise _KilledError
+
+    with pytest.raises(_KilledError):
+        tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "killed", progress=kill)
+    counts = captured_counts(monkeypatch)
+    found = tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "killed")["sgd"]
+    assert sum(counts) == N + len(ROWS) - 2  # the landmarks again
+    for first, second in zip(whole.chunks, found.chunks, strict=True):
+        assert np.array_equal(first, second)
+
+
+def test_a_damaged_chunk_is_named_and_made_again(tmp_path) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    before = np.array(tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")["sgd"].chunks[0])
+    (file,) = (tmp_path / "f" / "chunks").iterdir()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"{file.name}.*computed again"):
+        found = tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")["sgd"]
+    assert np.array_equal(found.chunks[0], before)
+
+
+def test_a_folder_of_other_features_is_refused(tmp_path) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")
+    with pytest.raises(UsageError, match="another feature: it differs in sketch"):
+        tangent_features(job_of(outputs), [ft.SGD()], Sketch(9), out=tmp_path / "f")
+    with pytest.raises(UsageError, match=r"not of SignGD.*block_kernels"):
+        tangent_features(job_of(outputs), [ft.SignGD()], Sketch(8))
+    with pytest.raises(UsageError, match=r"more than half of the memory budget.*--out DIR"):
+        tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), memory=10_000)
+
+
+def random_joint(
+    c: int, k: int, n: int = 12, others: int = 9
+) -> tuple[FeatureKernel, np.ndarray, np.ndarray, np.ndarray]:
+    """A kernel held as features, the same as an array, labels and outputs."""
+    rng = np.random.default_rng(c + 10 * k)
+    y = rng.permutation(np.arange(n + others) % max(c, 2))
+    phi = rng.standard_normal((n + others, c, k)) + y[:, None, None]
+    held = FeatureKernel.joint(phi, n)
+    return held, np.einsum("ick,jdk->icjd", phi[:n], phi), y, rng.standard_normal((n + others, c))
+
+
+@pytest.mark.parametrize(("c", "k"), [(1, 5), (3, 7), (1, 40), (2, 60)])
+def test_what_reads_a_kernel_reads_its_features(c: int, k: int) -> None:
+    held, array, y, f0 = random_joint(c, k)
+    n, v = 12, 5
+    train, matrix = held[:, :, :n].reshape(n * c, n * c), array[:, :, :n].reshape(n * c, n * c)
+    own, other = spectrum(train), spectrum(matrix)
+    wanted = np.linspace(-1, 1, n * c)
+    assert largest_eigenvalue(train) == pytest.approx(other.largest)
+    assert own.rank == other.rank and own.smallest == pytest.approx(other.smallest, abs=1e-9 * other.largest)
+    assert own.ridge_risk(wanted, 0.1) == pytest.approx(other.ridge_risk(wanted, 0.1))
+    assert relative_risk_alone(train, wanted) == pytest.approx(relative_risk(other, wanted).exact)
+    assert relative_risk_alone(matrix, wanted) == pytest.approx(relative_risk(other, wanted).exact)
+    targets = np.eye(max(c, 2))[y[:n]][:, :c] - 0.5
+    assert kernel_target_alignment(held[:, :, :n], targets) == pytest.approx(
+        kernel_target_alignment(array[:, :, :n], targets)
+    )
+    np.testing.assert_allclose(gradient_squares(held, f0[:n]), gradient_squares(array, f0[:n]))
+    np.testing.assert_allclose((held + held).dense(), 2 * array)
+    np.testing.assert_allclose(
+        label_regression(held, y[: n + v]).outputs, label_regression(array, y[: n + v]).outputs, atol=1e-8
+    )
+    spaces = [FunctionSpace(kernel.transpose(2, 3, 0, 1), f0, y, validation=v) for kernel in (held, array)]
+    for descent in (GradientDescent(0.02), GradientDescent(0.02, batch=5)):
+        first, second = (curves(space, descent, 20)[0] for space in spaces)
+        np.testing.assert_allclose(first.outputs, second.outputs, rtol=1e-6, atol=1e-8)
+    runs = [best_run(space, GradientDescent(1.0), 20) for space in spaces]
+    assert runs[0].learning_rate == pytest.approx(runs[1].learning_rate)
+    for solver in ("ridge", "logistic"):
+        solutions = [
+            solve_on_grid(named_solver(solver), joint_data(kernel, f0, y, v), {"strength": [1e-2], "f0_scale": [10.0]})
+            for kernel in (held, array)
+        ]
+        np.testing.assert_allclose(solutions[0].probabilities, solutions[1].probabilities, atol=1e-4)
+
+
+def test_a_mixture_of_many_features_keeps_the_kernel() -> None:
+    rng = np.random.default_rng(0)
+    blocks = [rng.standard_normal((6, 1, 8)) for _ in range(40)]
+    exact = sum(block[:, 0] @ block[:, 0].T for block in blocks)
+    draws = []
+    for seed in range(60):
+        mixed = side_by_side(((1000 * seed + place, block) for place, block in enumerate(blocks)), 40, 32)[:, 0]
+        assert mixed.shape == (6, 32)
+        draws.append(mixed @ mixed.T)
+    spread = np.std(draws, axis=0) / np.sqrt(len(draws))
+    assert (np.abs(np.mean(draws, axis=0) - exact) <= 4.5 * spread + 1e-9).all()
+    kernels = [FeatureKernel.joint(block, 4) for block in blocks[:3]]
+    np.testing.assert_allclose(
+        weighted_sum(kernels, [1.0, 4.0, 0.0]).dense(), kernels[0].dense() + 4 * kernels[1].dense(), rtol=1e-5
+    )
+
+
+def test_a_forecast_from_features_is_that_of_exact_kernels() -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")), head=True)
+    rng = np.random.default_rng(0)
+    words = np.array(["good", "bad", "great", "dull", "film", "plot", "story", "slow", "funny", "sad"])
+    rows = [{"text": " ".join(rng.choice(words, 6)), "label": str(number % 2)} for number in range(36)]
+    examples = as_examples([row["text"] for row in rows])
+    y = np.array([int("good" in row["text"]) for row in rows])
+    n = 16
+    job = ft.joint_job(outputs, examples[:n], examples[n:])
+    formulas = formulas_for(job.kinds, ranks=(2,))
+    blocks = [name for name, kind in job.kinds.items() if kind != "embedding"]
+    jobs = [ft.joint_job(outputs, examples[:n], examples[n:], blocks) for _ in range(2)]
+    exact, sketched = ft.kernels_of(jobs[0], formulas), tangent_features(jobs[1], formulas, WHOLE)
+    f0 = rng.standard_normal((36, outputs.n_outputs)) / 10
+    sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
+    inputs = Inputs(y, f0, rng.standard_normal((36, 4)), n, 12, 2, sizes, "accuracy", head="probed")
+    effort = Effort(steps=40, compared=3, resamples=4, greedy_sizes=(1, 2))
+    results = [
+        comparison(Pool.sized(kernels, inputs, parameter_sizes(outputs), effort)) for kernels in (exact, sketched)
+    ]
+    first, second = (sorted(found.candidates, key=lambda item: item.title) for found in results)
+    assert [item.title for item in first] == [item.title for item in second]
+    for one, other in zip(first, second, strict=True):
+        assert other.score.label_error == pytest.approx(one.score.label_error, rel=1e-2), one.title
+        assert other.score.validation_loss == pytest.approx(one.score.validation_loss, rel=1e-2), one.title
+        assert other.score.change == pytest.approx(one.score.change, rel=5e-2), one.title
+
+
+def test_evidence_in_the_primal_is_that_of_the_array(monkeypatch) -> None:
+    from foretune.candidates import joint
+
+    outputs = outputs_of(language_model(family("bert-encoder")), head=True)
+    job = job_of(outputs)
+    kernels = tangent_features(job, formulas_of(job), Sketch(16))
+    f0 = np.linspace(-0.1, 0.1, len(ROWS) * outputs.n_outputs).reshape(len(ROWS), -1)
+    sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
+    y = np.arange(len(ROWS)) % 2
+    inputs = Inputs(y, f0, np.eye(len(ROWS)), N, 1, 2, sizes, "accuracy", head="probed")
+    found = []
+    for rows in (1024, 0):
+        monkeypatch.setattr(joint, "DENSE", rows)
+        pool = Pool.sized(kernels, inputs, parameter_sizes(outputs))
+        assert isinstance(pool.candidates, list)
+        seen = [pool.evidence(item) for item in pool.candidates[:12]]
+        assert all(isinstance(each.kernel, FeatureKernel) == (rows == 0) for each in seen if each.blocks)
+        found.append([[each.exact_risk, each.labels.error, each.lowest.loss, each.change] for each in seen])
+    np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 200])
+def test_the_largest_eigenvalue_needs_no_vectors(size: int) -> None:
+    root = np.random.default_rng(size).standard_normal((size, size))
+    matrix = root @ root.T
+    assert largest_eigenvalue(matrix) == pytest.approx(spectrum(matrix).largest, rel=1e-12)
+    assert largest_eigenvalue(0 * matrix) == 0
+    assert largest_eigenvalue(np.eye(size)) == pytest.approx(1)
+
+
+def test_a_plan_prefers_what_takes_less_time() -> None:
+    footprint, lengths = Footprint(400_000, 150_000.0, 600_000.0), [20 + 17 * k % 23 for k in range(664)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plans = [
+            tile_plan(footprint, (lengths[:300], lengths), size * 2**20, overlap=True, single=False)
+            for size in (512, 1024, 4096)
+        ]
+    assert [plan.batch for plan in plans] == sorted(plan.batch for plan in plans)
+    assert all(plan.batch >= 4 for plan in plans)
+    assert one_pass_batch(footprint, 40, 2**30, 0, single=False) == 8
+    assert one_pass_batch(footprint, 40, 2**30, 0, single=True) == 1
+    with pytest.raises(UsageError, match="Use --memory"):
+        one_pass_batch(replace(footprint, graph=2.0**30), 40, 2**30, 0, single=False, sizes=Sizes())
