@@ -28,10 +28,10 @@ from foretune.cli.options import (
     RunOptions,
     SchemaName,
     ShowOptions,
-    SolverOptions,
     TaskName,
 )
 from foretune.cli.settings import Command, command
+from foretune.cli.solve_options import SolverOptions
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions, ValidateOptions
 from foretune.cli.tuning_options import BehaviourOptions, MethodOptions, TrainingOptions, TuneOptions
 

@@ -20,7 +20,7 @@ from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import SETTINGS, command_of, folder_description
 from foretune.labelling.budget import budget_of
 from foretune.labelling.corrected import write_copy
-from foretune.labelling.kernel import MOST_SQUARE, RowKernel, joint_kernel, row_kernel
+from foretune.labelling.kernel import MOST_SQUARE, RowKernel, kernel_with_others, row_kernel
 from foretune.labelling.next_rows import NextRows, rows_to_label, unlabelled_rows
 from foretune.labelling.page import LabelsData, labels_page
 from foretune.labelling.suspicious import Suspicion, suspicion_of
@@ -123,7 +123,7 @@ def _next_rows(
             f"--unlabelled {wanted.unlabelled} {what}; expected some new texts, {MOST_SQUARE:,} rows in all."
         )
     with found.work.stages.stage("choose rows"):
-        factors = joint_kernel(found, kernel, [row.example for row in rows])
+        factors = kernel_with_others(found, kernel, [row.example for row in rows])
         return rows_to_label(factors, len(read.rows.rows), rows, result.strength, wanted.batch or _BATCH)
 
 

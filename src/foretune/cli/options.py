@@ -30,7 +30,6 @@ from foretune.kernels.adapter import Adapter
 from foretune.model.parameters import ParameterFilter
 
 FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
-SOLVERS = ("auto", "ridge", "logistic", "asymmetric", "svc", "svr", "published")
 _SIGNS, _LORA = UsedWith("formula", ("signgd", "asymmetric")), UsedWith("formula", ("lora",))
 _PROJECTION = UsedWith("formula", ("projection",))
 _SKETCHED = "Kernels: exact, or sketched, linear in the examples. auto sketches where exact ones do not fit."
@@ -347,34 +346,6 @@ PageFolder = Annotated[
     option(Panel.RUN, "Folder for the page: report.html, page.json, tables as .csv, figures as .svg.", "--out"),
 ]
 """Where a command that keeps nothing else puts its page."""
-
-
-@dataclass(frozen=True)
-class SolverOptions:
-    """Which kernels are solved, and how."""
-
-    folder: Annotated[Path, argument("A folder made by `foretune kernel` or `foretune forecast --out`.")]
-    out: PageFolder = None
-    solver: Annotated[
-        str,
-        option(Panel.SOLVER, f"Solvers, separated by commas: {', '.join(SOLVERS)}."),
-        Words("auto,logistic", SOLVERS),
-    ] = "auto"
-    kernels: Annotated[
-        str | None, option(Panel.SOLVER, "Solve only these kernels of the folder.  [default: all]"), Items("sgd,signgd")
-    ] = None
-    select: Annotated[
-        str | None,
-        option(Panel.SOLVER, "Use only blocks whose names match these globs, separated by commas.  [default: all]"),
-        Items("*.query.*,*.value.*"),
-    ] = None
-    choose: Annotated[
-        Literal["validation", "cv"],
-        option(
-            Panel.SOLVER,
-            "Choose hyperparameters by validation, or by cv (5-fold cross-validation on the training examples).",
-        ),
-    ] = "validation"
 
 
 @dataclass(frozen=True)

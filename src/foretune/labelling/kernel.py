@@ -76,7 +76,7 @@ def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "
     return RowKernel(factors, "gradients", features, notes, time.perf_counter() - start)
 
 
-def joint_kernel(experiment: Experiment, known: RowKernel, others: Sequence[Example]) -> Factors:
+def kernel_with_others(experiment: Experiment, known: RowKernel, others: Sequence[Example]) -> Factors:
     """The kernel of features between the rows of a kernel and then other ones.
 
     Raises:
