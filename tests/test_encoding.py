@@ -398,3 +398,12 @@ def test_texts_whose_characters_are_dropped_are_counted_and_said() -> None:
         assert any("All 3 texts have the same tokens, though they differ" in note for note in found.notes)
         assert outputs_and_features(outputs, ["A", "AC"]).notes == ()
         assert outputs_and_features(outputs, ["A", "A"]).notes == ()
+
+
+def test_a_text_that_holds_the_mask_token_is_refused_by_its_own_text() -> None:
+    read = PromptEncoder(tokenizer(), TASK, 64, masked=True)
+    text = f"the film {tokenizer().mask_token} was good"
+    with pytest.raises(ft.ForetuneError, match=r"must not contain '<mask>' itself\. Drop this row") as refused:
+        read(ft.Example(text))
+    assert repr(text) in str(refused.value)
+    assert read(ft.Example("the film was good")).position is not None

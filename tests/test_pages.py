@@ -77,6 +77,19 @@ def test_a_short_page_is_one_screen_whatever_it_says(text: str, notes: int, widt
     assert notes == 0 or any(line.startswith("Note: ") for line in lines)
 
 
+def test_a_page_whose_numbers_need_every_line_leaves_out_gaps_and_the_count_of_notes() -> None:
+    """Numbers on the last line of every fact, so that none can be cut: 21 lines of facts, a title and what comes next."""
+    numbers = " ".join(f"{number:05d}" for number in range(29))  # three lines of 65 columns at most
+    facts = tuple(Fact(name, numbers, 3) for name in ("Will it work?", "Train what?", "How?", "How sure?", "Cost"))
+    about = tuple(Fact(name, numbers, 2) for name in ("Read", "Used"))
+    page = dataclasses.replace(PAGE, title="a", about=about, facts=facts, notes=("a", "b"), next=())
+    printed = shown(page, 80)
+    assert printed.count("00028") == 7
+    assert len(printed.splitlines()) <= SCREEN
+    assert "among the details" not in printed
+    assert printed.splitlines()[-1] == PAGE.answer
+
+
 ANSWERS = {
     "yes": "Yes. Accuracy 0.62 (zero-shot, threshold set on validation) -> 0.81 (95%: 0.72 - 0.88).\n"
     "A linear probe alone: 0.75, the majority label: 0.51.",

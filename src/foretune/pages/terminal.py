@@ -81,7 +81,10 @@ def _short(console: Console, page: Page, where: str) -> Iterator[RenderableType]
         notes = _fitting(console, page.notes, free)
         if len(notes) <= free:
             break
-    yield from (*before, *notes, *behind)
+    parts = [*before, *notes, *behind]
+    if sum(_height(console, part) for part in parts) > SCREEN:  # the notes stand among the details
+        parts = [part for part in (*before, *behind) if part != ""]
+    yield from parts
 
 
 def _fitting(console: Console, notes: Sequence[str], free: int) -> list[RenderableType]:
