@@ -18,6 +18,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("handover", "the run that a forecast recommends, as files that run"),),
     (
         ("forecasting", "what training would reach"),
+        ("labelling", "labels: wrong, enough, next"),
         ("regime", "what training did"),
         ("validation", "whether scores rank"),
         ("reproduce", "the papers' tables"),

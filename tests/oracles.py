@@ -54,3 +54,8 @@ def untouched(folder, outputs, rows) -> tuple[torch.Tensor, dict[str, torch.Tens
             for name, grad in zip(parameters, grads, strict=True):
                 found[name][-1][c] = 0 if grad is None else grad
     return torch.stack(values), {name: torch.stack(of_rows) for name, of_rows in found.items()}
+
+
+def left_out_one_by_one(n: int, fit) -> np.ndarray:
+    """What `fit(kept, row)` predicts for each of n rows, from all the others."""
+    return np.array([fit(np.delete(np.arange(n), row), row) for row in range(n)])

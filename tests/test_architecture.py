@@ -26,6 +26,7 @@ LAYERS = [
     "candidates",
     "regime",
     "forecasting",
+    "labelling",
     "validation",
     "reproduce",
     "handover",
@@ -149,7 +150,7 @@ def test_only_kept_compares_identities() -> None:
         assert "identity_difference" not in calls(file), file
 
 
-QUESTIONS = {"forecasting": (), "regime": (), "validation": (), "reproduce": ("regime",)}
+QUESTIONS = {"forecasting": (), "labelling": (), "regime": (), "validation": (), "reproduce": ("regime",)}
 """The rooms of questions -> those that they may import: the measures of kernel behaviour are what papers print."""
 
 

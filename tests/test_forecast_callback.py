@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 import foretune as ft
 from foretune.errors import UsageError
@@ -50,6 +53,33 @@ def test_another_start_is_said_at_once(caplog) -> None:
     with caplog.at_level(logging.WARNING, "foretune"):
         told([0.9])
     assert "other rows, another prompt or another head" in caplog.text
+
+
+@pytest.mark.parametrize("batch", [2, 4, 8, 9])
+@pytest.mark.parametrize("trained", [False, True], ids=["evaluate", "train"])
+def test_the_loss_of_a_trainer_of_ones_own_is_read_as_the_mean_over_rows(
+    batch: int, trained: bool, tmp_path: Path
+) -> None:
+    """8 rows of loss 0 and one of loss 9: in batches of 4 and 8 the last batch is that row alone."""
+    from transformers import Trainer, TrainingArguments
+
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"loss": labels.mean() + 0 * self.weight.sum(), "logits": labels}
+
+    rows: Any = [{"labels": 9.0 * (number == 8)} for number in range(9)]
+    callback = ft.ForecastCallback(RECORD)
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=1, per_device_eval_batch_size=batch, eval_strategy="steps", eval_steps=1,
+        save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(Own(), arguments, train_dataset=rows, eval_dataset=rows, callbacks=[callback])
+    (trainer.train if trained else trainer.evaluate)()
+    assert [each.real for each in callback.history] == pytest.approx([1.0])
 
 
 @pytest.mark.parametrize("given", [{"forecast": {"recommended": None}}, "nowhere.json"])

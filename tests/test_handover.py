@@ -155,6 +155,23 @@ def test_every_kind_of_candidate_starts_at_its_probe_and_trains_exactly(
         assert {module.partition("layer")[2] for module in loaded_modules(tmp_path, kind)} == last
 
 
+def test_the_validation_loss_of_the_script_is_the_mean_over_rows(model_folder, tmp_path: Path) -> None:
+    """34 rows, in batches of 32: the two of the last batch do not count as much as the 32 before them."""
+    setting = Setting(DataSource(many_rows(96)), FewShot(17), 0, 8, ASKED)
+    found = load_experiment(setting, str(model_folder("bert-masked")))
+    f0, y = torch.tensor(found.inputs.f0[34:68]), torch.tensor(found.inputs.y[34:68])
+    each = torch.nn.functional.cross_entropy(torch.cat([torch.zeros_like(f0), f0], 1), y, reduction="none")
+    exact, halves = each.mean().item(), (each[:32].mean() + each[32:].mean()).item() / 2
+    assert abs(exact - halves) > 1e-4
+    sizes = parameter_sizes(found.outputs)
+    blocks = [block for block in sizes.shapes if block.endswith("0.attention.self.query.weight")]
+    picked: Any = Stub(candidate("own", "layer", blocks, 2, sizes), (exact, 0.5, 0.4))
+    config = lora_config(found.outputs, classes_for(found.outputs), blocks, 2, 16.0)
+    write_next_run(tmp_path, next_run(found, picked, config, thresholded=False), foretune.__version__)
+    log, _ = ran(tmp_path)
+    assert log[0]["eval_loss"] == pytest.approx(exact, abs=1e-6)
+
+
 def loaded_modules(folder: Path, kind: str) -> set[str]:
     """The modules that adapter_config.json adapts in a class of transformers."""
     import peft

@@ -15,7 +15,7 @@ import yaml
 
 import foretune as ft
 from foretune.analysis.solvers import SOLVERS
-from foretune.cli import options
+from foretune.cli import solve_options
 from foretune.cli.app import COMMANDS, app
 from foretune.cli.fields import described
 from foretune.cli.foreign import OFF, SAME
@@ -90,7 +90,7 @@ def test_choices_are_the_names_that_the_code_knows() -> None:
     assert set(_choices(hints["method"])) == set(METHODS)
     assert set(_choices(hints["optimiser"])) == set(OPTIMISERS)
     assert set(_choices(hints["loss"])) == set(LOSSES)
-    assert set(options.SOLVERS) == {"auto", *SOLVERS}
+    assert set(solve_options.SOLVERS) == {"auto", *SOLVERS}
 
 
 SPELLINGS = {

@@ -145,7 +145,7 @@ def test_every_command_takes_paths_with_brackets(
         ("tune", model, data, *small, "--steps", 2, "--out", out / "t"),
         ("behaviour", out / "t"),
         ("forecast", model, data, *small, "--json", out / "f.json"),
-        ("validate", model, "--tasks", "mr", "--data", mr_data, "--k", 4, "--test", 8, "--epochs", 1, "--rank", 0,
+        ("validate", model, "--tasks", "mr", "--data", mr_data, "--k", 4, "--test", 8, "--epochs", 1, "--method", "ft",
          "--learning-rates", "1e-3", "--candidates", "*", "--out", out / "v"),
     ]  # fmt: skip
     for call in calls:

@@ -150,3 +150,8 @@ def test_the_built_in_text_is_real() -> None:
     assert len(rows) == 10072
     assert {row["label"] for row in rows} == {"negative", "positive"}
     assert all((row["rating"] > 0) == (row["label"] == "positive") for row in rows)
+    assert sum("naïve" in row["text"] for row in rows) > 0
+    for row in rows:  # none is UTF-8 that was read as another encoding
+        if not row["text"].isascii():
+            with pytest.raises(UnicodeError):
+                row["text"].encode("latin-1").decode("utf-8")

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from foretune.library.card import card as card
     from foretune.library.forecast import Forecast as Forecast
     from foretune.library.forecast import forecast as forecast
+    from foretune.library.labels import LearningCurve as LearningCurve
+    from foretune.library.labels import RowInfluences as RowInfluences
+    from foretune.library.labels import RowsToLabel as RowsToLabel
+    from foretune.library.labels import SuspiciousLabels as SuspiciousLabels
+    from foretune.library.labels import influences as influences
+    from foretune.library.labels import label_budget as label_budget
+    from foretune.library.labels import next_rows as next_rows
+    from foretune.library.labels import suspicious_labels as suspicious_labels
     from foretune.library.tune import TunedRun as TunedRun
     from foretune.library.tune import tune as tune
     from foretune.library.validate import ForecastValidation as ForecastValidation
@@ -55,6 +63,14 @@ _WHERE = {
     "tune": "foretune.library.tune",
     "RunBehaviour": "foretune.library.behaviour",
     "behaviour": "foretune.library.behaviour",
+    "LearningCurve": "foretune.library.labels",
+    "SuspiciousLabels": "foretune.library.labels",
+    "RowInfluences": "foretune.library.labels",
+    "RowsToLabel": "foretune.library.labels",
+    "influences": "foretune.library.labels",
+    "next_rows": "foretune.library.labels",
+    "label_budget": "foretune.library.labels",
+    "suspicious_labels": "foretune.library.labels",
     "ForecastValidation": "foretune.library.validate",
     "validate": "foretune.library.validate",
     "AnswerLogits": "foretune.model.answer",

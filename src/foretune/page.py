@@ -292,7 +292,7 @@ class Page:
         details: sentences that only a view with all details shows.
         listings: texts to be copied; only a view with all details shows them.
         next: commands that go on from here.
-        kind: what made it: `forecast`, `plan`, `kernel`, `solve`, `tune`, `tune-plan`, `behaviour`,
+        kind: what made it: `forecast`, `plan`, `labels`, `explain`, `kernel`, `solve`, `tune`, `tune-plan`, `behaviour`,
             `tasks`, `task`, `validate` or `reproduce`.
         data: the numbers behind all this, unrounded; its fields are named in the JSON schema of the kind.
     """

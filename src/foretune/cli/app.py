@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 import foretune
+from foretune.cli.labels_options import ExplainOptions, LabelsOptions
 from foretune.cli.options import (
+    AnswerOptions,
     BlockOptions,
     CardOptions,
     DataOptions,
@@ -22,13 +24,14 @@ from foretune.cli.options import (
     ModelOptions,
     OutputOptions,
     ReportOptions,
+    RowOptions,
     RunOptions,
     SchemaName,
     ShowOptions,
-    SolverOptions,
     TaskName,
 )
 from foretune.cli.settings import Command, command
+from foretune.cli.solve_options import SolverOptions
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions, ValidateOptions
 from foretune.cli.tuning_options import BehaviourOptions, MethodOptions, TrainingOptions, TuneOptions
 
@@ -70,6 +73,13 @@ def _check_tasks(groups: Mapping[str, Any]) -> None:
     check_tasks_early(groups["options"].data, groups["options"].tasks)
 
 
+def _read_rows(groups: Mapping[str, Any]) -> None:
+    """Read all rows."""
+    from foretune.cli.early import read_rows_early
+
+    read_rows_early(**groups)
+
+
 _ASKED = {"model": ModelOptions, "data": DataOptions, "outputs": OutputOptions}
 """Which model is asked what, of which examples."""
 COMMANDS: Mapping[str, Entry] = {
@@ -80,6 +90,33 @@ COMMANDS: Mapping[str, Entry] = {
         """,
         {**_ASKED, "blocks": BlockOptions, "wanted": ForecastOptions, "run": RunOptions, "report": ReportOptions},
         _read,
+    ),
+    "labels": Entry(
+        """Find the labels of DATA that look wrong to MODEL, and estimate how many are; no training.
+
+        Example: foretune labels minilm reviews.csv --write corrected.csv
+        """,
+        {
+            "model": ModelOptions,
+            "data": RowOptions,
+            "answer": AnswerOptions,
+            "wanted": LabelsOptions,
+            "report": ReportOptions,
+        },
+        _read_rows,
+    ),
+    "explain": Entry(
+        """Show which rows of DATA a prediction of MODEL rests on: those that helped it and those that hurt it.
+
+        Example: foretune explain minilm reviews.csv --row 17
+        """,
+        {
+            "model": ModelOptions,
+            "data": RowOptions,
+            "answer": AnswerOptions,
+            "wanted": ExplainOptions,
+            "report": ReportOptions,
+        },
     ),
     "kernel": Entry(
         """Compute the kernels of all parameter blocks on a few examples of DATA, and write them to the folder --out.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from foretune.cli.held import released
-from foretune.cli.options import DataOptions, OutputOptions
+from foretune.cli.options import AnswerOptions, DataOptions, OutputOptions, RowOptions
 from foretune.cli.ranges import label_words, listed
 from foretune.errors import UsageError
 from foretune.experiment.data import check_rows
@@ -42,7 +43,22 @@ def asked_setting(data: DataOptions, output: OutputOptions) -> Setting:
     Raises:
         UsageError: options that contradict each other, or a list that cannot be read.
     """
-    source = DataSource(
+    question = replace(_question(output), metric=output.metric, head=output.head, difference=output.difference)
+    sample = chosen_sample(data, FewShot(_USUAL_K), Full(_USUAL_K))
+    return Setting(_source(data, output), sample, data.seed, data.test, question)
+
+
+def every_row_setting(data: RowOptions, output: AnswerOptions) -> Setting:
+    """The setting of all rows, whose labels nothing is fitted to: a head is drawn at random.
+
+    Raises:
+        UsageError: a list that cannot be read.
+    """
+    return Setting(_source(data, output), test=None, question=replace(_question(output), head="random"))
+
+
+def _source(data: RowOptions, output: AnswerOptions) -> DataSource:
+    return DataSource(
         released(data.data),
         released(data.validation_data),
         released(data.test_data),
@@ -56,20 +72,18 @@ def asked_setting(data: DataOptions, output: OutputOptions) -> Setting:
         revision=data.data_revision,
         reading=Reading(data.delimiter, data.encoding),
     )
-    question = Question(
+
+
+def _question(output: AnswerOptions) -> Question:
+    return Question(
         output=output.output,
         prompt=output.prompt,
         template=output.template,
         words=None if output.words is None else label_words(output.words),
         first_piece=output.first_piece,
-        metric=output.metric,
-        head=output.head,
         pooling=output.pooling,
-        difference=output.difference,
         max_length=output.max_length,
     )
-    sample = chosen_sample(data, FewShot(_USUAL_K), Full(_USUAL_K))
-    return Setting(source, sample, data.seed, data.test, question)
 
 
 def chosen_sample(options: SampleOptions, usual: Sample, full: Full) -> Sample:

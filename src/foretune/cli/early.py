@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from foretune.cli.data import asked_setting, check_data_folder
+from foretune.cli.data import asked_setting, check_data_folder, every_row_setting
 from foretune.cli.held import named_places
-from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
-from foretune.cli.places import Places
+from foretune.cli.labels_options import LabelsOptions
+from foretune.cli.options import AnswerOptions, DataOptions, ModelOptions, OutputOptions, ReportOptions, RowOptions
+from foretune.cli.places import Places, refuse_within_inputs
 from foretune.cli.ranges import items
 from foretune.errors import UsageError
-from foretune.experiment.data import Drawn, drawn
+from foretune.experiment.data import Drawn, Found, drawn, found_examples
 from foretune.experiment.setting import Setting
+from foretune.labelling.corrected import refuse_copy
+from foretune.labelling.rows import RowsToAsk, labelled_rows
 from foretune.pages.console import Console, progress_console
 from foretune.pages.progress import busy
 from foretune.progress import Stages
@@ -35,10 +38,26 @@ class Read:
 
 
 @dataclass(frozen=True)
+class ReadRows:
+    """All labelled rows that were read before the model.
+
+    Attributes:
+        found: all rows.
+        rows: those with a label.
+        stages: what reading them took.
+    """
+
+    found: Found
+    rows: RowsToAsk
+    stages: Stages
+
+
+@dataclass(frozen=True)
 class _Waiting:
     """What was read early, until the command that needs it takes it."""
 
     found: dict[tuple[DataOptions, OutputOptions], Read] = field(default_factory=dict)
+    rows: dict[tuple[RowOptions, AnswerOptions], ReadRows] = field(default_factory=dict)
 
 
 _WAITING = _Waiting()
@@ -74,7 +93,36 @@ def _read(setting: Setting, errors: Console) -> Read:
         return Read(setting, drawn(setting), stages)
 
 
-def read_by(model: ModelOptions, data: DataOptions, outputs: OutputOptions) -> list[str | Path | None]:
+def read_rows_early(
+    model: ModelOptions, data: RowOptions, answer: AnswerOptions, wanted: LabelsOptions, report: ReportOptions
+) -> None:
+    """Look at the places to write to, then read all rows; `asked_rows` hands them over.
+
+    Raises:
+        UsageError, DataError, StorageError: a wrong place, wrong options, or rows that cannot be used.
+    """
+    places = Places(report.json, () if wanted.out is None else (wanted.out,))
+    places.check(read_by(model, data, answer))
+    if wanted.write is not None:
+        refuse_within_inputs(wanted.write, "--write", read_by(model, data, answer))
+    _WAITING.rows[data, answer] = _read_rows(data, answer, wanted, progress_console(quiet=report.quiet))
+
+
+def asked_rows(data: RowOptions, answer: AnswerOptions, wanted: LabelsOptions, errors: Console) -> ReadRows:
+    """All labelled rows: as they were read early, or read now. Raises as `read_rows_early`."""
+    return _WAITING.rows.pop((data, answer), None) or _read_rows(data, answer, wanted, errors)
+
+
+def _read_rows(data: RowOptions, answer: AnswerOptions, wanted: LabelsOptions, errors: Console) -> ReadRows:
+    stages = Stages()
+    with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
+        found = found_examples(every_row_setting(data, answer))
+        if wanted.write is not None:
+            refuse_copy(wanted.write, found)
+        return ReadRows(found, labelled_rows(found), stages)
+
+
+def read_by(model: ModelOptions, data: RowOptions, outputs: AnswerOptions) -> list[str | Path | None]:
     """The files and folders that are read, where the options name such."""
     return named_places(model.model, data.data, data.test_data, data.validation_data, outputs.task)
 

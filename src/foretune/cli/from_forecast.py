@@ -1,4 +1,4 @@
-"""`tune --from DIR/forecast.json`: the options of the run that a forecast recommends."""
+"""`--from DIR/forecast.json`: the options of the run that a forecast recommends, or of the forecast itself."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ def from_forecast(context: typer.Context, file: Path | None) -> Path | None:
     found = {name: _word(value) for name, value in options.items() if name in known}
     context.default_map = {**found, **(context.default_map or {})}
     return file
+
+
+def asked_as_forecast(context: typer.Context, folder: Path | None) -> Path | None:
+    """Take defaults for model, rows and question from a forecast; what is typed, or given by --config, comes first."""
+    if folder is None:
+        return None
+    known = {str(parameter.name) for parameter in context.command.params} - {"out", "memory", "seed"}
+    settings = forecast_record(folder)["about"]["settings"]
+    found = {name: _word(value) for name, value in settings.items() if name in known}
+    context.default_map = {**found, **(context.default_map or {})}
+    return folder
 
 
 def recommended_options(record: Mapping[str, Any], file: Path | None) -> Mapping[str, Any]:

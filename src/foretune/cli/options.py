@@ -30,7 +30,6 @@ from foretune.kernels.adapter import Adapter
 from foretune.model.parameters import ParameterFilter
 
 FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
-SOLVERS = ("auto", "ridge", "logistic", "asymmetric", "svc", "svr", "published")
 _SIGNS, _LORA = UsedWith("formula", ("signgd", "asymmetric")), UsedWith("formula", ("lora",))
 _PROJECTION = UsedWith("formula", ("projection",))
 _SKETCHED = "Kernels: exact, or sketched, linear in the examples. auto sketches where exact ones do not fit."
@@ -83,8 +82,8 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Which rows, and how they are split."""
+class RowOptions:
+    """Which rows, and how they are read."""
 
     data: Annotated[
         str,
@@ -119,6 +118,12 @@ class DataOptions:
         str | None, option(Panel.DATA, "File with the validation rows.  [default: a part of DATA]")
     ] = None
     test_data: Annotated[str | None, option(Panel.DATA, "File with the test rows.  [default: the rest of DATA]")] = None
+
+
+@dataclass(frozen=True)
+class DataOptions(RowOptions):
+    """Which rows, and how they are split."""
+
     k: Annotated[
         int | None,
         option(Panel.DATA, "Training examples per label; validation gets as many again.  [default: 16]", "--k"),
@@ -142,7 +147,7 @@ class DataOptions:
 
 
 @dataclass(frozen=True)
-class OutputOptions:
+class AnswerOptions:
     """What the model is asked, and where its outputs are read."""
 
     output: Annotated[
@@ -167,14 +172,6 @@ class OutputOptions:
         bool,
         option(Panel.OUTPUT, "If a label word has several tokens, use the first of them.", "--first-piece"),
     ] = False
-    metric: Annotated[
-        Literal["accuracy", "f1", "matthews"] | None,
-        option(Panel.OUTPUT, "Score to report.  [default: the task's, or accuracy]"),
-    ] = None
-    head: Annotated[
-        Literal["probe", "random"],
-        option(Panel.OUTPUT, "Start of a head: probe (the solution of linear probing) or random."),
-    ] = "probe"
     pooling: Annotated[
         Literal["mean", "cls", "last"] | None,
         option(
@@ -183,12 +180,26 @@ class OutputOptions:
             "[default: mean; last for causal models]",
         ),
     ] = None
-    difference: Annotated[bool, option(Panel.OUTPUT, "With two classes, use the single logit difference f1 - f0.")] = (
-        True
-    )
     max_length: Annotated[
         int | None, option(Panel.OUTPUT, "Longest input in tokens; longer texts are cut, prompts are not."), AT_LEAST_1
     ] = None
+
+
+@dataclass(frozen=True)
+class OutputOptions(AnswerOptions):
+    """The same with the score, and the start of a head."""
+
+    metric: Annotated[
+        Literal["accuracy", "f1", "matthews"] | None,
+        option(Panel.OUTPUT, "Score to report.  [default: the task's, or accuracy]"),
+    ] = None
+    head: Annotated[
+        Literal["probe", "random"],
+        option(Panel.OUTPUT, "Start of a head: probe (the solution of linear probing) or random."),
+    ] = "probe"
+    difference: Annotated[bool, option(Panel.OUTPUT, "With two classes, use the single logit difference f1 - f0.")] = (
+        True
+    )
 
 
 @dataclass(frozen=True)
@@ -335,34 +346,6 @@ PageFolder = Annotated[
     option(Panel.RUN, "Folder for the page: report.html, page.json, tables as .csv, figures as .svg.", "--out"),
 ]
 """Where a command that keeps nothing else puts its page."""
-
-
-@dataclass(frozen=True)
-class SolverOptions:
-    """Which kernels are solved, and how."""
-
-    folder: Annotated[Path, argument("A folder made by `foretune kernel` or `foretune forecast --out`.")]
-    out: PageFolder = None
-    solver: Annotated[
-        str,
-        option(Panel.SOLVER, f"Solvers, separated by commas: {', '.join(SOLVERS)}."),
-        Words("auto,logistic", SOLVERS),
-    ] = "auto"
-    kernels: Annotated[
-        str | None, option(Panel.SOLVER, "Solve only these kernels of the folder.  [default: all]"), Items("sgd,signgd")
-    ] = None
-    select: Annotated[
-        str | None,
-        option(Panel.SOLVER, "Use only blocks whose names match these globs, separated by commas.  [default: all]"),
-        Items("*.query.*,*.value.*"),
-    ] = None
-    choose: Annotated[
-        Literal["validation", "cv"],
-        option(
-            Panel.SOLVER,
-            "Choose hyperparameters by validation, or by cv (5-fold cross-validation on the training examples).",
-        ),
-    ] = "validation"
 
 
 @dataclass(frozen=True)

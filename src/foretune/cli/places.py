@@ -26,7 +26,7 @@ _MARKS = (
     PAGE,
 )
 """By each of these files a folder is known as one of results."""
-_OWN = {*_MARKS, "run.yaml", "result.json", "forecast.json", "report.html", "log.jsonl"}
+_OWN = {*_MARKS, "run.yaml", "result.json", "forecast.json", "labels.json", "report.html", "log.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,15 @@ def refuse_model_name(folder: Path, model: str | Held) -> None:
             f"A new folder {folder} would be taken for the model {model!r}. Choose another name, runs/{folder.name} for "
             "example."
         )
+
+
+def refuse_within_inputs(file: Path, option: str, inputs: Sequence[str | Path | None]) -> None:
+    """See that a file is not in a folder that is read.
+
+    Raises:
+        UsageError: it is.
+    """
+    _refuse_inside_inputs(file, f"{option} {file}", inputs, option)
 
 
 def _resolved(path: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import foretune
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver
+from foretune.cli.labels_options import LABELS
 from foretune.cli.options import ReportOptions, ShowOptions
 from foretune.errors import UsageError
 from foretune.experiment.asked import kept_reading
@@ -23,7 +24,7 @@ from foretune.pages.html import REPORT, is_written_html, write_html
 from foretune.pages.json import read_page
 from foretune.store.atomic import check_file, move_command
 
-_PAGES = (FORECAST, JSON)
+_PAGES = (FORECAST, LABELS, JSON)
 
 
 def run_show(options: ShowOptions) -> None:

@@ -19,10 +19,11 @@ from foretune.analysis.solvers import (
     solve_on_grid,
 )
 from foretune.cli.deliver import deliver_into
-from foretune.cli.options import ReportOptions, SolverOptions
+from foretune.cli.options import ReportOptions
 from foretune.cli.places import page_places
 from foretune.cli.ranges import listed
 from foretune.cli.settings import typed_again
+from foretune.cli.solve_options import SolverOptions
 from foretune.errors import UsageError
 from foretune.experiment.page import Solved, SolveData, solve_page
 from foretune.experiment.record import Record, read_kernel, read_record

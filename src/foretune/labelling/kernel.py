@@ -1,0 +1,126 @@
+"""The kernel between all rows that asks about their labels: of features, or of gradients.
+
+Nothing in it has seen a label. A head is drawn at random, with one output whatever the classes are: a head that was fitted
+to the labels would pass them on to the gradients of everything below it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from foretune.analysis.example_kernel import Factors, cosines, feature_factors, gaussian, kernel_factors
+from foretune.errors import UsageError
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.folder import EXPERIMENT, KERNELS
+from foretune.experiment.function import single_output
+from foretune.kernels.compute import kernels_of
+from foretune.kernels.job import separate_job
+from foretune.kernels.sgd import SGD
+from foretune.model.batches import outputs_and_features
+from foretune.model.outputs import Outputs
+from foretune.shapes import Float64
+from foretune.store.tensors import read_tensors, write_tensors
+from foretune.text.example import Example
+
+How = Literal["features", "gradients"]
+MOST_SQUARE = 4000
+"""Rows up to which a square kernel is decomposed."""
+
+
+@dataclass(frozen=True)
+class RowKernel:
+    """A kernel between rows.
+
+    Attributes:
+        factors: of the kernel.
+        how: `gradients` or `features`.
+        features: what the output layer reads of each row.
+        notes: of how the texts were read.
+        seconds: that it took.
+    """
+
+    factors: Factors
+    how: str
+    features: Float64[np.ndarray, "n i"]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "features") -> RowKernel:
+    """The kernel between rows; what takes long is kept in the experiment's folder, if it has one.
+
+    Args:
+        experiment: the model, and the folder.
+        examples: the rows.
+        how: from features, which takes a forward pass, or from gradients, which takes minutes for some hundred rows.
+
+    Raises:
+        UsageError: too many rows for gradients.
+        NonFiniteError: infinite or undefined outputs, features or gradients.
+    """
+    start = time.perf_counter()
+    outputs = single_output(experiment.outputs, experiment.setting.seed)
+    n = len(examples)
+    if how == "gradients" and n > MOST_SQUARE:
+        raise UsageError(f"{n:,} rows are too many for --kernel gradients ({MOST_SQUARE:,} at most). Leave it out.")
+    features, notes = _features(experiment, outputs, examples)
+    if how == "features":
+        return RowKernel(feature_kernel(features), "features", features, notes, time.perf_counter() - start)
+    factors = kernel_factors(cosines(_gradients(experiment, outputs, examples)))
+    return RowKernel(factors, "gradients", features, notes, time.perf_counter() - start)
+
+
+def kernel_with_others(experiment: Experiment, known: RowKernel, others: Sequence[Example]) -> Factors:
+    """The kernel of features between the rows of a kernel and then other ones.
+
+    Raises:
+        NonFiniteError: infinite or undefined features.
+    """
+    outputs, report = single_output(experiment.outputs, experiment.setting.seed), experiment.work.progress
+    done = (lambda *_: None) if report is None else lambda done, total: report("features", done, total)
+    found = outputs_and_features(outputs, others, done=done)
+    return feature_kernel(np.concatenate([known.features, found.features]))
+
+
+def feature_kernel(features: Float64[np.ndarray, "n i"]) -> Factors:
+    """The kernel of features: Gaussian, or of inner products for more rows than a square kernel suits.
+
+    Raises:
+        UsageError: all rows have the same features.
+    """
+    return kernel_factors(gaussian(features)) if len(features) <= MOST_SQUARE else feature_factors(features)
+
+
+def _gradients(experiment: Experiment, outputs: Outputs, examples: Sequence[Example]) -> Float64[np.ndarray, "n n"]:
+    """The kernel of the weights of linear layers, summed over outputs."""
+    kinds = outputs.kinds()
+    chosen = [name for name, kind in kinds.items() if kind in ("linear", "bypassed")]
+    job = separate_job(outputs, examples, None, chosen or None)
+    work, folder = experiment.work, experiment.folder
+    job.refuse_too_large([SGD()], work.memory)
+    where = None if folder is None else folder / KERNELS / "rows"
+    total = kernels_of(job, [SGD()], work.memory, where, work.progress)["sgd"].total()
+    return np.einsum("iaja->ij", total)
+
+
+def _features(
+    experiment: Experiment, outputs: Outputs, examples: Sequence[Example]
+) -> tuple[Float64[np.ndarray, "n i"], tuple[str, ...]]:
+    """What the output layer reads of each row, and notes on how the texts were read."""
+    report = experiment.work.progress or (lambda *_: None)
+    file = None if experiment.folder is None else experiment.folder / "features.safetensors"
+    if file is not None and file.exists():
+        kept = EXPERIMENT.whole(file.parent, lambda: read_tensors(file))
+        notes = bytes(kept["notes"].tolist()).decode()
+        return kept["features"].double().numpy(), tuple(filter(None, notes.split("\n")))
+    found = outputs_and_features(outputs, examples, done=lambda done, total: report("features", done, total))
+    if file is not None:
+        notes = torch.tensor(list("\n".join(found.notes).encode()), dtype=torch.uint8)
+        write_tensors(file, {"features": torch.from_numpy(found.features), "notes": notes})
+    return found.features, found.notes

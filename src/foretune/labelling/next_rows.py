@@ -1,0 +1,81 @@
+"""Unlabelled rows by what their labels would teach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foretune.analysis.batch_choice import chosen_batch
+from foretune.analysis.example_kernel import Factors
+from foretune.labelling.rows import Row, RowsToAsk
+from foretune.text.example import Rows
+from foretune.text.rows import require_columns
+from foretune.text.task import Task
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class NextRow(Row):
+    """An unlabelled row.
+
+    Attributes:
+        gain: share of the doubt about all unlabelled rows that its label takes away, given the rows before it, 0 to 1.
+    """
+
+    gain: float
+
+
+@dataclass(frozen=True)
+class NextRows:
+    """The rows to label next, in their order.
+
+    Attributes:
+        rows: those chosen.
+        unlabelled: how many there were to choose from.
+    """
+
+    rows: tuple[NextRow, ...]
+    unlabelled: int
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The rows in their order."""
+        import pandas
+
+        return pandas.DataFrame([vars(row) for row in self.rows])
+
+
+def unlabelled_rows(rows: Rows, task: Task, known: RowsToAsk) -> tuple[Row, ...]:
+    """The rows of a file of texts that are not among the labelled ones; each text once.
+
+    Raises:
+        UsageError: a column of texts is missing.
+    """
+    names = [name for name in (task.text, task.text2) if name is not None]
+    require_columns(rows, names)
+    seen = {(row.text, row.text2) for row in known.rows}
+    found = []
+    for place, row in enumerate(rows):
+        texts = [str(row.get(name) or "") for name in names]
+        pair = (texts[0], texts[1] if len(texts) > 1 else None)
+        if texts[0].strip() and pair not in seen:
+            seen.add(pair)
+            found.append(Row(rows.source, place, *pair, None))
+    return tuple(found)
+
+
+def rows_to_label(factors: Factors, labelled: int, rows: Sequence[Row], ridge: float, count: int) -> NextRows:
+    """The rows to label next.
+
+    Args:
+        factors: of the kernel between the labelled rows and then these.
+        labelled: how many rows are.
+        rows: unlabelled ones.
+        ridge: of the fit.
+        count: rows to choose.
+    """
+    found = chosen_batch(factors.matrix, labelled, ridge, count)
+    pairs = zip(found.places, found.gains, strict=True)
+    return NextRows(tuple(NextRow(**vars(rows[int(place)]), gain=float(gain)) for place, gain in pairs), len(rows))

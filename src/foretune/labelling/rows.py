@@ -1,0 +1,88 @@
+"""All labelled rows of the data, each with its place in its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from foretune.errors import DataError
+from foretune.experiment.data import Drawn, Found
+from foretune.shapes import Int
+from foretune.text.example import Example
+from foretune.text.split import Split
+
+LEAST = 4
+"""Examples of a label below which leaving one out says nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a file.
+
+    Attributes:
+        source: the file.
+        row: number in the file, from 0.
+        text: what is labelled.
+        text2: the second text of a pair; null for none.
+        label: as it is given; null for none.
+    """
+
+    source: str
+    row: int
+    text: str
+    text2: str | None
+    label: str | None
+
+    @property
+    def example(self) -> Example:
+        """What a model reads of it."""
+        return Example(self.text, self.text2, self.label)
+
+
+@dataclass(frozen=True)
+class RowsToAsk:
+    """Rows that have a label, training rows first.
+
+    Attributes:
+        rows: in the order of their files.
+        labels: names of the classes.
+        drawn: the task, with all rows for training.
+    """
+
+    rows: tuple[Row, ...]
+    labels: tuple[str, ...]
+    drawn: Drawn
+
+    @property
+    def y(self) -> Int[np.ndarray, " n"]:
+        """Class numbers."""
+        return np.array(self.drawn.task.targets([row.example for row in self.rows]), dtype=int)
+
+
+def labelled_rows(found: Found) -> RowsToAsk:
+    """All rows with a label, those for training, validation and testing alike.
+
+    Raises:
+        DataError: a label has too few rows.
+    """
+    rows = tuple(row for row in every_row(found) if row.label is not None)
+    labels = tuple(found.task.labels)
+    for label in labels:
+        count = sum(row.label == label for row in rows)
+        if count < LEAST:
+            others = "" if len(labels) == 2 else ", or leave it out by naming the other labels with --labels"
+            raise DataError(
+                f"Label {label!r} has {count} row{'s' * (count != 1)}; expected {LEAST} or more of each label, so that the "
+                f"others can be asked about each of them. Add rows{others}."
+            )
+    return RowsToAsk(rows, labels, found.drawn(Split([row.example for row in rows], [], [])))
+
+
+def every_row(found: Found) -> tuple[Row, ...]:
+    """All rows, in the order of their files."""
+    return tuple(
+        Row(found.read.parts[part].source, place, example.text, example.text2, example.label)
+        for part, examples in found.examples.items()
+        for place, example in zip(found.places[part], examples, strict=True)
+    )

@@ -1,0 +1,71 @@
+r"""Rows whose texts are the same or nearly so, with different labels.
+
+    similarity = |A and B| / |A or B|        Jaccard 1912; A, B the words of two texts, without case and punctuation
+
+The same words in the same order are a duplicate, a similarity from `NEAR` on is a near-duplicate.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+
+from foretune.labelling.rows import Row
+
+NEAR = 0.8
+_FEW = 4
+"""Words below which texts of similar words say different things."""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two rows with nearly one text and two labels.
+
+    Attributes:
+        first: the row that comes first.
+        second: the other.
+        same: whether the words are the same, in the same order.
+        similarity: shared words over all words, 0 to 1.
+    """
+
+    first: Row
+    second: Row
+    same: bool
+    similarity: float
+
+
+def contradicting_twins(rows: Sequence[Row]) -> tuple[Twins, ...]:
+    """Pairs of rows with nearly the same text and different labels, the most similar first.
+
+    Args:
+        rows: labelled ones.
+    """
+    texts = [_words(row) for row in rows]
+    known: dict[str, int] = {}
+    places = [[known.setdefault(word, len(known)) for word in sorted(set(text))] for text in texts]
+    counts = np.array([len(each) for each in places])
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    flat = np.concatenate([np.array(each, dtype=int) for each in places]) if known else np.empty(0, dtype=int)
+    words = scipy.sparse.csr_matrix((np.ones(len(flat)), flat, ends), shape=(len(rows), max(len(known), 1)))
+    shared = scipy.sparse.triu(words @ words.T, 1).tocoo()
+    found = []
+    for i, j, both in zip(shared.row, shared.col, shared.data, strict=True):
+        if rows[i].label == rows[j].label:
+            continue
+        same, similarity = texts[i] == texts[j], float(both / (counts[i] + counts[j] - both))
+        if same or (similarity >= NEAR and min(counts[i], counts[j]) >= _FEW):
+            found.append(Twins(rows[i], rows[j], same, similarity))
+    return tuple(sorted(found, key=lambda pair: (-pair.same, -pair.similarity)))
+
+
+def _words(row: Row) -> tuple[str, ...]:
+    second = () if row.text2 is None else ("|", *_plain(row.text2))
+    return (*_plain(row.text), *second)
+
+
+def _plain(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", text.lower()))
