@@ -53,8 +53,9 @@ def test_the_table_counts_exact_and_near_rates_and_what_the_commonest_would_lose
     assert row == ("mr", "1 of 3", "2 of 3", f"{(0 + 0.5 + 0.2) / 3:.3f}", "0.0003 (2 of 3)", f"{0.2 / 3:.3f}",
                    f"{(0.3 + 0.5 + 0.5) / 3:.3f}")  # fmt: skip
     table = losses_by_rate_table([cell(outcomes, [3e-4, 3e-3, 3e-4, 1e-4])])
-    assert table.header[2:] == ("start", "0.0001", "0.0003", "0.001", "0.003")
-    assert table.texts[1] == ("mr", "b", "1.000", "0.800 (0.500)", "0.500 (0.500)", "0.700 (0.500)", "- (0.100)")
+    rates = ("0.0001", "0.0003", "0.001", "0.003")
+    assert table.header[2:] == ("start", *(f"{rate}{of}" for rate in rates for of in ("", ", predicted")))
+    assert table.texts[1] == ("mr", "b", "1.000", "0.800", "0.500", "0.500", "0.500", "0.700", "0.500", "-", "0.100")
     (row,) = rate_table([cell(outcomes, [3e-4, 3e-3, 3e-4, 1e-4], reach=4e-4)]).texts
     assert row[1:3] == ("1 of 3", "3 of 3")  # the second guess is the first of the equals within reach
     (row,) = rate_table([cell(outcomes[3:], [1e-4])]).texts
