@@ -600,7 +600,7 @@ OPTIONS = {
     "delimiter of two": ("r.csv", ["--delimiter", ";;"], "expected one character"),
     "delimiter for json": ("r.jsonl", ["--delimiter", ";"], "--delimiter is for .csv and .tsv files"),
     "unknown encoding": ("r.csv", ["--encoding", "utf-99"], "Python knows no such encoding"),
-    "absent label": ("r.csv", ["--labels", "negative,positve"], "no row of"),
+    "absent label": ("r.csv", ["--labels", "negative,positve"], "Did you mean 'positve'"),
     "open quote in labels": ("r.csv", ["--labels", '"negative,positive'], "double quote that does not close"),
     "same test rows": ("r.csv", ["--test-data", "r.csv"], "All 40 test rows have a text that stands among"),
     "same validation rows": ("r.csv", ["--validation-data", "r.csv"], "The validation rows have no text of the label"),

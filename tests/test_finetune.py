@@ -252,7 +252,7 @@ def test_the_selective_pull_acts_only_where_the_objective_grows_away_from_the_st
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), SquaredLoss()], ids=lambda loss: loss.name)
 def test_the_validation_loss_is_the_mean_over_examples_also_where_the_last_batch_is_short(loss: Loss) -> None:
-    """32 examples make a batch of an evaluation; the trainer's own mean weighs 8 left over as much as those."""
+    """32 examples make a batch of an evaluation: a mean over batches would weigh the 8 left over as much as those."""
     split = TASK.few_shot(many_rows(200), k=20, test=4)
     split = replace(split, validation=split.validation[:40])
     outputs = outputs_of(language_model(BERT), difference=len(TASK.labels) == 2)

@@ -19,8 +19,10 @@ COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 EVERYWHERE = {"--help", "--debug", "--config", "--version"}
 RUNNERS = {
     name: f"cli.{name}"
-    for name in ("forecast", "kernel", "solve", "tune", "behaviour", "reproduce", "validate", "tasks")
-}
+    for name in (
+        "forecast", "kernel", "solve", "tune", "behaviour", "reproduce", "validate", "tasks", "show", "labels", "explain"
+    )
+}  # fmt: skip
 OTHERS = {
     "--find-links", "--no-deps", "--dest", "--only-binary", "--no-binary", "--index-url", "--upgrade", "--user",
     "--target", "--no-index", "--no-cache-dir", "--require-hashes", "--install", "--hash", "--python",

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from foretune.finetune.history import Evaluation
 from foretune.finetune.trackers import logs_in, refuse_missing_trackers
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import Tuned
-from foretune.finetune.watch import MEAN_LOSS, Watch
+from foretune.finetune.watch import Watch
 from foretune.progress import Progress
 from foretune.shapes import Float
 from foretune.store.workspace import temporary_folder
@@ -87,7 +86,7 @@ def _watch(
     bound = None
     if training.proximal is not None:
         metrics = trainer.predict(data.train, metric_key_prefix="start").metrics or {}  # pyright: ignore[reportArgumentType]
-        bound = training.proximal.bound(metrics[f"start_{MEAN_LOSS}"])
+        bound = training.proximal.bound(metrics["start_loss"])
     if folder is None or resumed is None:
         return Watch(tuned, training, bound, folder, progress)
     return Watch(tuned, training, bound, folder, progress, folder.history(), folder.best())
@@ -97,13 +96,7 @@ def _trainer(
     tuned: Tuned, data: EncodedSplit, metric: str, training: Training, arguments: transformers.TrainingArguments
 ) -> transformers.Trainer:
     def metrics(found: Any) -> dict[str, float]:
-        logits, y = torch.from_numpy(np.asarray(found.predictions, dtype=np.float64)), torch.from_numpy(found.label_ids)
-        return {
-            "score": score(found.label_ids, predicted_classes(found.predictions), metric),
-            MEAN_LOSS: training.loss.mean(
-                logits, y
-            ).item(),  # the trainer's own weighs a short last batch as a whole one
-        }
+        return {"score": score(found.label_ids, predicted_classes(found.predictions), metric)}
 
     choice: Any = data
     trainer = transformers.Trainer(

@@ -20,8 +20,6 @@ from foretune.finetune.tuned import Tuned
 from foretune.progress import Progress
 
 _LOG = logging.getLogger("foretune.run")
-MEAN_LOSS = "mean_loss"
-"""The mean loss over the examples of an evaluation, beside the trainer's mean over batches."""
 
 
 @torch.no_grad()
@@ -89,12 +87,11 @@ class Watch(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Measure, log, and keep the best checkpoint."""
         metrics, rate = kwargs["metrics"], _rate(kwargs["optimizer"])
-        loss = metrics[f"eval_{MEAN_LOSS}"]
-        _require_finite("validation", loss, state.global_step, rate)
+        _require_finite("validation", metrics["eval_loss"], state.global_step, rate)
         steps = len(self._losses)
         line = Evaluation(
             step=state.global_step,
-            validation_loss=loss,
+            validation_loss=metrics["eval_loss"],
             validation_score=metrics["eval_score"],
             losses=tuple(self._losses),
             learning_rate=rate,

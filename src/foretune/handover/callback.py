@@ -14,12 +14,9 @@ from transformers import TrainerCallback
 
 from foretune.errors import UsageError
 from foretune.experiment.folder import FORECAST
-from foretune.finetune.watch import MEAN_LOSS
 
 LOGGER = "foretune"
 """The logger of what is said of a run."""
-_MEAN = f"eval_{MEAN_LOSS}"
-"""Where a run of foretune logs the mean over examples; a trainer's own loss weighs a short last batch as a whole one."""
 FLOOR, SHARE, TIMES = 0.05, 0.5, 2
 """The rule of `left_kernel_regime`: nats, share of the predicted change, evaluations in a row."""
 
@@ -95,7 +92,7 @@ class ForecastCallback(TrainerCallback):
         """Add the forecast to the log of an evaluation."""
         if logs is None or "eval_loss" not in logs:
             return
-        found = beside_run(self.curve, state.global_step, logs.get(_MEAN, logs["eval_loss"]))
+        found = beside_run(self.curve, state.global_step, logs["eval_loss"])
         logs["eval_forecast_loss"] = found.predicted
         if state.log_history:
             state.log_history[-1]["eval_forecast_loss"] = found.predicted

@@ -124,14 +124,14 @@ class SectionedRecipe(Recipe, Generic[Found]):
         Raises:
             UsageError, DataError, ModelError: see `Study.cell`.
         """
-        sample, asked = self.sample(study, task, k), self.asked(study)
-        return [study.cell(task, sample, seed, asked) for seed in study.seeds]
+        sample, output = self.sample(study, task, k), self.output_of(study)
+        return [study.cell(task, sample, seed, output) for seed in study.seeds]
 
     def sample(self, study: Study, task: str, k: int | None) -> Sample | int | None:
         """The training examples of a group, as `Study.cell` takes them."""
         return k
 
-    def asked(self, study: Study) -> str:
+    def output_of(self, study: Study) -> str:
         """How the model is asked, as `Study.cell` takes it."""
         return self.output
 

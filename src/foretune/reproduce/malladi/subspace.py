@@ -69,7 +69,7 @@ class Subspace(SectionedRecipe[Projected]):
     )
     defaults: ClassVar[Defaults] = Defaults("minilm", ("mr",), ks=(8,), seeds=(13, 21), test=64)
 
-    def asked(self, study: Study) -> str:
+    def output_of(self, study: Study) -> str:
         """By a prompt, or with a head where the model cannot be prompted."""
         return PROBED_HEAD if study.lm.kind == "encoder" else PROMPT
 
@@ -92,8 +92,8 @@ class Subspace(SectionedRecipe[Projected]):
         """The kernels that are compared, and which theorem bounds what."""
         return (
             f"Source: {self.source}.",
-            f"Model {study.lm.name}, {self.asked(study)}; at most {EXAMPLES} training examples; a seed draws examples and "
-            "projections.",
+            f"Model {study.lm.name}, {self.output_of(study)}; at most {EXAMPLES} training examples; a seed draws examples "
+            "and projections.",
             "Deviations are of all parameters for IntrinsicDimension, and of the adapted weights for LoRA, whose known "
             "scale E[K_LoRA] / K is divided out block by block. Over the largest entry: what the theorem bounds; relative: "
             "in Frobenius norm.",
