@@ -270,9 +270,7 @@ def test_a_forecast_from_features_is_that_of_exact_kernels() -> None:
     sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
     inputs = Inputs(y, f0, rng.standard_normal((36, 4)), n, 12, 2, sizes, "accuracy", head="probed")
     effort = Effort(steps=40, compared=3, resamples=4, greedy_sizes=(1, 2))
-    results = [
-        comparison(Pool.sized(kernels, inputs, parameter_sizes(outputs), effort)) for kernels in (exact, sketched)
-    ]
+    results = [comparison(Pool(kernels, inputs, parameter_sizes(outputs), effort)) for kernels in (exact, sketched)]
     first, second = (sorted(found.candidates, key=lambda item: item.title) for found in results)
     assert [item.title for item in first] == [item.title for item in second]
     for one, other in zip(first, second, strict=True):

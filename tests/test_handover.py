@@ -228,7 +228,7 @@ def test_tune_from_a_forecast_is_the_run_of_its_script(forecast) -> None:
     data.write_text(before.replace("actor", "scene"))
     again = run_cli("tune", "--from", "out/forecast.json", "--steps", 4, "--out", "other", cwd=folder.parent)
     data.write_text(before)
-    assert_refused(again, 2, "not those of out/forecast.json")
+    assert_refused(again, 2, "changed after out/forecast.json was made")
 
 
 def test_a_run_from_a_forecast_is_compared_with_it_while_it_runs_and_on_both_pages(forecast) -> None:

@@ -206,7 +206,7 @@ def test_lora_candidates_are_without_what_peft_refuses_and_say_so(folders: Any) 
     outputs = outputs_for(folders("mamba"), head=False)
     found = adaptable(outputs, outputs.kinds())
     assert "out_proj" not in found.targets
-    assert "without out_proj: peft says" in found.notes[0]
+    assert "leave out out_proj. peft says" in found.notes[0]
     _, lora, *_ = formulas_for(outputs.kinds(), targets=found.targets)
     assert not any("out_proj" in name for name in lora.blocks(outputs.kinds()))
     bare = adaptable(outputs, {name: kind for name, kind in outputs.kinds().items() if kind != "linear"})
@@ -321,4 +321,6 @@ def test_a_layer_that_no_adapter_serves_is_refused_by_name_and_noted(folders: An
     assert said.returncode == 0 and "LoRA leaves out router" in said.stdout + said.stderr, said.stderr
     outputs = outputs_for(folders("llama4"), head=True)
     able = adaptable(outputs, outputs.kinds())
-    assert any("without router, model.layers.1.feed_forward.router.weight" in note for note in able.notes), able.notes
+    assert any("leaves out router, model.layers.1.feed_forward.router.weight" in note for note in able.notes), (
+        able.notes
+    )

@@ -216,7 +216,8 @@ def test_scores_after_a_warm_up_stand_below_their_own_and_in_a_table_with_their_
     assert [row[5] for row in table.texts[::2]] == ["0.0"] * len(AFTER_WARM_UP)
     with_it = validation_page(validation_data(warmed, {}), replace(study, warm_up=(STEPS,)))
     without = validation_page(validation_data(plain[0], {}), study)
-    assert table in with_it.tables and len(without.tables) == len(with_it.tables) - 1
+    assert table.texts in [each.texts for each in with_it.tables]  # values may be undefined
+    assert len(without.tables) == len(with_it.tables) - 1
     assert any(note.startswith(f"Warm-up: {STEPS} real steps of adamw at 5e-05") for note in with_it.notes)
     assert not any("arm-up" in line for line in (*without.notes, *without.findings))
 

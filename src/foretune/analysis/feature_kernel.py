@@ -150,8 +150,8 @@ class FeatureMatrix:
         return (self.left @ self.right.T).astype(np.float64)
 
 
-Kernel = Float[np.ndarray, "n c m d"] | FeatureKernel
-Matrix = Float64[np.ndarray, "r s"] | FeatureMatrix
+Kernel = Float[np.ndarray, "_ _ _ _"] | FeatureKernel
+Matrix = Float64[np.ndarray, "_ _"] | FeatureMatrix
 
 
 def centred(kernel: Kernel) -> Kernel:

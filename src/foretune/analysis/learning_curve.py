@@ -113,7 +113,7 @@ class Continued:
         return low, high
 
 
-def continued(measured: PartErrors, multiples: Sequence[float], seed: int) -> Continued:
+def continued(measured: PartErrors, multiples: Sequence[int | float], seed: int) -> Continued:
     """The learning curve at multiples of the number of rows.
 
     Args:

@@ -94,7 +94,7 @@ class TangentFeatures:
             yield chunk[:examples]
             examples -= len(chunk)
 
-    def _any(self, part: Float32[np.ndarray, "_ c b k"]) -> Bool[np.ndarray, " b"]:
+    def _any(self, part: Float32[np.ndarray, "_ c b k"]) -> Bool[np.ndarray, " _"]:
         return (part[:, :, self.first : self.first + len(self.names)] != 0).any((0, 1, 3))
 
 

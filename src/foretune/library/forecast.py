@@ -159,6 +159,7 @@ def forecast(
     exclude_head: bool = False,
     warm_up: int = 0,
     memory: str = "auto",
+    features: Literal["auto", "exact", "sketched"] = "auto",
     out: str | Path | None = None,
     progress: bool = False,
 ) -> Forecast:
