@@ -83,6 +83,19 @@ def test_only_pages_imports_rich() -> None:
             assert not any(name.split(".")[0] == "rich" for name in modules), file
 
 
+def test_every_command_hands_on_how_much_progress_was_asked_for() -> None:
+    calls = [
+        node
+        for file in (SOURCE / "cli").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "progress_console"
+    ]
+    given = [{keyword.arg: keyword.value for keyword in call.keywords} for call in calls]
+    asked = [each for each in given if not isinstance(each.get("quiet"), ast.Constant)]  # a function is always quiet
+    assert len(asked) > 8
+    assert all({"quiet", "verbose"} <= set(each) for each in asked)
+
+
 def test_no_class_and_no_public_function_has_two_homes() -> None:
     homes: dict[str, list[str]] = {}
     for file in MODULES:

@@ -89,7 +89,7 @@ HELD = {
 def test_rows_in_memory_are_read_as_those_of_a_file(kind: str, folder: Path, data: Path) -> None:
     from foretune.cli.data import asked_setting
     from foretune.experiment.data import drawn
-    from foretune.library.forecast import LOADING, asked_groups
+    from foretune.library.given import LOADING, asked_groups
 
     asked = {**function_options("forecast"), "model": folder, **ANSWER, "tokenizer": None, "progress": False}
     splits = []

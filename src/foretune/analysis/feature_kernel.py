@@ -181,7 +181,7 @@ MOST = 1024
 
 
 def side_by_side(
-    blocks: Iterable[tuple[int, Float[np.ndarray, "m c k"]]], count: int, most: int = MOST
+    blocks: Iterable[tuple[int, Float[np.ndarray, "m c k"]]], count: int, most: int | None = MOST
 ) -> Float[np.ndarray, "m c j"]:
     """The features of the sum of some kernels: those of each side by side, or mixed where they would be many.
 
@@ -191,19 +191,19 @@ def side_by_side(
     Args:
         blocks: a number that fixes the signs, and features.
         count: how many blocks come.
-        most: features of the result at most, unless a block has more.
+        most: features of the result at most, unless a block has more; None for no mixing.
     """
     found = np.empty(0)
     for place, (number, features) in enumerate(blocks):
         m, c, k = features.shape
-        most = max(most, k)
+        room = count * k if most is None else max(most, k)
         if place == 0:
-            found = np.zeros((m, c, min(count * k, most)), dtype=features.dtype)
-        if count * k <= most:
+            found = np.zeros((m, c, min(count * k, room)), dtype=features.dtype)
+        if count * k <= room:
             found[:, :, place * k : (place + 1) * k] = features
         else:
             generator = np.random.default_rng([number, k])
-            sums, signs = generator.permutation(most)[:k], 2 * generator.integers(0, 2, k) - 1
+            sums, signs = generator.permutation(room)[:k], 2 * generator.integers(0, 2, k) - 1
             found[:, :, sums] += features * signs.astype(features.dtype)
     return found
 

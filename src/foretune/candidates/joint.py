@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, LogLoss
-from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix, side_by_side
+from foretune.analysis.feature_kernel import MOST, FeatureKernel, Kernel, Matrix, side_by_side
 from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
@@ -29,7 +29,7 @@ def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
         return kernel.summed(names)
     _, n, c, _, _ = kernel.shape
     dense = n * c <= DENSE
-    found = FeatureKernel.joint(side_by_side(kernel.of(names), len(names), *([len(names) * 2**20] if dense else [])), n)
+    found = FeatureKernel.joint(side_by_side(kernel.of(names), len(names), None if dense else MOST), n)
     return found.dense() if dense else found
 
 
@@ -68,7 +68,7 @@ def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Floa
     k = examples * kernel.shape[2]
     if isinstance(kernel, BlockKernel):
         return kernel.summed(names, examples).reshape(k, k)
-    features = side_by_side(kernel.of(names, examples), len(names), len(names) * 2**20)
+    features = side_by_side(kernel.of(names, examples), len(names), None)
     return FeatureKernel(features, features).reshape().dense()
 
 

@@ -105,20 +105,27 @@ def read_rows_early(
     places.check(read_by(model, data, answer))
     if wanted.write is not None:
         refuse_within_inputs(wanted.write, "--write", read_by(model, data, answer))
-    _WAITING.rows[data, answer] = _read_rows(data, answer, wanted, progress_console(quiet=report.quiet))
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
+    _WAITING.rows[data, answer] = _read_rows(data, answer, errors, wanted.write)
 
 
-def asked_rows(data: RowOptions, answer: AnswerOptions, wanted: LabelsOptions, errors: Console) -> ReadRows:
-    """All labelled rows: as they were read early, or read now. Raises as `read_rows_early`."""
-    return _WAITING.rows.pop((data, answer), None) or _read_rows(data, answer, wanted, errors)
+def asked_rows(data: RowOptions, answer: AnswerOptions, errors: Console, write: Path | None = None) -> ReadRows:
+    """All labelled rows: as they were read early, or read now. Raises as `read_rows_early`.
+
+    Args:
+        data, answer: which rows, and how a model is asked.
+        errors: where progress is shown.
+        write: where a corrected copy is to go.
+    """
+    return _WAITING.rows.pop((data, answer), None) or _read_rows(data, answer, errors, write)
 
 
-def _read_rows(data: RowOptions, answer: AnswerOptions, wanted: LabelsOptions, errors: Console) -> ReadRows:
+def _read_rows(data: RowOptions, answer: AnswerOptions, errors: Console, write: Path | None) -> ReadRows:
     stages = Stages()
     with stages.stage("read the data"), busy(errors, "read the data (the first time it is downloaded)"):
         found = found_examples(every_row_setting(data, answer))
-        if wanted.write is not None:
-            refuse_copy(wanted.write, found)
+        if write is not None:
+            refuse_copy(write, found)
         return ReadRows(found, labelled_rows(found), stages)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from foretune.cli.deliver import deliver
 from foretune.cli.early import asked_rows
 from foretune.cli.labels import LabelsAsked, prepared_rows
-from foretune.cli.labels_options import ExplainOptions, LabelsOptions
+from foretune.cli.labels_options import ExplainOptions
 from foretune.cli.options import AnswerOptions, ModelOptions, ReportOptions, RowOptions
 from foretune.cli.places import Places
 from foretune.cli.prepare import facts_of, reported, said, versions
@@ -34,11 +34,10 @@ def made_explanation(
     Raises:
         UsageError, DataError, ModelError, StorageError: options, rows, a model or places that cannot be used.
     """
-    errors = progress_console(quiet=report.quiet)
-    how = LabelsOptions(kernel=wanted.kernel, seed=wanted.seed, memory=wanted.memory)
-    read = asked_rows(data, answer, how, errors)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
+    read = asked_rows(data, answer, errors)
     asked = rows_to_explain(read.rows, wanted)
-    found = prepared_rows(LabelsAsked(model, data, answer), read, Places(report.json), how, errors)
+    found = prepared_rows(LabelsAsked(model, data, answer), read, Places(report.json), wanted, errors)
     outside = [row.example for row in asked if row.row < 0]
     with reported(found, "compare the rows", errors):
         kernel = row_kernel(found, [*found.split.train, *outside], wanted.kernel)

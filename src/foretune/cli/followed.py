@@ -12,7 +12,7 @@ from typing import Any
 
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import keep_report
-from foretune.cli.from_forecast import FIELD, forecast_record
+from foretune.cli.from_forecast import FIELD, forecast_folder, forecast_record
 from foretune.cli.ranges import typed
 from foretune.cli.settings import repeatable
 from foretune.cli.show import kept_page
@@ -76,7 +76,7 @@ def draw_beside_forecast(file: Path | None, out: Path, report: RunReport) -> Non
     """Draw a finished run on the page of its forecast, where that page is as foretune wrote it."""
     if file is None:
         return
-    folder = file if file.is_dir() else file.parent
+    folder = forecast_folder(file)
     if (file.is_dir() or file.name == FORECAST) and (folder / REPORT).exists() and is_written_html(folder / REPORT):
         others = [(name, run) for name, run in real_runs(folder) if name != out.name]
         keep_report(folder, with_real_runs(kept_page(folder), [(out.name, report), *others]))

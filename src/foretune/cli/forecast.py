@@ -84,32 +84,59 @@ def run_forecast(
 ) -> None:
     """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does."""
     if run.plan:
-        return _planned(model, data, outputs, blocks, wanted, run, report)
+        errors = progress_console(quiet=report.quiet, verbose=report.verbose)
+        asked = _asked_kernels(ExperimentOptions(model, data, outputs), blocks, wanted, run, report, errors)
+        return deliver_plan(asked.job, asked.formulas, run, report, asked.found, asked.sketch)
     made = made_forecast(model, data, outputs, blocks, wanted, run, report)
     return deliver(made.page, report, folder=run.out)
 
 
-def _planned(
-    model: ModelOptions,
-    data: DataOptions,
-    outputs: OutputOptions,
+@dataclass(frozen=True)
+class _AskedKernels:
+    """An experiment, and the kernels that a forecast of it needs.
+
+    Attributes:
+        found: the experiment.
+        job: examples and blocks of the kernels.
+        able: what peft adapts.
+        formulas: of the kernels.
+        sketch: how they are sketched; None where they are exact.
+    """
+
+    found: Experiment
+    job: Job
+    able: Adaptable
+    formulas: list[Formula]
+    sketch: Sketch | None
+
+
+def _asked_kernels(
+    experiment: ExperimentOptions,
     blocks: BlockOptions,
     wanted: ForecastOptions,
     run: RunOptions,
     report: ReportOptions,
-) -> None:
-    """What the kernels would need, to the terminal and, on request, to JSON."""
-    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
+    errors: Console,
+) -> _AskedKernels:
+    """The experiment, in its folder unless it is only planned, and its kernels before any is computed.
+
+    Raises:
+        UsageError: --warm-up in half precision.
+        ForetuneError: see `loaded_experiment`.
+    """
     places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
     if run.out is not None:
         refuse_foreign(run.out)
-    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None, errors)
+    found = loaded_experiment(experiment, places, None if run.plan else run.out, errors)
+    found.work.memory = run.memory
+    if wanted.warm_up and not run.plan:
+        found = _warmed(found, wanted.warm_up, errors)
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, targets=able.targets)
-    sketch = Sketch() if _sketches(wanted, job, formulas, run.memory) else None
-    deliver_plan(job, formulas, run, report, found, sketch)
+    sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
+    return _AskedKernels(found, job, able, formulas, Sketch() if sketched else None)
 
 
 def made_forecast(
@@ -129,18 +156,8 @@ def made_forecast(
     """
     errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     settings = (model, data, outputs, blocks, wanted, run, report)
-    places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
-    if run.out is not None:
-        refuse_foreign(run.out)
-    found = loaded_experiment(ExperimentOptions(model, data, outputs), places, run.out, errors)
-    found.work.memory = run.memory
-    if wanted.warm_up:
-        found = _warmed(found, wanted.warm_up, errors)
-    job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
-    with busy(errors, "ask peft what it adapts"):
-        able = adaptable(found.outputs, job.kinds)
-    formulas = formulas_for(job.kinds, targets=able.targets)
-    sketch = Sketch() if _sketches(wanted, job, formulas, run.memory) else None
+    asked = _asked_kernels(ExperimentOptions(model, data, outputs), blocks, wanted, run, report, errors)
+    found, job, able, formulas, sketch = asked.found, asked.job, asked.able, asked.formulas, asked.sketch
     if sketch is None:
         job.refuse_too_large(formulas, run.memory)
     inputs = inputs_of(found, errors)
@@ -202,11 +219,6 @@ def _why_none(result: PoolForecast, found: Experiment, model: ModelOptions) -> s
     if isinstance(model.model, Held):
         return "The model is in memory, so no train.py is written. Give its folder or name instead."
     return why_none(result, found)
-
-
-def _sketches(wanted: ForecastOptions, job: Job, formulas: list[Formula], memory: str) -> bool:
-    """Whether kernels are sketched: as asked, or where exact ones do not fit."""
-    return wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, memory))
 
 
 def _measured(

@@ -56,7 +56,7 @@ def recommended_options(record: Mapping[str, Any], file: Path | None) -> Mapping
         raise UsageError(f"{place} was made by an older version of foretune. Repeat the forecast in a new folder.")
     options = record[FIELD]
     if not isinstance(options, dict):
-        out = "runs/lora" if file is None else f"{_folder(file)}-run"
+        out = "runs/lora" if file is None else f"{forecast_folder(file)}-run"
         words = shlex.join(["foretune", "tune", *_asked(record), "--method", "lora", "--out", out])
         raise UsageError(
             f"{place} recommends no run: its verdict is {str(record.get('verdict'))!r}. To train all the same, name what: "
@@ -96,7 +96,8 @@ def _asked(record: Mapping[str, Any]) -> list[str]:
         return ["MODEL", "DATA"]
 
 
-def _folder(file: Path) -> Path:
+def forecast_folder(file: Path) -> Path:
+    """The folder of a forecast that is named by itself or by its forecast.json."""
     return file if file.is_dir() else file.parent
 
 

@@ -10,7 +10,7 @@ from foretune.cli.data import every_row_setting
 from foretune.cli.deliver import check_report_place, deliver, keep_report
 from foretune.cli.early import ReadRows, asked_rows, read_by
 from foretune.cli.held import Held
-from foretune.cli.labels_options import LABELS, LabelsOptions
+from foretune.cli.labels_options import LABELS, LabelsOptions, RowKernelOptions
 from foretune.cli.options import AnswerOptions, ModelOptions, ReportOptions, RowOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.prepare import facts_of, loaded_model, reported, said, versions
@@ -57,14 +57,14 @@ def made_labels(
     Raises:
         UsageError, DataError, ModelError, StorageError: options, rows, a model or places that cannot be used.
     """
-    errors = progress_console(quiet=report.quiet)
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     asked = LabelsAsked(model, data, answer)
     if wanted.unlabelled is None and wanted.batch is not None:
         raise UsageError(
             "--batch chooses among rows without a label. Name their file with --unlabelled, or leave it out."
         )
     places = labels_places(wanted, report)
-    read = asked_rows(data, answer, wanted, errors)
+    read = asked_rows(data, answer, errors, wanted.write)
     found = prepared_rows(asked, read, places, wanted, errors)
     with reported(found, "compare the rows", errors):
         kernel = row_kernel(found, found.split.train, wanted.kernel)
@@ -155,9 +155,9 @@ def labels_places(wanted: LabelsOptions, report: ReportOptions) -> Places:
 
 
 def prepared_rows(
-    asked: LabelsAsked, read: ReadRows, places: Places, wanted: LabelsOptions, errors: Console
+    asked: LabelsAsked, read: ReadRows, places: Places, wanted: RowKernelOptions, errors: Console
 ) -> Experiment:
-    """The model, asked of all rows.
+    """The model, asked of all rows; what is computed is kept in the folder of the places, if there is one.
 
     Raises:
         UsageError, ModelError, StorageError: see `load_experiment`; or a place that must not be written to.
@@ -172,7 +172,7 @@ def prepared_rows(
 
     setting = replace(every_row_setting(asked.data, asked.answer), seed=wanted.seed)
     work = Work(memory=wanted.memory, stages=Stages(read.stages.finished))
-    return load_experiment(setting, load, wanted.out, work, read.rows.drawn)
+    return load_experiment(setting, load, next(iter(places.folders), None), work, read.rows.drawn)
 
 
 def _next(asked: LabelsAsked, wanted: LabelsOptions) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The options of `labels`."""
+"""The options of `labels` and `explain`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ LABELS = "labels.json"
 
 
 @dataclass(frozen=True)
-class LabelsOptions:
-    """How labels are looked at, and where the results go."""
+class RowKernelOptions:
+    """How rows are compared."""
 
     kernel: Annotated[
         Literal["features", "gradients"],
         option(Panel.RUN, "Compare rows by the model's features, or by its gradients, which takes minutes."),
     ] = "features"
+    seed: Annotated[int, option(Panel.RUN, "Seed of the random head whose gradients are compared."), SEED] = 13
+    memory: KernelMemory = "2GiB"
+
+
+@dataclass(frozen=True)
+class LabelsOptions(RowKernelOptions):
+    """How labels are looked at, and where the results go."""
+
     write: Annotated[
         Path | None,
         option(
@@ -51,16 +59,14 @@ class LabelsOptions:
             is_eager=True,
         ),
     ] = None
-    seed: Annotated[int, option(Panel.RUN, "Seed of the random head whose gradients are compared."), SEED] = 13
-    memory: KernelMemory = "2GiB"
     out: Annotated[
         Path | None, option(Panel.RUN, "Folder for the results and the kernel; a stopped run in it is resumed.")
     ] = None
 
 
 @dataclass(frozen=True)
-class ExplainOptions:
-    """Which predictions are explained, and how rows are compared."""
+class ExplainOptions(RowKernelOptions):
+    """Which predictions are explained."""
 
     row: Annotated[
         str | None,
@@ -69,9 +75,3 @@ class ExplainOptions:
     ] = None
     ask: Annotated[str | None, option(Panel.RUN, "A text to ask about.")] = None
     ask2: Annotated[str | None, option(Panel.RUN, "The second text of a pair to ask about.", "--ask2")] = None
-    kernel: Annotated[
-        Literal["features", "gradients"],
-        option(Panel.RUN, "Compare rows by the model's features, or by its gradients, which takes minutes."),
-    ] = "features"
-    seed: Annotated[int, option(Panel.RUN, "Seed of the random head whose gradients are compared."), SEED] = 13
-    memory: KernelMemory = "2GiB"

@@ -149,7 +149,7 @@ def _cell_plan(
         task=cell.task.name,
         sample=cell.setting.sample.label,
         seed=cell.setting.seed,
-        **{part: len(getattr(cell.split, part)) for part in ("train", "validation", "test")},
+        **cell.split.sizes,
         folder=str(cell.folder),
         kernels=sum(len(formulas) for each in work.kernels for formulas in each.passes),
         runs=left,

@@ -58,9 +58,8 @@ def train(
             trainer = _trainer(tuned, data, metric, training, _arguments(tuned, data, training, where, resumed, folder))
         watch = _watch(trainer, tuned, data, training, folder, followers.progress, resumed)
         trainer.add_callback(watch)
-        trainer.callback_handler.callbacks[:0] = (
-            followers.callbacks
-        )  # before the trackers: what they add to a log is drawn
+        # before the trackers, which draw what these add to a log
+        trainer.callback_handler.callbacks[:0] = followers.callbacks
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         tuned.load_state_dict(watch.best)
         seconds = watch.seconds

@@ -15,8 +15,8 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job, separate_job
 from foretune.kernels.law import check_law
 from foretune.kernels.memory_plan import AUTO
-from foretune.kernels.passing import batch_within
-from foretune.kernels.projected import CHUNK, projected_features_of
+from foretune.kernels.passing import batch_within, chunks_of
+from foretune.kernels.projected import projected_features_of
 from foretune.kernels.projection import Projection
 from foretune.kernels.sgd import SGD
 from foretune.model.outputs import Outputs
@@ -139,5 +139,5 @@ def projected_features(
     """
     job = separate_job(outputs, rows, None, blocks)
     batch = batch_within(job, memory, 8 * job.n * outputs.n_outputs * projection.k)
-    check_law(job.source, {projection: projection.blocks(job.kinds)}, range(min(job.n, CHUNK)), batch)
+    check_law(job.source, {projection: projection.blocks(job.kinds)}, chunks_of(job.n)[0], batch)
     return projected_features_of(job, [projection], batch, job.sizes(memory).piece, progress)[projection]

@@ -20,15 +20,12 @@ from foretune.kernels.landmarks import Landmarks
 from foretune.kernels.law import check_law
 from foretune.kernels.lora import LoRA
 from foretune.kernels.memory_plan import memory_text
-from foretune.kernels.passing import batch_within, each_batch, steadily
+from foretune.kernels.passing import CHUNK, batch_within, chunks_of, each_batch, steadily
 from foretune.kernels.sgd import SGD
 from foretune.kernels.sketch import Sketch, Sketcher
 from foretune.kernels.tile import in_pieces_of
 from foretune.progress import Progress
 from foretune.shapes import Float32
-
-CHUNK = 64
-"""Examples of a chunk."""
 
 
 @torch.inference_mode(False)
@@ -133,8 +130,7 @@ class _Pass:
     progress: Progress
 
     def __post_init__(self) -> None:
-        total = len(self.job.columns)
-        self.chunks = [range(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
+        self.chunks = chunks_of(len(self.job.columns), CHUNK)
         self.batch, _ = pass_sizes(self.job, self.blocks, self.sketch, self.memory, on_disk=self.folder is not None)
 
     def computed(self) -> list[Float32[np.ndarray, "_ c b k"]]:

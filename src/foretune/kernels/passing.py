@@ -11,10 +11,17 @@ from foretune.kernels.job import Job
 from foretune.kernels.memory_plan import one_pass_batch
 
 Found = TypeVar("Found")
+CHUNK = 64
+"""Examples of a part that is written by itself."""
 
 
 class _RuleLostError(Exception):
     """A parameter has lost its factor rule: what was made of its factors so far is of another kind."""
+
+
+def chunks_of(total: int, size: int = CHUNK) -> list[range]:
+    """The parts of some examples that are written by themselves."""
+    return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 def each_batch(job: Job, places: Sequence[int], batch: int) -> Iterator[FactorBatch]:

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from foretune.kernels.job import Job
-from foretune.kernels.passing import each_batch, steadily
+from foretune.kernels.passing import chunks_of, each_batch, steadily
 from foretune.kernels.projection import Projection
 from foretune.kernels.tile import in_pieces_of
 from foretune.progress import Progress
 from foretune.shapes import Float64
 
-CHUNK = 64
-"""Examples of a part that is written by itself."""
 Kept = Callable[[Projection, str], np.ndarray | None]
 Write = Callable[[Projection, str, np.ndarray], None]
 
@@ -43,13 +41,12 @@ def projected_features_of(
 
     def computed() -> dict[Projection, Float64[np.ndarray, "m c k"]]:
         found = {each: np.zeros((total, c, each.k)) for each in projections}
-        for start in range(0, total, CHUNK):
-            places = range(start, min(start + CHUNK, total))
+        for places in chunks_of(total):
             name, missing = f"{places.start}-{places.stop}", []
             for each in projections:
                 before = kept(each, name)
                 if before is not None and before.shape == (len(places), c, each.k):
-                    found[each][start : places.stop] = before
+                    found[each][places.start : places.stop] = before
                 else:
                     missing.append(each)
             for captured in each_batch(job, places, batch) if missing else ():
@@ -58,7 +55,7 @@ def projected_features_of(
                         of_batch = each.features([captured])
                     found[each][list(captured.positions)] = of_batch.view(-1, c, each.k).cpu().numpy()
             for each in missing:
-                write(each, name, found[each][start : places.stop])
+                write(each, name, found[each][places.start : places.stop])
             if progress is not None:
                 progress("projected gradients", places.stop, total)
         return found

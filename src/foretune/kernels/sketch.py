@@ -9,7 +9,7 @@ For a linear layer `dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`, with random si
 so that `phi phi'` is an unbiased estimate of the block's kernel. Two steps, because the first alone (a Kronecker sketch)
 errs on an outer product by the root of 2 / q, and would need q^2 numbers. What is not larger than its sketch is left as
 it is: a bias, the outputs of a small head, and everything for a large k, where the kernel is exact. The kernel of LoRA
-of rank r has A x in the place of P_x x, with the A of `foretune.kernels.lora`: its candidates share the projected g.
+of rank r has A x instead of P_x x, with the A of `foretune.kernels.lora`: its candidates share the projected g.
 
 Signs depend on the seed and on the names of parameters only, not on batches, their order, or the device. They are drawn
 once. F is shared by all blocks: the errors of different blocks are uncorrelated all the same, because P_g and P_x are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from foretune.analysis.example_kernel import Factors
 from foretune.analysis.learning_curve import Continued, PartErrors, continued, part_errors
 from foretune.labelling.kernel import RowKernel, feature_kernel
 from foretune.labelling.rows import RowsToAsk
-
-if TYPE_CHECKING:
-    import pandas
 
 MULTIPLES = (1.0, 2.0, 4.0, 8.0)
 WIDEST = 0.2
@@ -76,12 +73,6 @@ class LabelBudget:
     points: tuple[BudgetPoint, ...]
     kernel: str
     adapting: tuple[Adapting, ...]
-
-    def to_frame(self) -> pandas.DataFrame:
-        """The points: rows, accuracy and its interval."""
-        import pandas
-
-        return pandas.DataFrame([vars(point) for point in self.points])
 
 
 def budget_of(found: RowsToAsk, kernel: RowKernel, seed: int) -> LabelBudget:

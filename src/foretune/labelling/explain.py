@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from foretune.labelling.page import short_text
 from foretune.labelling.rows import Row, RowsToAsk
 from foretune.page import Cell, Column, Fact, Page, Table
 from foretune.progress import Stage
-
-if TYPE_CHECKING:
-    import pandas
 
 _SHOWN = 3
 
@@ -50,12 +47,6 @@ class Explained:
     predicted: str
     output: float
     rows: tuple[InfluentialRow, ...]
-
-    def to_frame(self) -> pandas.DataFrame:
-        """The rows, those that helped most first."""
-        import pandas
-
-        return pandas.DataFrame([vars(row) for row in self.rows])
 
 
 @dataclass(frozen=True, kw_only=True)

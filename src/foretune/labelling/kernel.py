@@ -6,7 +6,6 @@ to the labels would pass them on to the gradients of everything below it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,14 +41,12 @@ class RowKernel:
         how: `gradients` or `features`.
         features: what the output layer reads of each row.
         notes: of how the texts were read.
-        seconds: that it took.
     """
 
     factors: Factors
     how: str
     features: Float64[np.ndarray, "n i"]
     notes: tuple[str, ...]
-    seconds: float
 
 
 def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "features") -> RowKernel:
@@ -64,16 +61,15 @@ def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "
         UsageError: too many rows for gradients.
         NonFiniteError: infinite or undefined outputs, features or gradients.
     """
-    start = time.perf_counter()
     outputs = single_output(experiment.outputs, experiment.setting.seed)
     n = len(examples)
     if how == "gradients" and n > MOST_SQUARE:
         raise UsageError(f"{n:,} rows are too many for --kernel gradients ({MOST_SQUARE:,} at most). Leave it out.")
     features, notes = _features(experiment, outputs, examples)
     if how == "features":
-        return RowKernel(feature_kernel(features), "features", features, notes, time.perf_counter() - start)
+        return RowKernel(feature_kernel(features), "features", features, notes)
     factors = kernel_factors(cosines(_gradients(experiment, outputs, examples)))
-    return RowKernel(factors, "gradients", features, notes, time.perf_counter() - start)
+    return RowKernel(factors, "gradients", features, notes)
 
 
 def kernel_with_others(experiment: Experiment, known: RowKernel, others: Sequence[Example]) -> Factors:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from foretune.analysis.batch_choice import chosen_batch
 from foretune.analysis.example_kernel import Factors
@@ -12,9 +11,6 @@ from foretune.labelling.rows import Row, RowsToAsk
 from foretune.text.example import Rows
 from foretune.text.rows import require_columns
 from foretune.text.task import Task
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True)
@@ -39,12 +35,6 @@ class NextRows:
 
     rows: tuple[NextRow, ...]
     unlabelled: int
-
-    def to_frame(self) -> pandas.DataFrame:
-        """The rows in their order."""
-        import pandas
-
-        return pandas.DataFrame([vars(row) for row in self.rows])
 
 
 def unlabelled_rows(rows: Rows, task: Task, known: RowsToAsk) -> tuple[Row, ...]:

@@ -101,11 +101,6 @@ def labels_page(
     )
 
 
-def label_line(result: Suspicion) -> Fact:
-    """One line for the first screen of another page."""
-    return Fact("Labels", f"{_answer(result)}. {_count(result)}", 1)
-
-
 def _answer(result: Suspicion) -> str:
     n, found = len(result.rows), len(result.suspicious)
     if not found:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from foretune.analysis.leave_one_out import LeftOut, ridge_left_out
 from foretune.labelling.kernel import RowKernel
 from foretune.labelling.rows import Row, RowsToAsk
 from foretune.labelling.twins import Twins, contradicting_twins
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True)
@@ -76,12 +72,6 @@ class Suspicion:
     def suspicious(self) -> tuple[SuspiciousRow, ...]:
         """The rows whose likely label is more likely right than the given one."""
         return tuple(row for row in self.rows if row.likely_probability > 1 - row.probability)
-
-    def to_frame(self) -> pandas.DataFrame:
-        """All rows, the most suspicious first: source, row, text, label, likely label and probability."""
-        import pandas
-
-        return pandas.DataFrame([vars(row) for row in self.rows])
 
 
 def suspicion_of(found: RowsToAsk, kernel: RowKernel) -> Suspicion:

@@ -15,7 +15,7 @@ from foretune.experiment.folder import EXPERIMENT, FORECAST
 from foretune.handover.files import refuse_foreign
 from foretune.handover.next_run import NextRun
 from foretune.library.calm import calm
-from foretune.library.given import groups_of, model_given, rows_given, told
+from foretune.library.given import asked_groups, told
 from foretune.library.result import Result, flat, frame
 from foretune.pages.json import write_page_json
 from foretune.store.atomic import check_folder, refuse_changed
@@ -187,23 +187,3 @@ def forecast(
         groups = asked_groups("forecast", given)
         made = made_forecast(**groups)
     return Forecast(made.page, groups["run"].out, _next_run=made.next_run)
-
-
-def asked_groups(command: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The groups of options of a command that takes a model and rows.
-
-    Args:
-        command: its name.
-        given: keyword -> value, with `tokenizer` and `progress`.
-
-    Raises:
-        UsageError, ModelError, NonFiniteError: see `groups_of`, `model_given` and `rows_given`.
-    """
-    tokenizer, progress = given.pop("tokenizer"), given.pop("progress")
-    loading = {name: given[name] for name in LOADING}
-    given["model"] = model_given(given["model"], tokenizer, loading)
-    return groups_of(command, {**given, **rows_given(given)}, progress=progress)
-
-
-LOADING = ("dtype", "device", "revision", "kind", "trust_remote_code")
-"""Options that say how a model is loaded."""

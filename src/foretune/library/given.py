@@ -28,6 +28,8 @@ from foretune.text.task import Task
 
 SCREEN = frozenset({"debug", "details", "json", "plan", "quiet", "verbose"})
 """Options that are about the screen: a function has `progress` instead, and results have methods."""
+LOADING = ("dtype", "device", "revision", "kind", "trust_remote_code")
+"""Options that say how a model is loaded."""
 _MEMORY = "rows in memory"
 _PARTS = {"train": "data", "validation": "validation_data", "test": "test_data"}
 """Split of a set of datasets -> the option that takes it."""
@@ -81,6 +83,22 @@ def groups_of(command: str, given: Mapping[str, Any], *, progress: bool) -> dict
     if "quiet" in values:
         values["quiet"] = not progress
     return filled_groups(groups, values)
+
+
+def asked_groups(command: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The groups of options of a command that takes a model and rows.
+
+    Args:
+        command: its name.
+        given: keyword -> value, with `tokenizer` and `progress`.
+
+    Raises:
+        UsageError, ModelError, NonFiniteError: see `groups_of`, `model_given` and `rows_given`.
+    """
+    tokenizer, progress = given.pop("tokenizer"), given.pop("progress")
+    loading = {name: given[name] for name in LOADING}
+    given["model"] = model_given(given["model"], tokenizer, loading)
+    return groups_of(command, {**given, **rows_given(given)}, progress=progress)
 
 
 def model_given(model: Any, tokenizer: Any, options: Mapping[str, Any]) -> str | Held:

@@ -11,8 +11,7 @@ from foretune.cli.explain import made_explanation
 from foretune.cli.labels import made_labels
 from foretune.errors import UsageError, nearest
 from foretune.library.calm import calm
-from foretune.library.forecast import asked_groups
-from foretune.library.given import function_options, told
+from foretune.library.given import asked_groups, function_options, told
 from foretune.library.result import Result, frame
 from foretune.text.task import Task
 

@@ -18,6 +18,7 @@ from foretune.pages.html import fragment
 from foretune.pages.json import document
 from foretune.pages.svg import svg
 from foretune.pages.terminal import print_page
+from foretune.store.atomic import write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -48,11 +49,12 @@ class Plot:
         """Write the .svg file; a file of that name is replaced.
 
         Raises:
-            UsageError: the name does not end in .svg.
+            UsageError: the name does not end in .svg, or is that of a folder.
+            StorageError: the file cannot be written.
         """
         if Path(file).suffix != ".svg":
             raise UsageError(f"{file} does not end in .svg. Choose such a name: {file}.svg")
-        Path(file).write_text(self.svg, encoding="utf-8")
+        write_text(Path(file), self.svg)
 
 
 @dataclass(frozen=True, repr=False)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from foretune.cli.from_forecast import recommended_options
 from foretune.cli.tune import RunRecipe, loaded_run, made_run, read_recipe
 from foretune.errors import UsageError
+from foretune.experiment.folder import FORECAST
 from foretune.finetune.run import Run
 from foretune.library.calm import calm
-from foretune.library.forecast import Forecast, asked_groups
-from foretune.library.given import function_options, must_be_given, told
+from foretune.library.forecast import Forecast
+from foretune.library.given import asked_groups, function_options, must_be_given, told
 from foretune.library.result import Result, flat, frame
 from foretune.model.load import LanguageModel
 from foretune.text.task import Task
@@ -188,6 +189,6 @@ def _recommended(given: dict[str, Any]) -> dict[str, Any]:
     place = None if isinstance(forecast, Forecast) else Path(forecast)
     options, defaults = recommended_options(record.record, place), function_options("tune")
     free = [name for name in options if name in given and given[name] in (defaults[name], None)]
-    file = record.folder / "forecast.json" if record.folder is not None else None
+    file = record.folder / FORECAST if record.folder is not None else None
     needed = must_be_given("tune") - set(options)
     return {**{name: options[name] for name in free if name not in needed}, "forecast": file}

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from foretune.cli.validate import made_validation
 from foretune.library.calm import calm
-from foretune.library.forecast import LOADING
-from foretune.library.given import groups_of, model_given, told
+from foretune.library.given import LOADING, groups_of, model_given, told
 from foretune.library.result import Result, flat, frame
 
 if TYPE_CHECKING:

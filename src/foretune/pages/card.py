@@ -7,23 +7,22 @@ becomes an entry of `model-index`. Texts of data and labels are escaped: none of
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from foretune.naming import one_line
-from foretune.page import Page
+from foretune.page import Fact, Page
 from foretune.pages.json import document
 from foretune.pages.made import made
-from foretune.store.kept import checksum
+from foretune.pages.signed import is_signed, signed
 
 KINDS = ("forecast", "tune", "kernel")
 """Results that have a card."""
-_MARK = "<!-- foretune card "
+_MARK = "\n\n<!-- foretune card "
 _SPECIAL = re.compile(r"[\\`*_~\[\]|#$]|(?<=:)//|@|^\s*[-+]|(?<=^\d)[.)]")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """A model on the hub; a folder has no place in metadata."""
@@ -72,30 +71,22 @@ def card_text(page: Page, version: str, beside: Sequence[CardScore] = ()) -> str
         f"# {literal(page.title)}",
         literal(page.answer),
         "## Data",
-        _list((name, text) for name, text in _facts(page) if name in _ABOUT_ROWS),
+        _list(fact for fact in page.about if fact.name in _ABOUT_ROWS),
         _labels(values),
         "## Figures" if scores else "",
         _table(("figure", _metric(values), "95% interval"), map(_row, scores)) if scores else "",
-        _list((fact.name, fact.text) for fact in page.facts),
+        _list(page.facts),
         "## Limits",
         _bullets([literal(text) for text in page.notes] + list(_LIMITS)),
         "## How it was made",
         *_how(values),
     ]
-    text = "\n\n".join(part for part in parts if part)
-    return f"{text}\n\n{_MARK}{checksum(text.encode())} -->\n"
+    return signed("\n\n".join(part for part in parts if part), _MARK)
 
 
 def is_written_card(path: Path) -> bool:
     """Whether a file is a card as foretune wrote it, and so may be replaced; an empty one is nothing yet."""
-    if not os.path.isfile(path):  # noqa: PTH113 - never an error; a pipe would be waited for
-        return False
-    try:
-        written = path.read_bytes()
-    except OSError:
-        return False
-    text, mark, end = written.rpartition(f"\n\n{_MARK}".encode())
-    return not written or (bool(mark) and end == f"{checksum(text)} -->\n".encode())
+    return is_signed(path, _MARK)
 
 
 def literal(text: str) -> str:
@@ -104,13 +95,8 @@ def literal(text: str) -> str:
     return _SPECIAL.sub(lambda found: "".join(f"\\{character}" for character in found[0]), plain)
 
 
-def _facts(page: Page) -> Iterator[tuple[str, str]]:
-    for fact in page.about:
-        yield fact.name, fact.text
-
-
-def _list(facts: Any) -> str:
-    return _bullets([f"**{literal(name)}**: {literal(text)}" for name, text in facts])
+def _list(facts: Iterable[Fact]) -> str:
+    return _bullets([f"**{literal(fact.name)}**: {literal(fact.text)}" for fact in facts])
 
 
 def _bullets(lines: Sequence[str]) -> str:

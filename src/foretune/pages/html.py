@@ -12,7 +12,6 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -27,13 +26,13 @@ from foretune.pages.glossary import glossary
 from foretune.pages.inline_svg import inline_svg
 from foretune.pages.json import document
 from foretune.pages.made import made
+from foretune.pages.signed import is_signed, signed
 from foretune.pages.what_if import what_if
 from foretune.store.atomic import write_text
-from foretune.store.kept import checksum
 
 REPORT = "report.html"
 """Its name in a folder of results."""
-_MARK = "<!-- foretune report "
+_MARK = "\n<!-- foretune report "
 _FOLDER = "web"
 _SHADES = 8
 _CELLS, _PICTURES = 7000, 200_000
@@ -104,7 +103,7 @@ def html(page: Page, version: str = "", command: str = "") -> str:
             hashes={name: _hash(_asset(name)) for name in ("report.css", "report.js")},
         )
     )
-    return f"{text}\n{_MARK}{checksum(text.encode())} -->\n"
+    return signed(text, _MARK)
 
 
 def fragment(page: Page) -> str:
@@ -129,14 +128,7 @@ def write_html(path: Path, page: Page, version: str, command: str = "") -> None:
 
 def is_written_html(path: Path) -> bool:
     """Whether a file is a page as `write_html` wrote it, and so may be replaced; an empty one is nothing yet."""
-    if not os.path.isfile(path):  # noqa: PTH113 - never an error; a pipe would be waited for
-        return False
-    try:
-        written = path.read_bytes()
-    except OSError:
-        return False
-    text, mark, end = written.rpartition(f"\n{_MARK}".encode())
-    return not written or (bool(mark) and end == f"{checksum(text)} -->\n".encode())
+    return is_signed(path, _MARK)
 
 
 @functools.cache

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Sequence
-
 from foretune.candidates.candidate import PROBING, Candidate, candidates_among, parameter_sizes
 from foretune.candidates.effort import Effort
 from foretune.candidates.pool import PARTS, pool_blocks, pool_formulas
 from foretune.experiment.experiment import Experiment, asked_experiment
 from foretune.experiment.plan import StudyPlan, StudyWork, missing_kernels, study_plan
-from foretune.validation.runs import ValidationStudy, kept_candidates
+from foretune.validation.runs import ValidationStudy, kept_candidates, matching_labels
 
 
 def validation_plan(study: ValidationStudy) -> StudyPlan:
@@ -34,8 +31,9 @@ def validation_plan(study: ValidationStudy) -> StudyPlan:
 def _work(study: ValidationStudy, cell: Experiment) -> StudyWork:
     """What is asked of a cell; of its candidates, those that are known before the kernels."""
     kept = kept_candidates(cell, study.rank)
-    chosen = _matching(_named(cell, study.rank) if kept is None else kept, study.candidates)
-    grids = [(item.tuning, study.grid) for item in chosen]
+    known = _named(cell, study.rank) if kept is None else kept
+    chosen = matching_labels([item.label for item in known], study.candidates)
+    grids = [(item.tuning, study.grid) for item in known if item.label in chosen]
     if kept is not None:
         return StudyWork(grids)
     return StudyWork(grids, missing_kernels(cell, pool_formulas(study.rank), PARTS, pool_blocks(cell, study.rank)))
@@ -48,8 +46,3 @@ def _named(cell: Experiment, rank: int | None) -> list[Candidate]:
     head = tuple(name for name in sizes.head if name in kinds)
     found = candidates_among({rank: list(kinds) if rank is None else linear}, linear, head, sizes)
     return [item for item in found if item.kind != PROBING]
-
-
-def _matching(items: Sequence[Candidate], globs: Sequence[str] | None) -> list[Candidate]:
-    """The candidates whose labels match one of some globs, all without any."""
-    return [item for item in items if any(fnmatch.fnmatchcase(item.label, glob) for glob in globs or ("*",))]

@@ -183,6 +183,11 @@ def common_labels(found: Sequence[Sequence[Candidate]]) -> list[str]:
     return [item.label for item in found[0] if all(any(item.label == other.label for other in of) for of in found)]
 
 
+def matching_labels(labels: Sequence[str], globs: Sequence[str] | None) -> set[str]:
+    """The labels that match one of some globs, all without any."""
+    return {label for glob in globs or ("*",) for label in fnmatch.filter(labels, glob)}
+
+
 def chosen_labels(labels: Sequence[str], globs: Sequence[str] | None) -> list[str]:
     """The labels that match one of some globs, all without any.
 
@@ -192,7 +197,7 @@ def chosen_labels(labels: Sequence[str], globs: Sequence[str] | None) -> list[st
     for glob in globs or ():
         if not fnmatch.filter(labels, glob):
             raise UsageError(f"No candidate matches {glob!r}; there are {', '.join(labels)}.{nearest(glob, labels)}")
-    wanted = {label for glob in globs or ("*",) for label in fnmatch.filter(labels, glob)}
+    wanted = matching_labels(labels, globs)
     if len(wanted) < FEWEST:
         raise UsageError(
             f"{len(wanted)} candidates ({', '.join(sorted(wanted))}) are too few for a ranking; expected at least {FEWEST} "
