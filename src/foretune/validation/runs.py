@@ -6,8 +6,9 @@ Each seed has training and validation examples of its own.
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from foretune.candidates.adam import PredictedRun
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.evidence import Evidence, Pool
 from foretune.candidates.pool import pool_of
+from foretune.candidates.rules import RULES, rate_rules
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
 from foretune.errors import UsageError, nearest
 from foretune.experiment.experiment import Experiment, Work, load_experiment
@@ -27,6 +29,7 @@ from foretune.experiment.folder import Beside, Place
 from foretune.experiment.outcome import Outcome
 from foretune.experiment.sample import Sample
 from foretune.experiment.setting import PROBED_HEAD, DataSource, Question, Setting
+from foretune.finetune.optimisers import ProdigyOptimiser
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warm_up_training
 from foretune.model.load import LanguageModel
@@ -53,6 +56,7 @@ class ValidationStudy:
         candidates: globs on labels of candidates; None for all.
         output: what answers, see `Question.answered_by`.
         warm_up: numbers of steps; `AFTER_WARM_UP` are taken again on the kernel after each of them.
+        prodigy: whether every candidate is trained by Prodigy too, which finds its own rate.
         memory: budget of kernels above the model's own memory.
         progress: called as the work goes on.
     """
@@ -69,6 +73,7 @@ class ValidationStudy:
     candidates: tuple[str, ...] | None = None
     output: str = PROBED_HEAD
     warm_up: tuple[int, ...] = ()
+    prodigy: bool = False
     memory: str = "2GiB"
     progress: Progress | None = None
 
@@ -99,6 +104,11 @@ class ValidationStudy:
         return setting, Beside(self.root / setting.folder(load_task(task).name))
 
     @property
+    def prodigy_grid(self) -> tuple[Training, ...]:
+        """Settings of Prodigy's run: those of the others but for the optimiser, without a rate to choose."""
+        return (replace(self.grid[0], optimiser=ProdigyOptimiser()),)
+
+    @property
     def work(self) -> Work:
         """How the work of a cell is done."""
         return Work(self.memory, self.progress)
@@ -118,6 +128,9 @@ class Measured:
         predicted: the simulated runs of the grid, from the kernel before training.
         reach: the largest rate of Adam that a forecast would name, of every candidate (`candidates.adam.reach`).
         warm_up_seconds: steps of a warm-up -> what it cost.
+        epoch: steps in which a run sees every training example once; 0 where nobody knows.
+        rule_rates: name of a rule for learning rates (`candidates.rules`) -> its rate for every candidate.
+        prodigy: what Prodigy reached with every candidate, in one run each; empty where it was not asked for.
     """
 
     task: str
@@ -131,6 +144,9 @@ class Measured:
     predicted: tuple[tuple[PredictedRun, ...], ...]
     reach: tuple[float, ...]
     warm_up_seconds: Mapping[int, float] = field(default_factory=dict)
+    epoch: int = 0
+    rule_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    prodigy: tuple[Outcome, ...] = ()
 
     @property
     def losses(self) -> Float64[np.ndarray, " k"]:
@@ -228,8 +244,13 @@ class _Seen:
         cell = self.cell.warmed(self.warm_up) if self.warm_up else self.cell
         return pool_of(cell, self.chosen[0].rank, self.grid)
 
-    def values(self, name: str, of: Callable[[Evidence], Any]) -> list[Any]:
-        """A value of each candidate, kept."""
+    @property
+    def steps(self) -> int:
+        """Of the longest run."""
+        return max(training.steps_for(len(self.cell.split.train)) for training in self.grid)
+
+    def values(self, name: str, of: Callable[[Evidence], Any], **rests_on: object) -> list[Any]:
+        """A value of each candidate, kept; what it rests on beside the usual constants determines it too."""
         asked = {
             "methods": [repr(candidate.tuning) for candidate in self.chosen],
             "grid": [repr(point) for point in self.grid],
@@ -237,7 +258,7 @@ class _Seen:
         name = warmed_name(name, self.warm_up)
         file = f"{name.replace(',', '').replace(' ', '-')}-{identity_hash(asked)[:12]}"
         rows = len(self.cell.split.train) * self.cell.outputs.n_outputs
-        key = {**asked, **determinants(rows), **self._warm_up_key, "name": name}
+        key = {**asked, **determinants(rows), **self._warm_up_key, **rests_on, "name": name}
         return self.cell.value(
             file, key, lambda: {"values": [of(self.pool.evidence(candidate)) for candidate in self.chosen]}
         )["values"]
@@ -275,13 +296,18 @@ def measured_candidates(study: ValidationStudy) -> list[Measured]:
 def _measured(study: ValidationStudy, cell: Experiment, chosen: Sequence[Candidate]) -> Measured:
     # before the runs, which take far longer: a model that cannot be warmed up is refused at once
     seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
-    outcomes = []
+    outcomes, prodigy = [], []
     for number, candidate in enumerate(chosen):
         if study.progress is not None:
             study.progress(f"{cell.task.name}, seed {cell.setting.seed}: candidates", number, len(chosen))
         outcomes.append(cell.outcome(candidate.tuning, study.grid))
+        if study.prodigy:
+            prodigy.append(cell.outcome(candidate.tuning, study.prodigy_grid))
     start = cell.value("start", {}, lambda: _start(cell))
-    scores, curves, reach = _before_training(_Seen(cell, chosen, study.grid))
+    seen = _Seen(cell, chosen, study.grid)
+    scores, curves, reach = _before_training(seen)
+    rates = _rule_rates(seen, study.rank)
+    n = len(cell.split.train)
     for steps in study.warm_up:
         scores |= _Seen(cell, chosen, study.grid, steps).scores(AFTER_WARM_UP)
     return Measured(
@@ -296,7 +322,20 @@ def _measured(study: ValidationStudy, cell: Experiment, chosen: Sequence[Candida
         predicted=curves,
         reach=reach,
         warm_up_seconds=seconds,
+        epoch=max(math.ceil(n / training.batch_of(n)) for training in study.grid),
+        rule_rates=rates,
+        prodigy=tuple(prodigy),
     )
+
+
+def _rule_rates(seen: _Seen, rank: int | None) -> dict[str, tuple[float, ...]]:
+    """Rule -> the learning rate that it gives every candidate."""
+    rules = rate_rules(rank)
+    steps = seen.steps
+    found = seen.values(
+        "rates by rule", lambda item: {name: of(item, steps) for name, of in rules.items()}, rules=RULES
+    )
+    return {name: tuple(float(rates[name]) for rates in found) for name in rules}
 
 
 def _before_training(
@@ -304,9 +343,8 @@ def _before_training(
 ) -> tuple[dict[str, tuple[float, ...]], tuple[tuple[PredictedRun, ...], ...], tuple[float, ...]]:
     """Scores, curves and reach of every candidate; the kernels that they are from are not held any longer."""
     scores = seen.scores(SCORES)
-    steps = max(training.steps_for(len(seen.cell.split.train)) for training in seen.grid)
     curves = seen.values("predicted curves", lambda item: [asdict(run) for run in item.adam])
-    reach = seen.values("reach of Adam", lambda item: item.reach(steps))
+    reach = seen.values("reach of Adam", lambda item: item.reach(seen.steps))
     return scores, tuple(tuple(_run(run) for run in runs) for runs in curves), tuple(map(float, reach))
 
 
