@@ -32,11 +32,16 @@ class Comparison:
 def comparison(pool: Pool) -> Comparison:
     """Every candidate of a pool, simulated and compared."""
     scored = [pool.evidence(item).scored(item) for item in promising(pool)]
-    criterion = LABEL_ERROR if pool.sizes.head else VALIDATION_LOSS
+    criterion = criterion_of(pool)
     ranked = with_spreads(sorted(scored, key=lambda item: sort_key(item, criterion)), pool, criterion)
     rows, every = pool.inputs.f0.shape[1] * pool.inputs.n_train, len(pool.candidates)
     compared = sum(item.spread is not None for item in ranked)
     return Comparison(tuple(ranked), every, limits(pool.effort, every, rows, compared), criterion)
+
+
+def criterion_of(pool: Pool) -> Criterion:
+    """What ranks candidates: the label error of a model with a head, else the simulated validation loss."""
+    return LABEL_ERROR if pool.sizes.head else VALIDATION_LOSS
 
 
 def sort_key(candidate: ScoredCandidate, criterion: Criterion) -> tuple[float, float, int, str]:

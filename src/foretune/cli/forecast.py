@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import typer
+
 import foretune
 from foretune.candidates.adam import BATCH, STEPS
 from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
+from foretune.candidates.verdict import DECISIONS, EXIT_CODES, Decision
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
 from foretune.cli.held import Held
@@ -66,10 +69,12 @@ class MadeForecast:
 
     Attributes:
         page: the forecast.
+        decision: whether to train at all.
         next_run: the real run of what is recommended; None where there is none.
     """
 
     page: Page
+    decision: Decision
     next_run: NextRun | None
 
 
@@ -82,13 +87,20 @@ def run_forecast(
     run: RunOptions,
     report: ReportOptions,
 ) -> None:
-    """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does."""
+    """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does.
+
+    Raises:
+        Exit: with `EXIT_CODES` of the decision, where that was asked for.
+    """
     if run.plan:
         errors = progress_console(quiet=report.quiet, verbose=report.verbose)
         asked = _asked_kernels(ExperimentOptions(model, data, outputs), blocks, wanted, run, report, errors)
         return deliver_plan(asked.job, asked.formulas, run, report, asked.found, asked.sketch)
     made = made_forecast(model, data, outputs, blocks, wanted, run, report)
-    return deliver(made.page, report, folder=run.out)
+    deliver(made.page, report, folder=run.out)
+    if wanted.exit_code:
+        raise typer.Exit(EXIT_CODES[made.decision])
+    return None
 
 
 @dataclass(frozen=True)
@@ -179,11 +191,13 @@ def made_forecast(
         config = None if result.verdict == "no" else config
     tuning = None if run_next is None or result.recommended is None else tune_options(result.recommended, found.outputs)
     descriptions = kernel_descriptions(kernels)
+    word = result.verdict if result.recommended is None else result.recommended.verdict
     numbers = ForecastData(
         **vars(record),
         kernel=descriptions["sgd"],
         kernels_described=descriptions,
-        verdict=result.verdict if result.recommended is None else result.recommended.verdict,
+        verdict=word,
+        decision=DECISIONS[word],
         forecast=result,
         lora_config=None if config is None else config.arguments,
         lora_config_classes=None if config is None else config.classes,
@@ -211,7 +225,7 @@ def made_forecast(
         page = replace(page, facts=(*page.facts, Fact("Written", handed, 1)))
         write_page_json(run.out / FORECAST, page, foretune.__version__)
         keep_report(run.out, with_real_runs(page, real_runs(run.out)))
-    return MadeForecast(page, run_next)
+    return MadeForecast(page, numbers.decision, run_next)
 
 
 def _why_none(result: PoolForecast, found: Experiment, model: ModelOptions) -> str | None:

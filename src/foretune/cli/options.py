@@ -237,6 +237,13 @@ class ForecastOptions:
         Whole(0),
     ] = 0
     features: Annotated[Literal["auto", "exact", "sketched"], option(Panel.RUN, _SKETCHED)] = "auto"
+    exit_code: Annotated[
+        bool,
+        option(
+            Panel.RUN, "End with exit code 0 if tuning is worth it, 3 if not, 4 if it cannot be told.", "--exit-code"
+        ),
+        NotWith("plan"),
+    ] = False
 
 
 @dataclass(frozen=True)

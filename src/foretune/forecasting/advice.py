@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foretune.analysis.scores import Score
+from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import PROBING
 from foretune.candidates.comparison import Comparison
 from foretune.candidates.evidence import Pool
+from foretune.candidates.prediction import Prediction, prediction
 from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
 from foretune.candidates.scores import Criterion
+from foretune.candidates.verdict import Verdict, verdict
 from foretune.experiment.inputs import Inputs
-from foretune.forecasting.baseline import ClassRule
-from foretune.forecasting.prediction import Prediction, prediction
-from foretune.forecasting.verdict import Verdict, verdict
 
 LARGE_CHANGE = 0.05
 """A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""

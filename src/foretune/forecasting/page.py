@@ -9,6 +9,7 @@ from typing import Any
 from foretune.analysis.scores import Score
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.scored import ScoredCandidate
+from foretune.candidates.verdict import Decision, Verdict
 from foretune.experiment.page import stage_table
 from foretune.experiment.record import Record
 from foretune.forecasting.cost import ForecastCost
@@ -16,7 +17,6 @@ from foretune.forecasting.figures import figures, maps
 from foretune.forecasting.forecast import PoolForecast
 from foretune.forecasting.parts import Part, ranked
 from foretune.forecasting.recommended import Recommendation
-from foretune.forecasting.verdict import Verdict
 from foretune.page import Cell, Column, Fact, Listing, Page, Span, Table, short_count
 from foretune.progress import Stage
 
@@ -34,6 +34,7 @@ class ForecastData(Record):
         kernel: what determines the kernel of full tuning, and its shape.
         kernels_described: label -> the same of every kernel.
         verdict: `help`, `may`, `no` or `cannot tell`: on training what is recommended, or what comes first.
+        decision: the same for programs that have to decide: `go` after help, `no-go` after no, else `cannot tell`.
         forecast: every number of it.
         lora_config: arguments of `peft.LoraConfig` for `forecast.advice.adapter`; null where nothing should be trained.
         lora_config_classes: classes of transformers that this config fits: `trained`, `also`, and those that it does not.
@@ -47,6 +48,7 @@ class ForecastData(Record):
     kernel: Mapping[str, Any]
     kernels_described: Mapping[str, Mapping[str, Any]]
     verdict: Verdict
+    decision: Decision
     forecast: PoolForecast
     lora_config: Mapping[str, Any] | None
     lora_config_classes: Mapping[str, Any] | None

@@ -48,6 +48,11 @@ class Forecast(Result):
         return self.record["verdict"]
 
     @property
+    def decision(self) -> str:
+        """`go`, `no-go` or `cannot tell`: whether training what is recommended is worth it."""
+        return self.record["decision"]
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What is said of the data and of the kernel, among `notes`."""
         return tuple(self.record["forecast"]["warnings"])

@@ -8,8 +8,10 @@ import numpy as np
 
 from foretune.analysis.rank_statistics import Ceiling
 from foretune.candidates.adam import PredictedRun, best_predicted
+from foretune.candidates.announced import ANNOUNCED
 from foretune.page import Cell, Curve, Figure, Page, Table, mean_and_spread
 from foretune.shapes import Float64
+from foretune.validation.announced import announced_findings, calibration_table, calls_table
 from foretune.validation.data import ValidationData
 from foretune.validation.rankings import (
     EXHAUSTIVE,
@@ -52,6 +54,8 @@ def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
             _ranking_table(data, SCORE),
             *([stopped_table(cells, stopped)] if stopped else []),
             _gain_table(cells, limits),
+            *([calibration_table(data.calibrations)] if data.calibrations else []),
+            *([calls_table(data.calls)] if data.calls else []),
             _curve_table(cells),
             *([rate_table(cells), rules_table(cells)] if len(study.grid) > 1 else []),
             *([losses_by_rate_table(cells)] if len(study.grid) >= MANY_RATES else []),
@@ -61,6 +65,7 @@ def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
         figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in tasks_of(cells)),
         findings=(
             *_findings(data),
+            *announced_findings(data.calls, data.calibrations),
             *stopped_findings(ranked[LOSS.name], stopped),
             *warm_up_findings(cells, ranked[LOSS.name]),
         ),
@@ -92,6 +97,8 @@ def _notes(study: ValidationStudy) -> tuple[str, ...]:
         "with several tasks, the mean rank of a candidate on the others, and that rank by layer, kind and size (the "
         "placement prior). Partial: the rank correlation that is left once the best of these rules, known afterwards, is "
         "taken out of score and result.",
+        f"What a forecast announces is made with {ANNOUNCED} test examples, as `foretune forecast` does; the real score is that "
+        "of all test examples.",
         f"{ONE_EPOCH}: fine-tune every candidate for one pass over the training examples at every rate, and keep the one "
         "with the lowest validation loss; the seconds are those of all these runs for a task and a seed.",
         f"{EXHAUSTIVE}: fine-tune every candidate and keep the one with the lowest validation loss.",
