@@ -30,10 +30,10 @@ from foretune.candidates.greedy import greedy_path
 from foretune.candidates.scored import RATES_ARE_FOR
 from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
 from foretune.cli.forecast import run_forecast
+from foretune.cli.forecast_options import ForecastOptions
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
-    ForecastOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
@@ -287,7 +287,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
             DataOptions(str(data_file), k=4, test=10),
             OutputOptions(),
             BlockOptions(blocks="encoder.layer.0.attention.self.query.*,head.*"),
-            ForecastOptions(warm_up),
+            ForecastOptions(warm_up=warm_up),
             RunOptions(),
             ReportOptions(json=target, details=True),
         )

@@ -31,7 +31,7 @@ from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
-from foretune.candidates.adam import STEPS, AdamRate, PredictedRun, adam_rate, predicted_runs, reach
+from foretune.candidates.adam import AdamRate, PredictedRun, adam_rate, planned_run, predicted_runs, reach
 from foretune.candidates.candidate import (
     ALPHA,
     Candidate,
@@ -73,6 +73,7 @@ class Pool:
         sizes: shapes and norms of the parameters.
         effort: limits of the simulations and resamples.
         grid: settings of real runs with AdamW that are to be predicted.
+        run: the run that is to be made, of which the learning rate is sought; `planned_run(n)` where nobody says.
     """
 
     kernels: Mapping[str, Blocked]
@@ -80,6 +81,7 @@ class Pool:
     sizes: ParameterSizes
     effort: Effort
     grid: tuple[Training, ...] = ()
+    run: Training | None = None
     _known: dict[object, Evidence] = field(default_factory=dict, init=False, repr=False)
     _largest: dict[int | None, float] = field(default_factory=dict, init=False, repr=False)
 
@@ -90,10 +92,16 @@ class Pool:
         inputs: Inputs,
         sizes: ParameterSizes,
         grid: Sequence[Training] = (),
+        run: Training | None = None,
     ) -> Pool:
         """A pool whose effort follows from the size of its kernels."""
         rows = inputs.n_train * inputs.f0.shape[1]
-        return cls(kernels, inputs, sizes, effort_for(rows), tuple(grid))
+        return cls(kernels, inputs, sizes, effort_for(rows), tuple(grid), run)
+
+    @cached_property
+    def planned(self) -> Training:
+        """The run that is to be made."""
+        return self.run or planned_run(self.inputs.n_train)
 
     @cached_property
     def head(self) -> tuple[str, ...]:
@@ -289,7 +297,9 @@ class Evidence:
     @cached_property
     def adam_rate(self) -> AdamRate:
         """Where to begin with AdamW."""
-        return adam_rate(self.parts, self.entries, self.inputs, self.reach(STEPS))
+        run = self.pool.planned
+        within = self.reach(run.steps_for(self.inputs.n_train))
+        return adam_rate(self.parts, self.entries, self.inputs, run, within)
 
     @property
     def derivative(self) -> Float64[np.ndarray, "n c"]:

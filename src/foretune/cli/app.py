@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import typer
 
 import foretune
+from foretune.cli.forecast_options import ForecastOptions
 from foretune.cli.labels_options import ExplainOptions, LabelsOptions
 from foretune.cli.options import (
     AnswerOptions,
     BlockOptions,
     CardOptions,
     DataOptions,
-    ForecastOptions,
     FormulaOptions,
     ModelOptions,
     OutputOptions,

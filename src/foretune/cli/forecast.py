@@ -11,25 +11,26 @@ from typing import Any
 import typer
 
 import foretune
-from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import ALPHA, RANKS, Candidate, formulas_for, kernel_label, parameter_sizes
+from foretune.candidates.adam import planned_run
+from foretune.candidates.candidate import ALPHA, Candidate, formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.candidates.verdict import DECISIONS, EXIT_CODES, Decision
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
+from foretune.cli.forecast_options import ForecastOptions
 from foretune.cli.held import Held
 from foretune.cli.kernel import Settings, deliver_plan, shown_kernels
 from foretune.cli.kernel_places import kernel_places
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
-    ForecastOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
     RunOptions,
 )
 from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported
+from foretune.cli.ranges import listed
 from foretune.cli.settings import as_yaml, option_words, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks
 from foretune.experiment.experiment import Experiment
@@ -136,7 +137,7 @@ def _asked_kernels(
         UsageError: --warm-up in half precision.
         ForetuneError: see `loaded_experiment`.
     """
-    places = kernel_places(run.out, report.json, map(kernel_label, (None, *RANKS)))
+    places = kernel_places(run.out, report.json, map(kernel_label, (None, *listed(wanted, "rank"))))
     if run.out is not None:
         refuse_foreign(run.out)
     found = loaded_experiment(experiment, places, None if run.plan else run.out, errors)
@@ -146,7 +147,7 @@ def _asked_kernels(
     job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
-    formulas = formulas_for(job.kinds, targets=able.targets)
+    formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
     sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
     return _AskedKernels(found, job, able, formulas, Sketch() if sketched else None)
 
@@ -172,6 +173,7 @@ def made_forecast(
     found, job, able, formulas, sketch = asked.found, asked.job, asked.able, asked.formulas, asked.sketch
     if sketch is None:
         job.refuse_too_large(formulas, run.memory)
+    planned = planned_run(len(found.split.train), wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, about(found, repeatable(settings)))
@@ -181,9 +183,10 @@ def made_forecast(
         inputs = replace(inputs, warnings=(*inputs.warnings, *said))
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
+        result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs), run=planned))
+    n, compared = inputs.n_train, len(result.comparison.candidates)
     costs = forecast_cost(
-        found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
+        found.work.stages.finished, len(inputs.y), planned.batch_of(n), planned.steps_for(n), compared
     )
     with busy(errors, "ask peft for the adapters"):
         config, picked = (_adapters(item, found, able) for item in (result.advice.adapter, _picked(result)))

@@ -191,7 +191,7 @@ def _how(picked: Recommendation) -> str:
         return f"No learning rate lowers the validation loss in {rate.steps} steps of AdamW, batches of {rate.batch}."
     upper = "; the highest tried, so try lower too" if rate.at_limit else ""
     return (
-        f"AdamW at {rate.learning_rate:.1e} (constant{upper}), batches of {rate.batch}, {rate.steps} steps, best "
+        f"AdamW at {rate.learning_rate:.1e} ({rate.schedule}{upper}), batches of {rate.batch}, {rate.steps} steps, best "
         "checkpoint by validation loss."
     )
 

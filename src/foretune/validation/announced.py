@@ -136,9 +136,9 @@ def calibration_table(found: Sequence[Calibration]) -> Table:
         for each in found
     ]
     caption = (
-        "Announced against real test scores of every run: root mean square distance, and how often the announced interval "
-        f"holds the real score; then the same interval stretched by the factor with which {LEVEL:.0%} of those of the other "
-        "tasks (with one task: of the other seeds) would have held. A dash: too few of them"
+        "Announced against real test scores of every run: root mean square distance, and how often the announced "
+        f"interval holds the real score; then the same interval stretched by the factor with which {LEVEL:.0%} of those of "
+        "the other tasks (with one task: of the other seeds) would have held. A dash: too few of them"
     )
     return Table(header, tuple(rows), caption)
 

@@ -97,8 +97,8 @@ def _notes(study: ValidationStudy) -> tuple[str, ...]:
         "with several tasks, the mean rank of a candidate on the others, and that rank by layer, kind and size (the "
         "placement prior). Partial: the rank correlation that is left once the best of these rules, known afterwards, is "
         "taken out of score and result.",
-        f"What a forecast announces is made with {ANNOUNCED} test examples, as `foretune forecast` does; the real score is that "
-        "of all test examples.",
+        f"What a forecast announces is made with {ANNOUNCED} test examples, as `foretune forecast` does; the real score is "
+        "that of all test examples.",
         f"{ONE_EPOCH}: fine-tune every candidate for one pass over the training examples at every rate, and keep the one "
         "with the lowest validation loss; the seconds are those of all these runs for a task and a seed.",
         f"{EXHAUSTIVE}: fine-tune every candidate and keep the one with the lowest validation loss.",
