@@ -27,7 +27,7 @@ NEAR = 0.04
 
 
 @dataclass(frozen=True)
-class Calibration:
+class ScoreCalibration:
     """How far announced scores are to be trusted, on one task or all.
 
     Attributes:
@@ -70,7 +70,7 @@ class Calls:
     right: float
 
 
-def calibrations(cells: Sequence[Measured]) -> list[Calibration]:
+def calibrations(cells: Sequence[Measured]) -> list[ScoreCalibration]:
     """Task by task, and all together; none where nothing was announced.
 
     Args:
@@ -112,7 +112,7 @@ def calls(cells: Sequence[Measured]) -> list[Calls]:
     return found
 
 
-def calibration_table(found: Sequence[Calibration]) -> Table:
+def calibration_table(found: Sequence[ScoreCalibration]) -> Table:
     """How far announced scores are off, and how often their intervals held.
 
     Args:
@@ -159,7 +159,7 @@ def calls_table(found: Sequence[Calls]) -> Table:
     return Table(("called", "runs", "gained", "right"), tuple(rows), caption)
 
 
-def announced_findings(found: Sequence[Calls], calibrated: Sequence[Calibration]) -> tuple[str, ...]:
+def announced_findings(found: Sequence[Calls], calibrated: Sequence[ScoreCalibration]) -> tuple[str, ...]:
     """Both tables in a sentence each.
 
     Args:
@@ -215,7 +215,7 @@ class _Told:
         return list((low <= self.real) & (self.real <= high))
 
 
-def _calibration(name: str, told: Sequence[_Told], factors: Float64[np.ndarray, " s"]) -> Calibration:
+def _calibration(name: str, told: Sequence[_Told], factors: Float64[np.ndarray, " s"]) -> ScoreCalibration:
     off = np.concatenate([each.values - each.real for each in told])
     pairs = list(zip(told, factors, strict=True))
 
@@ -228,7 +228,7 @@ def _calibration(name: str, told: Sequence[_Told], factors: Float64[np.ndarray, 
         )
 
     known = bool(np.isfinite(factors).all())
-    return Calibration(
+    return ScoreCalibration(
         name=name,
         runs=len(off),
         off=float(np.sqrt(np.mean(off**2))),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foretune.analysis.rank_statistics import Ceiling
-from foretune.validation.announced import Calibration, Calls, calibrations, calls
+from foretune.validation.announced import ScoreCalibration, Calls, calibrations, calls
 from foretune.validation.rankings import LOSS, SCORE, Ranking, ceilings, rankings
 from foretune.validation.rivals import best_rule, rivals
 from foretune.validation.runs import Measured
@@ -32,7 +32,7 @@ class ValidationData:
     rankings: Mapping[str, Sequence[Ranking]]
     rivals: Mapping[str, Sequence[Ranking]]
     best_rules: Mapping[str, str | None]
-    calibrations: Sequence[Calibration]
+    calibrations: Sequence[ScoreCalibration]
     calls: Sequence[Calls]
     ceilings: Mapping[str, Mapping[str, Ceiling]]
     cells: Sequence[Measured]

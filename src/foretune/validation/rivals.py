@@ -43,7 +43,7 @@ PLACE, KIND, SIZE = "shallow layers first", "feed-forward first", "parameter cou
 
 
 @dataclass(frozen=True)
-class Rule:
+class DataFreeRule:
     """A rule that looks at no data of the task.
 
     Attributes:
@@ -69,7 +69,7 @@ def rules(cells: Sequence[Measured], measure: Measure) -> dict[str, Float64[np.n
     return {**found, OTHER_TASKS: others, PRIOR: _prior(others, cells)}
 
 
-def best_rule(cells: Sequence[Measured], measure: Measure) -> Rule | None:
+def best_rule(cells: Sequence[Measured], measure: Measure) -> DataFreeRule | None:
     """The rule with the largest median correlation; None where no rule tells candidates apart."""
     results, every = results_of(cells, measure), rules(cells, measure)
     medians = {name: median_correlation(values, results).value for name, values in every.items()}
@@ -77,7 +77,7 @@ def best_rule(cells: Sequence[Measured], measure: Measure) -> Rule | None:
     if not known:
         return None
     best = max(known, key=lambda name: known[name])
-    return Rule(best, every[best])
+    return DataFreeRule(best, every[best])
 
 
 def rivals(
