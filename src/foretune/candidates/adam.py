@@ -36,12 +36,13 @@ from foretune.analysis.dynamics import Curves, FunctionSpace, GradientDescent, L
 from foretune.analysis.feature_kernel import Kernel, gradient_squares, weighted_sum
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.schedule import Schedule
+from foretune.analysis.selection import corrected_loss, drawn, folds
 from foretune.candidates.candidate import ALPHA, ParameterSizes
 from foretune.candidates.joint import function_space
 from foretune.experiment.inputs import Inputs
 from foretune.finetune.training import Training
 from foretune.kernels.lora import LoRA
-from foretune.shapes import Float64
+from foretune.shapes import Bool, Float64
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ class AdamRate:
         learning_rate: of the lowest simulated validation loss; None where no rate lowers it.
         worse_from: the smallest rate above it after which no evaluation is better than the start; infinite for none.
         reach: no larger rate was considered (`reach`); infinite for a head alone.
-        validation_loss: lowest simulated validation loss, nats.
+        validation_loss: lowest simulated validation loss, nats, as it was chosen among rates and evaluations.
+        expected_loss: the same without the luck of that choice (`analysis.selection`), nats.
         steps, batch: number of steps and batch size of the simulated runs.
         schedule: of their learning rate.
         runs: one for each rate that was tried, from the smallest.
@@ -202,6 +204,7 @@ class AdamRate:
     worse_from: float
     reach: float
     validation_loss: float
+    expected_loss: float
     steps: int
     batch: int
     schedule: Schedule
@@ -243,6 +246,7 @@ def adam_rate(
     inputs: Inputs,
     planned: Training,
     within: float = math.inf,
+    choosing: Bool[np.ndarray, "b v"] | None = None,
 ) -> AdamRate:
     """The learning rate of AdamW with the lowest simulated validation loss, of equals the smallest.
 
@@ -251,6 +255,7 @@ def adam_rate(
         inputs: labels and pretrained outputs.
         planned: the run, `planned_run(n)`; its rate does not matter.
         within: no larger rate is tried, `reach(blocks, rank, sizes, steps)`.
+        choosing: folds of the validation examples, `analysis.selection.folds`; of their labels without any.
     """
     n, rates = inputs.n_train, _within(within)
     batch, steps, schedule = planned.batch_of(n), planned.steps_for(n), planned.schedule
@@ -261,9 +266,12 @@ def adam_rate(
     lowest = [run.lowest for run in tried]
     best = int(np.argmin(lowest))
     if not lowest[best] < start:
-        return AdamRate(None, rates[0], within, start, steps, batch, schedule, tried)
+        return AdamRate(None, rates[0], within, start, start, steps, batch, schedule, tried)
     worse = (rate for rate, loss in zip(rates[best:], lowest[best:], strict=True) if loss >= start)
-    return AdamRate(rates[best], next(worse, math.inf), within, lowest[best], steps, batch, schedule, tried)
+    choosing = folds(inputs.y[n : n + inputs.n_validation]) if choosing is None else choosing
+    expected = corrected_loss([drawn(np.concatenate([run.validation_each[1:] for run in runs]), choosing)]).corrected
+    above = next(worse, math.inf)
+    return AdamRate(rates[best], above, within, lowest[best], expected, steps, batch, schedule, tried)
 
 
 def _within(reach: float) -> tuple[float, ...]:

@@ -29,6 +29,7 @@ from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
+from foretune.analysis.selection import Drawn, drawn, folds
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
 from foretune.candidates.adam import AdamRate, PredictedRun, adam_rate, planned_run, predicted_runs, reach
@@ -59,7 +60,7 @@ from foretune.experiment.inputs import Inputs
 from foretune.finetune.training import Training
 from foretune.kernels.features import Blocked
 from foretune.kernels.lora import LoRA
-from foretune.shapes import Float64
+from foretune.shapes import Bool, Float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,12 @@ class Pool:
         """A pool whose effort follows from the size of its kernels."""
         rows = inputs.n_train * inputs.f0.shape[1]
         return cls(kernels, inputs, sizes, effort_for(rows), tuple(grid), run)
+
+    @cached_property
+    def validation_folds(self) -> Bool[np.ndarray, "b v"]:
+        """Folds of the validation examples, over which choices are corrected for their luck."""
+        n, v = self.inputs.n_train, self.inputs.n_validation
+        return folds(self.inputs.y[n : n + v])
 
     @cached_property
     def planned(self) -> Training:
@@ -260,6 +267,11 @@ class Evidence:
         return lowest_loss(self.descent.curves)
 
     @cached_property
+    def drawn(self) -> Drawn:
+        """The best rate and step of these runs by the validation examples outside of each fold."""
+        return drawn(np.concatenate([run.validation_each for run in self.descent.curves]), self.pool.validation_folds)
+
+    @cached_property
     def run(self) -> Curves:
         """The run with the smallest validation loss, up to there."""
         steps, rate = self.lowest.steps, self.lowest.learning_rate
@@ -299,7 +311,7 @@ class Evidence:
         """Where to begin with AdamW."""
         run = self.pool.planned
         within = self.reach(run.steps_for(self.inputs.n_train))
-        return adam_rate(self.parts, self.entries, self.inputs, run, within)
+        return adam_rate(self.parts, self.entries, self.inputs, run, within, self.pool.validation_folds)
 
     @property
     def derivative(self) -> Float64[np.ndarray, "n c"]:

@@ -192,7 +192,7 @@ def _how(picked: Recommendation) -> str:
     upper = "; the highest tried, so try lower too" if rate.at_limit else ""
     return (
         f"AdamW at {rate.learning_rate:.1e} ({rate.schedule}{upper}), batches of {rate.batch}, {rate.steps} steps, best "
-        "checkpoint by validation loss."
+        f"checkpoint by validation loss ({rate.expected_loss:.3f} nats expected)."
     )
 
 

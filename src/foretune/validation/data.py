@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from foretune.analysis.rank_statistics import Ceiling
-from foretune.validation.announced import ScoreCalibration, Calls, calibrations, calls
+from foretune.validation.announced import Calls, ScoreCalibration, calibrations, calls
 from foretune.validation.rankings import LOSS, SCORE, Ranking, ceilings, rankings
 from foretune.validation.rivals import best_rule, rivals
 from foretune.validation.runs import Measured
