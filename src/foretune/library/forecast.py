@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import foretune
+from foretune.candidates.verdict import DECISIONS
 from foretune.cli.deliver import check_report_place, keep_report
 from foretune.cli.forecast import handed_over, made_forecast
 from foretune.errors import UsageError
@@ -50,7 +51,7 @@ class Forecast(Result):
     @property
     def decision(self) -> str:
         """`go`, `no-go` or `cannot tell`: whether training what is recommended is worth it."""
-        return self.record["decision"]
+        return DECISIONS[self.record["verdict"]]
 
     @property
     def warnings(self) -> tuple[str, ...]:
