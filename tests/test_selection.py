@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, LogLoss, curves
-from foretune.analysis.selection import FOLDS, REPEATS, CorrectedLoss, corrected_loss, drawn, folds
+from foretune.analysis.selection import FOLDS, REPEATS, CorrectedLoss, best_by_fold, corrected_loss, folds
 from foretune.errors import UsageError
 from tests.conftest import WORDS, many_rows, run_cli, write_jsonl
 
@@ -29,7 +29,7 @@ def test_the_corrected_loss_is_what_the_choice_loses_on_new_examples(name: str) 
     for _ in range(60):
         shared = generator.standard_normal(32)  # some examples are hard for every choice
         losses = means[:, None] + 0.4 * generator.standard_normal((len(means), 32)) + 0.4 * shared
-        found = corrected_loss([drawn(losses, folds(y))])
+        found = corrected_loss([best_by_fold(losses, folds(y))])
         truth.append(means[losses.mean(1).argmin()])
         chosen.append(found.chosen)
         corrected.append(found.corrected)
@@ -44,7 +44,7 @@ def test_the_corrected_loss_is_what_the_choice_loses_on_new_examples(name: str) 
 def test_parts_seen_one_after_the_other_are_the_whole() -> None:
     generator = np.random.default_rng(1)
     losses, counts = generator.random((40, 20)), folds(np.arange(20) % 4)
-    whole, parts = drawn(losses, counts), [drawn(losses[:15], counts), drawn(losses[15:], counts)]
+    whole, parts = best_by_fold(losses, counts), [best_by_fold(losses[:15], counts), best_by_fold(losses[15:], counts)]
     assert corrected_loss(parts) == corrected_loss([whole])
     assert whole.options == 40 and whole.chosen == pytest.approx(losses.mean(1).min())
 
@@ -61,12 +61,12 @@ def test_every_example_is_asked_once_a_repeat_and_never_chooses_for_itself() -> 
 
 def test_choices_that_diverged_are_left_out_and_one_example_is_not_corrected() -> None:
     losses = np.array([[np.inf, 0.1], [0.4, 0.6]])
-    found = corrected_loss([drawn(losses, folds(np.array([0, 1])))])
+    found = corrected_loss([best_by_fold(losses, folds(np.array([0, 1])))])
     assert (
         found == CorrectedLoss(0.5, 0.5, 1) and found.optimism == 0
     )  # each label has one example: nothing is left out
     with pytest.raises(UsageError, match="None of 1 choices"):
-        drawn(losses[:1], folds(np.array([0, 1])))
+        best_by_fold(losses[:1], folds(np.array([0, 1])))
 
 
 def test_every_example_of_a_simulated_run_has_its_loss() -> None:

@@ -8,7 +8,7 @@ which had no part in it, says what it loses (Stone 1974; Varma & Simon 2006 on c
 
 This is unbiased for a choice by nine tenths of the examples, whatever the choices have in common. It needs nothing but the
 losses of every choice on every example, and trains nothing. Folds are drawn `REPEATS` times. Parts of the choices
-(`Drawn`), such as candidates, may be seen one after the other: what each would give on a fold is two numbers.
+(`ByFold`), such as candidates, may be seen one after the other: what each would give on a fold is two numbers.
 
 A bootstrap (Tsamardinos et al. 2018), which chooses on resamples and asks the examples left out, was tried first: where
 one of 300 choices is better by 0.3 nats it was off by +0.10, since a resample adds as much noise as there is.
@@ -28,7 +28,7 @@ FOLDS, REPEATS = 10, 20
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ByFold:
     """The best of some choices by the examples outside of each fold.
 
     Attributes:
@@ -82,7 +82,7 @@ def folds(y: Int[np.ndarray, " v"], seed: int = 0) -> Bool[np.ndarray, "b v"]:
     return np.array(found, dtype=bool).reshape(-1, len(y))
 
 
-def drawn(losses: Float64[np.ndarray, "o v"], choosing: Bool[np.ndarray, "b v"]) -> Drawn:
+def best_by_fold(losses: Float64[np.ndarray, "o v"], choosing: Bool[np.ndarray, "b v"]) -> ByFold:
     """The best of some choices by the examples outside of each fold.
 
     Args:
@@ -98,10 +98,10 @@ def drawn(losses: Float64[np.ndarray, "o v"], choosing: Bool[np.ndarray, "b v"])
     inside = finite @ choosing.T / choosing.sum(1)  # (o, b)
     best = inside.argmin(0)
     outside = (finite[best] * ~choosing).sum(1) / (~choosing).sum(1)
-    return Drawn(inside[best, np.arange(len(choosing))], outside, float(finite.mean(1).min()), len(finite))
+    return ByFold(inside[best, np.arange(len(choosing))], outside, float(finite.mean(1).min()), len(finite))
 
 
-def corrected_loss(parts: Sequence[Drawn]) -> CorrectedLoss:
+def corrected_loss(parts: Sequence[ByFold]) -> CorrectedLoss:
     """The loss of the best choice of all parts, as it was chosen and corrected.
 
     Args:

@@ -36,7 +36,7 @@ from foretune.analysis.dynamics import Curves, FunctionSpace, GradientDescent, L
 from foretune.analysis.feature_kernel import Kernel, gradient_squares, weighted_sum
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.schedule import Schedule
-from foretune.analysis.selection import corrected_loss, drawn, folds
+from foretune.analysis.selection import best_by_fold, corrected_loss, folds
 from foretune.candidates.candidate import ALPHA, ParameterSizes
 from foretune.candidates.joint import function_space
 from foretune.experiment.inputs import Inputs
@@ -269,7 +269,9 @@ def adam_rate(
         return AdamRate(None, rates[0], within, start, start, steps, batch, schedule, tried)
     worse = (rate for rate, loss in zip(rates[best:], lowest[best:], strict=True) if loss >= start)
     choosing = folds(inputs.y[n : n + inputs.n_validation]) if choosing is None else choosing
-    expected = corrected_loss([drawn(np.concatenate([run.validation_each[1:] for run in runs]), choosing)]).corrected
+    expected = corrected_loss(
+        [best_by_fold(np.concatenate([run.validation_each[1:] for run in runs]), choosing)]
+    ).corrected
     above = next(worse, math.inf)
     return AdamRate(rates[best], above, within, lowest[best], expected, steps, batch, schedule, tried)
 

@@ -39,7 +39,7 @@ def comparison(pool: Pool) -> Comparison:
     criterion = criterion_of(pool)
     ranked = with_spreads(sorted(scored, key=lambda item: sort_key(item, criterion)), pool, criterion)
     rows, every = pool.inputs.f0.shape[1] * pool.inputs.n_train, len(pool.candidates)
-    smallest = corrected_loss([pool.evidence(item).drawn for item in ranked])
+    smallest = corrected_loss([pool.evidence(item).by_fold for item in ranked])
     compared = sum(item.spread is not None for item in ranked)
     return Comparison(tuple(ranked), every, limits(pool.effort, every, rows, compared), criterion, smallest)
 

@@ -29,7 +29,7 @@ from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
-from foretune.analysis.selection import Drawn, drawn, folds
+from foretune.analysis.selection import ByFold, best_by_fold, folds
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
 from foretune.candidates.adam import AdamRate, PredictedRun, adam_rate, planned_run, predicted_runs, reach
@@ -267,9 +267,11 @@ class Evidence:
         return lowest_loss(self.descent.curves)
 
     @cached_property
-    def drawn(self) -> Drawn:
+    def by_fold(self) -> ByFold:
         """The best rate and step of these runs by the validation examples outside of each fold."""
-        return drawn(np.concatenate([run.validation_each for run in self.descent.curves]), self.pool.validation_folds)
+        return best_by_fold(
+            np.concatenate([run.validation_each for run in self.descent.curves]), self.pool.validation_folds
+        )
 
     @cached_property
     def run(self) -> Curves:

@@ -111,7 +111,7 @@ def _expected_loss(chosen: ScoredCandidate, compared: Comparison, pool: Pool) ->
     Where it ranked the candidates, it was chosen among all of them with their rates and steps: the optimism of the smallest
     of all is taken from it. Else it was chosen among its own.
     """
-    own = corrected_loss([pool.evidence(chosen).drawn])
+    own = corrected_loss([pool.evidence(chosen).by_fold])
     if compared.criterion is not VALIDATION_LOSS:
         return own
     every = compared.smallest_loss
