@@ -52,7 +52,7 @@ def after_a_third(cell: Experiment, rank: int, run: Training) -> Experiment:
     lm: Any = found.outputs.lm
     for parameter in lm.module.parameters():
         parameter.data = parameter.data.clone()  # the pretrained model shares them, and merging writes into them
-    merged = replace(lm, module=lm.module.merge_and_unload())
+    merged = replace(lm, module=lm.module.merge_and_unload().requires_grad_())  # peft froze it
     return replace(cell, outputs=outputs_on(merged, found.outputs), folder=None)
 
 
