@@ -28,7 +28,7 @@ LAYERS = [
     "forecasting",
     "labelling",
     "validation",
-    "reproduce",
+    "papers",
     "handover",
     "pages",
     "cli",
@@ -163,7 +163,7 @@ def test_only_kept_compares_identities() -> None:
         assert "identity_difference" not in calls(file), file
 
 
-QUESTIONS = {"forecasting": (), "labelling": (), "regime": (), "validation": (), "reproduce": ("regime",)}
+QUESTIONS = {"forecasting": (), "labelling": (), "regime": (), "validation": (), "papers": ("regime",)}
 """The rooms of questions -> those that they may import: the measures of kernel behaviour are what papers print."""
 
 

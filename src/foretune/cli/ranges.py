@@ -266,6 +266,24 @@ class NotWith(Rule):
             raise UsageError(f"{option} contradicts {typed(self.other)}. Leave one of them out.")
 
 
+@dataclass(frozen=True)
+class NeededUnless(Rule):
+    """An option that must be given unless a flag is.
+
+    Attributes:
+        flag: the name of the flag.
+        purpose: what the option is needed for, as the subject of the message.
+    """
+
+    flag: str
+    purpose: str
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is None and not others[self.flag]:
+            raise UsageError(f"{self.purpose}: {option} DIR.")
+
+
 def listed(options: object, name: str) -> tuple[Any, ...]:
     """The values of a list, read by the rule beside the option; none where it was not given.
 

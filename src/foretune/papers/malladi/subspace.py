@@ -25,8 +25,8 @@ from foretune.kernels.lora import LoRA
 from foretune.kernels.projection import IntrinsicDimension
 from foretune.kernels.sgd import SGD
 from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
-from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Section, SectionedRecipe, TaskGroup, by_item, table_of
+from foretune.papers.recipe import Defaults, Study
+from foretune.papers.sections import Section, SectionedRecipe, TaskGroup, by_item, table_of
 
 DIMENSIONS = (16, 64, 256, 1024)
 RANKS = (1, 4, 16, 64)

@@ -27,11 +27,11 @@ from foretune.kernels.compute import block_kernels
 from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
 from foretune.page import Cell, Quantity, Table
-from foretune.reproduce.afzal.page import SOURCE, AfzalPage
-from foretune.reproduce.afzal.runs import BATCH, EPOCHS, RATE, mean_of
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Section, TaskGroup
+from foretune.papers.afzal.page import SOURCE, AfzalPage
+from foretune.papers.afzal.runs import BATCH, EPOCHS, RATE, mean_of
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Defaults, Study
+from foretune.papers.sections import Section, TaskGroup
 
 EXAMPLES, REPEATS = 32, 3
 _METHOD = LoRATuning(rank=8)

@@ -12,8 +12,8 @@ import numpy as np
 from foretune.experiment.experiment import Experiment, load_experiment
 from foretune.experiment.setting import PROMPT
 from foretune.page import Curve, Figure, Quantity, Table, mean_and_spread
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Defaults, Study
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Defaults, Study
 from foretune.text.builtin import load_task
 
 PAPER = "malladi"

@@ -20,8 +20,8 @@ from foretune.analysis.kernel_behaviour import (
 )
 from foretune.experiment.experiment import Experiment
 from foretune.page import Cell, Figure, Quantity, Table
-from foretune.reproduce.malladi.findings import LIMITS
-from foretune.reproduce.malladi.measures import (
+from foretune.papers.malladi.findings import LIMITS
+from foretune.papers.malladi.measures import (
     ADAM_FT,
     K_A_SIGNGD,
     K_SGD,
@@ -30,9 +30,9 @@ from foretune.reproduce.malladi.measures import (
     AdamTuned,
     method_scores,
 )
-from foretune.reproduce.malladi.scores import PAPER, Scores, measured_scores, score_figure, title
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Study
+from foretune.papers.malladi.scores import PAPER, Scores, measured_scores, score_figure, title
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Study
 from foretune.text.builtin import load_task
 
 MARKS: Mapping[Answer, str] = {"yes": "✓", "partly": "(✓)", "no": "✗", "cannot say": "?"}

@@ -11,11 +11,11 @@ from foretune.experiment.experiment import Experiment
 from foretune.experiment.plan import StudyWork
 from foretune.finetune.methods import LoRATuning
 from foretune.page import Curve, Figure, Quantity, Table
-from foretune.reproduce.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, missing_spectra, pretrained_spectra
-from foretune.reproduce.lpft.measures import SOURCE
-from foretune.reproduce.lpft.page import HeadPage, three_digits
-from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Section, TaskGroup
+from foretune.papers.lpft.kernels import EXAMPLES, PARTS, Spectra, mean_spectra, missing_spectra, pretrained_spectra
+from foretune.papers.lpft.measures import SOURCE
+from foretune.papers.lpft.page import HeadPage, three_digits
+from foretune.papers.recipe import Study
+from foretune.papers.sections import Section, TaskGroup
 
 _FIRST = 10
 _CURVES = (("FT", "P + F"), ("FT", "F"), ("LoRA", "P + F"), ("LoRA", "F"))

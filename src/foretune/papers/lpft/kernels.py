@@ -22,8 +22,8 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, separate_job
 from foretune.kernels.sgd import SGD
 from foretune.model.outputs import Outputs
+from foretune.papers.lpft.measures import probed_outputs
 from foretune.regime.head import adapter_split, kernel_split
-from foretune.reproduce.lpft.measures import probed_outputs
 
 EXAMPLES = 64
 PARTS = {"P": "pretrain_effective", "F": "ft_effective", "P + F": "total"}

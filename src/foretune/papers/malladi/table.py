@@ -11,8 +11,8 @@ from foretune.experiment.experiment import Experiment
 from foretune.experiment.plan import StudyWork
 from foretune.kernels.signs import THRESHOLD
 from foretune.page import Figure, Page, Table
-from foretune.reproduce.malladi.measures import KernelMethod, TunedMethod, method_scores, method_work, published
-from foretune.reproduce.malladi.scores import (
+from foretune.papers.malladi.measures import KernelMethod, TunedMethod, method_scores, method_work, published
+from foretune.papers.malladi.scores import (
     PrintedLayout,
     Scores,
     WayToAsk,
@@ -21,7 +21,7 @@ from foretune.reproduce.malladi.scores import (
     own_model,
     words_in_pieces,
 )
-from foretune.reproduce.recipe import Recipe, Study
+from foretune.papers.recipe import Recipe, Study
 
 SOLVERS = (
     "Kernel methods: K(SGD), K(SignGD) and K(LoRA) minimise the regularised logistic loss, as Appendix A.3 says (the "

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import ClassVar, TypeVar
 
 from foretune.experiment.setting import RANDOM_HEAD
-from foretune.reproduce.afzal.runs import single_training
-from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import SectionedRecipe, TaskGroup
+from foretune.papers.afzal.runs import single_training
+from foretune.papers.recipe import Study
+from foretune.papers.sections import SectionedRecipe, TaskGroup
 
 Found = TypeVar("Found")
 

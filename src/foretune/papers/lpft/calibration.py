@@ -11,11 +11,11 @@ from foretune.analysis.calibration import BINS
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.plan import StudyWork
 from foretune.page import Curve, Figure, Quantity, Table, mean_and_spread
-from foretune.reproduce.lpft.measures import SOURCE, Bins, ByMethod, Measures, method_grids, method_measures
-from foretune.reproduce.lpft.page import HeadPage
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Section, TaskGroup
+from foretune.papers.lpft.measures import SOURCE, Bins, ByMethod, Measures, method_grids, method_measures
+from foretune.papers.lpft.page import HeadPage
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Study
+from foretune.papers.sections import Section, TaskGroup
 from foretune.shapes import Float64
 
 ERRORS = ("ECE", "MCE")

@@ -9,7 +9,7 @@ from foretune.experiment.experiment import Experiment, asked_experiment
 from foretune.experiment.plan import StudyPlan, StudyWork, study_plan
 from foretune.experiment.sample import Sample
 from foretune.experiment.setting import PROMPT
-from foretune.reproduce.recipe import Recipe, Study
+from foretune.papers.recipe import Recipe, Study
 
 
 @dataclass(frozen=True)

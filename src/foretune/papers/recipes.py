@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from foretune.errors import UsageError, nearest
-from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
-from foretune.reproduce.lpft.recipes import LPFT_RECIPES
-from foretune.reproduce.malladi.recipes import MALLADI_RECIPES
-from foretune.reproduce.malladi.subspace import Subspace
-from foretune.reproduce.recipe import Recipe
+from foretune.papers.afzal.recipes import AFZAL_RECIPES
+from foretune.papers.lpft.recipes import LPFT_RECIPES
+from foretune.papers.malladi.recipes import MALLADI_RECIPES
+from foretune.papers.malladi.subspace import Subspace
+from foretune.papers.recipe import Recipe
 
 RECIPES: Mapping[str, Recipe] = {
     recipe.name: recipe for recipe in (*MALLADI_RECIPES, Subspace(), *LPFT_RECIPES, *AFZAL_RECIPES)

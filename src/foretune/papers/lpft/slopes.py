@@ -15,9 +15,9 @@ from foretune.experiment.budget import Budget
 from foretune.experiment.experiment import Experiment
 from foretune.model.outputs import Outputs
 from foretune.page import Table
+from foretune.papers.lpft.measures import MEASURED, probed_outputs
+from foretune.papers.lpft.page import three_digits
 from foretune.regime.head import head_norm_slopes, head_row_norms
-from foretune.reproduce.lpft.measures import MEASURED, probed_outputs
-from foretune.reproduce.lpft.page import three_digits
 
 
 @dataclass(frozen=True)

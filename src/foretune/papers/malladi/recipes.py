@@ -11,8 +11,8 @@ from foretune.experiment.plan import StudyWork
 from foretune.experiment.sample import FewShot
 from foretune.experiment.setting import PROBED_HEAD
 from foretune.page import Figure, Page, Table
-from foretune.reproduce.malladi.findings import apart, moved_little, nearest_to_solved, reached, recovered
-from foretune.reproduce.malladi.measures import (
+from foretune.papers.malladi.findings import apart, moved_little, nearest_to_solved, reached, recovered
+from foretune.papers.malladi.measures import (
     ADAM_FT,
     K_A_SIGNGD,
     K_LORA,
@@ -26,7 +26,7 @@ from foretune.reproduce.malladi.measures import (
     pretrained_derivative,
     published,
 )
-from foretune.reproduce.malladi.scores import (
+from foretune.papers.malladi.scores import (
     PrintedLayout,
     Scores,
     WayToAsk,
@@ -35,9 +35,9 @@ from foretune.reproduce.malladi.scores import (
     score_figure,
     words_in_pieces,
 )
-from foretune.reproduce.malladi.table import ACCURACY, PERCENT, SOLVERS, TRAINING, MethodTable, PrintedTable
-from foretune.reproduce.malladi.verdict import DISTANCES, METHODS, MODELS, Verdicts
-from foretune.reproduce.recipe import Defaults, Recipe, Study
+from foretune.papers.malladi.table import ACCURACY, PERCENT, SOLVERS, TRAINING, MethodTable, PrintedTable
+from foretune.papers.malladi.verdict import DISTANCES, METHODS, MODELS, Verdicts
+from foretune.papers.recipe import Defaults, Recipe, Study
 
 STAND_IN = "smollm2"
 """The built-in model that answers with words, instead of RoBERTa-base."""

@@ -23,8 +23,8 @@ from foretune.experiment.experiment import Experiment
 from foretune.experiment.plan import StudyWork
 from foretune.finetune.training import Training
 from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
-from foretune.reproduce.afzal.page import SOURCE, PlacementsPage
-from foretune.reproduce.afzal.runs import (
+from foretune.papers.afzal.page import SOURCE, PlacementsPage
+from foretune.papers.afzal.runs import (
     RANK,
     SIGMA,
     placement,
@@ -33,8 +33,8 @@ from foretune.reproduce.afzal.runs import (
     single_training,
     trained_placement,
 )
-from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Section, TaskGroup, by_item, table_of
+from foretune.papers.recipe import Defaults, Study
+from foretune.papers.sections import Section, TaskGroup, by_item, table_of
 
 
 @dataclass(frozen=True)

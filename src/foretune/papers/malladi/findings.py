@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from foretune.analysis.kernel_behaviour import AnalogTest, LinearizationTest, Thresholds
-from foretune.reproduce.malladi.scores import Scores, title
+from foretune.papers.malladi.scores import Scores, title
 
 LIMITS = Thresholds()
 

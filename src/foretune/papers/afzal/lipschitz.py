@@ -15,10 +15,10 @@ import numpy as np
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.setting import PROBED_HEAD
 from foretune.page import Cell, Curve, Figure, Quantity, mean_and_spread
+from foretune.papers.afzal.page import SOURCE, AfzalPage
+from foretune.papers.recipe import Defaults, Study
+from foretune.papers.sections import Section, TaskGroup, table_of
 from foretune.regime.smoothness import ball_constants
-from foretune.reproduce.afzal.page import SOURCE, AfzalPage
-from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import Section, TaskGroup, table_of
 from foretune.shapes import Float64
 
 EXAMPLES, DRAWS = 4, 4

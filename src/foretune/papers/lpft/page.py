@@ -10,10 +10,10 @@ from foretune.experiment.data import usual_sample
 from foretune.experiment.sample import Sample
 from foretune.experiment.setting import RANDOM_HEAD
 from foretune.page import Quantity, Table
-from foretune.reproduce.lpft.measures import AUTHORS
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Defaults, Study
-from foretune.reproduce.sections import SectionedRecipe, TaskGroup
+from foretune.papers.lpft.measures import AUTHORS
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Defaults, Study
+from foretune.papers.sections import SectionedRecipe, TaskGroup
 
 Found = TypeVar("Found")
 

@@ -10,7 +10,7 @@ import numpy as np
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.plan import StudyWork
 from foretune.page import Table
-from foretune.reproduce.lpft.measures import (
+from foretune.papers.lpft.measures import (
     MEASURED,
     METHODS,
     SOURCE,
@@ -21,9 +21,9 @@ from foretune.reproduce.lpft.measures import (
     method_measures,
     pretrained_measures,
 )
-from foretune.reproduce.lpft.page import HeadPage, one_seed_note, poster_table, three_digits
-from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Section, TaskGroup
+from foretune.papers.lpft.page import HeadPage, one_seed_note, poster_table, three_digits
+from foretune.papers.recipe import Study
+from foretune.papers.sections import Section, TaskGroup
 
 PRETRAINED = "Pre-trained"
 COLUMNS: dict[str, str] = {

@@ -16,7 +16,7 @@ from foretune.experiment.experiment import Experiment
 from foretune.experiment.sample import Sample
 from foretune.experiment.setting import PROMPT
 from foretune.page import Cell, Figure, Page, Table
-from foretune.reproduce.recipe import Recipe, Study
+from foretune.papers.recipe import Recipe, Study
 
 Found = TypeVar("Found")
 Item = TypeVar("Item")

@@ -14,7 +14,7 @@ def printed_figures(paper: str) -> Any:
     """The figures of a paper, by table.
 
     Args:
-        paper: name of the file in `reproduce/paper`, without its ending.
+        paper: name of the file in `papers/paper`, without its ending.
     """
-    text = files("foretune.reproduce").joinpath("paper", f"{paper}.yaml").read_text(encoding="utf-8")
+    text = files("foretune.papers").joinpath("paper", f"{paper}.yaml").read_text(encoding="utf-8")
     return yaml.safe_load(text)

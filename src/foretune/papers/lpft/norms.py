@@ -15,8 +15,8 @@ import numpy as np
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.plan import StudyWork
 from foretune.page import Curve, Figure, Table
-from foretune.reproduce.lpft.kernels import EXAMPLES, Spectra, missing_spectra, pretrained_spectra, probed_spectra
-from foretune.reproduce.lpft.measures import (
+from foretune.papers.lpft.kernels import EXAMPLES, Spectra, missing_spectra, pretrained_spectra, probed_spectra
+from foretune.papers.lpft.measures import (
     MEASURED,
     SOURCE,
     ByMethod,
@@ -26,16 +26,16 @@ from foretune.reproduce.lpft.measures import (
     method_measures,
     pretrained_measures,
 )
-from foretune.reproduce.lpft.page import HeadPage, one_seed_note, three_digits
-from foretune.reproduce.lpft.slopes import (
+from foretune.papers.lpft.page import HeadPage, one_seed_note, three_digits
+from foretune.papers.lpft.slopes import (
     RowSlopes,
     pretrained_slopes,
     probed_slopes,
     slopes_finding,
     slopes_table,
 )
-from foretune.reproduce.recipe import Study
-from foretune.reproduce.sections import Section, TaskGroup
+from foretune.papers.recipe import Study
+from foretune.papers.sections import Section, TaskGroup
 
 _HEADER = ("Kernel", "||P|| before", "||F|| before", "F's share", "||P|| after LP", "||F|| after LP", "F's share after")
 
