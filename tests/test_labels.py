@@ -68,7 +68,7 @@ def test_ten_planted_labels_among_300_rows_come_first_and_are_corrected(reviews:
     assert sorted(likely) == changed and len(likely) == found["suspicious"]
     assert f"{len(changed)} of 300 labels look wrong" in result.stdout
     again = run_cli("labels", "bert-tiny", reviews, *options)
-    assert_refused(again, 2, "is there already", "clean-corrected.csv")
+    assert_refused(again, 2, "already exists", "clean-corrected.csv")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_rows_of_several_files_and_of_many_classes_keep_their_numbers(bert_folde
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [("clean.xlsx", "expected a name that ends in"), ("few.csv", "is there already")]
+    ("file", "said"), [("clean.xlsx", "expected a name that ends in"), ("few.csv", "already exists")]
 )
 def test_a_copy_replaces_nothing_and_is_of_a_known_kind(
     bert_folder: Path, few_reviews: Path, tmp_path: Path, file: str, said: str
@@ -194,7 +194,7 @@ def test_explain_names_the_rows_that_a_prediction_rests_on(
         assert removals == sorted(removals, reverse=True) and len(removals) == count
         assert sum(row["share"] for row in each["rows"]) == pytest.approx(each["output"], abs=1e-6)
         assert each["asked"]["row"] not in {row["row"] for row in each["rows"]}
-    assert_refused(run_cli("explain", bert_folder, few_reviews), 2, "Nothing is asked about", "--row")
+    assert_refused(run_cli("explain", bert_folder, few_reviews), 2, "no row or text to explain", "--row")
     assert_refused(run_cli("explain", bert_folder, few_reviews, "--row", 99), 2, "from 0 to 39")
 
 

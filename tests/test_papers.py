@@ -51,7 +51,7 @@ SMALL = ("--k", 2, "--seeds", 13, "--test", 6, "--steps", 2, "--evaluate-every",
 
 
 def written(folder: Path, *names: str) -> Path:
-    """A data folder with made-up rows of each task: four texts a label for training, two of the first label to test."""
+    """A data folder with made-up rows of each task: four texts per label for training, two of the first label to test."""
     texts = [row["text"] for row in many_rows(60)]
     for name in names:
         task = ft.load_task(name)

@@ -25,7 +25,7 @@ class MadePage:
 
     Attributes:
         page: the study or its plan.
-        folder: of the page; None for a plan, which is not written.
+        folder: folder of the page; None for a plan, which is not written.
         command: what makes the page again; empty for a plan.
     """
 

@@ -61,14 +61,14 @@ def made_labels(
     asked = LabelsAsked(model, data, answer)
     if wanted.unlabelled is None and wanted.batch is not None:
         raise UsageError(
-            "--batch chooses among rows without a label. Name their file with --unlabelled, or leave it out."
+            "--batch chooses among rows without a label. Name their file with --unlabelled, or leave --batch out."
         )
     places = labels_places(wanted, report)
     read = asked_rows(data, answer, errors, wanted.write)
     found = prepared_rows(asked, read, places, wanted, errors)
     with reported(found, "compare the rows", errors):
         kernel = row_kernel(found, found.split.train, wanted.kernel)
-    with found.work.stages.stage("ask each row of the others"), busy(errors, "ask each row of the others"):
+    with found.work.stages.stage("compare each row with the others"), busy(errors, "compare each row with the others"):
         result = suspicion_of(read.rows, kernel)
     chosen = _next_rows(wanted, read, found, kernel, result)
     budget = None

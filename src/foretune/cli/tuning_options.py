@@ -159,8 +159,8 @@ class TuneOptions:
         Path | None,
         typer.Option(
             "--from",
-            help="forecast.json of `foretune forecast --out DIR`: train what it recommends, on its rows, as it says. "
-            "Options that you give as well win.",
+            help="forecast.json of `foretune forecast --out DIR`: train what it recommends, with the same rows and "
+            "settings. An option given beside it overrides it.",
             rich_help_panel=Panel.RUN,
             callback=from_forecast,
             is_eager=True,

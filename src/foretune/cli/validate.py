@@ -87,7 +87,7 @@ def made_validation(model: ModelOptions, options: ValidateOptions, report: Repor
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
-    """The settings of every run: one a learning rate."""
+    """The settings of every run: one per learning rate."""
     rates = listed(options, "learning_rates")
     # a whole number of epochs as an int: runs are named by their settings as they are written in code
     epochs = int(options.epochs) if options.epochs == int(options.epochs) else options.epochs

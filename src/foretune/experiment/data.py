@@ -31,7 +31,7 @@ class Drawn:
 
     Attributes:
         task: what is asked.
-        split: of which examples.
+        split: the examples that were drawn.
         account: what was read.
     """
 
@@ -47,9 +47,9 @@ class Found:
     Attributes:
         task: what is asked.
         examples: `training`, `validation`, `testing` -> an example for each row that may be used.
-        places: the same -> the place of each of these rows in its file, from 0.
+        places: `training`, `validation`, `testing` -> the place of each of these rows in its file, from 0.
         read: the rows themselves.
-        labels: of all rows.
+        labels: labels of all rows.
         unlisted: the label of each row that was left out because the labels that were asked for do not name it.
     """
 
@@ -95,8 +95,8 @@ def found_examples(setting: Setting) -> Found:
     for name, rows in read.parts.items():
         if name == "testing" and column in read.train.columns and column not in rows.columns:
             raise DataError(
-                f"{rows.source} has no column {column!r}, so that nothing can be tested on it. Name another file with "
-                "--test-data; or pass the training file alone as DATA, and a part of it is kept for testing."
+                f"{rows.source} has no column {column!r}, so it cannot be used for testing. Name another file with "
+                "--test-data, or give the training file alone: a part of it is then kept for testing."
             )
         require_columns(rows, [column])
     known = listed if listed is not None or named is None else list(named.labels)

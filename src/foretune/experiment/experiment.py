@@ -52,7 +52,7 @@ class Work:
         memory: budget of kernels above the model's own memory.
         progress: called as the work goes on.
         stages: seconds and memory of what was done.
-        callbacks: of `transformers.Trainer`, for every run.
+        callbacks: callbacks of `transformers.Trainer`, for every run.
     """
 
     memory: str = "2GiB"
@@ -72,7 +72,7 @@ class Experiment:
     Attributes:
         setting: what was asked for.
         outputs: the model as a function.
-        task, split: the data.
+        task, split: the task and its examples.
         account: what was read, and what became of it.
         folder: where results are kept; None where nothing is.
         work: how the work is done.

@@ -25,7 +25,7 @@ class TrainingCostData(TrainingCost):
 
     Attributes:
         finished: number of runs that are finished in the folder.
-        folder: of the runs; None where none was named.
+        folder: folder of the runs; None where none was named.
         about: what was read and what would be asked.
     """
 

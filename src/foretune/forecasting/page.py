@@ -120,6 +120,22 @@ def forecast_page(found: PoolForecast, costs: ForecastCost, stages: Sequence[Sta
     )
 
 
+_ANSWERS: dict[Verdict, str] = {
+    "help": "Yes.",
+    "may": "Perhaps: the gain is within the interval.",
+    "cannot tell": "It cannot be told: validation examples gain, test examples do not.",
+    "no": "No: training is not expected to help.",
+}
+_ANSWERS_OF_PROBING: dict[Verdict, str] = {
+    "help": "Yes, by linear probing. Adapting is not expected to beat it.",
+    "may": "Perhaps, by linear probing: the gain is within the interval. Adapting is not expected to beat it.",
+    "cannot tell": "It cannot be told: with linear probing validation examples gain, test examples do not. Adapting is not "
+    "expected to beat it.",
+    "no": "No: neither linear probing nor adapting is expected to help.",
+}
+"""What is said first where nothing beats linear probing, which is then what would be trained."""
+
+
 def short_answer(found: PoolForecast, metric: str) -> str:
     """The verdict and what to train, in one short sentence."""
     picked = found.recommended
@@ -145,14 +161,7 @@ def _works(found: PoolForecast, metric: str) -> str:
     picked, before = found.recommended, found.before
     word = "no" if picked is None else picked.verdict
     score = found.predicted.score
-    said = {
-        "help": "Yes.",
-        "may": "Perhaps: the gain is within the interval.",
-        "cannot tell": "It cannot be told: validation examples gain, test examples do not.",
-        "no": "No: training is not expected to help.",
-    }[word]
-    if found.advice.beats_probing is False:
-        said = f"Adapting is not expected to beat linear probing. Linear probing: {said[0].lower()}{said[1:]}"
+    said = (_ANSWERS if found.advice.beats_probing is not False else _ANSWERS_OF_PROBING)[word]
     beside = ", threshold set on validation" if found.thresholded else ""
     change = (
         f"{metric[0].upper()}{metric[1:]} {before.value:.2f} ({found.started}{beside}) -> {score.value:.2f} "
@@ -170,7 +179,7 @@ def _what(found: PoolForecast, picked: Recommendation) -> str:
     if picked.ties == 1:
         return f"{named}: the first by {found.comparison.criterion.name}."
     if chosen is first:
-        return f"{picked.ties} choices tie: take the smallest, {named}. It is also the first by simulation."
+        return f"{picked.ties} choices tie: take the smallest, {named}. It is also first by simulation."
     smallest = "take the smallest" if _is_smallest(found, picked) else "take the smallest that gains"
     return (
         f"{picked.ties} choices tie: {smallest}, {named}. First by {found.comparison.criterion.name}: {_named(first)} "

@@ -19,7 +19,7 @@ from foretune.progress import Stage
 _SHOWN, _LISTED = 5, 50
 _TEXT = 60
 _LITTLE = 0.05
-"""Agreement less the most frequent label's share, below which the rows say little of each other's labels."""
+"""Agreement less the most frequent label's share, below which the rows say little about each other's labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +27,14 @@ class LabelsData:
     """What was found of the labels, for programs.
 
     Attributes:
-        model: as it was named.
-        data: as it was named.
+        model: model, as it was named.
+        data: data, as they were named.
         task: name, labels and what a model is asked.
         wrong: how many labels are wrong.
         agreement: share of the rows whose given label is the one that the others make the most likely, 0 to 1.
         majority: share of the most frequent label.
         kernel: what the kernel between rows is made of, `gradients` or `features`.
-        strength: its ridge, over its mean diagonal.
+        strength: ridge of the fit, over the mean diagonal of the kernel.
         suspicious: how many rows have a likely label that is more likely right than the given one.
         rows: all labelled rows, the most suspicious first.
         twins: pairs of rows with nearly one text and two labels.
@@ -131,8 +131,8 @@ def _notes(result: Suspicion) -> tuple[str, ...]:
     if result.agreement - result.majority >= _LITTLE:
         return ()
     return (
-        "The rows say little of each other's labels: this ranking is hardly better than chance. Try another model, or see "
-        "that texts and labels belong together.",
+        "The rows say little about each other's labels: this ranking is hardly better than chance. Try another model, "
+        "or see that texts and labels belong together.",
     )
 
 

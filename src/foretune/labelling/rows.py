@@ -21,11 +21,11 @@ class Row:
     """A row of a file.
 
     Attributes:
-        source: the file.
+        source: file that holds the row.
         row: number in the file, from 0.
         text: what is labelled.
         text2: the second text of a pair; null for none.
-        label: as it is given; null for none.
+        label: label as it is given; null for none.
     """
 
     source: str
@@ -45,7 +45,7 @@ class RowsToAsk:
     """Rows that have a label, training rows first.
 
     Attributes:
-        rows: in the order of their files.
+        rows: rows in the order of their files.
         labels: names of the classes.
         drawn: the task, with all rows for training.
     """
@@ -73,8 +73,8 @@ def labelled_rows(found: Found) -> RowsToAsk:
         if count < LEAST:
             others = "" if len(labels) == 2 else ", or leave it out by naming the other labels with --labels"
             raise DataError(
-                f"Label {label!r} has {count} row{'s' * (count != 1)}; expected {LEAST} or more of each label, so that the "
-                f"others can be asked about each of them. Add rows{others}."
+                f"Label {label!r} has {count} row{'s' * (count != 1)}; expected {LEAST} or more of each label, so that "
+                f"each row can be compared with others of its label. Add rows{others}."
             )
     return RowsToAsk(rows, labels, found.drawn(Split([row.example for row in rows], [], [])))
 

@@ -28,7 +28,7 @@ class Reproduction(Result):
 
     Attributes:
         page: the tables, figures and findings as data.
-        folder: of the page.
+        folder: folder of the page.
     """
 
     kind: ClassVar[str] = "reproduce"

@@ -11,7 +11,7 @@ class ReproductionData:
     """What the numbers of a page depend on.
 
     Attributes:
-        versions: of Python and of the packages that numbers depend on.
+        versions: versions of Python and of the packages that numbers depend on.
     """
 
     versions: Mapping[str, str]

@@ -42,9 +42,9 @@ class Study:
     """What is asked for.
 
     Attributes:
-        lm: the model.
+        lm: the language model.
         tasks, ks, seeds, test: see `Defaults`.
-        data: a folder with one folder a task; the tasks' own sources without.
+        data: a folder with one folder per task; None for the tasks' own sources.
         root: folder that keeps the experiments.
         budget: how runs are trained.
         memory: budget of kernels above the model's own memory.
@@ -136,7 +136,7 @@ class Recipe(ABC):
     """A table or figure of a paper.
 
     Attributes:
-        name: as the command line knows it, `malladi-4`.
+        name: name for the command line, such as `malladi-4`.
         title: what the table or figure shows.
         source: paper, and number of the table.
         defaults: settings of the paper.

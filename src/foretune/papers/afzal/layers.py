@@ -43,7 +43,7 @@ class AddedLayer:
 
     Attributes:
         number: number of the added layer.
-        bounds: of the ridge objective, with its exact ratio.
+        bounds: bounds of the ridge objective, with its exact ratio.
         trained: log of the ratio of training losses of real runs.
     """
 

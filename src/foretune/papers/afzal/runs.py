@@ -1,6 +1,6 @@
 r"""LoRA on attention projections of some layers, and what its runs of ten epochs leave behind.
 
-Convergence rate of a run of E epochs with mean training losses L_1 ... L_E, one number an epoch:
+Convergence rate of a run of E epochs with mean training losses L_1 ... L_E, one number per epoch:
 
     rate = -slope of log L_e against e, by least squares
 
@@ -38,7 +38,7 @@ class TrainedPlacement:
 
     Attributes:
         losses: mean training loss of each epoch, nats.
-        score: on test examples, at the last step.
+        score: score on test examples, at the last step.
         failure: why the run broke off, or None; all else is then empty or not a number.
     """
 
@@ -48,7 +48,7 @@ class TrainedPlacement:
 
     @property
     def rate(self) -> float:
-        """Convergence rate, one number an epoch; see the module."""
+        """Convergence rate, one number per epoch; see the module."""
         if len(self.losses) < 2 or min(self.losses) <= 0:
             return float("nan")
         return -float(np.polyfit(np.arange(len(self.losses)), np.log(self.losses), 1)[0])

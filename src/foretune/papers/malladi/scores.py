@@ -57,7 +57,7 @@ class Scores:
     """What was measured.
 
     Attributes:
-        values: row -> task -> one number a seed; none where a task has no such row.
+        values: row -> task -> one number per seed; none where a task has no such row.
         k: examples per label.
     """
 

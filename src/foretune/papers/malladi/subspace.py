@@ -42,7 +42,8 @@ class ProjectedKernel:
         size: number of dimensions k, or rank r.
         largest: max |K' - K| over max |K|.
         relative: ||K' - K|| / ||K|| in Frobenius norm.
-        bound: of `largest`, with probability 0.95; infinite where the theorem says nothing, or needs other premises.
+        bound: bound of `largest`, with probability 0.95; infinite where the theorem says nothing, or needs other
+            premises.
     """
 
     kind: str

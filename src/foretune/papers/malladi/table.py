@@ -45,7 +45,7 @@ class PrintedTable(Recipe):
         layout: how numbers are written.
         rows: names of what is measured.
         asked: ways to ask the model.
-        remarks: on top of the page, besides what differs from the paper.
+        remarks: notes on top of the page, besides what differs from the paper.
         models: the paper's, besides RoBERTa-base.
     """
 
