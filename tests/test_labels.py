@@ -211,3 +211,37 @@ def test_rows_to_label_next_are_new_and_differ(bert_folder: Path, few_reviews: P
     assert list(frame["row"]) == [5 + fresh.index(text) for text in frame["text"]]
     refused = run_cli("labels", bert_folder, few_reviews, "--batch", 3)
     assert_refused(refused, 2, "--unlabelled")
+
+
+def test_a_forecast_says_which_labels_of_its_sample_look_wrong(
+    bert_folder: Path, few_reviews: Path, tmp_path: Path
+) -> None:
+    target, out = tmp_path / "forecast.json", tmp_path / "out"
+    result = run_cli(
+        "forecast", bert_folder, few_reviews, "--output", "head", "--k", 16, "--json", target, "--out", out
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Wrong labels" in result.stdout and "More labels" in result.stdout
+    found = json.loads(target.read_text())
+    assert_valid("forecast", found)
+    with few_reviews.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    labels = found["labels"]
+    assert labels["asked"] == 64
+    assert labels["suspicious"]
+    for row in labels["suspicious"]:
+        assert (rows[row["row"]]["text"], rows[row["row"]]["label"]) == (row["text"], row["label"])
+        assert row["likely_probability"] > 1 - row["probability"]
+    page = (out / "report.html").read_text()
+    assert "The most suspicious labels" in page and "Accuracy by the number of labels" in page
+
+
+def test_a_forecast_of_few_rows_says_nothing_of_their_labels(
+    llama_folder: Path, few_reviews: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "forecast.json"
+    options = ("--words", "good=good,bad=bad", "--k", 1, "--json", target)
+    result = run_cli("forecast", llama_folder, few_reviews, *options)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(target.read_text())["labels"] is None
+    assert "Wrong labels" not in result.stdout

@@ -49,6 +49,7 @@ from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.sketch import Sketch
+from foretune.labelling.section import sample_labels
 from foretune.model.outputs import Outputs
 from foretune.naming import layer_number, layer_path
 from foretune.page import Fact, Listing, Page
@@ -170,6 +171,8 @@ def made_forecast(
     record = named(found, record, kernels)
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
+    with found.work.stages.stage("labels"), busy(errors, "ask each row of the others"):
+        labels = sample_labels(found)
     costs = forecast_cost(
         found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
@@ -185,6 +188,7 @@ def made_forecast(
         kernels_described=descriptions,
         verdict=result.verdict if result.recommended is None else result.recommended.verdict,
         forecast=result,
+        labels=labels,
         lora_config=None if config is None else config.arguments,
         lora_config_classes=None if config is None else config.classes,
         beside_lora_config=head_note(found.outputs, config),
@@ -198,6 +202,7 @@ def made_forecast(
         about=facts_of(found),
         metric=inputs.metric,
         sizes=record.sizes,
+        labels=labels,
         snippet=_snippet(result, found, config, picked),
         next=()
         if tuning is None
