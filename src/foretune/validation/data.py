@@ -17,7 +17,7 @@ class ValidationData:
     """Scores, real results and how well the one ranks the other.
 
     Attributes:
-        versions: of Python and of the packages that numbers depend on.
+        versions: versions of Python and of the packages that numbers depend on.
         rankings: measure -> what each score says of the results.
         rivals: measure -> what rules say that learn from other tasks, and one epoch of every candidate.
         best_rules: measure -> the best rule that looks at no data of the task, which the partial correlations are
