@@ -85,7 +85,7 @@ COSTS = {
 def _texts(data: str | None) -> list[tuple[str, str]]:
     """Texts and labels of a task of two labels."""
     source = BUILT_IN if data is None else str(Path(data) / "mr")
-    split = drawn(Setting(DataSource(source), Full(), 0, None, Question(output="head"))).split
+    split = drawn(Setting(DataSource(source), Full(), 0, 1, Question(output="head"))).split
     return [(each.text, str(each.label)) for each in (*split.train, *split.validation, *split.test)]
 
 
