@@ -25,8 +25,8 @@ LAYERS = [
     "experiment",
     "candidates",
     "regime",
-    "forecasting",
     "labelling",
+    "forecasting",
     "validation",
     "papers",
     "handover",
@@ -178,8 +178,9 @@ def test_only_kept_compares_identities() -> None:
         assert "identity_difference" not in calls(file), file
 
 
-QUESTIONS = {"forecasting": (), "labelling": (), "regime": (), "validation": (), "papers": ("regime",)}
-"""The rooms of questions -> those that they may import: the measures of kernel behaviour are what papers print."""
+QUESTIONS = {"forecasting": ("labelling",), "labelling": (), "regime": (), "validation": (), "papers": ("regime",)}
+"""The rooms of questions -> those that they may import: a forecast says what its rows say of their labels, and the measures
+of kernel behaviour are what papers print."""
 
 
 @pytest.mark.parametrize("room", QUESTIONS)

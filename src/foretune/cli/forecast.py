@@ -46,6 +46,7 @@ from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
 from foretune.kernels.sketch import Sketch
+from foretune.labelling.section import sample_labels
 from foretune.page import Fact, Page
 from foretune.pages.console import Console, progress_console
 from foretune.pages.json import write_page_json
@@ -194,6 +195,8 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
+    with found.work.stages.stage("labels"), busy(errors, "ask each row of the others"):
+        labels = sample_labels(found)
     costs = forecast_cost(
         found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
     )
@@ -206,6 +209,7 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
         kernels_described=descriptions,
         verdict=result.verdict if result.recommended is None else result.recommended.verdict,
         forecast=result,
+        labels=labels,
         lora_config=None if then.best is None else then.best.arguments,
         lora_config_classes=None if then.best is None else then.best.classes,
         beside_lora_config=head_note(found.outputs, then.best),
@@ -219,6 +223,7 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
         about=facts_of(found),
         metric=inputs.metric,
         sizes=made.record.sizes,
+        labels=labels,
         snippet=then.snippet,
         next=then.commands(recipe.groups, out),
     )

@@ -23,6 +23,7 @@ from foretune.labelling.corrected import write_copy
 from foretune.labelling.kernel import MOST_SQUARE, RowKernel, kernel_with_others, row_kernel
 from foretune.labelling.next_rows import NextRows, rows_to_label, unlabelled_rows
 from foretune.labelling.page import LabelsData, labels_page
+from foretune.labelling.rows import as_training
 from foretune.labelling.suspicious import Suspicion, suspicion_of
 from foretune.model.load import LanguageModel
 from foretune.page import Page
@@ -172,7 +173,7 @@ def prepared_rows(
 
     setting = replace(every_row_setting(asked.data, asked.answer), seed=wanted.seed)
     work = Work(memory=wanted.memory, stages=Stages(read.stages.finished))
-    return load_experiment(setting, load, next(iter(places.folders), None), work, read.rows.drawn)
+    return load_experiment(setting, load, next(iter(places.folders), None), work, as_training(read.found, read.rows))
 
 
 def _next(asked: LabelsAsked, wanted: LabelsOptions) -> tuple[str, ...]:

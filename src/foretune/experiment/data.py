@@ -33,11 +33,13 @@ class Drawn:
         task: what is asked.
         split: the examples that were drawn.
         account: what was read.
+        origins: example -> its file, and its place there from 0.
     """
 
     task: Task
     split: Split
     account: Account
+    origins: Mapping[Example, tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,12 @@ class Found:
     def drawn(self, split: Split) -> Drawn:
         """The task with a split of the examples."""
         empty = sum(not example.text.strip() for part in self.examples.values() for example in part)
-        return Drawn(self.task, split, account_of(self.read, self.labels, self.unlisted, empty, split))
+        account = account_of(self.read, self.labels, self.unlisted, empty, split)
+        origins: dict[Example, tuple[str, int]] = {}
+        for part, examples in self.examples.items():
+            for place, example in zip(self.places[part], examples, strict=True):
+                origins.setdefault(example, (self.read.parts[part].source, place))
+        return Drawn(self.task, split, account, origins)
 
 
 def drawn(setting: Setting) -> Drawn:

@@ -11,8 +11,8 @@ import numpy as np
 from foretune.analysis.example_kernel import Factors, kernel_factors
 from foretune.analysis.influence import row_influences
 from foretune.analysis.leave_one_out import ridge_left_out
-from foretune.labelling.page import short_text
 from foretune.labelling.rows import Row, RowsToAsk
+from foretune.labelling.tables import short_text
 from foretune.page import Cell, Column, Fact, Page, Table
 from foretune.progress import Stage
 
