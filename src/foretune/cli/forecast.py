@@ -195,7 +195,7 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
-    with found.work.stages.stage("labels"), busy(errors, "ask each row of the others"):
+    with found.work.stages.stage("labels"), busy(errors, "compare each row with the others"):
         labels = sample_labels(found)
     costs = forecast_cost(
         found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
