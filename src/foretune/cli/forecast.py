@@ -210,7 +210,7 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs), run=planned))
-    with found.work.stages.stage("labels"), busy(errors, "ask each row of the others"):
+    with found.work.stages.stage("labels"), busy(errors, "compare each row with the others"):
         labels = sample_labels(found)
     compared = len(result.comparison.candidates)
     costs = forecast_cost(
