@@ -150,7 +150,7 @@ def test_a_run_from_a_forecast_is_recorded_once_and_only_where_wanted(
 def test_a_cache_that_cannot_be_written_does_not_fail_a_finished_run(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foretune.cli import track as command
+    from foretune.cli import followed as command
     from foretune.errors import StorageError
 
     def full(*_: object) -> None:
