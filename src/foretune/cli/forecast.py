@@ -45,6 +45,7 @@ from foretune.forecasting.page import ForecastData, Seen, forecast_page
 from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_reason
 from foretune.handover.files import refuse_foreign
 from foretune.handover.next_run import NextRun
+from foretune.handover.track import tracked_interval
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
@@ -220,12 +221,14 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
         then = onward(result, found, asked.able, recipe.model)
     descriptions = kernel_descriptions(kernels)
     word = result.verdict if result.recommended is None else result.recommended.verdict
+    tracked = tracked_interval(result.predicted.score, inputs.metric)
     numbers = ForecastData(
         **vars(made.record),
         kernel=descriptions["sgd"],
         kernels_described=descriptions,
         verdict=word,
         decision=DECISIONS[word],
+        tracked=tracked,
         forecast=result,
         labels=labels,
         lora_config=None if then.best is None else then.best.arguments,
@@ -242,6 +245,7 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
         metric=inputs.metric,
         sizes=made.record.sizes,
         labels=labels,
+        tracked=tracked,
         snippet=then.snippet,
         next=then.commands(recipe.groups, out),
     )
