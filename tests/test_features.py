@@ -240,7 +240,7 @@ def test_what_reads_a_kernel_reads_its_features(c: int, k: int) -> None:
 def test_a_mixture_of_many_features_keeps_the_kernel_and_what_examples_share() -> None:
     rng = np.random.default_rng(0)
     blocks = [10 + rng.standard_normal((12, 1, 8)) for _ in range(40)]
-    exact = sum(block[:, 0] @ block[:, 0].T for block in blocks)
+    exact = np.sum([block[:, 0] @ block[:, 0].T for block in blocks], axis=0)
     draws = []
     for seed in range(60):
         numbered = ((1000 * seed + place, block) for place, block in enumerate(blocks))

@@ -30,18 +30,18 @@ from foretune.pages.folder import write_page
 from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
 from foretune.pages.terminal import print_page
+from foretune.papers.afzal import cost as afzal
+from foretune.papers.afzal.recipes import AFZAL_RECIPES
+from foretune.papers.lpft import page
+from foretune.papers.lpft.calibration import _pooled
+from foretune.papers.lpft.features import Features, smaller_changes
+from foretune.papers.lpft.measures import METHODS, Bins, ByMethod, Measures, finished_mean, method_grid
+from foretune.papers.lpft.page import three_digits
+from foretune.papers.lpft.recipes import LPFT_RECIPES
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Recipe, Study
+from foretune.papers.sections import TaskGroup
 from foretune.regime.head import head_norm_slopes
-from foretune.reproduce.afzal import cost as afzal
-from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
-from foretune.reproduce.lpft import page
-from foretune.reproduce.lpft.calibration import _pooled
-from foretune.reproduce.lpft.features import Features, smaller_changes
-from foretune.reproduce.lpft.measures import METHODS, Bins, ByMethod, Measures, finished_mean, method_grid
-from foretune.reproduce.lpft.page import three_digits
-from foretune.reproduce.lpft.recipes import LPFT_RECIPES
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Recipe, Study
-from foretune.reproduce.sections import TaskGroup
 from foretune.text.example import Example
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT

@@ -21,6 +21,7 @@ from foretune.cli.options import (
     DataOptions,
     ForecastOptions,
     FormulaOptions,
+    KernelRunOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
@@ -123,7 +124,7 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
         """,
-        {**_ASKED, "blocks": BlockOptions, "formula": FormulaOptions, "run": RunOptions, "report": ReportOptions},
+        {**_ASKED, "blocks": BlockOptions, "formula": FormulaOptions, "run": KernelRunOptions, "report": ReportOptions},
         _read,
     ),
     "solve": Entry(

@@ -12,6 +12,7 @@ from foretune.cli.options import (
     BlockOptions,
     DataOptions,
     FormulaOptions,
+    KernelRunOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
@@ -20,7 +21,6 @@ from foretune.cli.options import (
 from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
-from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST, SETTINGS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
@@ -56,19 +56,13 @@ def run_kernel(
     outputs: OutputOptions,
     blocks: BlockOptions,
     formula: FormulaOptions,
-    run: RunOptions,
+    run: KernelRunOptions,
     report: ReportOptions,
 ) -> None:
-    """Kernel folders, with labels and pretrained outputs beside them.
-
-    Raises:
-        UsageError: no --out.
-    """
+    """Kernel folders, with labels and pretrained outputs beside them."""
     errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
-    if run.out is None and not run.plan:
-        raise UsageError("A kernel needs a folder to go to: --out DIR.")
     places = kernel_places(run.out, report.json, [each.label for each in formulas])
     found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory

@@ -37,7 +37,7 @@ class Landmarks:
     """The gradients of some examples, in every block that is sketched.
 
     Attributes:
-        tile: their factors.
+        tile: factors of the landmarks.
         wanted: the blocks.
         sketches: their own features, of each block.
         roots: K_VV^-1/2 of each block.
