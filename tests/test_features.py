@@ -325,6 +325,8 @@ def test_the_command_says_that_kernels_are_sketched_and_how_far_they_are_off(
     assert "Kernels are sketched, 1024 numbers for each block, output and example." in said
     assert "On 8 x 16 examples the sketched kernel is off by" in said
     assert sorted(file.name for file in (tmp_path / "run" / "kernels").iterdir()) == ["features"]
+    refused = run_cli("solve", tmp_path / "run")
+    assert refused.returncode == 1 and "has features instead of kernels" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize("size", [3, 200])
