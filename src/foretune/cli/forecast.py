@@ -42,7 +42,7 @@ from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
-from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_reason
+from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_for, sketch_reason
 from foretune.handover.files import refuse_foreign
 from foretune.handover.next_run import NextRun
 from foretune.handover.track import tracked_interval
@@ -161,7 +161,8 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
     sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
-    return _AskedKernels(found, job, able, formulas, Sketch() if sketched else None)
+    sketch = sketch_for(job, formulas, run.memory, on_disk=run.out is not None) if sketched else None
+    return _AskedKernels(found, job, able, formulas, sketch)
 
 
 @dataclass(frozen=True)
