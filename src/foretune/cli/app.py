@@ -34,6 +34,7 @@ from foretune.cli.settings import Command, command
 from foretune.cli.solve_options import SolverOptions
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions, ValidateOptions
 from foretune.cli.tuning_options import BehaviourOptions, MethodOptions, TrainingOptions, TuneOptions
+from foretune.cli.worker_options import WorkerOptions
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,14 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune forecast smollm2 movies --k 16 --test 64
         """,
-        {**_ASKED, "blocks": BlockOptions, "wanted": ForecastOptions, "run": RunOptions, "report": ReportOptions},
+        {
+            **_ASKED,
+            "blocks": BlockOptions,
+            "wanted": ForecastOptions,
+            "run": RunOptions,
+            "workers": WorkerOptions,
+            "report": ReportOptions,
+        },
         _read,
     ),
     "labels": Entry(
@@ -123,7 +131,14 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
         """,
-        {**_ASKED, "blocks": BlockOptions, "formula": FormulaOptions, "run": RunOptions, "report": ReportOptions},
+        {
+            **_ASKED,
+            "blocks": BlockOptions,
+            "formula": FormulaOptions,
+            "run": RunOptions,
+            "workers": WorkerOptions,
+            "report": ReportOptions,
+        },
         _read,
     ),
     "solve": Entry(
@@ -143,6 +158,7 @@ COMMANDS: Mapping[str, Entry] = {
             "method": MethodOptions,
             "training": TrainingOptions,
             "run": TuneOptions,
+            "workers": WorkerOptions,
             "report": ReportOptions,
         },
         _read_to_train,
@@ -161,7 +177,7 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune reproduce lpft-features --model minilm --tasks mr --k 16 --seeds 13,21 --steps 200
         """,
-        {"options": ReproduceOptions, "cut": BudgetOptions, "report": ReportOptions},
+        {"options": ReproduceOptions, "cut": BudgetOptions, "workers": WorkerOptions, "report": ReportOptions},
         _check_tasks,
     ),
     "validate": Entry(
@@ -171,7 +187,7 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune validate minilm --tasks mr,subj,trec --n 128 --seeds 13,21
         """,
-        {"model": ModelOptions, "options": ValidateOptions, "report": ReportOptions},
+        {"model": ModelOptions, "options": ValidateOptions, "workers": WorkerOptions, "report": ReportOptions},
         _check_tasks,
     ),
     "show": Entry(

@@ -29,6 +29,8 @@ from foretune.cli.options import (
 from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported
 from foretune.cli.settings import as_yaml, option_words, repeatable, typed_again
 from foretune.cli.setup import chosen_blocks
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST
 from foretune.experiment.page import kernel_descriptions
@@ -80,6 +82,7 @@ def run_forecast(
     blocks: BlockOptions,
     wanted: ForecastOptions,
     run: RunOptions,
+    workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
     """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does."""
@@ -87,7 +90,7 @@ def run_forecast(
         errors = progress_console(quiet=report.quiet, verbose=report.verbose)
         asked = _asked_kernels(ExperimentOptions(model, data, outputs), blocks, wanted, run, report, errors)
         return deliver_plan(asked.job, asked.formulas, run, report, asked.found, asked.sketch)
-    made = made_forecast(model, data, outputs, blocks, wanted, run, report)
+    made = made_forecast(model, data, outputs, blocks, wanted, run, workers, report)
     return deliver(made.page, report, folder=run.out)
 
 
@@ -146,6 +149,7 @@ def made_forecast(
     blocks: BlockOptions,
     wanted: ForecastOptions,
     run: RunOptions,
+    workers: WorkerOptions,
     report: ReportOptions,
 ) -> MadeForecast:
     """The forecast; it is written to `--out`, where there is such a folder, and nothing is printed but progress.
@@ -163,7 +167,9 @@ def made_forecast(
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=wanted.warm_up, warnings=(*inputs.warnings, *able.notes))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("forecast", settings)), errors, sketch)
+    repeated = Settings(run.out, as_yaml("forecast", settings))
+    with crew_for(workers, source_of(model), found.outputs.lm) as crew:
+        kernels = shown_kernels(found, job, formulas, repeated, errors, sketch, crew)
     if sketch is not None:
         said = (sketch_reason(job, formulas, run.memory, sketch), *_measured(found, kernels, formulas, blocks, errors))
         inputs = replace(inputs, warnings=(*inputs.warnings, *said))

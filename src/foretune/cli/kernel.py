@@ -20,6 +20,8 @@ from foretune.cli.options import (
 from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST, SETTINGS
@@ -35,6 +37,7 @@ from foretune.kernels.lora import LoRA
 from foretune.kernels.sketch import Sketch
 from foretune.pages.console import Console, progress_console
 from foretune.store.atomic import write_text
+from foretune.work.crew import Crew
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def run_kernel(
     blocks: BlockOptions,
     formula: FormulaOptions,
     run: RunOptions,
+    workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
     """Kernel folders, with labels and pretrained outputs beside them.
@@ -80,7 +84,8 @@ def run_kernel(
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
+    with crew_for(workers, source_of(model), found.outputs.lm) as crew:
+        kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors, crew=crew)
     record = named(found, record, kernels)
     numbers = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
@@ -96,10 +101,11 @@ def shown_kernels(
     settings: Settings,
     errors: Console,
     sketch: Sketch | None = None,
+    crew: Crew | None = None,
 ) -> Mapping[str, Blocked]:
     """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
     with reported(found, "kernel", errors):
-        return kernels_with(found, job, formulas, settings.write, sketch)
+        return kernels_with(found, job, formulas, settings.write, sketch, crew)
 
 
 def deliver_plan(

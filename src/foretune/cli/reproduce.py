@@ -18,14 +18,17 @@ from foretune.cli.ranges import label_words, listed
 from foretune.cli.settings import option_words
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.cli.versions import versions
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for
 from foretune.errors import UsageError, nearest
 from foretune.experiment.budget import Budget
 from foretune.experiment.plan import study_plan_page
-from foretune.model.load import load_model
+from foretune.model.load import ModelSource
 from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
 from foretune.pages.progress import busy, progress_bar
 from foretune.reproduce.data import ReproductionData
+from foretune.reproduce.items import carry_out_recipe
 from foretune.reproduce.plan import recipe_plan
 from foretune.reproduce.recipe import Recipe, Study
 from foretune.reproduce.recipes import recipe_named
@@ -44,7 +47,7 @@ class RecipeSettings:
     words: tuple[tuple[str, str], ...]
 
 
-def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportOptions) -> None:
+def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, workers: WorkerOptions, report: ReportOptions) -> None:
     """Measure a table and write its page, to the terminal too and, on request, to JSON.
 
     Raises:
@@ -60,7 +63,8 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
     )
     errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
-        lm = load_model(asked.model, device=options.device)
+        source = ModelSource(asked.model, device=options.device)
+        lm = source.opened()
     with progress_bar(errors) as progress:
         study = Study(
             lm=lm,
@@ -79,7 +83,10 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportO
         if options.plan:
             about = {"Table": f"{recipe.name}: {recipe.title}", "Model": lm.name, "Tasks": ", ".join(asked.tasks)}
             return deliver(study_plan_page(recipe_plan(recipe, study), about), report)
-        page = recipe.page(study)
+        with crew_for(workers, source, lm) as crew:
+            if crew is not None:
+                carry_out_recipe(recipe, study, crew)
+            page = recipe.page(study)
     page = replace(page, kind="reproduce", data=ReproductionData(versions()))
     write_page(places.page, page, command, foretune.__version__)
     return deliver(page, report, folder=places.page, command=command)

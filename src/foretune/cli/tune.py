@@ -34,10 +34,13 @@ from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.cli.versions import versions
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.errors import UsageError
 from foretune.experiment.asked import kept_reading
 from foretune.experiment.experiment import Experiment, run_name
 from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, folder_description
+from foretune.experiment.items import AskedCell, AskedGrid, carry_out_runs
 from foretune.finetune.cost import training_cost
 from foretune.finetune.folder import RUN, refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
@@ -107,6 +110,7 @@ def run_tune(
     method: MethodOptions,
     training: TrainingOptions,
     run: TuneOptions,
+    workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
     """One run or a grid of runs, to a folder, the terminal and, on request, to JSON. Raises as `made_run` does."""
@@ -114,7 +118,7 @@ def run_tune(
     if run.plan:
         _check(recipe, report)
         return _planned(recipe, report, progress_console(quiet=report.quiet, verbose=report.verbose))
-    return deliver(made_run(recipe, report), report, folder=run.out)
+    return deliver(made_run(recipe, report, workers), report, folder=run.out)
 
 
 def _check(recipe: RunRecipe, report: ReportOptions) -> Places:
@@ -135,13 +139,15 @@ def _check(recipe: RunRecipe, report: ReportOptions) -> Places:
     return places
 
 
-def made_run(recipe: RunRecipe, report: ReportOptions) -> Page:
+def made_run(recipe: RunRecipe, report: ReportOptions, workers: WorkerOptions) -> Page:
     """The page of a run or a grid of runs: trained into the folder, or read where it is finished there.
 
     Raises:
         UsageError: options that do not fit, or a folder that holds another run.
         ForetuneError: see `loaded_experiment` and `Experiment.search`.
     """
+    if workers.workers is not None and recipe.run.grid is None:
+        raise UsageError("--workers is for several runs, and this is one. Leave it out, or use --grid paper.")
     places, run, errors = (
         _check(recipe, report),
         recipe.run,
@@ -154,7 +160,7 @@ def made_run(recipe: RunRecipe, report: ReportOptions) -> Page:
         with held(run.out):
             _refuse_other(run.out, recipe)  # another process may have begun or finished, since
             sweep_tree(run.out)
-            before = _kept(recipe) or _made(recipe, places, report, errors)
+            before = _kept(recipe) or _made(recipe, places, report, workers)
     else:
         sweep_tree(run.out)
         found = loaded_experiment(recipe.experiment, places, run.out, errors)
@@ -185,8 +191,9 @@ def _kept(recipe: RunRecipe) -> RunReport | None:
     return None if report is None or _missing(recipe.run.out, recipe, report) else report
 
 
-def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
+def _made(recipe: RunRecipe, places: Places, report: ReportOptions, workers: WorkerOptions) -> RunReport:
     """Train, and write settings and report."""
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     chosen, grid = recipe.made()
     found = loaded_experiment(recipe.experiment, places, recipe.run.out, errors)
     _refuse_changed(recipe, found)
@@ -200,7 +207,10 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Cons
         shown_evaluations(errors, every=report.verbose and curve is None),
         redirect_stdout(sys.stderr),  # trackers print
         reported(found, "fine-tuning", errors),
+        crew_for(workers, source_of(recipe.model), found.outputs.lm) as crew,
     ):
+        if crew is not None:
+            carry_out_runs(crew, [AskedGrid(AskedCell.of(found), found, chosen, grid)], found.work.progress)
         search = found.search(chosen, grid)
     history = {line.step: line.validation_loss for line in search.best.history}
     about = {**_about(found, recipe, chosen), **beside_forecast(source, curve, history)}

@@ -20,6 +20,8 @@ from foretune.cli.ranges import listed
 from foretune.cli.settings import typed_again
 from foretune.cli.study_options import ValidateOptions
 from foretune.cli.versions import versions
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.experiment.plan import study_plan_page
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
@@ -31,6 +33,7 @@ from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
 from foretune.validation.data import validation_data
+from foretune.validation.items import carry_out_validation
 from foretune.validation.page import validation_page
 from foretune.validation.plan import validation_plan
 from foretune.validation.runs import ValidationStudy, measured_candidates
@@ -40,9 +43,9 @@ _OUTPUTS = {"head": PROBED_HEAD, "prompt": PROMPT}
 SAMPLE = Sampled(128)
 
 
-def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> None:
+def run_validate(model: ModelOptions, options: ValidateOptions, workers: WorkerOptions, report: ReportOptions) -> None:
     """Run, score, rank; to a page, the terminal and, on request, to JSON. Raises as `made_validation` does."""
-    made = made_validation(model, options, report)
+    made = made_validation(model, options, workers, report)
     deliver(made.page, report, folder=made.folder, command=made.command)
 
 
@@ -61,7 +64,9 @@ class MadeValidation:
     command: str
 
 
-def made_validation(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> MadeValidation:
+def made_validation(
+    model: ModelOptions, options: ValidateOptions, workers: WorkerOptions, report: ReportOptions
+) -> MadeValidation:
     """Run, score, rank; to a page in a folder.
 
     Raises:
@@ -98,7 +103,10 @@ def made_validation(model: ModelOptions, options: ValidateOptions, report: Repor
         )
         if options.plan:
             return MadeValidation(study_plan_page(validation_plan(study), study.described), None, "")
-        cells = measured_candidates(study)
+        with crew_for(workers, source_of(model), lm) as crew:
+            if crew is not None:
+                carry_out_validation(study, crew)
+            cells = measured_candidates(study)
     page = validation_page(validation_data(cells, versions()), study)
     write_page(places.page, page, command, foretune.__version__)
     return MadeValidation(page, places.page, command)

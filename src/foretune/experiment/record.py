@@ -17,18 +17,21 @@ import numpy as np
 from foretune.errors import KernelFolderError, nearest
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, folder_description
+from foretune.experiment.items import AskedCell, CellJob
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.feature_pass import tangent_features
 from foretune.kernels.features import Blocked
 from foretune.kernels.folder import read_description
 from foretune.kernels.formula import Formula
+from foretune.kernels.items import chunks_by, refuse_without_folder, tiles_by
 from foretune.kernels.job import Job
 from foretune.kernels.sketch import Sketch
 from foretune.shapes import Float64, Int
 from foretune.store.json import plain
 from foretune.store.kept import identity_hash, is_of, read_kept
 from foretune.store.lock import held
+from foretune.work.crew import Crew
 
 _F0 = "pretrained-outputs"
 _FEATURES = "features"
@@ -84,6 +87,7 @@ def kernels_with(
     formulas: Sequence[Formula],
     begun: Callable[[], None] = lambda: None,
     sketch: Sketch | None = None,
+    crew: Crew | None = None,
 ) -> Mapping[str, Blocked]:
     """The kernels of a command by label; in the experiment's folder, if it has one.
 
@@ -94,6 +98,7 @@ def kernels_with(
         begun: called when the folder of each kernel is known to be of this computation; until then no other process
             writes to the experiment's folder.
         sketch: makes tangent features instead of kernels.
+        crew: makes tiles or chunks, where the experiment has a folder.
 
     Raises:
         UsageError: a folder holds another kernel.
@@ -102,11 +107,16 @@ def kernels_with(
     folder, work = experiment.folder, experiment.work
 
     def made(where: Path | None, started: Callable[[], None]) -> Mapping[str, Blocked]:
+        asked = None if crew is None or where is None else CellJob(AskedCell.of(experiment), tuple(job.kinds))
         if sketch is None:
-            return kernels_of(job, formulas, work.memory, where, work.progress, started)
+            tiles = asked and tiles_by(crew, asked, job, work.memory, where, work.progress)
+            return kernels_of(job, formulas, work.memory, where, work.progress, started, tiles)
         out = None if where is None else where / _FEATURES
-        return tangent_features(job, formulas, sketch, work.memory, out, work.progress, started)
+        chunks = asked and chunks_by(crew, asked, job, formulas, sketch, work.memory, out, work.progress)
+        return tangent_features(job, formulas, sketch, work.memory, out, work.progress, started, chunks)
 
+    if crew is not None:
+        refuse_without_folder(folder)
     if folder is None:
         return made(None, begun)
     with ExitStack() as hold:

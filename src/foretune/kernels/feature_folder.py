@@ -59,7 +59,7 @@ class FeatureFolder:
             places: of its examples.
             kinds: which parameters had no factor rule.
         """
-        file = self._file(places)
+        file = self.file(places)
         if not file.exists():
             return None
         try:
@@ -77,10 +77,11 @@ class FeatureFolder:
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        write_array(self._file(places), values, self._of(places, kinds))
-        return np.load(self._file(places), mmap_mode="r", allow_pickle=False)
+        write_array(self.file(places), values, self._of(places, kinds))
+        return np.load(self.file(places), mmap_mode="r", allow_pickle=False)
 
-    def _file(self, places: range) -> Path:
+    def file(self, places: range) -> Path:
+        """Where the chunk of these examples is, or will be."""
         return self.path / "chunks" / f"{places.start}-{places.stop}.npy"
 
     def _of(self, places: range, kinds: str) -> str:

@@ -37,6 +37,7 @@ def tangent_features(
     out: str | Path | None = None,
     progress: Progress | None = None,
     started: Callable[[], None] | None = None,
+    carry: Callable[[Sequence[range]], None] | None = None,
 ) -> dict[str, TangentFeatures]:
     """The tangent features of several formulas from one pass over the examples.
 
@@ -48,6 +49,7 @@ def tangent_features(
         out: a folder that keeps the features; chunks that are there are read. Without one they are held in memory.
         progress: called as the work goes on.
         started: called before the work, once the folder has been found to hold this computation, or nothing.
+        carry: makes chunks of these examples, in the folder.
 
     Returns:
         Label of the formula (`sgd`, `lora-r4`) -> its features.
@@ -56,7 +58,31 @@ def tangent_features(
         UsageError: another formula, too little memory, or `out` holds another computation.
         NonFiniteError: infinite or undefined activations or gradients, with the module's name.
     """
-    sketch = sketch or Sketch()
+    found = feature_pass(job, formulas, sketch or Sketch(), memory, out, progress)
+    blocks = found.blocks
+    check_law(job.source, {SGD(): blocks.get(SGD(), [])}, found.chunks[0], found.batch)
+    if started is not None:
+        started()
+    if carry is not None:
+        carry(found.missing)
+    chunks = steadily(found.computed)
+    first, made = 0, {}
+    for formula, names in blocks.items():
+        of = {**found.description, "formula": repr(formula)}
+        made[formula.label] = TangentFeatures(tuple(names), chunks, first, job.n, of)
+        first += len(names)
+    return made
+
+
+def feature_pass(
+    job: Job,
+    formulas: Sequence[Formula],
+    sketch: Sketch,
+    memory: str | int,
+    out: str | Path | None,
+    progress: Progress | None = None,
+) -> FeaturePass:
+    """A pass over the examples before it is made. Args and errors as in `tangent_features`."""
     blocks = {formula: formula.blocks(job.kinds) for formula in formulas}
     other = next((formula for formula in formulas if not isinstance(formula, (SGD, LoRA))), None)
     if other is not None or not formulas:
@@ -64,17 +90,8 @@ def tangent_features(
             f"Tangent features are of SGD() and LoRA(...), not of {other}. Use block_kernels for its kernel."
         )
     description = {**job_description(job), "sketch": repr(sketch), "chunk": CHUNK}
-    found = _Pass(job, blocks, sketch, memory, _folder(out, description, blocks, sketch), progress or (lambda *_: None))
-    check_law(job.source, {SGD(): blocks.get(SGD(), [])}, found.chunks[0], found.batch)
-    if started is not None:
-        started()
-    chunks = steadily(found.computed)
-    first, made = 0, {}
-    for formula, names in blocks.items():
-        of = {**description, "formula": repr(formula)}
-        made[formula.label] = TangentFeatures(tuple(names), chunks, first, job.n, of)
-        first += len(names)
-    return made
+    folder = _folder(out, description, blocks, sketch)
+    return FeaturePass(job, blocks, sketch, memory, folder, description, progress or (lambda *_: None))
 
 
 def _folder(
@@ -119,7 +136,7 @@ def landmark_places(job: Job, sketch: Sketch) -> list[int]:
 
 
 @dataclass
-class _Pass:
+class FeaturePass:
     """A pass, and what it works with."""
 
     job: Job
@@ -127,16 +144,39 @@ class _Pass:
     sketch: Sketch
     memory: str | int
     folder: FeatureFolder | None
+    description: Mapping[str, object]
     progress: Progress
 
     def __post_init__(self) -> None:
         self.chunks = chunks_of(len(self.job.columns), CHUNK)
+        self.maker: FeatureMaker | None = None
+        self._direct = self.job.source.direct
         self.batch, _ = pass_sizes(self.job, self.blocks, self.sketch, self.memory, on_disk=self.folder is not None)
+
+    @property
+    def missing(self) -> list[range]:
+        """The chunks that are not in the folder."""
+        return [places for places in self.chunks if self.folder is None or not self.folder.file(places).exists()]
+
+    def written(self, places: range) -> Path:
+        """The file of one chunk, which is made unless it is there."""
+        assert self.folder is not None  # noqa: S101 - chunks by themselves are handed over in a folder
+        folder = self.folder
+
+        def made() -> Path:
+            if self.job.source.direct != self._direct:  # a rule was lost
+                self.maker, self._direct = None, self.job.source.direct
+            kinds = " ".join(sorted(self.job.source.direct))
+            if folder.chunk(places, kinds) is None:
+                folder.write(places, kinds, self._chunk(places))
+            return folder.file(places)
+
+        return steadily(made)
 
     def computed(self) -> list[Float32[np.ndarray, "_ c b k"]]:
         """Every chunk, from the folder where it is there."""
         found, total = [], self.chunks[-1].stop
-        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch)
+        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch)  # anew where a rule was lost
         for places in self.chunks:
             kinds = " ".join(sorted(self.job.source.direct))
             values = None if self.folder is None else self.folder.chunk(places, kinds)
@@ -150,9 +190,10 @@ class _Pass:
 
     def _chunk(self, places: range) -> Float32[np.ndarray, "_ c b k"]:
         parts, order = [], []
+        self.maker = maker = self.maker or FeatureMaker(self.job, self.blocks, self.sketch, self.batch)
         with in_pieces_of(self.job.sizes(self.memory).piece):
             for captured in each_batch(self.job, places, self.batch):
-                parts.append(self.maker.features(captured))
+                parts.append(maker.features(captured))
                 order.extend(captured.positions)
         return np.concatenate(parts)[np.argsort(order)]
 

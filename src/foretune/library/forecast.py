@@ -161,6 +161,11 @@ def forecast(
     memory: str = "auto",
     features: Literal["auto", "exact", "sketched"] = "auto",
     out: str | Path | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
     progress: bool = False,
 ) -> Forecast:
     """Forecast what fine-tuning a model on data would reach, which parts to train, and at which learning rate.
