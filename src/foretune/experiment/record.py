@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from foretune.errors import KernelFolderError, nearest
+from foretune.errors import KernelFolderError, UsageError, nearest
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, folder_description
 from foretune.experiment.items import AskedCell, CellJob
@@ -24,7 +24,7 @@ from foretune.kernels.feature_pass import tangent_features
 from foretune.kernels.features import Blocked
 from foretune.kernels.folder import read_description
 from foretune.kernels.formula import Formula
-from foretune.kernels.items import chunks_by, refuse_without_folder, tiles_by
+from foretune.kernels.items import InParts
 from foretune.kernels.job import Job
 from foretune.kernels.sketch import Sketch
 from foretune.shapes import Float64, Int
@@ -107,16 +107,14 @@ def kernels_with(
     folder, work = experiment.folder, experiment.work
 
     def made(where: Path | None, started: Callable[[], None]) -> Mapping[str, Blocked]:
-        asked = None if crew is None or where is None else CellJob(AskedCell.of(experiment), tuple(job.kinds))
+        parts = None if crew is None else _in_parts(experiment, job, crew)
         if sketch is None:
-            tiles = asked and tiles_by(crew, asked, job, work.memory, where, work.progress)
+            tiles = None if parts is None or where is None else parts.tiles(where)
             return kernels_of(job, formulas, work.memory, where, work.progress, started, tiles)
         out = None if where is None else where / _FEATURES
-        chunks = asked and chunks_by(crew, asked, job, formulas, sketch, work.memory, out, work.progress)
+        chunks = None if parts is None or out is None else parts.chunks(formulas, sketch, out)
         return tangent_features(job, formulas, sketch, work.memory, out, work.progress, started, chunks)
 
-    if crew is not None:
-        refuse_without_folder(folder)
     if folder is None:
         return made(None, begun)
     with ExitStack() as hold:
@@ -127,6 +125,18 @@ def kernels_with(
             hold.close()
 
         return made(folder / KERNELS, started)
+
+
+def _in_parts(experiment: Experiment, job: Job, crew: Crew) -> InParts:
+    """The kernels of an experiment in parts.
+
+    Raises:
+        UsageError: the experiment has no folder.
+    """
+    if experiment.folder is None:
+        raise UsageError("Workers hand their results over in a folder. Give one: --out DIR.")
+    asked = CellJob(AskedCell.of(experiment), tuple(job.kinds))
+    return InParts(crew, asked, job, experiment.work.memory, experiment.work.progress)
 
 
 def named(experiment: Experiment, record: Record, kernels: Mapping[str, Blocked]) -> Record:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from foretune.errors import UsageError
 from foretune.kernels.engine import Carry
 from foretune.kernels.feature_pass import FeaturePass, feature_pass
 from foretune.kernels.formula import Formula
@@ -119,61 +118,48 @@ class ChunkItem:
         return lambda: feature_pass(self.begun.made(bench), self.formulas, self.sketch, self.memory, self.out)
 
 
-def tiles_by(crew: Crew, asked: AskedJob, job: Job, memory: str | int, where: Path, progress: Progress | None) -> Carry:
-    """Has tiles made by a crew.
+@dataclass(frozen=True)
+class InParts:
+    """Kernels whose parts a crew makes, in their folders.
 
-    Args:
+    Attributes:
         crew: who makes them.
         asked: the job as a worker makes it.
         job: the same here.
         memory: budget of each worker.
-        where: folder of the kernels' folders.
-        progress: told how many are finished.
+        progress: told how many parts are finished.
     """
 
-    def carry(formulas: Sequence[Formula], tiles: Sequence[tuple[int, int]]) -> None:
-        begun, out = BegunJob.of(asked, job), tuple(where / formula.label for formula in formulas)
-        crew.carry_out(
-            "kernel tiles", [TileItem(begun, tuple(formulas), memory, out, tile) for tile in tiles], progress
-        )
+    crew: Crew
+    asked: AskedJob
+    job: Job
+    memory: str | int
+    progress: Progress | None = None
 
-    return carry
+    def tiles(self, where: Path) -> Carry:
+        """Has tiles made.
 
+        Args:
+            where: folder of the kernels' folders.
+        """
 
-def chunks_by(
-    crew: Crew,
-    asked: AskedJob,
-    job: Job,
-    formulas: Sequence[Formula],
-    sketch: Sketch,
-    memory: str | int,
-    out: Path,
-    progress: Progress | None,
-) -> Callable[[Sequence[range]], None]:
-    """Has chunks of features made by a crew.
+        def carry(formulas: Sequence[Formula], tiles: Sequence[tuple[int, int]]) -> None:
+            begun, out = BegunJob.of(self.asked, self.job), tuple(where / formula.label for formula in formulas)
+            items = [TileItem(begun, tuple(formulas), self.memory, out, tile) for tile in tiles]
+            self.crew.carry_out("kernel tiles", items, self.progress)
 
-    Args:
-        crew: who makes them.
-        asked: the job as a worker makes it.
-        job: the same here.
-        formulas, sketch, out: see `tangent_features`.
-        memory: budget of each worker.
-        progress: told how many are finished.
-    """
+        return carry
 
-    def carry(chunks: Sequence[range]) -> None:
-        begun = BegunJob.of(asked, job)
-        items = [ChunkItem(begun, tuple(formulas), sketch, memory, out, places) for places in chunks]
-        crew.carry_out("chunks of tangent features", items, progress)
+    def chunks(self, formulas: Sequence[Formula], sketch: Sketch, out: Path) -> Callable[[Sequence[range]], None]:
+        """Has chunks of tangent features made.
 
-    return carry
+        Args:
+            formulas, sketch, out: see `tangent_features`.
+        """
 
+        def carry(chunks: Sequence[range]) -> None:
+            begun = BegunJob.of(self.asked, self.job)
+            items = [ChunkItem(begun, tuple(formulas), sketch, self.memory, out, places) for places in chunks]
+            self.crew.carry_out("chunks of tangent features", items, self.progress)
 
-def refuse_without_folder(out: Path | None) -> None:
-    """See that there is a folder in which workers hand their results over.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if out is None:
-        raise UsageError("Workers hand their results over in a folder. Give one: --out DIR.")
+        return carry

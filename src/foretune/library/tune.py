@@ -176,9 +176,9 @@ def tune(
         raise UsageError(f"tune needs {' and '.join(missing)}: ft.tune(model, data, out=...).")
     with calm(model):
         groups = asked_groups("tune", given)
-        report, workers = groups.pop("report"), groups.pop("workers")
+        report, by = groups.pop("report"), groups.pop("workers")
         recipe = RunRecipe(**groups)
-        return TunedRun(made_run(recipe, report, workers), recipe.run.out, recipe=recipe)
+        return TunedRun(made_run(recipe, report, by), recipe.run.out, recipe=recipe)
 
 
 def _recommended(given: dict[str, Any]) -> dict[str, Any]:

@@ -108,6 +108,8 @@ class Crew(ABC):
             StorageError: a file that a worker wrote is not here.
             Exception: what the first item that failed raised.
         """
+        if not items:
+            return []
         left, later, files = deque(range(len(items))), list[int](), dict[int, Path]()
         report = progress or (lambda *_: None)
         report(what, 0, len(items))

@@ -22,7 +22,7 @@ from foretune.errors import UsageError
 from foretune.work.crew import Crew, Opening, Worker
 from foretune.work.item import Bench, Done, Item, carried_out
 
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS: tuple[str, ...] = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """What libraries read when they are imported."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
@@ -121,7 +121,7 @@ class LocalProcesses(Crew):
 
     def hired(self, number: int) -> Worker:
         """As `Crew`."""
-        environment = dict.fromkeys(THREADS, str(self.cpus))
+        environment: dict[str, str] = dict.fromkeys(THREADS, str(self.cpus))
         if self.gpus:
             environment[DEVICES] = ",".join(devices_of(number, self.gpus, self._devices))
         return _Process(self.opening, environment)
