@@ -3,24 +3,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Shapes and types of arguments are checked while the tests run.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal \
+	--jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
 
-.PHONY: demo test check sweep docs format schema benchmark clean
+.PHONY: demo lint test check sweep docs format schema benchmark clean
 
 demo: $(READY)
 	$(BIN)/foretune forecast smollm2 movies --k 16 --test 64 --json demo.json
 
-test: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not sweep"
-
-sweep: $(READY)
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m sweep
-
-check: $(READY)
+lint: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks examples docs
 	$(BIN)/ruff check src tests benchmarks examples docs
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not sweep" \
-		--jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
+
+check: lint
+	$(PYTEST) -m "not slow and not sweep"
+
+test: $(READY)
+	$(PYTEST) -m "not sweep"
+
+sweep: $(READY)
+	$(PYTEST) -m sweep
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html

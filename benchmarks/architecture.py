@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("labelling", "labels: wrong, enough, next"),
         ("regime", "what training did"),
         ("validation", "whether scores rank"),
-        ("reproduce", "the papers' tables"),
+        ("papers", "the papers' tables"),
     ),
     (("candidates", "what could be trained: evidence, scores, search, resampling"),),
     (("experiment", "a model asked a task on a sample, with a folder that keeps the results"),),

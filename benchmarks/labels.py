@@ -29,7 +29,7 @@ from foretune.experiment.data import found_examples
 from foretune.experiment.experiment import load_experiment
 from foretune.experiment.setting import DataSource, Question, Setting
 from foretune.labelling.kernel import row_kernel
-from foretune.labelling.rows import labelled_rows
+from foretune.labelling.rows import as_training, labelled_rows
 from foretune.text.builtin import load_rows
 
 SHARE, FOLDS, UNCLEAR = 0.1, 5, 1.0
@@ -99,10 +99,11 @@ def cell(model: str, task: str, options: argparse.Namespace) -> tuple[dict, np.n
     """Kernels, features and rows of a task."""
     rows = rows_of(task, options.data, options.n)
     setting = Setting(DataSource(rows), test=None, question=Question(output="head", head="random", max_length=64))
-    read = labelled_rows(found_examples(setting))
+    found = found_examples(setting)
+    read = labelled_rows(found)
     place = options.out / model / f"{task}-{options.n}"
     place.mkdir(parents=True, exist_ok=True)
-    made = load_experiment(setting, model, place, found=read.drawn)
+    made = load_experiment(setting, model, place, found=as_training(found, read))
     kernels = {}
     for how in options.kernels.split(","):
         start = time.perf_counter()

@@ -2,7 +2,7 @@
 
     python -m benchmarks.solvers DATA [--out runs/solvers] [--tasks mr,sst2,subj] [--seeds 13,21] [--k 16] [--test 200]
 
-DATA is a folder with one folder a task, each with train.jsonl and test.jsonl. Writes docs/results/solvers.md. Kernels
+DATA is a folder with one folder per task, each with train.jsonl and test.jsonl. Writes docs/results/solvers.md. Kernels
 already in --out are used again.
 """
 

@@ -164,7 +164,7 @@ def fine_tuned(start: Network, data: tuple[np.ndarray, np.ndarray], rule: Rule, 
 
     Args:
         start: the pretrained network.
-        data: training inputs (one a step) and test inputs.
+        data: training inputs (one per step) and test inputs.
         rule: the optimiser.
         chi: |chi| of every training example at the start, so chi_max.
 

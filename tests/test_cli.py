@@ -117,7 +117,7 @@ BAD_OPTIONS = {
     "unknown-word": (["DATA", "--words=negative=abysmal,positive=great"], 2, "does not know the word 'abysmal'"),
     "same-words": (["DATA", "--words=negative=great,positive=great"], 2, "are the same token"),
     "word-for-no-label": (["DATA", "--words=negativ=bad"], 2, "Did you mean 'negative'?"),
-    "bad-template": (["DATA", WORDS, "--template", "{txt} it was"], 2, "'txt' is none of them"),
+    "bad-template": (["DATA", WORDS, "--template", "{txt} it was"], 2, "'txt' is not one of them"),
     "no-such-block": (["DATA", WORDS, "--k", "4", "--blocks", "*nothing*"], 2, "No parameter block matches"),
     "little-memory": (["DATA", WORDS, "--k", "4", "--memory", "1MB"], 2, "Use --memory"),
     "unreadable-memory": (["DATA", WORDS, "--k", "4", "--memory", "lots"], 2, "Write for example 2GiB"),

@@ -467,7 +467,7 @@ def test_a_test_file_without_labels_is_refused_and_the_hint_works(tmp_path: Path
     written(tmp_path, "dev.csv", table(rows=relabelled(lambda n, label: label)[:8]).replace("the", "this"))
     for content in ("index,text\n0,a film\n", "text,label\na film,-1\nanother,-1\n"):
         written(tmp_path, "test.csv", content)
-        with pytest.raises(ft.ForetuneError, match=r"--test-data; or pass the training file alone as DATA"):
+        with pytest.raises(ft.ForetuneError, match=r"--test-data, or give the training file alone"):
             read(tmp_path)
     assert read(tmp_path / "train.csv").account.used["testing"] == 8
 
@@ -603,13 +603,13 @@ OPTIONS = {
     "absent label": ("r.csv", ["--labels", "negative,positve"], "Did you mean 'positve'"),
     "open quote in labels": ("r.csv", ["--labels", '"negative,positive'], "double quote that does not close"),
     "same test rows": ("r.csv", ["--test-data", "r.csv"], "All 40 test rows have a text that stands among"),
-    "same validation rows": ("r.csv", ["--validation-data", "r.csv"], "The validation rows have no text of the label"),
+    "same validation rows": ("r.csv", ["--validation-data", "r.csv"], "Every validation text of the label"),
     "column": ("r.csv", ["--text", "body"], "has no column 'body'. Its columns are 'text', 'label'"),
     "text2 as text": ("r.csv", ["--text2", "text"], "--text2 and --text both name the column 'text'"),
     "text2 as label": ("r.csv", ["--text2", "label"], "--text2 and --label both name the column 'label'"),
     "one label": ("r.csv", ["--labels", "negative"], "--labels names 'negative' only"),
     "blank label": ("r.csv", ["--labels", " "], "--labels is empty"),
-    "k": ("r.csv", ["--k", "11"], "Use --k 10 or less"),
+    "k": ("r.csv", ["--k", "11"], "Use --k 9 or less"),
 }
 REFUSED = {
     **{name: (file, content, [], said) for name, (file, content, said) in CONTENT.items()},

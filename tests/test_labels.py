@@ -68,7 +68,7 @@ def test_ten_planted_labels_among_300_rows_come_first_and_are_corrected(reviews:
     assert sorted(likely) == changed and len(likely) == found["suspicious"]
     assert f"{len(changed)} of 300 labels look wrong" in result.stdout
     again = run_cli("labels", "bert-tiny", reviews, *options)
-    assert_refused(again, 2, "is there already", "clean-corrected.csv")
+    assert_refused(again, 2, "already exists", "clean-corrected.csv")
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_rows_of_several_files_and_of_many_classes_keep_their_numbers(bert_folde
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [("clean.xlsx", "expected a name that ends in"), ("few.csv", "is there already")]
+    ("file", "said"), [("clean.xlsx", "expected a name that ends in"), ("few.csv", "already exists")]
 )
 def test_a_copy_replaces_nothing_and_is_of_a_known_kind(
     bert_folder: Path, few_reviews: Path, tmp_path: Path, file: str, said: str
@@ -194,7 +194,7 @@ def test_explain_names_the_rows_that_a_prediction_rests_on(
         assert removals == sorted(removals, reverse=True) and len(removals) == count
         assert sum(row["share"] for row in each["rows"]) == pytest.approx(each["output"], abs=1e-6)
         assert each["asked"]["row"] not in {row["row"] for row in each["rows"]}
-    assert_refused(run_cli("explain", bert_folder, few_reviews), 2, "Nothing is asked about", "--row")
+    assert_refused(run_cli("explain", bert_folder, few_reviews), 2, "no row or text to explain", "--row")
     assert_refused(run_cli("explain", bert_folder, few_reviews, "--row", 99), 2, "from 0 to 39")
 
 
@@ -211,3 +211,39 @@ def test_rows_to_label_next_are_new_and_differ(bert_folder: Path, few_reviews: P
     assert list(frame["row"]) == [5 + fresh.index(text) for text in frame["text"]]
     refused = run_cli("labels", bert_folder, few_reviews, "--batch", 3)
     assert_refused(refused, 2, "--unlabelled")
+
+
+def test_a_forecast_says_which_labels_of_its_sample_look_wrong(bert_folder: Path, tmp_path: Path) -> None:
+    file, target, out = tmp_path / "plain.csv", tmp_path / "forecast.json", tmp_path / "out"
+    rows = [{"text": f"{word} {word} {word} {i}", "label": word} for i in range(40) for word in ("good", "bad")]
+    for place in (7, 31, 58, 70):
+        rows[place]["label"] = {"good": "bad", "bad": "good"}[rows[place]["label"]]
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, ("text", "label"))
+        writer.writeheader()
+        writer.writerows(rows)
+    options = ("--output", "head", "--k", 16, "--json", target, "--out", out)
+    result = run_cli("forecast", bert_folder, file, *options)
+    assert result.returncode == 0, result.stderr
+    assert "Wrong labels" in result.stdout and "More labels" in result.stdout
+    found = json.loads(target.read_text())
+    assert_valid("forecast", found)
+    labels = found["labels"]
+    assert labels["asked"] == 64
+    suspicious = {row["row"] for row in labels["suspicious"]}
+    assert suspicious and suspicious <= {7, 31, 58, 70}
+    for row in labels["suspicious"]:
+        assert (rows[row["row"]]["text"], rows[row["row"]]["label"]) == (row["text"], row["label"])
+    page = (out / "report.html").read_text()
+    assert "The most suspicious labels" in page and "Accuracy by the number of labels" in page
+
+
+def test_a_forecast_of_few_rows_says_nothing_of_their_labels(
+    llama_folder: Path, few_reviews: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "forecast.json"
+    options = ("--words", "good=good,bad=bad", "--k", 1, "--json", target)
+    result = run_cli("forecast", llama_folder, few_reviews, *options)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(target.read_text())["labels"] is None
+    assert "Wrong labels" not in result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import warnings
@@ -17,9 +18,9 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 import foretune as ft
 from foretune.library.given import SCREEN, function_options
-from tests.conftest import assert_refused, many_rows, run_cli
+from tests.conftest import assert_refused, many_rows, run_cli, write_jsonl
 
-FUNCTIONS = {name: getattr(ft, name) for name in ("forecast", "tune", "behaviour", "validate")}
+FUNCTIONS = {name: getattr(ft, name) for name in ("forecast", "tune", "behaviour", "validate", "reproduce")}
 OWN = {"progress", "tokenizer"}
 """Keywords that no option is."""
 ANSWER = {"words": {"negative": "terrible", "positive": "great"}, "k": 4, "test": 8, "layers": 0}
@@ -55,6 +56,11 @@ def test_the_keywords_are_the_options_of_the_command_with_their_defaults(name: s
         given = parameters[option].default
         free = name == "tune" and option in ("model", "data")  # a forecast can name them
         assert free or str(given) == str(default) or inspect.Parameter.empty is given
+
+
+def test_no_public_name_is_a_module() -> None:
+    for name in ft.__all__:
+        assert importlib.util.find_spec(f"foretune.{name}") is None, f"`import foretune.{name}` would hide ft.{name}"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -204,6 +210,40 @@ def test_a_forecast_says_what_is_trained(found: ft.Forecast, tmp_path: Path, mon
     ft.tune(forecast=found, out=tmp_path / "run", steps=3)
     assert asked["training"].learning_rate == options["learning_rate"] and asked["training"].steps == 3
     assert asked["data"].data == options["data"] and asked["method"].method == options["method"]
+
+
+TABLE = {"tasks": "mr", "k": 2, "seeds": [13, 21], "test": 8}
+CUT = {"steps": 2, "evaluate_every": 1, "batch_sizes": 4, "sgd_rates": 1e-2, "adam_rates": 1e-3}
+"""A small table of a paper."""
+
+
+def test_a_table_of_a_paper_is_that_of_the_command_and_keeps_every_seed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / "mr").mkdir(parents=True)
+    write_jsonl(tmp_path / "data" / "mr" / "train.jsonl", ROWS)
+    place, words = {"data": tmp_path / "data", "out": tmp_path / "runs"}, {"negative": "terrible", "positive": "great"}
+    found = ft.reproduce("malladi-4", folder, **TABLE, **CUT, **place, words=words)
+    held = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    again = ft.reproduce(
+        "malladi-4", held[0], tokenizer=held[1], **TABLE, **CUT, **{**place, "out": tmp_path / "held"}, words=words
+    )
+    kept = json.loads((tmp_path / "runs" / "malladi-4" / "page.json").read_text())
+    assert kept["page"]["tables"] == json.loads(json.dumps(found.record["page"]["tables"]))
+    assert [table.rows for table in again.page.tables] == [table.rows for table in found.page.tables]
+    shown = run_cli("show", found.folder)
+    assert shown.returncode == 0, shown.stderr
+    for number, table in enumerate(found.page.tables):
+        rows = found.to_frame(number)
+        assert len(rows) == len(table.rows)
+    first = found.to_frame()
+    assert np.allclose(first.iloc[:, 1], [np.mean(each) for each in first.iloc[:, 2]]) and len(first.iloc[0, 2]) == 2
+    assert "<table" in found._repr_html_()
+    found.save(tmp_path / "paper")
+    found.save(tmp_path / "paper")
+    assert ft.Reproduction.load(tmp_path / "paper").to_frame().equals(first)
+    with pytest.raises(ft.ForetuneError, match="counted from 0"):
+        found.to_frame(9)
+    with pytest.raises(ft.ForetuneError, match="malladi-4"):
+        ft.reproduce("malladi-44", folder)
 
 
 REFUSED = {

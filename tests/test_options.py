@@ -124,7 +124,7 @@ UNSUPPORTED = {
     "--gradient_accumulation_steps 4": "--micro-batches 4",
     "--per_device_train_batch_size 0": "--per_device_train_batch_size is 0; expected at least 1",
     "--load_in_4bit": "never quantised",
-    "--lora_target_modules q_proj v_proj": "A list is typed as one word with commas, such as q_proj,v_proj",
+    "--lora_target_modules q_proj v_proj": "Write a list as one word with commas, such as q_proj,v_proj",
 }
 
 

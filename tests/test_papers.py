@@ -30,16 +30,16 @@ from foretune.finetune.methods import LoRAAndHead
 from foretune.finetune.optimisers import AdamWOptimiser, SGDOptimiser
 from foretune.model.builtin import MODELS
 from foretune.model.load import LanguageModel
+from foretune.papers.lpft.features import smaller_changes
+from foretune.papers.lpft.measures import ByMethod, Measures
+from foretune.papers.malladi import measures
+from foretune.papers.malladi.recipes import MALLADI_RECIPES
+from foretune.papers.malladi.scores import measured_title, title, words_in_pieces
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Recipe, Study
+from foretune.papers.recipes import RECIPES as EVERY
+from foretune.papers.sections import TaskGroup
 from foretune.regime.analog import analog_formula, analog_solver, orientations
-from foretune.reproduce.lpft.features import smaller_changes
-from foretune.reproduce.lpft.measures import ByMethod, Measures
-from foretune.reproduce.malladi import measures
-from foretune.reproduce.malladi.recipes import MALLADI_RECIPES
-from foretune.reproduce.malladi.scores import measured_title, title, words_in_pieces
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Recipe, Study
-from foretune.reproduce.recipes import RECIPES as EVERY
-from foretune.reproduce.sections import TaskGroup
 from tests.cases import TASK, language_model, outputs_of
 from tests.conftest import assert_refused, family, many_rows, run_cli, write_jsonl
 from tests.oracles import jacobian_kernel
@@ -51,7 +51,7 @@ SMALL = ("--k", 2, "--seeds", 13, "--test", 6, "--steps", 2, "--evaluate-every",
 
 
 def written(folder: Path, *names: str) -> Path:
-    """A data folder with made-up rows of each task: four texts a label for training, two of the first label to test."""
+    """A data folder with made-up rows of each task: four texts per label for training, two of the first label to test."""
     texts = [row["text"] for row in many_rows(60)]
     for name in names:
         task = ft.load_task(name)

@@ -21,6 +21,7 @@ from rich.console import Console
 from foretune.cli.options import ReportOptions
 from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
+from foretune.cli.worker_options import WorkerOptions
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
 from foretune.experiment.sample import FewShot, Full
@@ -30,18 +31,18 @@ from foretune.pages.folder import write_page
 from foretune.pages.markdown import csv_text, markdown
 from foretune.pages.svg import svg
 from foretune.pages.terminal import print_page
+from foretune.papers.afzal import cost as afzal
+from foretune.papers.afzal.recipes import AFZAL_RECIPES
+from foretune.papers.lpft import page
+from foretune.papers.lpft.calibration import _pooled
+from foretune.papers.lpft.features import Features, smaller_changes
+from foretune.papers.lpft.measures import METHODS, Bins, ByMethod, Measures, finished_mean, method_grid
+from foretune.papers.lpft.page import three_digits
+from foretune.papers.lpft.recipes import LPFT_RECIPES
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Recipe, Study
+from foretune.papers.sections import TaskGroup
 from foretune.regime.head import head_norm_slopes
-from foretune.reproduce.afzal import cost as afzal
-from foretune.reproduce.afzal.recipes import AFZAL_RECIPES
-from foretune.reproduce.lpft import page
-from foretune.reproduce.lpft.calibration import _pooled
-from foretune.reproduce.lpft.features import Features, smaller_changes
-from foretune.reproduce.lpft.measures import METHODS, Bins, ByMethod, Measures, finished_mean, method_grid
-from foretune.reproduce.lpft.page import three_digits
-from foretune.reproduce.lpft.recipes import LPFT_RECIPES
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Recipe, Study
-from foretune.reproduce.sections import TaskGroup
 from foretune.text.example import Example
 from tests.cases import language_model
 from tests.command_line import ENVIRONMENT
@@ -323,7 +324,7 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     assert stopped.stderr.splitlines()[-1] == "Stopped. Repeat the same command to go on where it stopped."
     assert not (tmp_path / "lpft-features").exists()
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}
-    run_reproduce(options, cut, ReportOptions(json=tmp_path / "page.json"))
+    run_reproduce(options, cut, WorkerOptions(), ReportOptions(json=tmp_path / "page.json"))
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     page = (tmp_path / "lpft-features" / "page.md").read_text()
     assert f"foretune reproduce lpft-features --model {bert_folder} --tasks mr --k 2 --seeds 13 --test 8" in page
@@ -332,5 +333,5 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     assert_valid("reproduce", record)
     assert record["page"]["tables"][0]["rows"][1][0] == "LP"
     monkeypatch.setattr(search, "fine_tuned", lambda *_: pytest.fail("trained again"))
-    run_reproduce(options, cut, ReportOptions())
+    run_reproduce(options, cut, WorkerOptions(), ReportOptions())
     assert (tmp_path / "lpft-features" / "page.md").read_text() == page

@@ -14,10 +14,9 @@ from foretune.analysis.rank_statistics import BootstrapEstimate
 from foretune.candidates.pool import pool_of
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
-from foretune.regime.smoothness import ball_constants
-from foretune.reproduce.afzal.layers import LayerChoice, added_layers
-from foretune.reproduce.afzal.lipschitz import RADII, Lipschitz, constants
-from foretune.reproduce.afzal.runs import (
+from foretune.papers.afzal.layers import LayerChoice, added_layers
+from foretune.papers.afzal.lipschitz import RADII, Lipschitz, constants
+from foretune.papers.afzal.runs import (
     RANK,
     SIGMA,
     TrainedPlacement,
@@ -26,15 +25,16 @@ from foretune.reproduce.afzal.runs import (
     single_training,
     trained_placement,
 )
-from foretune.reproduce.afzal.spectrum import (
+from foretune.papers.afzal.spectrum import (
     PlacementPoint,
     SpectrumAgainstTraining,
     correlation,
     correlation_finding,
     placements,
 )
-from foretune.reproduce.malladi.subspace import DIMENSIONS, RANKS, ProjectedKernel, Subspace, projected_kernels, slope
-from foretune.reproduce.recipe import Study
+from foretune.papers.malladi.subspace import DIMENSIONS, RANKS, ProjectedKernel, Subspace, projected_kernels, slope
+from foretune.papers.recipe import Study
+from foretune.regime.smoothness import ball_constants
 from tests.cases import language_model
 from tests.conftest import family
 

@@ -20,14 +20,14 @@ from foretune.finetune import search
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.formula import Formula
 from foretune.page import Page
-from foretune.reproduce.malladi import measures
-from foretune.reproduce.malladi.findings import apart, moved_little, reached, recovered
-from foretune.reproduce.malladi.measures import K_SGD, SGD_FT, analog_scores, zero_shot
-from foretune.reproduce.malladi.recipes import MALLADI_RECIPES
-from foretune.reproduce.malladi.scores import PrintedLayout, Scores, difference_notes
-from foretune.reproduce.malladi.verdict import Verdicts, task_verdict
-from foretune.reproduce.printed import printed_figures
-from foretune.reproduce.recipe import Recipe, Study
+from foretune.papers.malladi import measures
+from foretune.papers.malladi.findings import apart, moved_little, reached, recovered
+from foretune.papers.malladi.measures import K_SGD, SGD_FT, analog_scores, zero_shot
+from foretune.papers.malladi.recipes import MALLADI_RECIPES
+from foretune.papers.malladi.scores import PrintedLayout, Scores, difference_notes
+from foretune.papers.malladi.verdict import Verdicts, task_verdict
+from foretune.papers.printed import printed_figures
+from foretune.papers.recipe import Recipe, Study
 from tests.cases import language_model
 from tests.conftest import family, many_rows
 

@@ -95,10 +95,12 @@ def test_json_goes_through_links_and_streams_and_over_files(tmp_path: Path) -> N
 def test_what_is_read_is_never_written_over(data_file: Path, tmp_path: Path) -> None:
     before = data_file.read_text()
     refused = run_cli("forecast", "no-such-model", data_file, "--json", data_file)
-    assert_refused(refused, 2, "is what is read here; it would be lost")
+    assert_refused(refused, 2, "is a file that this command reads; it would be overwritten")
     task = tmp_path / "task.yaml"
     task.write_text("name: mine\n")
-    assert_refused(run_cli("tasks", task, "--json", task), 2, "is what is read here; it would be lost")
+    assert_refused(
+        run_cli("tasks", task, "--json", task), 2, "is a file that this command reads; it would be overwritten"
+    )
     assert (data_file.read_text(), task.read_text()) == (before, "name: mine\n")
 
 
@@ -119,7 +121,9 @@ def test_json_never_replaces_a_file_that_it_did_not_write(name: str, tmp_path: P
     (tmp_path / "folder").symlink_to(".")
     before = snapshot(tmp_path)
     for command in (("forecast", "--config", "cfg.yaml"), ("tune", "--config", "cfg.yaml", "--out", "run"), ("tasks",)):
-        assert_refused(run_cli(*command, "--json", name, cwd=tmp_path), 2, "did not write; it would be lost", "mv -- /")
+        assert_refused(
+            run_cli(*command, "--json", name, cwd=tmp_path), 2, "did not write; it would be overwritten", "mv -- /"
+        )
         assert snapshot(tmp_path) == before
 
 
@@ -215,7 +219,7 @@ def test_a_study_never_writes_into_the_model_or_over_a_page_that_is_not_its_own(
     (tmp_path / "out" / "lpft-norms" / "table.csv").write_text("mine\n")
     before = snapshot(tmp_path)
     command = ("reproduce", "lpft-norms", "--model", model, "--tasks", "mr", "--data", mr_data)
-    assert_refused(run_cli(*command, "--out", model.parent), 2, "which is something else. Choose another --out")
+    assert_refused(run_cli(*command, "--out", model.parent), 2, "in use for something else. Choose another --out")
     assert_refused(run_cli(*command, "--out", tmp_path / "out"), 2, "is not a page", "move that folder")
     assert snapshot(tmp_path) == before
 

@@ -216,7 +216,7 @@ BAD_FILES = {
     "zero": ("labels: [a, b]\nmax_length: 0", "max_length is 0"),
     "wrong-kind": ("labels: [a, b]\ntemplate: [x]", "template: expected one value"),
     "wrong-mapping": ("labels: [a, b]\nwords: x", "words: expected `name: value` lines"),
-    "wrong-field": ("labels: [a, b]\ntemplate: '{txt} {mask}'", "'txt' is none of them. Did you mean 'text'"),
+    "wrong-field": ("labels: [a, b]\ntemplate: '{txt} {mask}'", "'txt' is not one of them. Did you mean 'text'"),
     "wrong-mark": ("labels: [a, b]\ntemplate: '{text|lower} {mask}'", "Did you mean 'lowered'"),
     "wrong-variant": ("labels: [a, b]\nprompts: {x: {template: '{text2}{text}'}}", "no text2 column"),
     "no-template": ("labels: [a, b]\nprompts: {x: {words: {a: b}}}", "expected a template"),
@@ -237,7 +237,7 @@ def test_a_wrong_task_file_says_what_to_write(text: str, message: str, tmp_path)
 
 
 def test_a_missing_task_file_is_named(tmp_path) -> None:
-    with pytest.raises(ft.ForetuneError, match=r"Cannot read the task file .*none\.yaml"):
+    with pytest.raises(ft.ForetuneError, match=r"Cannot read .*none\.yaml: .* Expected a task file: YAML"):
         ft.load_task(tmp_path / "none.yaml")
 
 
@@ -407,7 +407,7 @@ def test_a_hub_dataset_that_does_not_fit_names_what_is_missing(hub) -> None:
     with pytest.raises(ft.ForetuneError, match=r"glue:sst2 has no column 'sentence'.*Did you mean 'sentense'"):
         load_data("sst2")
     hub(["neg", "pos"], sentence=["a"], label=[1])
-    with pytest.raises(ft.ForetuneError, match=r"label 'pos', which is none of 'negative', 'positive'"):
+    with pytest.raises(ft.ForetuneError, match=r"label 'pos', which is not one of 'negative', 'positive'"):
         load_data("sst2")
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,20 @@ def test_a_second_control_c_while_the_first_is_answered_changes_nothing() -> Non
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert (result.returncode, result.stderr) == (130, "Stopped. Repeat the same command to go on where it stopped.\n")
+
+
+def test_control_c_in_a_destructor_where_python_drops_it_ends_the_command() -> None:
+    code = (
+        "import os, signal, sys, time\nimport foretune.cli.app, foretune.cli.main as command\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "class Dying:\n    def __del__(self): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.5)\n"
+        "def app(**_):\n    Dying()\n    time.sleep(20)\n    return 0\n"
+        "foretune.cli.app.app = app\nsys.argv = ['foretune', 'validate']\ncommand.main()"
+    )
+    start = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert (result.returncode, result.stderr) == (130, "Stopped. Repeat the same command to go on where it stopped.\n")
+    assert time.monotonic() - start < 19
 
 
 def test_control_c_ends_with_130(llama_folder: Path, data_file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import datasets
 import peft
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 import foretune as ft
 from foretune.model.encoding import PromptEncoder
 from foretune.text.rows import read_rows
+from foretune.text.split import few_shot_split, sampled_split
 from tests.cases import TASK, language_model, tokenizer
 from tests.conftest import family, many_rows
 
@@ -155,3 +157,28 @@ def test_the_built_in_text_is_real() -> None:
         if not row["text"].isascii():
             with pytest.raises(UnicodeError):
                 row["text"].encode("latin-1").decode("utf-8")
+
+
+COUNTS = [(11, 11), (20, 3), (7, 30, 5), (2, 9), (1, 4), (40, 41, 3)]
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["part", "own test rows"])
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+def test_the_sample_that_an_error_names_can_be_drawn_and_leaves_test_rows(counts: tuple[int, ...], apart: bool) -> None:
+    names = [f"label {number}" for number in range(len(counts))]
+    rows = [
+        ft.Example(f"{name} {row}", None, name)
+        for name, count in zip(names, counts, strict=True)
+        for row in range(count)
+    ]
+    others = [ft.Example("a new text", None, names[0])] if apart else None
+    for option, drawn in {"--k": few_shot_split, "--n": sampled_split}.items():
+        with pytest.raises(ft.ForetuneError) as refused:
+            drawn(rows, names, 50, 13, None, others)
+        named = re.search(rf"se {option} (\d+) or less", str(refused.value))
+        if named is None:
+            assert min(counts) == 1 and "dd rows" in str(refused.value)  # only more rows help
+        else:
+            assert drawn(rows, names, int(named[1]), 13, None, others).test
+            with pytest.raises((ft.ForetuneError, AssertionError)):
+                assert drawn(rows, names, int(named[1]) + 1, 13, None, others).test

@@ -432,6 +432,18 @@ def test_a_plan_counts_runs_and_steps_and_writes_nothing(bert_folder: Path, fold
     assert (found["runs"], found["steps"], found["evaluations"]) == (9, 2 * 9 * 8, 2 * 9 * 3)  # two stages each
 
 
+@pytest.mark.parametrize("command", ["tune", "kernel", "forecast"])
+def test_a_plan_needs_no_folder_and_what_it_plans_says_that_it_does(
+    command: str, bert_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    asked = (command, bert_folder, folder / "data.jsonl", *SMALL[:4])
+    result = run_cli(*asked, "--plan", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert list(tmp_path.iterdir()) == []
+    if command != "forecast":  # which keeps nothing without a folder
+        assert_refused(run_cli(*asked), 2, "needs a folder to go to: --out DIR")
+
+
 def test_a_plan_of_a_finished_run_has_nothing_to_train(lora_run: Path, folder: Path) -> None:
     plan = folder / "plan.json"
     result = run_cli("tune", "--config", lora_run / "run.yaml", "--plan", "--json", plan)

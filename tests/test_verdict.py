@@ -203,7 +203,8 @@ def test_undefined_numbers_are_refused_and_named(bad: float) -> None:
     for name, field in (("outputs", "f0"), ("features", "features")):
         values = getattr(inputs, field).copy()
         values[5, 0] = bad
-        with pytest.raises(NonFiniteError, match=f"The {name} of 1 of {len(inputs.y)} examples, number 5"):
+        said = f"The {name} of 1 of {len(inputs.y)} examples have infinite .*number 5, counted from 0"
+        with pytest.raises(NonFiniteError, match=said):
             forecast(replace(inputs, **{field: values}), kernels)
 
 
@@ -212,7 +213,7 @@ def test_weights_without_a_lora_kernel_are_named() -> None:
     silent = {**kernels, "lora-r4": BlockKernel(tuple(NAMES), 0 * kernels["lora-r4"].array)}
     found = forecast(inputs, silent)
     assert found.advice.adapter is None
-    assert any(f"LoRA candidates are without 8 weights, {NAMES[0]} among them" in note for note in found.warnings)
+    assert any(f"LoRA candidates leave out 8 weights, such as {NAMES[0]}" in note for note in found.warnings)
     assert not any("LoRA candidates" in note for note in forecast(inputs, kernels).warnings)
 
 

@@ -23,10 +23,10 @@ from foretune.finetune.training import Training
 from foretune.kernels.job import joint_job
 from foretune.kernels.sketch import Sketch
 from foretune.model.load import LanguageModel, ModelSource, load_model
+from foretune.papers.items import carry_out_recipe
+from foretune.papers.recipe import Study
+from foretune.papers.recipes import recipe_named
 from foretune.progress import Progress
-from foretune.reproduce.items import carry_out_recipe
-from foretune.reproduce.recipe import Study
-from foretune.reproduce.recipes import recipe_named
 from foretune.store.tensors import read_tensors
 from foretune.work.crew import Crew
 from foretune.work.here import ThisProcess

@@ -56,6 +56,17 @@ def test_the_suite_with_a_browser_is_what_a_change_must_pass() -> None:
     assert ".ci/run" in [step.get("run") for step in job["steps"]]
 
 
+def test_a_change_is_linted_tested_and_documented_each_once() -> None:
+    targets = re.findall(r"^make (\w+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert targets == ["lint", "test", "docs"]
+    made = {
+        target: subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607
+        for target in targets
+    }
+    assert [target for target in targets if "pytest" in made[target]] == ["test"]
+    assert "--jaxtyping-packages" in made["test"] and '-m "not sweep"' in made["test"]
+
+
 def test_the_image_copies_what_is_there_and_what_is_not_ignored() -> None:
     ignored = set((ROOT / ".dockerignore").read_text().split())
     copied = [name for line in re.findall(r"^COPY (.*) \S+$", DOCKER, re.MULTILINE) for name in line.split()]

@@ -16,7 +16,7 @@ FOUR = "layer*,all linear,attention.self.query"
 def small_validation(
     model: Path, data: Path, root: Path, seeds: tuple[int, ...], grid: Sequence[Training]
 ) -> ValidationStudy:
-    """Of `FOUR` on mr, with four examples a label."""
+    """Of `FOUR` on mr, with four examples per label."""
     return ValidationStudy(
         lm=load_model(str(model)),
         tasks=("mr",),

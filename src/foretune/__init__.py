@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from foretune.library.labels import label_budget as label_budget
     from foretune.library.labels import next_rows as next_rows
     from foretune.library.labels import suspicious_labels as suspicious_labels
+    from foretune.library.reproduce import Reproduction as Reproduction
+    from foretune.library.reproduce import reproduce as reproduce
     from foretune.library.tune import TunedRun as TunedRun
     from foretune.library.tune import tune as tune
     from foretune.library.validate import ForecastValidation as ForecastValidation
@@ -73,6 +75,8 @@ _WHERE = {
     "suspicious_labels": "foretune.library.labels",
     "ForecastValidation": "foretune.library.validate",
     "validate": "foretune.library.validate",
+    "Reproduction": "foretune.library.reproduce",
+    "reproduce": "foretune.library.reproduce",
     "AnswerLogits": "foretune.model.answer",
     "BlockKernel": "foretune.kernels.block_kernel",
     "Example": "foretune.text.example",

@@ -43,8 +43,8 @@ class Span:
     """An interval, shown as `0.34 - 0.74`.
 
     Attributes:
-        low: its lower end.
-        high: its upper end.
+        low: lower end of the interval.
+        high: upper end of the interval.
         form: format of Python that rounds both.
     """
 
@@ -68,7 +68,7 @@ class Estimate:
     Attributes:
         estimate: unrounded; None or NaN where there is none.
         low: lower end of the interval.
-        high: its upper end.
+        high: upper end of the interval.
         form: format of Python that rounds all three.
     """
 
@@ -129,7 +129,7 @@ class Column:
     """A column of a table.
 
     Attributes:
-        heading: on top of it.
+        heading: text on top of the column.
         form: format of Python that rounds its plain numbers, or `count`; empty for text.
         words: whether it holds words, which may be folded; None to see from its cells.
         drop: how early it is left out where there is no room: the highest first, 0 never.
@@ -187,8 +187,8 @@ class Curve:
     """One line of a figure; without x, the numbers 1, 2, ...
 
     Attributes:
-        name: in the legend.
-        y: heights.
+        name: name in the legend.
+        y: heights of the points.
         x: places; None for 1, 2, ...
     """
 
@@ -202,10 +202,10 @@ class Figure:
     """Curves in one picture.
 
     Attributes:
-        name: of its file, without an ending.
+        name: name of its file, without an ending.
         title: above the picture.
-        x_label: of the horizontal axis, its unit in brackets.
-        y_label: of the vertical axis, its unit in brackets.
+        x_label: label of the horizontal axis, its unit in brackets.
+        y_label: label of the vertical axis, its unit in brackets.
         curves: what is drawn.
         logarithmic: whether the vertical axis is logarithmic.
         diagonal: whether a line y = x is drawn, for a reliability diagram.
@@ -229,11 +229,11 @@ class HeatMap:
     """Numbers that belong to two names each, drawn as a table of shaded cells.
 
     Attributes:
-        title: above it.
+        title: title above it.
         note: what a number says, in a sentence.
         rows: names of the rows.
         columns: names of the columns.
-        values: for each row a number for each column; None where there is none.
+        values: one number per column for each row; None where there is none.
         form: format of Python that rounds them.
     """
 
@@ -250,7 +250,7 @@ class Fact:
     """A name and what stands beside it: `Will it work?` and its answer.
 
     Attributes:
-        name: in front.
+        name: name in front of the text.
         text: beside it; short, its most important word first.
         lines: at most this many lines of a narrow terminal are for it; its end is left out where it has more.
     """
@@ -265,9 +265,9 @@ class Listing:
     """Text that is copied as it stands, such as Python.
 
     Attributes:
-        title: above it.
+        title: title above it.
         text: what is copied.
-        language: of the text; empty for none.
+        language: language of the text; empty for none.
     """
 
     title: str
@@ -280,7 +280,7 @@ class Page:
     """The result of a command.
 
     Attributes:
-        title: of the page.
+        title: title of the page.
         notes: what a reader must know before believing the rest; the most important first.
         tables: the results as tables.
         figures: the results as pictures.

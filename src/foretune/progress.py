@@ -22,7 +22,7 @@ class Stage:
 
     Attributes:
         name: what was done.
-        seconds: wall-clock time.
+        seconds: wall-clock time in seconds.
         peak: largest resident memory of the process during the stage, bytes, sampled every 10 ms.
         above: how much of it came on top of what was resident when the stage began.
     """

@@ -75,7 +75,7 @@ class CandidateBounds:
         a: c / (1 - eta)^2; infinite for eta = 1.
         proxy: rho, the ratio of largest eigenvalues; at least 1.
         risk_ratio: R(K + S) / R(K) and the bounds of eq. 8, which say nothing for eta >= 1.
-        sharp_risk_ratio: the same ratio and the bounds that need no premise (see the module).
+        sharp_risk_ratio: the risk ratio with the bounds that need no premise (see the module).
     """
 
     base: str
@@ -125,7 +125,7 @@ def candidate_bounds(
     if kernel.shape != candidate.shape or y.shape != kernel.shape[:1] or not y.any():
         raise UsageError(
             f"A kernel of shape {kernel.shape}, a candidate of shape {candidate.shape} and y of shape {y.shape}, norm "
-            f"{np.linalg.norm(y):g}; expected kernels over the same rows, and one target a row, not all zero."
+            f"{np.linalg.norm(y):g}; expected kernels over the same rows, and one target per row, not all zero."
         )
     before, after = spectrum(kernel), spectrum(kernel + candidate)
     exact = after.ridge_risk(y, sigma) / before.ridge_risk(y, sigma)

@@ -33,7 +33,8 @@ class Reliability:
     """Data of a reliability diagram, one entry a bin.
 
     Attributes:
-        edges: of the bins, from 0 to 1; a confidence on an edge belongs to the bin below, as in the published code.
+        edges: edges of the bins, from 0 to 1; a confidence on an edge belongs to the bin below, as in the published
+            code.
         confidence, accuracy: means; not a number in an empty bin.
         count: number of examples in each bin.
     """
@@ -79,8 +80,8 @@ class TemperatureScaling:
     """Calibration on test data without and with a temperature fitted on validation data.
 
     Attributes:
-        without: of the outputs as they stand.
-        scaled: of the outputs over the temperature.
+        without: calibration of the outputs as they stand.
+        scaled: calibration of the outputs over the temperature.
         temperature: fitted on validation data.
     """
 

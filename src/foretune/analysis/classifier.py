@@ -41,8 +41,8 @@ def norm_slopes(
     """dL / d||v_k|| of the summed cross-entropy, for each class.
 
     Args:
-        features: phi(x), one row an example.
-        weight, bias: V and b, one row a class; two classes have two rows, also in the difference form.
+        features: phi(x), one row per example.
+        weight, bias: V and b, one row per class; two classes have two rows, also in the difference form.
         y: class numbers.
 
     Returns:
@@ -54,7 +54,8 @@ def norm_slopes(
     norms = row_norms(weight)
     if len(weight) < 2 or not (norms > 0).all():
         raise UsageError(
-            f"A classifier with row norms {norms.tolist()}; expected two or more rows, none of zeros. Give one row a class."
+            f"A classifier with row norms {norms.tolist()}; expected two or more rows, none of zeros. Give one row per "
+            "class."
         )
     residual = chi(features @ weight.T + bias, y, LogLoss())  # (n, k)
     along = features @ (weight / norms[:, None]).T  # (n, k): ||phi|| cos tau

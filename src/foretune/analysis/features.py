@@ -82,7 +82,7 @@ def fisher_ratio(features: Float64[np.ndarray, "n i"], y: Int[np.ndarray, " n"],
     """Fisher's discriminant ratio `tr((S_W + ridge tr(S_W) / i I)^-1 S_B)`, infinite for classes that are points.
 
     Args:
-        features: one row an example.
+        features: one row per example.
         y: class numbers.
         ridge: see the module.
 

@@ -24,7 +24,7 @@ class Group:
     """A named set of parameters.
 
     Attributes:
-        name: of the set, such as `model.layers.3`.
+        name: name of the set, such as `model.layers.3`.
         kind: `layer`, `module type`, `third`, `all linear`, or `query and value`.
         names: parameters of the group.
     """

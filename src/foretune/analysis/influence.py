@@ -22,7 +22,7 @@ class Influences:
     """What each training row does to the outputs of the rows that were asked about.
 
     Attributes:
-        outputs: f.
+        outputs: the outputs f of the fit.
         shares: representer values; they sum to the outputs.
         removals: outputs less those of the fit without each training row.
     """

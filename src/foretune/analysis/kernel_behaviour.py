@@ -33,10 +33,10 @@ class Thresholds:
     """Where the tests draw their lines.
 
     Attributes:
-        share: of the fine-tuning gain that the linearized model must recover (Table 1).
+        share: share of the fine-tuning gain that the linearized model must recover (Table 1).
         distance: mean relative distance of the kernels that must not be reached (Table 1).
-        points: by which the kernel analog may stay below fine-tuning (Table 1).
-        wide_points: the same for "comparable" (Appendix B.1).
+        points: points by which the kernel analog may stay below fine-tuning (Table 1).
+        wide_points: points by which it may stay below and be "comparable" (Appendix B.1).
         settings: share of the settings in which the kernel analog must do so; 2 of 4 in Table 1.
     """
 

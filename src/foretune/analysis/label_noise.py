@@ -36,8 +36,8 @@ class LabelNoise:
     """The share of wrong labels, and what it makes of each example.
 
     Attributes:
-        share: of the labels that are wrong, 0 to 1.
-        low, high: its 95% interval.
+        share: share of the labels that are wrong, 0 to 1.
+        low, high: ends of the 95% interval of the share.
         sharpness: b, the factor that makes outputs log-odds of the right labels.
     """
 

@@ -37,7 +37,7 @@ class LabelRegression:
             1 is no better than the frequencies of the labels.
         outputs: f of every example behind the training ones, with and without a label; the largest is that of its class,
             or the sign of a single one tells it.
-        strength: of the ridge, over lambda_max.
+        strength: strength of the ridge, over lambda_max.
     """
 
     errors: Float64[np.ndarray, " v"]

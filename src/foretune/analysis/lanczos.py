@@ -40,13 +40,13 @@ class IterativeSpectrum:
 
     Attributes:
         size: rows of the kernel, N * C.
-        largest: lambda_max.
+        largest: the largest eigenvalue, lambda_max.
         smallest: lambda_min, if it was asked for.
         trace: the sum of the eigenvalues.
-        trace_error: its standard error over the probes; zero where the trace is exact.
+        trace_error: standard error of the trace over the probes; zero where the trace is exact.
         probes: random vectors for the trace.
         products: products with the kernel that were taken.
-        seed: of the start vector and the probes.
+        seed: seed of the start vector and the probes.
     """
 
     size: int

@@ -62,7 +62,7 @@ def labelled(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"]) -> Float64
     """
     if not len(f) or len(f) != len(y):
         raise UsageError(
-            f"{len(f)} outputs and {len(y)} labels; expected one label an example, and at least one example."
+            f"{len(f)} outputs and {len(y)} labels; expected one label per example, and at least one example."
         )
     classes = max(f.shape[1], 2)
     if y.min() < 0 or y.max() >= classes:

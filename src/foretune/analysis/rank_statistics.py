@@ -91,7 +91,7 @@ def median_correlation(scores: Float64[np.ndarray, "s k"], results: Float64[np.n
     """The median rank correlation over tasks and seeds, with the interval over candidates drawn again.
 
     Args:
-        scores, results: one row a task and seed, the same candidates in the same order.
+        scores, results: one row per task and seed, the same candidates in the same order.
     """
     value = _median(rank_correlation(scores, results))
     draws = _draws(scores.shape[1])
@@ -118,7 +118,7 @@ def mean_over_candidates(values: Float64[np.ndarray, "s k"]) -> BootstrapEstimat
     """The mean of the numbers among some values, with the interval over candidates drawn again.
 
     Args:
-        values: one row a task and seed, the same candidates in each; not a number where a candidate has none.
+        values: one row per task and seed, the same candidates in each; not a number where a candidate has none.
     """
     draws = _draws(values.shape[1])
     return _interval(_mean(list(values.ravel())), np.array([_mean(list(values[:, draw].ravel())) for draw in draws]))
@@ -145,7 +145,7 @@ def ceiling(results: Float64[np.ndarray, "s k"]) -> Ceiling:
     """How far the results of one task agree over seeds.
 
     Args:
-        results: one row a seed, each with training examples of its own; candidates in the same order.
+        results: one row per seed, each with training examples of its own; candidates in the same order.
     """
     pairs = [float(rank_correlation(a, b)) for a, b in itertools.combinations(results, 2)]
     lost = _mean([regret(a, b) for a, b in itertools.permutations(results, 2)])

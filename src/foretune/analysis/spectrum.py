@@ -138,8 +138,8 @@ class StableLearningRate:
     """The largest stable learning rate of gradient descent, and what it assumes.
 
     Attributes:
-        squared: for the mean of half the squared distances, 2 / (lambda_max / n + proximal).
-        cross_entropy: for the mean cross-entropy.
+        squared: largest stable rate for the mean of half the squared distances, 2 / (lambda_max / n + proximal).
+        cross_entropy: largest stable rate for the mean cross-entropy.
         assumption: what the numbers rest on, in words.
     """
 

@@ -132,7 +132,7 @@ def _classes(rows: np.ndarray, y: Int[np.ndarray, " m"]) -> Int[np.ndarray, " k"
         UsageError: fewer than two, or another number of labels than rows.
     """
     if len(rows) != len(y):
-        raise UsageError(f"{len(rows)} rows and {len(y)} labels; expected one label a row.")
+        raise UsageError(f"{len(rows)} rows and {len(y)} labels; expected one label per row.")
     classes = np.unique(y)
     if len(classes) < 2:
         raise UsageError(f"{len(classes)} class among {len(y)} labels; expected at least two.")

@@ -49,8 +49,8 @@ class PredictedRun:
 
     Attributes:
         learning_rate: the run's learning rate.
-        steps: of the evaluations, the first before training.
-        validation_losses: there, nats; infinite once the run has diverged.
+        steps: steps of the evaluations, the first before training.
+        validation_losses: validation loss at each of these steps, nats; infinite once the run has diverged.
     """
 
     learning_rate: float
@@ -70,7 +70,7 @@ def adam_kernel(parts: Sequence[Kernel], entries: Sequence[int], chi: Float64[np
         parts: joint kernels of the blocks, arrays or features.
         entries: numbers in each block that have a gradient at the start.
         chi: derivative of each training example's loss by its outputs.
-        batch: examples a step.
+        batch: examples per step.
     """
     n = len(chi)
     noise = (n - batch) / (batch * (n - 1)) if n > 1 else 0.0
@@ -156,7 +156,7 @@ class AdamRate:
     """Where to begin with AdamW.
 
     Attributes:
-        learning_rate: of the lowest simulated validation loss; None where no rate lowers it.
+        learning_rate: learning rate of the lowest simulated validation loss; None where no rate lowers it.
         worse_from: the smallest rate above it after which no evaluation is better than the start; infinite for none.
         reach: no larger rate was considered (`reach`); infinite for a head alone.
         validation_loss: lowest simulated validation loss, nats.

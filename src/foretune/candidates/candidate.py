@@ -60,11 +60,11 @@ class Candidate:
     """A set of blocks and how they would be trained.
 
     Attributes:
-        name: of the set, such as `model.layers.3`.
+        name: name of the set, such as `model.layers.3`.
         kind: `layer`, `module type`, `third`, `all linear`, `query and value`, `greedy`, `whole model` or
             `linear probing`.
         blocks: parameter names, without those of a head.
-        rank: of LoRA; None for full tuning.
+        rank: rank of LoRA; None for full tuning.
         parameters: numbers that would be trained.
         head: parameters of a classification head, trained in full beside the blocks.
     """

@@ -161,7 +161,7 @@ class Evidence:
     Attributes:
         pool: what it shares with the others.
         blocks: parameters that would be trained, without those of a head.
-        rank: of LoRA; None for full tuning.
+        rank: rank of LoRA; None for full tuning.
         head: parameters of a classification head, trained in full beside the blocks.
     """
 

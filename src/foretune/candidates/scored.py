@@ -33,8 +33,8 @@ class CandidateScore:
         validation_score: validation score at that point.
         test_loss: test loss at that point, nats.
         score: score on test examples at that point, with a 95% interval.
-        learning_rate: of that run, for what `RATES_ARE_FOR` says.
-        steps: of that run; 0 says that validation prefers the pretrained outputs.
+        learning_rate: learning rate of that run, for what `RATES_ARE_FOR` says.
+        steps: number of steps of that run; 0 says that validation prefers the pretrained outputs.
         change: predicted change of the weights over their norm before training.
     """
 
@@ -99,7 +99,7 @@ class LowestLoss:
     Attributes:
         loss: lowest simulated validation loss, nats.
         steps: step at which the lowest loss was reached.
-        learning_rate: of the run that reached it.
+        learning_rate: learning rate of the run that reached it.
     """
 
     loss: float

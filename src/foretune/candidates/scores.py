@@ -35,12 +35,12 @@ class Criterion:
     """A score of candidates.
 
     Attributes:
-        key: its name in `SCORES`.
+        key: name of the score in `SCORES`.
         measure: what it says of a candidate.
         larger: whether larger is better.
         name: the score in sentences.
         short: the score as the heading of a column.
-        field: of `CandidateScore` that holds it, where one does.
+        field: field of `CandidateScore` that holds it, where one does.
     """
 
     key: str

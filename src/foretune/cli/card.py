@@ -69,6 +69,6 @@ def _check(file: Path) -> None:
         raise UsageError(f"--out {file} does not end in .md. Choose such a name: --out {shlex.quote(f'{file}.md')}")
     if target.exists() and not is_written_card(target):
         raise UsageError(
-            f"--out {file} is not a card as foretune wrote it; it would be lost. Choose another file name, or move that "
-            f"file: {move_command(target)}"
+            f"--out {file} is not a card as foretune wrote it; it would be overwritten. Choose another file name, or "
+            f"move that file: {move_command(target)}"
         )

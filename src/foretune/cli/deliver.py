@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import foretune
@@ -16,6 +17,21 @@ from foretune.pages.terminal import print_page
 from foretune.store.atomic import refuse_changed
 
 _OPTION = "repeat with --details"
+
+
+@dataclass(frozen=True)
+class MadePage:
+    """The page of a study, written to its folder, or the plan of one.
+
+    Attributes:
+        page: the study or its plan.
+        folder: folder of the page; None for a plan, which is not written.
+        command: what makes the page again; empty for a plan.
+    """
+
+    page: Page
+    folder: Path | None = None
+    command: str = ""
 
 
 def deliver(page: Page, report: ReportOptions, *, folder: Path | None = None, command: str = "") -> None:

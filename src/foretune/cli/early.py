@@ -42,8 +42,8 @@ class ReadRows:
     """All labelled rows that were read before the model.
 
     Attributes:
-        found: all rows.
-        rows: those with a label.
+        found: all rows, as examples.
+        rows: the rows with a label.
         stages: what reading them took.
     """
 

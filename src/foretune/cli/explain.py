@@ -72,6 +72,8 @@ def rows_to_explain(rows: RowsToAsk, wanted: ExplainOptions) -> tuple[Row, ...]:
             "with --row."
         )
     if not numbers and wanted.ask is None:
-        raise UsageError("Nothing is asked about. Name rows with --row 0,17, or write a text with --ask 'some text'.")
+        raise UsageError(
+            "There is no row or text to explain. Name rows with --row 0,17, or write a text with --ask 'some text'."
+        )
     texts = () if wanted.ask is None else (Row("--ask", -1, wanted.ask, wanted.ask2, None),)
     return (*(known[number] for number in numbers), *texts)

@@ -63,9 +63,9 @@ class Given:
     """An option as it was typed.
 
     Attributes:
-        shown: as it was typed, for messages.
-        name: with underscores.
-        value: of it; of a flag "true" or "false".
+        shown: the option as it was typed, for messages.
+        name: name of the option, with underscores.
+        value: value of the option; of a flag "true" or "false".
     """
 
     shown: str

@@ -59,8 +59,8 @@ def recommended_options(record: Mapping[str, Any], file: Path | None) -> Mapping
         out = "runs/lora" if file is None else f"{forecast_folder(file)}-run"
         words = shlex.join(["foretune", "tune", *_asked(record), "--method", "lora", "--out", out])
         raise UsageError(
-            f"{place} recommends no run: its verdict is {str(record.get('verdict'))!r}. To train all the same, name what: "
-            f"{words}"
+            f"{place} recommends no run: its verdict is {str(record.get('verdict'))!r}. To train anyway, say what to "
+            f"train: {words}"
         )
     return options
 

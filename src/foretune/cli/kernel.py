@@ -12,6 +12,7 @@ from foretune.cli.options import (
     BlockOptions,
     DataOptions,
     FormulaOptions,
+    KernelRunOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
@@ -22,7 +23,6 @@ from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.cli.worker_options import WorkerOptions
 from foretune.cli.workers import crew_for, source_of
-from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST, SETTINGS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
@@ -59,20 +59,14 @@ def run_kernel(
     outputs: OutputOptions,
     blocks: BlockOptions,
     formula: FormulaOptions,
-    run: RunOptions,
+    run: KernelRunOptions,
     workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
-    """Kernel folders, with labels and pretrained outputs beside them.
-
-    Raises:
-        UsageError: no --out.
-    """
+    """Kernel folders, with labels and pretrained outputs beside them."""
     errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     settings = (model, data, outputs, blocks, formula, run, report)
     formulas = made_formulas(formula)
-    if run.out is None and not run.plan:
-        raise UsageError("A kernel needs a folder to go to: --out DIR.")
     places = kernel_places(run.out, report.json, [each.label for each in formulas])
     found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory
@@ -84,8 +78,9 @@ def run_kernel(
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, about(found, repeatable(settings)))
+    repeated = Settings(run.out, as_yaml("kernel", settings))
     with crew_for(workers, source_of(model), found.outputs.lm) as crew:
-        kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors, crew=crew)
+        kernels = shown_kernels(found, job, formulas, repeated, errors, crew=crew)
     record = named(found, record, kernels)
     numbers = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)

@@ -23,6 +23,7 @@ from foretune.labelling.corrected import write_copy
 from foretune.labelling.kernel import MOST_SQUARE, RowKernel, kernel_with_others, row_kernel
 from foretune.labelling.next_rows import NextRows, rows_to_label, unlabelled_rows
 from foretune.labelling.page import LabelsData, labels_page
+from foretune.labelling.rows import as_training
 from foretune.labelling.suspicious import Suspicion, suspicion_of
 from foretune.model.load import LanguageModel
 from foretune.page import Page
@@ -61,14 +62,14 @@ def made_labels(
     asked = LabelsAsked(model, data, answer)
     if wanted.unlabelled is None and wanted.batch is not None:
         raise UsageError(
-            "--batch chooses among rows without a label. Name their file with --unlabelled, or leave it out."
+            "--batch chooses among rows without a label. Name their file with --unlabelled, or leave --batch out."
         )
     places = labels_places(wanted, report)
     read = asked_rows(data, answer, errors, wanted.write)
     found = prepared_rows(asked, read, places, wanted, errors)
     with reported(found, "compare the rows", errors):
         kernel = row_kernel(found, found.split.train, wanted.kernel)
-    with found.work.stages.stage("ask each row of the others"), busy(errors, "ask each row of the others"):
+    with found.work.stages.stage("compare each row with the others"), busy(errors, "compare each row with the others"):
         result = suspicion_of(read.rows, kernel)
     chosen = _next_rows(wanted, read, found, kernel, result)
     budget = None
@@ -172,7 +173,7 @@ def prepared_rows(
 
     setting = replace(every_row_setting(asked.data, asked.answer), seed=wanted.seed)
     work = Work(memory=wanted.memory, stages=Stages(read.stages.finished))
-    return load_experiment(setting, load, next(iter(places.folders), None), work, read.rows.drawn)
+    return load_experiment(setting, load, next(iter(places.folders), None), work, as_training(read.found, read.rows))
 
 
 def _next(asked: LabelsAsked, wanted: LabelsOptions) -> tuple[str, ...]:

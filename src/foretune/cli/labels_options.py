@@ -52,8 +52,8 @@ class LabelsOptions(RowKernelOptions):
         Path | None,
         typer.Option(
             "--from",
-            help="Folder of `foretune forecast --out DIR`: take its MODEL and DATA, and how they are read. Options given "
-            "beside it come first.",
+            help="Folder of `foretune forecast --out DIR`: take its MODEL and DATA, and how they are read. An option "
+            "given beside it overrides it.",
             rich_help_panel=Panel.RUN,
             callback=asked_as_forecast,
             is_eager=True,

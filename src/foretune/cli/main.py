@@ -10,12 +10,14 @@ import io
 import os
 import signal
 import sys
+import threading
 import warnings
 
 from foretune.errors import ForetuneError
 from foretune.naming import one_line
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C, and what shells expect
+_SOON = 0.02  # seconds: longer than a destructor takes
 _RESUMABLE = (["tune"], ["reproduce"], ["validate"])
 _WHOLE = (["behaviour"], ["behavior"], ["solve"])
 """Commands that write their page at the end, whole or not at all."""
@@ -24,6 +26,7 @@ _WHOLE = (["behaviour"], ["behavior"], ["solve"])
 def main() -> None:
     """Run the command line."""
     debug = "--debug" in sys.argv
+    sys.unraisablehook = _interrupted_again
     try:
         if not debug:
             _quiet()
@@ -47,6 +50,15 @@ def main() -> None:
 
         message, code = refusal(error, sys.argv[1:])
         _end(f"Error: {message}" if message else "", code)
+
+
+def _interrupted_again(lost: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C in a destructor, where Python drops it, takes effect a moment later; all else is reported as ever."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        return sys.__unraisablehook__(lost)
+    later = threading.Timer(_SOON, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    later.daemon = True
+    return later.start()
 
 
 def _mistyped(error: Exception) -> bool:

@@ -19,6 +19,7 @@ from foretune.cli.ranges import (
     Items,
     LabelWords,
     Memory,
+    NeededUnless,
     NotWith,
     NumberRange,
     Numbers,
@@ -78,7 +79,9 @@ class ModelOptions:
             "Load the model as causal, masked or encoder (no words).  [default: as it was trained]",
         ),
     ] = None
-    trust_remote_code: Annotated[bool, option(Panel.MODEL, "Run Python code that comes with the model.")] = False
+    trust_remote_code: Annotated[
+        bool, option(Panel.MODEL, "Run Python code that comes with the model.", "--trust-remote-code")
+    ] = False
 
 
 @dataclass(frozen=True)
@@ -364,6 +367,17 @@ class RunOptions:
     )
     out: Annotated[
         Path | None, option(Panel.RUN, "Folder for kernels and run.yaml; a stopped run in it is resumed.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class KernelRunOptions(RunOptions):
+    """The same where the folder is the result."""
+
+    out: Annotated[
+        Path | None,
+        option(Panel.RUN, "Folder for kernels and run.yaml, needed unless --plan; a stopped run in it is resumed."),
+        NeededUnless("plan", "A kernel needs a folder to go to"),
     ] = None
 
 

@@ -35,7 +35,7 @@ class Places:
 
     Attributes:
         json: the file of `--json`, if there is one.
-        folders: that are to hold results.
+        folders: folders that are to hold results.
         read: folders of results that are read.
         closed: folders of results where nothing else may stand.
     """
@@ -71,12 +71,13 @@ class Places:
         for name in inputs:
             if name is not None and _is_same(Path(name), target):
                 raise UsageError(
-                    f"--json {self.json} is what is read here; it would be lost. Choose another file name."
+                    f"--json {self.json} is a file that this command reads; it would be overwritten. Choose another "
+                    "file name."
                 )
         if target.exists() and not is_written_json(target):
             raise UsageError(
-                f"--json {self.json} is a file that --json did not write; it would be lost. Choose another file name, or "
-                f"move that file: {move_command(target)}"
+                f"--json {self.json} is a file that --json did not write; it would be overwritten. Choose another file "
+                f"name, or move that file: {move_command(target)}"
             )
 
     def _refuse_inside(self, target: Path) -> None:
@@ -88,7 +89,7 @@ class Places:
         for folder in map(_resolved, (*self.folders, *self.read, *self.closed)):
             if target == folder or target in folder.parents:
                 raise UsageError(
-                    f"--json {self.json} is where the results go, which need a folder. Choose a file name: --json "
+                    f"--json {self.json} is the folder for the results, not a file. Choose a file name: --json "
                     f"{shlex.quote(f'{self.json}.json')}"
                 )
             if folder not in target.parents:
@@ -103,8 +104,8 @@ class Places:
         found = [mark.name for mark in marks if os.path.isfile(mark) and not is_written_json(mark)]  # noqa: PTH113
         if is_leftover_name(target.name) or PAGE in found or (found and target.name.lower() in _OWN):
             raise UsageError(
-                f"--json {self.json} has the name of a file that foretune keeps there with results; it would be lost. "
-                "Choose another file name."
+                f"--json {self.json} has the name of a file that foretune keeps there with results; it would be "
+                "overwritten. Choose another file name."
             )
 
     def make(self) -> None:
@@ -163,7 +164,8 @@ def study_places(
     found = StudyPlaces(page_folder(out, name, command), out / Path(model).absolute().name)
     if found.cells in (out / name, found.page) or _is_same(Path(model), found.cells):
         raise UsageError(
-            f"Results of {model!r} would go to {found.cells}, which is something else. Choose another --out."
+            f"Results of {model!r} would go to {found.cells}, a place that is in use for something else. Choose "
+            "another --out."
         )
     places = Places(json, (found.cells,), closed=(found.cells, found.page))
     places.check([model, data])

@@ -66,7 +66,7 @@ class NumberRange(Rule):
     Attributes:
         zero: 0 is allowed, too.
         most: allowed; float32 ends shortly above the default.
-        example: for the message.
+        example: an example for the message.
     """
 
     example: str
@@ -90,7 +90,7 @@ class Choice(Rule):
     """One of some words: what an option of a `Literal` type is held against.
 
     Attributes:
-        known: the words.
+        known: the words that are allowed.
     """
 
     known: tuple[str, ...]
@@ -106,7 +106,7 @@ class List(Rule):
     """Several values in one word, separated by commas.
 
     Attributes:
-        example: for messages.
+        example: an example for messages.
     """
 
     example: str
@@ -139,7 +139,7 @@ class Words(Items):
     """Some of some words, each once.
 
     Attributes:
-        known: the words.
+        known: the words that are allowed.
     """
 
     known: tuple[str, ...] = ()
@@ -264,6 +264,24 @@ class NotWith(Rule):
         """As `Rule`."""
         if value and others[self.other]:
             raise UsageError(f"{option} contradicts {typed(self.other)}. Leave one of them out.")
+
+
+@dataclass(frozen=True)
+class NeededUnless(Rule):
+    """An option that must be given unless a flag is.
+
+    Attributes:
+        flag: the name of the flag.
+        purpose: what the option is needed for, as the subject of the message.
+    """
+
+    flag: str
+    purpose: str
+
+    def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
+        """As `Rule`."""
+        if value is None and not others[self.flag]:
+            raise UsageError(f"{self.purpose}: {option} DIR.")
 
 
 def listed(options: object, name: str) -> tuple[Any, ...]:

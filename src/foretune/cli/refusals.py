@@ -105,7 +105,7 @@ def _mistyped(error: TyperException) -> str:
     name = getattr(error, "option_name", None) if type(error).__name__ == "NoSuchOption" else None
     message = error.format_message() if name is None else _no_option(name, error, context)
     if "extra argument" in message:
-        message = f"{message.rstrip('. ')}. A list is typed as one word with commas, such as q_proj,v_proj"
+        message = f"{message.rstrip('. ')}. Write a list as one word with commas, such as q_proj,v_proj"
     command = "foretune" if context is None else context.command_path
     return f"{message.rstrip('.')}. See `{command} --help`."
 

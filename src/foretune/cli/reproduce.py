@@ -11,27 +11,27 @@ from dataclasses import dataclass, replace
 
 import foretune
 from foretune.cli.data import check_data_folder
-from foretune.cli.deliver import deliver
-from foretune.cli.options import ReportOptions
+from foretune.cli.deliver import MadePage, deliver
+from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.places import study_places
+from foretune.cli.prepare import loaded_model
 from foretune.cli.ranges import label_words, listed
 from foretune.cli.settings import option_words
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.cli.versions import versions
 from foretune.cli.worker_options import WorkerOptions
-from foretune.cli.workers import crew_for
+from foretune.cli.workers import crew_for, source_of
 from foretune.errors import UsageError, nearest
 from foretune.experiment.budget import Budget
 from foretune.experiment.plan import study_plan_page
-from foretune.model.load import ModelSource
 from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
-from foretune.pages.progress import busy, progress_bar
-from foretune.reproduce.data import ReproductionData
-from foretune.reproduce.items import carry_out_recipe
-from foretune.reproduce.plan import recipe_plan
-from foretune.reproduce.recipe import Recipe, Study
-from foretune.reproduce.recipes import recipe_named
+from foretune.pages.progress import progress_bar
+from foretune.papers.data import ReproductionData
+from foretune.papers.items import carry_out_recipe
+from foretune.papers.plan import recipe_plan
+from foretune.papers.recipe import Recipe, Study
+from foretune.papers.recipes import recipe_named
 from foretune.text.builtin import load_task
 
 
@@ -48,7 +48,15 @@ class RecipeSettings:
 
 
 def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, workers: WorkerOptions, report: ReportOptions) -> None:
-    """Measure a table and write its page, to the terminal too and, on request, to JSON.
+    """Measure a table and write its page, to the terminal too and, on request, to JSON. Raises as `made_reproduction`."""
+    made = made_reproduction(options, cut, workers, report)
+    deliver(made.page, report, folder=made.folder, command=made.command)
+
+
+def made_reproduction(
+    options: ReproduceOptions, cut: BudgetOptions, workers: WorkerOptions, report: ReportOptions
+) -> MadePage:
+    """Measure a table, and write its page to a folder.
 
     Raises:
         UsageError: an unknown table or task, or numbers out of range; before anything is loaded.
@@ -59,12 +67,11 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, workers: Worker
         check_data_folder(options.data, asked.tasks)
     command = _command(options, cut, asked)
     places = study_places(
-        options.out, recipe.name, command, asked.model, report.json, options.data, make=not options.plan
+        options.out, recipe.name, command, str(asked.model), report.json, options.data, make=not options.plan
     )
     errors = progress_console(quiet=report.quiet, verbose=report.verbose)
-    with busy(errors, "load the model (the first time it is downloaded and converted)"):
-        source = ModelSource(asked.model, device=options.device)
-        lm = source.opened()
+    model = ModelOptions(asked.model, device=options.device)
+    lm = loaded_model(model, errors)
     with progress_bar(errors) as progress:
         study = Study(
             lm=lm,
@@ -82,14 +89,14 @@ def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, workers: Worker
         )
         if options.plan:
             about = {"Table": f"{recipe.name}: {recipe.title}", "Model": lm.name, "Tasks": ", ".join(asked.tasks)}
-            return deliver(study_plan_page(recipe_plan(recipe, study), about), report)
-        with crew_for(workers, source, lm) as crew:
+            return MadePage(study_plan_page(recipe_plan(recipe, study), about))
+        with crew_for(workers, source_of(model), lm) as crew:
             if crew is not None:
                 carry_out_recipe(recipe, study, crew)
             page = recipe.page(study)
     page = replace(page, kind="reproduce", data=ReproductionData(versions()))
     write_page(places.page, page, command, foretune.__version__)
-    return deliver(page, report, folder=places.page, command=command)
+    return MadePage(page, places.page, command)
 
 
 def _asked(recipe: Recipe, options: ReproduceOptions) -> RecipeSettings:

@@ -62,8 +62,8 @@ def _check_html(file: Path) -> None:
         )
     if target.exists() and not is_written_html(target):
         raise UsageError(
-            f"--html {file} is not a page as foretune wrote it; it would be lost. Choose another file name, or move that "
-            f"file: {move_command(target)}"
+            f"--html {file} is not a page as foretune wrote it; it would be overwritten. Choose another file name, or "
+            f"move that file: {move_command(target)}"
         )
 
 

@@ -82,6 +82,12 @@ class RunRecipe:
         return tuple(getattr(self, field.name) for field in fields(self))
 
     @property
+    def folder(self) -> Path:
+        """Where the run goes; not of a plan, which may have none."""
+        assert self.run.out is not None  # noqa: S101 - the rule beside --out has seen to it
+        return self.run.out
+
+    @property
     def experiment(self) -> ExperimentOptions:
         """What the experiment is."""
         return ExperimentOptions(self.model, self.data, self.outputs)
@@ -130,12 +136,13 @@ def _check(recipe: RunRecipe, report: ReportOptions) -> Places:
     refuse_half_weights(recipe.model)
     for point in recipe.made()[1][:1]:
         refuse_missing_trackers(point.report_to)
-    run = recipe.run
-    places = Places(report.json, (run.out,))
+    out = recipe.run.out
+    places = Places(report.json, () if out is None else (out,))
     places.check(read_by(recipe.model, recipe.data, recipe.outputs))
-    _refuse_other(run.out, recipe)
-    refuse_foreign_run(run.out / RUNS)
-    check_report_place(run.out)
+    if out is not None:
+        _refuse_other(out, recipe)
+        refuse_foreign_run(out / RUNS)
+        check_report_place(out)
     return places
 
 
@@ -148,56 +155,55 @@ def made_run(recipe: RunRecipe, report: ReportOptions, workers: WorkerOptions) -
     """
     if workers.workers is not None and recipe.run.grid is None:
         raise UsageError("--workers is for several runs, and this is one. Leave it out, or use --grid paper.")
-    places, run, errors = (
-        _check(recipe, report),
-        recipe.run,
-        progress_console(quiet=report.quiet, verbose=report.verbose),
-    )
+    places, folder = _check(recipe, report), recipe.folder
+    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     before = _kept(recipe)
     kept = before is not None
     if before is None:
-        refuse_model_name(run.out, recipe.model.model)
-        with held(run.out):
-            _refuse_other(run.out, recipe)  # another process may have begun or finished, since
-            sweep_tree(run.out)
-            before = _kept(recipe) or _made(recipe, places, report, workers)
+        refuse_model_name(folder, recipe.model.model)
+        with held(folder):
+            _refuse_other(folder, recipe)  # another process may have begun or finished, since
+            sweep_tree(folder)
+            before = _kept(recipe) or _made(recipe, places, report, workers, errors)
     else:
-        sweep_tree(run.out)
-        found = loaded_experiment(recipe.experiment, places, run.out, errors)
-        finished_run(run.out, recipe, found)  # refuses other data and other weights
+        sweep_tree(folder)
+        found = loaded_experiment(recipe.experiment, places, folder, errors)
+        finished_run(folder, recipe, found)  # refuses other data and other weights
     about = kept_reading(before.about)
-    if not (kept and (run.out / REPORT).exists()):
-        keep_report(run.out, run_page(before, run.out, about))
-    return run_page(before, run.out, about, kept=kept)
+    if not (kept and (folder / REPORT).exists()):
+        keep_report(folder, run_page(before, folder, about))
+    return run_page(before, folder, about, kept=kept)
 
 
 def _planned(recipe: RunRecipe, report: ReportOptions, errors: Console) -> None:
     """Print what the runs would need that are not finished in the folder; on request, write it as JSON."""
     method, grid = recipe.made()
     found = loaded_experiment(recipe.experiment, Places(report.json), None, errors)
-    folders = [_run_folder(recipe.run.out, recipe, point) for point in range(len(grid))]
-    left = [training for training, folder in zip(grid, folders, strict=True) if _unfinished(folder, method)]
+    out = recipe.run.out
+    done = [out is not None and not _unfinished(_run_folder(out, recipe, point), method) for point in range(len(grid))]
+    left = [training for training, finished in zip(grid, done, strict=True) if not finished]
     with busy(errors, "time one batch"):
         needed = training_cost(found.outputs, found.task, found.split, method, left)
     data = TrainingCostData(
-        **vars(needed), finished=len(grid) - len(left), folder=str(recipe.run.out), about=said(found)
+        **vars(needed), finished=len(grid) - len(left), folder=None if out is None else str(out), about=said(found)
     )
     deliver(training_cost_page(data, facts_of(found)), report)
 
 
 def _kept(recipe: RunRecipe) -> RunReport | None:
     """The report of a finished run; None where it is not finished, or a part of it is not there any more."""
-    report = read_report(recipe.run.out)
-    return None if report is None or _missing(recipe.run.out, recipe, report) else report
+    report = read_report(recipe.folder)
+    return None if report is None or _missing(recipe.folder, recipe, report) else report
 
 
-def _made(recipe: RunRecipe, places: Places, report: ReportOptions, workers: WorkerOptions) -> RunReport:
+def _made(
+    recipe: RunRecipe, places: Places, report: ReportOptions, workers: WorkerOptions, errors: Console
+) -> RunReport:
     """Train, and write settings and report."""
-    errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     chosen, grid = recipe.made()
-    found = loaded_experiment(recipe.experiment, places, recipe.run.out, errors)
+    found = loaded_experiment(recipe.experiment, places, recipe.folder, errors)
     _refuse_changed(recipe, found)
-    file = recipe.run.out / SETTINGS
+    file = recipe.folder / SETTINGS
     if not file.is_file():
         write_text(file, as_yaml("tune", (*recipe.groups, report)))
     source = recipe.run.forecast
@@ -215,8 +221,8 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, workers: Wor
     history = {line.step: line.validation_loss for line in search.best.history}
     about = {**_about(found, recipe, chosen), **beside_forecast(source, curve, history)}
     made = run_report(search.best, None if recipe.run.grid is None else search, _zero_shot(found), about)
-    write_report(recipe.run.out, made)
-    draw_beside_forecast(source, recipe.run.out, made)
+    write_report(recipe.folder, made)
+    draw_beside_forecast(source, recipe.folder, made)
     return made
 
 

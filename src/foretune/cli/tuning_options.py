@@ -11,7 +11,18 @@ import typer
 from foretune.cli.fields import Field, Panel, argument, option, options_of
 from foretune.cli.from_forecast import from_forecast
 from foretune.cli.options import KernelMemory, PageFolder, adapter_fields
-from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, SEED, Items, NumberRange, Numbers, UsedWith, Whole, Words
+from foretune.cli.ranges import (
+    AT_LEAST_1,
+    MOST_RANK,
+    SEED,
+    Items,
+    NeededUnless,
+    NumberRange,
+    Numbers,
+    UsedWith,
+    Whole,
+    Words,
+)
 from foretune.finetune.trackers import NONE, TRACKERS
 from foretune.finetune.training import Training
 from foretune.kernels.adapter import Adapter
@@ -136,15 +147,20 @@ class TuneOptions:
     """Where a run goes, and what it is a run of."""
 
     out: Annotated[
-        Path,
-        option(Panel.RUN, "Folder of the run; a stopped run in it is resumed, a finished one is shown.", "--out"),
-    ]
+        Path | None,
+        option(
+            Panel.RUN,
+            "Folder of the run, needed unless --plan; a stopped run in it is resumed, a finished one is shown.",
+            "--out",
+        ),
+        NeededUnless("plan", "A run needs a folder to go to"),
+    ] = None
     forecast: Annotated[
         Path | None,
         typer.Option(
             "--from",
-            help="forecast.json of `foretune forecast --out DIR`: train what it recommends, on its rows, as it says. "
-            "Options that you give as well win.",
+            help="forecast.json of `foretune forecast --out DIR`: train what it recommends, with the same rows and "
+            "settings. An option given beside it overrides it.",
             rich_help_panel=Panel.RUN,
             callback=from_forecast,
             is_eager=True,

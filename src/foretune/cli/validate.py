@@ -7,12 +7,10 @@ OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figur
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from pathlib import Path
 
 import foretune
 from foretune.cli.data import chosen_sample
-from foretune.cli.deliver import deliver
+from foretune.cli.deliver import MadePage, deliver
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.places import study_places
 from foretune.cli.prepare import loaded_model
@@ -27,7 +25,6 @@ from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
-from foretune.page import Page
 from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
@@ -49,24 +46,9 @@ def run_validate(model: ModelOptions, options: ValidateOptions, workers: WorkerO
     deliver(made.page, report, folder=made.folder, command=made.command)
 
 
-@dataclass(frozen=True)
-class MadeValidation:
-    """A validation, written to its folder, or the plan of one.
-
-    Attributes:
-        page: the validation or its plan.
-        folder: of the page; None for a plan, which is not written.
-        command: what makes the page again; empty for a plan.
-    """
-
-    page: Page
-    folder: Path | None
-    command: str
-
-
 def made_validation(
     model: ModelOptions, options: ValidateOptions, workers: WorkerOptions, report: ReportOptions
-) -> MadeValidation:
+) -> MadePage:
     """Run, score, rank; to a page in a folder.
 
     Raises:
@@ -102,18 +84,18 @@ def made_validation(
             progress=progress,
         )
         if options.plan:
-            return MadeValidation(study_plan_page(validation_plan(study), study.described), None, "")
+            return MadePage(study_plan_page(validation_plan(study), study.described))
         with crew_for(workers, source_of(model), lm) as crew:
             if crew is not None:
                 carry_out_validation(study, crew)
             cells = measured_candidates(study)
     page = validation_page(validation_data(cells, versions()), study)
     write_page(places.page, page, command, foretune.__version__)
-    return MadeValidation(page, places.page, command)
+    return MadePage(page, places.page, command)
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:
-    """The settings of every run: one a learning rate."""
+    """The settings of every run: one per learning rate."""
     rates = listed(options, "learning_rates")
     # a whole number of epochs as an int: runs are named by their settings as they are written in code
     epochs = int(options.epochs) if options.epochs == int(options.epochs) else options.epochs

@@ -25,7 +25,7 @@ class Asked:
         words: label -> the word that answers for it; empty for a head.
         head: what a head reads; None for a prompt.
         example: one example as the model reads it, shortened, the answer's place as `[answer]`.
-        label: of the example.
+        label: label of the example.
     """
 
     template: str | None

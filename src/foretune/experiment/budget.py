@@ -16,11 +16,12 @@ class Budget:
     """Settings of the runs of a study; what is left out is as in Malladi et al. 2023, Table 3 and Appendix A.
 
     Attributes:
-        steps: of a run.
+        steps: number of steps of a run.
         evaluate_every: steps between evaluations.
-        batch_sizes: of a grid.
-        learning_rates: of a grid, by optimiser.
-        schedule, clip: of a run, see `Training`; a recipe sets those of its paper's published code.
+        batch_sizes: batch sizes of a grid.
+        learning_rates: learning rates of a grid, by optimiser.
+        schedule, clip: schedule and clipping of a run, see `Training`; a recipe sets those of its paper's published
+            code.
     """
 
     steps: int | None = None

@@ -31,13 +31,15 @@ class Drawn:
 
     Attributes:
         task: what is asked.
-        split: of which examples.
+        split: the examples that were drawn.
         account: what was read.
+        origins: example -> its file, and its place there from 0.
     """
 
     task: Task
     split: Split
     account: Account
+    origins: Mapping[Example, tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ class Found:
     Attributes:
         task: what is asked.
         examples: `training`, `validation`, `testing` -> an example for each row that may be used.
-        places: the same -> the place of each of these rows in its file, from 0.
+        places: `training`, `validation`, `testing` -> the place of each of these rows in its file, from 0.
         read: the rows themselves.
-        labels: of all rows.
+        labels: labels of all rows.
         unlisted: the label of each row that was left out because the labels that were asked for do not name it.
     """
 
@@ -63,7 +65,12 @@ class Found:
     def drawn(self, split: Split) -> Drawn:
         """The task with a split of the examples."""
         empty = sum(not example.text.strip() for part in self.examples.values() for example in part)
-        return Drawn(self.task, split, account_of(self.read, self.labels, self.unlisted, empty, split))
+        account = account_of(self.read, self.labels, self.unlisted, empty, split)
+        origins: dict[Example, tuple[str, int]] = {}
+        for part, examples in self.examples.items():
+            for place, example in zip(self.places[part], examples, strict=True):
+                origins.setdefault(example, (self.read.parts[part].source, place))
+        return Drawn(self.task, split, account, origins)
 
 
 def drawn(setting: Setting) -> Drawn:
@@ -95,8 +102,8 @@ def found_examples(setting: Setting) -> Found:
     for name, rows in read.parts.items():
         if name == "testing" and column in read.train.columns and column not in rows.columns:
             raise DataError(
-                f"{rows.source} has no column {column!r}, so that nothing can be tested on it. Name another file with "
-                "--test-data; or pass the training file alone as DATA, and a part of it is kept for testing."
+                f"{rows.source} has no column {column!r}, so it cannot be used for testing. Name another file with "
+                "--test-data, or give the training file alone: a part of it is then kept for testing."
             )
         require_columns(rows, [column])
     known = listed if listed is not None or named is None else list(named.labels)

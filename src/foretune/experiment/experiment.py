@@ -52,7 +52,7 @@ class Work:
         memory: budget of kernels above the model's own memory.
         progress: called as the work goes on.
         stages: seconds and memory of what was done.
-        callbacks: of `transformers.Trainer`, for every run.
+        callbacks: callbacks of `transformers.Trainer`, for every run.
     """
 
     memory: str = "2GiB"
@@ -72,8 +72,9 @@ class Experiment:
     Attributes:
         setting: what was asked for.
         outputs: the model as a function.
-        task, split: the data.
+        task, split: the task and its examples.
         account: what was read, and what became of it.
+        origins: example -> its file, and its place there from 0.
         folder: where results are kept; None where nothing is.
         work: how the work is done.
         warm_up: steps that the model was trained before.
@@ -84,6 +85,7 @@ class Experiment:
     task: Task
     split: Split
     account: Account
+    origins: Mapping[Example, tuple[str, int]]
     folder: Path | None = None
     work: Work = field(default_factory=Work)
     warm_up: int = 0
@@ -316,7 +318,7 @@ def asked_experiment(setting: Setting, lm: LanguageModel, work: Work, found: Dra
     """
     found = found or drawn(setting)
     outputs = asked_outputs(setting.question, lm, found.task, setting.seed)
-    return Experiment(setting, outputs, found.task, found.split, found.account, work=work)
+    return Experiment(setting, outputs, found.task, found.split, found.account, found.origins, work=work)
 
 
 def _probed(head: HeadLogits, made: Experiment) -> HeadLogits:

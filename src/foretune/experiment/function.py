@@ -44,8 +44,8 @@ def asked_outputs(question: Question, lm: LanguageModel, task: Task, seed: int) 
     usual = "last" if lm.left_to_right else "mean"
     if question.pooling is None and lm.pooling not in (None, usual):
         warnings.warn(
-            f"{lm.name} was trained to be read by {lm.pooling} (modules.json), and its head reads {usual} here. Add "
-            f"--pooling {lm.pooling} to read it as it was trained, or --pooling {usual} to say that this is meant.",
+            f"{lm.name} was trained with {lm.pooling} pooling (modules.json), but its head reads {usual} here. Use "
+            f"--pooling {lm.pooling} to read it as it was trained, or --pooling {usual} to keep this without the note.",
             stacklevel=2,
         )
     return HeadLogits(

@@ -28,8 +28,8 @@ class Inputs:
     """Labels, outputs and features; examples are ordered train, validation, test.
 
     Attributes:
-        y: class numbers.
-        f0: pretrained outputs.
+        y: class numbers of the examples.
+        f0: pretrained outputs of the examples.
         features: what the output layer reads.
         n_train, n_validation: how many examples of each come first.
         n_classes: number of labels.
@@ -37,7 +37,7 @@ class Inputs:
         metric: `accuracy`, `f1` or `matthews`.
         warnings: about the data.
         warm_up: steps of real training (`finetune.warm_up`) before outputs, features and kernels were taken.
-        head: of a classification head `probed`, or `drawn` at random; empty where words answer.
+        head: start of a classification head, `probed`, or `drawn` at random; empty where words answer.
     """
 
     y: Int[np.ndarray, " e"]
@@ -87,7 +87,9 @@ def forecast_inputs(
         DataError: there are no test examples.
     """
     if not split.test:
-        raise DataError("No test examples are left beside training and validation. Use a smaller --k or add rows.")
+        raise DataError(
+            "No test examples are left beside training and validation. Use a smaller --k or --n, or add rows."
+        )
     examples = [*split.train, *split.validation, *split.test]
     found = outputs_and_features(outputs, examples, batch, done)
     return Inputs(

@@ -90,7 +90,7 @@ class CellJob:
 
 
 @dataclass(frozen=True)
-class GridPoint:
+class RunOfGrid:
     """One run of a grid.
 
     Attributes:
@@ -127,10 +127,10 @@ class AskedGrid:
     grid: Sequence[Training]
 
     @property
-    def points(self) -> list[GridPoint]:
+    def points(self) -> list[RunOfGrid]:
         """The runs that are not kept."""
         missing = self.cell.unfinished_runs(self.method, self.grid)
-        return [GridPoint(self.asked, self.method, tuple(self.grid), number) for number in missing]
+        return [RunOfGrid(self.asked, self.method, tuple(self.grid), number) for number in missing]
 
 
 def carry_out_runs(crew: Crew, grids: Iterable[AskedGrid], progress: Progress | None = None) -> None:

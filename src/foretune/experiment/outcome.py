@@ -21,10 +21,10 @@ class PointCurve:
     """One run of a grid, as it went on.
 
     Attributes:
-        learning_rate, batch_size: its point.
-        steps: of the evaluations, the first before training.
-        validation_losses: there, nats.
-        seconds: from the start of the run to there.
+        learning_rate, batch_size: learning rate and batch size of the run.
+        steps: steps of the evaluations, the first before training.
+        validation_losses: validation loss at each of these steps, nats.
+        seconds: seconds from the start of the run to each of these steps.
     """
 
     learning_rate: float
@@ -45,14 +45,14 @@ class Outcome:
 
     Attributes:
         failure: why every point failed, or None; all else is then not a number, or empty.
-        test_score, test_loss: of the best checkpoint; the loss in nats.
+        test_score, test_loss: test score and loss of the best checkpoint; the loss in nats.
         validation_score, validation_loss: score and loss on validation examples at that step.
-        start_validation_loss: before training.
-        learning_rate, batch_size: of the best point.
-        step, steps: of the checkpoint, and of the run.
+        start_validation_loss: validation loss before training.
+        learning_rate, batch_size: learning rate and batch size of the best point.
+        step, steps: step of the checkpoint, and number of steps of the run.
         trained: number of trained parameters.
         seconds: duration of the run.
-        validation_losses: at every evaluation of the run, the first before training.
+        validation_losses: validation loss at every evaluation of the run, the first before training.
         evaluated: the steps of these evaluations.
         points: every run of the grid that did not fail.
     """

@@ -24,9 +24,9 @@ class Solved:
     """One solver on one kernel.
 
     Attributes:
-        kernel: its label.
-        solver: its name.
-        score: on the test examples.
+        kernel: label of the kernel.
+        solver: name of the solver.
+        score: score on the test examples.
         solution: hyperparameters, the whole grid, predictions, conditioning.
     """
 
@@ -55,7 +55,7 @@ class SolveData:
 
     Attributes:
         made_by: version of foretune that made the folder.
-        folder: of the kernels.
+        folder: folder of the kernels.
         task: name, prompt, labels, template, words and metric.
         sizes: how many examples are for training, validation and test.
         choose: what chose hyperparameters: `validation` or `cv`.

@@ -39,7 +39,7 @@ class StudyWork:
 
     Attributes:
         grids: methods of fine-tuning, each with the settings of its runs.
-        kernels: those that are not kept.
+        kernels: kernels that are not kept yet.
     """
 
     grids: Sequence[tuple[Method, Sequence[Training]]] = ()
@@ -57,7 +57,7 @@ class CellPlan:
         kernels: number of kernels to compute.
         runs: number of fine-tuning runs to train.
         finished: number of runs that are finished in the folder.
-        seconds: of the kernels and runs that are left, estimated.
+        seconds: seconds for the kernels and runs that are left, estimated.
         memory: bytes above the model that the kernels work in; zero where none are computed.
         disk: bytes of the kernels.
     """
@@ -82,7 +82,7 @@ class StudyPlan:
     """What a study would do.
 
     Attributes:
-        cells: its experiments.
+        cells: experiments of the study.
         unknown: what is not counted, because it follows from results.
     """
 

@@ -47,8 +47,8 @@ class Record:
         task: name, prompt, labels, template, words and metric.
         outputs: what determines the outputs besides the weights.
         sizes: how many examples are for training, validation and test.
-        y: class numbers.
-        f0: pretrained outputs.
+        y: class numbers of the examples.
+        f0: pretrained outputs of the examples.
         kernels: label -> hash of everything that determines the kernel.
         about: settings, versions and costs, for readers.
     """

@@ -29,7 +29,7 @@ class DataSource:
         text, text2, label: names of columns; the task's by default.
         labels: label names in order; rows with other labels are left out.
         max_labels: most labels that a column may have; 100 by default.
-        split, revision: of a hub dataset.
+        split, revision: split and revision of a hub dataset.
         reading: how files of text are read.
 
     Raises:
@@ -137,7 +137,7 @@ class Setting:
     Attributes:
         source: where the rows are.
         sample: how many of them.
-        seed: of the sample, and of a random head.
+        seed: seed of the sample, and of a random head.
         test: at most this many test examples; None for all.
         question: how a model answers.
 
@@ -156,7 +156,7 @@ class Setting:
         for label in self.question.words or {}:
             if named and label_name(label) not in named:
                 raise UsageError(
-                    f"--words names the label {label!r}, and --labels does not: {', '.join(named)}."
+                    f"--words names the label {label!r}, but --labels does not have it: {', '.join(named)}."
                     f"{nearest(label, named)}"
                 )
 

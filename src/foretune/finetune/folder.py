@@ -125,7 +125,7 @@ class RunFolder:
         if not main_process():
             return last
         if last is None and any((folder / _MARK).exists() for folder in found):
-            warnings.warn(f"No checkpoint in {self.path} is whole: the run starts again.", stacklevel=2)
+            warnings.warn(f"No checkpoint in {self.path} is complete, so the run starts again.", stacklevel=2)
         for folder in found:
             if last is None or _step(folder) > _step(last):
                 remove_folder(folder)

@@ -14,7 +14,7 @@ class Followers:
 
     Attributes:
         progress: called after every step.
-        callbacks: of `transformers.Trainer`, before those of its trackers.
+        callbacks: callbacks of `transformers.Trainer`, before those of its trackers.
     """
 
     progress: Progress | None = None

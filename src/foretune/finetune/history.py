@@ -17,9 +17,9 @@ class Evaluation:
 
     Attributes:
         step: steps so far; 0 is the pretrained model.
-        validation_loss, validation_score: on the validation examples.
-        losses: of the training batch of every step since the evaluation before, each before its step.
-        learning_rate: of the next step.
+        validation_loss, validation_score: loss and score on the validation examples.
+        losses: loss of the training batch of every step since the evaluation before, each before its step.
+        learning_rate: learning rate of the next step.
         distance: `||theta_t - theta0||` over the trained parameters.
         bound: `sqrt(2 R(theta0) / lambda)` of a proximal run, else None.
         pulled: share of the steps since the evaluation before in which the proximal pull acted; None without one.

@@ -43,7 +43,7 @@ def refuse_unlearnable(outputs: Outputs, trained: Mapping[str, Tensor], encoded:
         raise ModelError(
             f"There is nothing to learn: all {len(encoded)} training examples have the same output and the same gradients, "
             "so that after any training every text gets the same answer. Expected a pretrained model that reads these "
-            "texts: see that weights, tokenizer and the language of the texts belong together."
+            "texts: check that weights, tokenizer and the language of the texts belong together."
         )
 
 

@@ -51,7 +51,7 @@ class AdapterConfig:
     """Adapters for a model.
 
     Attributes:
-        arguments: of `peft.LoraConfig`, as its `adapter_config.json` holds them.
+        arguments: arguments of `peft.LoraConfig`, as its `adapter_config.json` holds them.
         trained: the class that they are for.
         also: other classes in which the arguments choose the same modules.
         elsewhere: classes in which they choose others, or are refused.
@@ -163,7 +163,8 @@ class Adaptable:
 
     Attributes:
         classes: `classes_for(outputs)`; empty where nothing can be adapted.
-        targets: of `ft.LoRA`: "all-linear", or the last names of the modules that peft takes; none where it takes none.
+        targets: targets of `ft.LoRA`: "all-linear", or the last names of the modules that peft takes; none where it
+            takes none.
         notes: what is left out and why, for readers.
     """
 
@@ -219,7 +220,8 @@ def _modules(classes: Sequence[ModelClass], blocks: Iterable[str]) -> set[str]:
     unknown = sorted(wanted - _loaded(classes).modules())
     if unknown or not wanted:
         raise UsageError(
-            f"No module {', '.join(unknown[:3]) or '(no blocks given)'} in this model; expected the weights of modules."
+            f"No module {', '.join(unknown[:3]) or '(no blocks given)'} in this model; expected names of weights that "
+            "belong to its modules."
         )
     return wanted
 

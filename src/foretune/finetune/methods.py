@@ -48,7 +48,7 @@ class FullTuning(Method):
     """Full fine-tuning, or that of some parameters.
 
     Attributes:
-        parameters: which of the model's; all by default.
+        parameters: which of the model's parameters; all by default.
     """
 
     parameters: ParameterFilter = field(default_factory=ParameterFilter)
@@ -136,7 +136,8 @@ class FrozenHead(Method):
         left = [name for name in self.of.names(outputs) if name not in head]
         if not left:
             raise UsageError(
-                "Nothing but the head would be trained, and the head is left out. Train more, or the head."
+                "Only the head would be trained, and --exclude-head leaves it out. Leave --exclude-head out, or choose "
+                "more to train."
             )
         return left
 
@@ -271,7 +272,9 @@ class ProbedFirst(Method):
 
     def __post_init__(self) -> None:
         if isinstance(self.then, ProbedFirst):
-            raise UsageError("Linear probing comes once: expected ft, lora, bitfit or linearized as the second stage.")
+            raise UsageError(
+                "Linear probing is the first stage; expected ft, lora, bitfit or linearized as the second."
+            )
 
     def start(self, outputs: Outputs) -> Outputs:
         """As the second stage."""

@@ -22,7 +22,7 @@ class Optimiser:
     """How a gradient becomes a step.
 
     Attributes:
-        learning_rate: eta.
+        learning_rate: learning rate eta.
 
     Raises:
         UsageError: a learning rate that is not a positive number.
@@ -47,8 +47,8 @@ class SGDOptimiser(Optimiser):
     """Stochastic gradient descent, `theta -= eta grad`.
 
     Attributes:
-        learning_rate: eta.
-        momentum: of the heavy ball.
+        learning_rate: learning rate eta.
+        momentum: momentum of the heavy ball.
         weight_decay: strength of the L2 penalty.
     """
 
@@ -70,7 +70,7 @@ class AdamWOptimiser(Optimiser):
     """Adam with decoupled weight decay; without decay it is Adam.
 
     Attributes:
-        learning_rate: eta.
+        learning_rate: learning rate eta.
         betas: decay of the running first and second moments.
         epsilon: added to the root of the second moment.
         weight_decay: share of the parameters that a step removes, times eta.
@@ -96,7 +96,7 @@ class SignGDOptimiser(Optimiser):
     """Sign descent, `theta -= eta sign(grad)` with sign(0) = 0.
 
     Attributes:
-        learning_rate: eta.
+        learning_rate: learning rate eta.
     """
 
     learning_rate: float = 2e-5

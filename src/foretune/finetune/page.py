@@ -25,12 +25,12 @@ class TrainingCostData(TrainingCost):
 
     Attributes:
         finished: number of runs that are finished in the folder.
-        folder: of the runs.
+        folder: folder of the runs; None where none was named.
         about: what was read and what would be asked.
     """
 
     finished: int
-    folder: str
+    folder: str | None
     about: Mapping[str, Any]
 
 
@@ -48,7 +48,7 @@ def training_cost_page(found: TrainingCostData, about: tuple[Fact, ...]) -> Page
         ("evaluations, of all runs", Quantity(found.evaluations, ",d")),
         ("parameters trained", Quantity(found.trained, ",d")),
         ("time", f"about {found.seconds:,.0f} s"),
-        ("folder", found.folder),
+        ("folder", found.folder or "not named: --out DIR"),
     )
     caption = "The model was loaded and one batch was timed; nothing was trained or written"
     return Page(
@@ -86,7 +86,10 @@ def run_page(report: RunReport, folder: Path, about: tuple[Fact, ...] = (), *, k
         answer=f"{of['method']}: test {metric} {_shown(report.test)}, before training {_shown(report.zero_shot)}",
         about=about,
         facts=facts,
-        notes=(*([f"{folder} holds this run, finished: nothing was trained."] if kept else []), *of["notes"]),
+        notes=(
+            *([f"{folder} already contains this run: these are its results."] if kept else []),
+            *of["notes"],
+        ),
         tables=(*tables, *(_curve(stage, metric) for stage in report.stages)),
         figures=tuple(
             _figure(stage, number, predicted if stage is last else None)

@@ -25,9 +25,9 @@ class StageReport:
     Attributes:
         history: an evaluation at the start and at every interval.
         trained: number of trained parameters.
-        seconds: of training.
-        method: its name.
-        optimiser: its name.
+        seconds: seconds of training.
+        method: name of the method.
+        optimiser: name of the optimiser.
         learning_rate, batch_size: None for a batch of all examples.
         best_by: what made a checkpoint the best.
     """
@@ -56,8 +56,8 @@ class RunReport:
         stages: linear probing first where the method begins with it.
         zero_shot: test score before training; None without test examples.
         test: test score of the chosen checkpoint.
-        test_logits: behind it.
-        points: of a grid: settings, validation score and loss, or why there is none.
+        test_logits: logits of the test examples behind that score.
+        points: points of a grid: settings, validation score and loss, or why there is none.
         chosen_point: number of the best of them; None without a grid.
     """
 

@@ -47,10 +47,10 @@ class Run:
         outputs: the function on the weights of the best checkpoint, for kernels and features; of a linearized run the
             network itself on those weights, while `test_logits` are those of the Taylor model.
         history: an evaluation at the start and at every interval.
-        test_logits: of the best checkpoint.
+        test_logits: test logits of the best checkpoint.
         test_score: with its interval; None without test examples.
         parameters_before, parameters_after: the trained ones by name, at the start and of the best checkpoint.
-        seconds: of training.
+        seconds: seconds of training.
         probing: the first stage of a run that began with linear probing.
     """
 

@@ -1,4 +1,4 @@
-"""Grids of settings, each point a run of its own, the best by validation.
+"""Grids of settings: each point is a run of its own, and validation chooses the best.
 
 Malladi et al. 2023, Table 3, gives the grids of batch sizes and learning rates for SGD and Adam, with and without LoRA.
 """

@@ -38,7 +38,7 @@ class Tuned(nn.Module):
     Attributes:
         trained: name -> parameter.
         start: name -> its value at the start.
-        losses: of every training batch since `take_losses`.
+        losses: loss of every training batch since `take_losses`.
         accepts_loss_kwargs: says to a Trainer that a batch is all that `forward` takes.
     """
 

@@ -38,7 +38,7 @@ class Warmed:
 
     Attributes:
         outputs: the same function on the warmed parameters, with the names of the pretrained ones.
-        steps: that were taken.
+        steps: number of steps that were taken.
         seconds: that they took, with two passes over the validation examples; of a warm-up that was kept, then.
     """
 
@@ -82,7 +82,7 @@ def warmed_outputs(
         task: labels and metric.
         split: training examples, and validation examples for the loss before and after.
         steps: how many.
-        batch_size: examples a step.
+        batch_size: examples per step.
         out: a folder to keep the run in; a finished one there is read.
         progress: called as the work goes on.
 

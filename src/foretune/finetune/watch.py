@@ -44,8 +44,8 @@ class Watch(TrainerCallback):
 
     Attributes:
         tuned: the model in training.
-        training: its settings.
-        bound: of the distance, for a proximal run.
+        training: settings of the run.
+        bound: bound of the distance, for a proximal run.
         folder: where to write, if anywhere.
         progress: called after every step.
         history: evaluations so far.

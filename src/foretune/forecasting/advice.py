@@ -29,7 +29,7 @@ class Advice:
     Attributes:
         candidate: with learning rate and steps.
         verdict: `help`, `may`, `no` or `cannot tell`; with a `no` nothing is recommended.
-        predicted: its score with an interval, and what predicts it.
+        predicted: predicted score with an interval, and what predicts it.
         adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
         probing: linear probing, the head alone; None without a head.
         beats_probing: whether some compared candidate beats it beyond the spread; None where there is nothing to compare.
@@ -167,8 +167,8 @@ def regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Sco
         )
     if inputs.n_validation < MINIMUM_PER_LABEL * inputs.n_classes:
         found.append(
-            f"{inputs.n_validation} validation examples choose among the candidates, fewer than {MINIMUM_PER_LABEL} a "
-            "label: the choice may be chance."
+            f"{inputs.n_validation} validation examples choose among the candidates, fewer than {MINIMUM_PER_LABEL} "
+            "per label: the choice may be chance."
         )
     if chosen.kind == PROBING:
         found.append(
@@ -177,7 +177,7 @@ def regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Sco
         )
     found.append(
         f"Simulated with a kernel that stays as it is; the candidates' learning rates are for {RATES_ARE_FOR}. The rate of "
-        "AdamW comes from a rougher model of its steps: begin a search there. `foretune behaviour` measures whether a real "
-        "run stays in the linear regime."
+        "AdamW comes from a rougher model of its steps: use it as the start of a search. `foretune behaviour` measures "
+        "whether a real run stays in the linear regime."
     )
     return tuple(found)

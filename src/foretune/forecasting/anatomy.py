@@ -31,8 +31,8 @@ class ModuleShare:
     Attributes:
         layer: path of the layer; empty for what is outside the layers.
         module: path inside the layer, or of the module.
-        gradient: its share of the squared gradient before training, 0 to 1.
-        alignment: of its kernel with the labels, 0 to 1.
+        gradient: share of the squared gradient before training that is the module's, 0 to 1.
+        alignment: alignment of the module's kernel with the labels, 0 to 1.
     """
 
     layer: str
@@ -47,7 +47,7 @@ class Anatomy:
 
     Attributes:
         spectrum: eigenvalues of the training kernel of the whole model, the largest first.
-        chosen_spectrum: the same of what is recommended, or of what comes first.
+        chosen_spectrum: eigenvalues of the training kernel of what is recommended, or of what comes first.
         places: each module of each layer.
     """
 

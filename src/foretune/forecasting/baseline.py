@@ -22,7 +22,7 @@ class ClassRule:
     """How outputs become classes.
 
     Attributes:
-        thresholded: by a threshold set on validation examples; by sign, or by the largest output, without.
+        thresholded: whether a threshold set on validation examples decides; otherwise the sign, or the largest output.
     """
 
     thresholded: bool = False

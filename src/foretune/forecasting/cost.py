@@ -23,9 +23,10 @@ class ForecastCost:
     Attributes:
         forecast: of pretrained outputs, kernels (with the error of sketched ones) and their arithmetic, and of a warm-up,
             measured.
-        warm_up: of it, the warm-up's part; zero without one.
-        run: of one training run, estimated.
-        comparison: of a run for each candidate and learning rate, which would answer the same question, estimated.
+        warm_up: the warm-up's part of it; zero without one.
+        run: seconds of one training run, estimated.
+        comparison: seconds of a run for each candidate and learning rate, which would answer the same question,
+            estimated.
         runs: number of these runs.
         assumption: what the seconds rest on, in words.
     """
@@ -44,7 +45,7 @@ def forecast_cost(stages: Sequence[Stage], examples: int, batch: int, steps: int
     Args:
         stages: measured, with those of `FORECAST_STAGES`, perhaps `WARM_UP`.
         examples: that went forward through the model in `pretrained outputs`.
-        batch: training examples a step.
+        batch: training examples per step.
         steps: of a run.
         candidates: that were simulated.
 
@@ -65,7 +66,7 @@ def forecast_cost(stages: Sequence[Stage], examples: int, batch: int, steps: int
         comparison=run * runs,
         runs=runs,
         assumption=(
-            f"{steps} steps over {batch} examples, a step taking {_TRAINING_OVER_FORWARD:g} forward passes of what was "
-            "measured here, evaluations not counted"
+            f"{steps} steps over {batch} examples; a step counts as {_TRAINING_OVER_FORWARD:g} of the forward passes "
+            "measured here; evaluations are not counted"
         ),
     )

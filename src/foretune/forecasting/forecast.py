@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foretune.analysis.probe import linear_probe
-from foretune.analysis.scores import Score, best_threshold, majority, predicted_classes, scored
+from foretune.analysis.scores import Score
 from foretune.analysis.spectrum import StableLearningRate, stable_learning_rate
 from foretune.candidates.adam import AdamRate
 from foretune.candidates.comparison import Comparison, comparison
@@ -27,6 +26,7 @@ from foretune.forecasting.parts import Part, whole_and_parts
 from foretune.forecasting.prediction import Prediction
 from foretune.forecasting.recommended import Recommendation, recommendation
 from foretune.forecasting.sound import refuse_useless, silent_adapters
+from foretune.forecasting.untrained import untrained
 from foretune.forecasting.verdict import Verdict, claim
 
 
@@ -41,12 +41,12 @@ class PoolForecast:
         recommended: what to train: of the choices that tie with the first, the smallest; None after a no.
         before: score without training, by the rule that scores predictions.
         thresholded: whether that rule tells two classes apart by a threshold set on validation examples, not by sign.
-        comparison: all candidates.
+        comparison: all candidates with their numbers.
         started: what the outputs before the simulated training are called, such as `zero-shot`.
         zero_shot: score of these outputs as they stand.
-        zero_shot_threshold: the same with the threshold chosen on validation (two classes), else None.
-        threshold: that threshold on the difference output.
-        majority, probe: baselines.
+        zero_shot_threshold: zero-shot score with the threshold chosen on validation (two classes), else None.
+        threshold: threshold on the difference output that validation chose.
+        majority, probe: scores of the most frequent label and of the linear probe.
         probe_strength: the linear probe's chosen C.
         whole: the whole model; `whole.score` is kernel regression's forecast of its score in the linear regime.
         parts: each layer and each module type, tuned in full.
@@ -54,7 +54,7 @@ class PoolForecast:
         learning_rate: largest stable learning rate.
         rates_are_for: the kind of training that this and the candidates' learning rates are for, in words.
         adamw: where to begin with AdamW, for the candidate that comes first; None after a no.
-        adapter_adamw: the same for `advice.adapter`; None without one.
+        adapter_adamw: where to begin with AdamW for `advice.adapter`; None without one.
         anatomy: what the kernel of full tuning is made of.
         warm_up: steps of real training before everything here was measured; 0 for the pretrained model.
         warnings: what the reader must know.
@@ -116,17 +116,10 @@ def pool_forecast(pool: Pool) -> PoolForecast:
         )
     rare = label_warnings(inputs)
     refuse_useless(inputs, pool.kernels)
-    n, v = inputs.n_train, inputs.n_validation
-    y, f0, metric = inputs.y, inputs.f0, inputs.metric
-    y_test, f0_test = y[n + v :], f0[n + v :]
-    zero_shot = scored(y_test, predicted_classes(f0_test), metric)
-    threshold = best_threshold(f0[n : n + v], y[n : n + v], metric) if f0.shape[1] == 1 else None
-    tuned = None if threshold is None else scored(y_test, predicted_classes(f0_test, threshold), metric)
-    features = inputs.features
-    probe = linear_probe(features[:n], y[:n], features[n : n + v], y[n : n + v], metric)
+    without = untrained(inputs)
     whole, parts, sigma, eigenvalues = whole_and_parts(inputs, pool.kernels["sgd"])
     rule = rule_for(inputs)
-    start = rule.score(f0[n:], inputs)
+    start = rule.score(inputs.f0[inputs.n_train :], inputs)
     compared = comparison(pool)
     advised = advice(compared, pool, start, rule)
     adamw, adapter_adamw = (
@@ -143,16 +136,11 @@ def pool_forecast(pool: Pool) -> PoolForecast:
         thresholded=rule.thresholded,
         comparison=compared,
         started=inputs.started,
-        zero_shot=zero_shot,
-        zero_shot_threshold=tuned,
-        threshold=threshold,
-        majority=scored(y_test, majority(y_test), metric),
-        probe=scored(y_test, probe.predicted(features[n + v :]), metric),
-        probe_strength=probe.strength,
+        **vars(without),
         whole=whole,
         parts=parts,
         sigma=sigma,
-        learning_rate=stable_learning_rate(whole.largest, n, f0.shape[1]),
+        learning_rate=stable_learning_rate(whole.largest, inputs.n_train, inputs.f0.shape[1]),
         rates_are_for=RATES_ARE_FOR,
         adamw=adamw,
         adapter_adamw=adapter_adamw,
@@ -189,8 +177,8 @@ def _warm_up_warning(inputs: Inputs) -> list[str]:
     if not inputs.warm_up:
         return []
     return [
-        f"All scores, kernels and simulated steps are from real training step {inputs.warm_up} on: the baselines too are "
-        "those of the warmed model."
+        f"All scores, kernels, simulated steps and baselines are those of the model after {inputs.warm_up} real training "
+        "steps."
     ]
 
 

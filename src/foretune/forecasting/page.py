@@ -17,6 +17,7 @@ from foretune.forecasting.forecast import PoolForecast
 from foretune.forecasting.parts import Part, ranked
 from foretune.forecasting.recommended import Recommendation
 from foretune.forecasting.verdict import Verdict
+from foretune.labelling.section import SampleLabels, labels_facts, labels_figures, labels_tables
 from foretune.page import Cell, Column, Fact, Listing, Page, Span, Table, short_count
 from foretune.progress import Stage
 
@@ -35,6 +36,7 @@ class ForecastData(Record):
         kernels_described: label -> the same of every kernel.
         verdict: `help`, `may`, `no` or `cannot tell`: on training what is recommended, or what comes first.
         forecast: every number of it.
+        labels: what the rows that train and validate say of their labels; null where a label has too few of them.
         lora_config: arguments of `peft.LoraConfig` for `forecast.advice.adapter`; null where nothing should be trained.
         lora_config_classes: classes of transformers that this config fits: `trained`, `also`, and those that it does not.
         beside_lora_config: what has to be trained beside these adapters; null for nothing.
@@ -48,6 +50,7 @@ class ForecastData(Record):
     kernels_described: Mapping[str, Mapping[str, Any]]
     verdict: Verdict
     forecast: PoolForecast
+    labels: SampleLabels | None
     lora_config: Mapping[str, Any] | None
     lora_config_classes: Mapping[str, Any] | None
     beside_lora_config: str | None
@@ -66,6 +69,7 @@ class Seen:
         about: what was read and asked.
         metric: `accuracy`, `f1` or `matthews`.
         sizes: how many examples are for training, validation and test.
+        labels: what the rows say of their labels; None for nothing.
         snippet: Python that makes adapters, and of which candidate it is; None where none can be made.
         next: commands that go on from here.
     """
@@ -74,6 +78,7 @@ class Seen:
     about: tuple[Fact, ...]
     metric: str
     sizes: Mapping[str, int]
+    labels: SampleLabels | None = None
     snippet: Listing | None = None
     next: tuple[str, ...] = field(default=())
 
@@ -100,9 +105,10 @@ def forecast_page(found: PoolForecast, costs: ForecastCost, stages: Sequence[Sta
             _scores(found, metric),
             _candidates(found, metric),
             _parts(found, metric),
+            *(() if seen.labels is None else labels_tables(seen.labels)),
             stage_table(stages),
         ),
-        figures=figures(found),
+        figures=(*figures(found), *(() if seen.labels is None else labels_figures(seen.labels))),
         maps=maps(found),
         details=(
             _compared(found),
@@ -118,6 +124,22 @@ def forecast_page(found: PoolForecast, costs: ForecastCost, stages: Sequence[Sta
         kind="forecast",
         data=data,
     )
+
+
+_ANSWERS: dict[Verdict, str] = {
+    "help": "Yes.",
+    "may": "Perhaps: the gain is within the interval.",
+    "cannot tell": "It cannot be told: validation examples gain, test examples do not.",
+    "no": "No: training is not expected to help.",
+}
+_ANSWERS_OF_PROBING: dict[Verdict, str] = {
+    "help": "Yes, by linear probing. Adapting is not expected to beat it.",
+    "may": "Perhaps, by linear probing: the gain is within the interval. Adapting is not expected to beat it.",
+    "cannot tell": "It cannot be told: with linear probing validation examples gain, test examples do not. Adapting is not "
+    "expected to beat it.",
+    "no": "No: neither linear probing nor adapting is expected to help.",
+}
+"""What is said first where nothing beats linear probing, which is then what would be trained."""
 
 
 def short_answer(found: PoolForecast, metric: str) -> str:
@@ -138,21 +160,15 @@ def _facts(found: PoolForecast, costs: ForecastCost, seen: Seen) -> tuple[Fact, 
     facts = [Fact("Will it work?", _works(found, seen.metric), 4)]
     if picked is not None:
         facts += [Fact("Train what?", _what(found, picked), 3), Fact("How?", _how(picked))]
-    return (*facts, Fact("How sure?", _sure(found, seen), 3), Fact("Cost", _cost(found, costs), 1))
+    labels = () if seen.labels is None else labels_facts(seen.labels)
+    return (*facts, Fact("How sure?", _sure(found, seen), 3), *labels, Fact("Cost", _cost(found, costs), 1))
 
 
 def _works(found: PoolForecast, metric: str) -> str:
     picked, before = found.recommended, found.before
     word = "no" if picked is None else picked.verdict
     score = found.predicted.score
-    said = {
-        "help": "Yes.",
-        "may": "Perhaps: the gain is within the interval.",
-        "cannot tell": "It cannot be told: validation examples gain, test examples do not.",
-        "no": "No: training is not expected to help.",
-    }[word]
-    if found.advice.beats_probing is False:
-        said = f"Adapting is not expected to beat linear probing. Linear probing: {said[0].lower()}{said[1:]}"
+    said = (_ANSWERS if found.advice.beats_probing is not False else _ANSWERS_OF_PROBING)[word]
     beside = ", threshold set on validation" if found.thresholded else ""
     change = (
         f"{metric[0].upper()}{metric[1:]} {before.value:.2f} ({found.started}{beside}) -> {score.value:.2f} "
@@ -170,7 +186,7 @@ def _what(found: PoolForecast, picked: Recommendation) -> str:
     if picked.ties == 1:
         return f"{named}: the first by {found.comparison.criterion.name}."
     if chosen is first:
-        return f"{picked.ties} choices tie: take the smallest, {named}. It is also the first by simulation."
+        return f"{picked.ties} choices tie: take the smallest, {named}. It is also first by simulation."
     smallest = "take the smallest" if _is_smallest(found, picked) else "take the smallest that gains"
     return (
         f"{picked.ties} choices tie: {smallest}, {named}. First by {found.comparison.criterion.name}: {_named(first)} "

@@ -32,7 +32,7 @@ class Part:
         effective_rank: trace over the largest eigenvalue.
         ridge_risk: sigma y'(K_S + sigma I)^-1 y / ||y||^2 with its own sigma; 0 is a perfect fit, 1 is none.
         regression: kernel regression with this part alone.
-        score: its test score with interval.
+        score: test score of that regression, with an interval.
     """
 
     name: str

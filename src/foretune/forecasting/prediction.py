@@ -40,9 +40,9 @@ class Prediction:
     """The score that training a candidate would reach.
 
     Attributes:
-        score: on test examples, with an interval.
+        score: score on test examples, with an interval.
         by: what predicts it, in words.
-        validation_gain: of the simulated run over the outputs before it, on validation examples.
+        validation_gain: gain of the simulated run over the outputs before it, on validation examples.
     """
 
     score: Score

@@ -38,9 +38,9 @@ class SketchError:
 
     Attributes:
         examples: training examples of the sample, and held-out ones.
-        kernel: of the whole model, ||K' - K|| / ||K||.
+        kernel: relative error of the kernel of the whole model, ||K' - K|| / ||K||.
         largest: |lambda' - lambda| / lambda of its largest eigenvalue.
-        exact_score, sketched_score: of label regression of the whole model on the held-out examples.
+        exact_score, sketched_score: score of label regression of the whole model on the held-out examples.
         ranks: Spearman correlation of the candidates' label errors; not a number for fewer than three.
     """
 

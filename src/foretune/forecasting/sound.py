@@ -25,8 +25,8 @@ def refuse_useless(inputs: Inputs, kernels: Mapping[str, Blocked]) -> None:
         if not np.isfinite(values).all():
             rows = np.flatnonzero(~np.isfinite(values).all(1))
             raise NonFiniteError(
-                f"The {name} of {len(rows)} of {len(values)} examples, number {rows[0]} the first of them, have infinite "
-                f"or undefined entries; expected numbers. {_HINT}"
+                f"The {name} of {len(rows)} of {len(values)} examples have infinite or undefined entries "
+                f"(the first is number {rows[0]}, counted from 0); expected numbers. {_HINT}"
             )
     for label, kernel in kernels.items():
         if kernel.unsound is not None:
@@ -43,7 +43,7 @@ def refuse_useless(inputs: Inputs, kernels: Mapping[str, Blocked]) -> None:
     if len(inputs.y) > 1 and constant(inputs.f0) and not any(each.tells_apart for each in kernels.values()):
         raise ModelError(
             f"There is nothing to learn: all {len(inputs.y)} examples have the same output and the same gradients, so that "
-            "after any training every text gets the same answer. Expected a pretrained model that reads these texts: see "
+            "after any training every text gets the same answer. Expected a pretrained model that reads these texts: check "
             "that weights, tokenizer and the language of the texts belong together."
         )
 
@@ -60,6 +60,6 @@ def silent_adapters(kernels: Mapping[str, Blocked]) -> tuple[str, ...]:
     if not silent:
         return ()
     return (
-        f"LoRA candidates are without {len(silent)} weights, {silent[0]} among them: their gradients are not known as "
-        "products of inputs and output gradients, from which the kernel of LoRA is made.",
+        f"LoRA candidates leave out {len(silent)} weights, such as {silent[0]}: the model uses them in a way for which "
+        "foretune has no LoRA kernel.",
     )

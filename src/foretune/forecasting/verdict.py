@@ -23,7 +23,7 @@ _OF_PROBING: dict[Verdict, str] = {
     "help": "which should help",
     "may": "which may help",
     "no": "which is not expected to help",
-    "cannot tell": "of which it cannot be told whether it helps",
+    "cannot tell": "and whether that helps cannot be told",
 }
 
 

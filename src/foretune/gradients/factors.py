@@ -151,7 +151,7 @@ class Dense:
 
 
 def live_tokens(factors: Sequence[Products]) -> int:
-    """How many tokens have a gradient in all: one number that a device is asked for, not one a batch."""
+    """How many tokens have a gradient in all: one number that a device is asked for, not one per batch."""
     return int(torch.stack([factor.alive.sum() for factor in factors]).sum())
 
 

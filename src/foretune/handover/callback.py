@@ -26,7 +26,7 @@ class ForecastBesideRun:
     """An evaluation.
 
     Attributes:
-        step: of the run.
+        step: step of the run.
         predicted: validation loss of the forecast, nats; after its last step, that of the last.
         real: validation loss of the run, nats.
         apart: whether the two differ by more than 0.05 nats and by more than half of the predicted change.

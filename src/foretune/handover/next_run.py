@@ -48,7 +48,7 @@ class NextRun:
         words: the label words as the tokenizer reads them.
         masked: whether the words stand where a mask is.
         appended: tokens that the tokenizer puts behind a prompt, which are cut off.
-        pooling: of a head: `mean`, `cls` or `last`.
+        pooling: pooling of a head: `mean`, `cls` or `last`.
         body: path of the transformer body in the loaded model; empty where it is the model.
         head: weight and bias that the head starts with; empty for words.
         adapter: arguments of `peft.LoraConfig`; None where weights are tuned in full.

@@ -35,7 +35,9 @@ def matching(names: Sequence[str], pattern: Pattern) -> list[int]:
         chosen = [place for place, name in enumerate(names) if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
     if not chosen:
         hint = nearest(str(pattern).strip("*"), names)
-        raise UsageError(f"No parameter block matches {pattern!r}; there are {len(names)}, from {names[0]!r}.{hint}")
+        raise UsageError(
+            f"No parameter block matches {pattern!r}. The {len(names)} blocks begin with {names[0]!r}.{hint}"
+        )
     return chosen
 
 

@@ -58,6 +58,6 @@ def refuse_beyond_host(arrays: int) -> None:
     free = psutil.virtual_memory().available
     if arrays > _HOST * free:
         raise UsageError(
-            f"The kernels take {memory_text(arrays)} of memory on the host, where {memory_text(free)} are free, and half "
-            "of it at most is used for them. Use fewer examples or --blocks."
+            f"The kernels take {memory_text(arrays)} of the host's memory. {memory_text(free)} are free, and at most "
+            "half of that is used for kernels. Use fewer examples, or fewer parameters (--blocks)."
         )

@@ -31,7 +31,7 @@ class KernelCost:
         passes: examples through the model.
         seconds: measured on one batch and one product, extrapolated.
         memory: bytes above the model: factors held, the activations of a batch, and the kernel.
-        budget: bytes allowed.
+        budget: bytes that are allowed.
         disk: bytes of the kernel folder while it is being written.
     """
 

@@ -34,7 +34,7 @@ class Landmarks:
     """The gradients of some examples, in every block.
 
     Attributes:
-        tile: their factors.
+        tile: factors of the landmarks.
         blocks: formula -> the blocks of its kernel.
         sketches: their own features, of each block.
         roots: K_VV^-1/2 of each block.

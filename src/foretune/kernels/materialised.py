@@ -68,7 +68,7 @@ class Entries(NamedTuple):
     """Which entries of a parameter a chunk holds: whole rows of a matrix, or of one slice of a 3-D weight.
 
     Attributes:
-        slice: of a 3-D weight; 0 otherwise.
+        slice: slice of a 3-D weight; 0 otherwise.
         rows: row numbers; a vector is one row.
     """
 

@@ -61,7 +61,7 @@ class Packed:
     """The factors of a block in all batches of a tile, end to end.
 
     Attributes:
-        x: inputs, a row a token.
+        x: inputs, one row per token.
         g: derivatives of each output.
         group: the slice of a 3-D weight on which each token acts, if it is one.
         layout: which token belongs to which example.

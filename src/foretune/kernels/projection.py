@@ -45,8 +45,8 @@ class Projection(Formula):
     """What projected kernels have in common.
 
     Attributes:
-        k: dimensions.
-        seed: of the projection.
+        k: number of dimensions.
+        seed: seed of the projection.
 
     Raises:
         UsageError: k below one.

@@ -45,7 +45,7 @@ class Sketch:
 
     Attributes:
         k: numbers for each block, example and output.
-        seed: of the random signs.
+        seed: seed of the random signs.
         landmarks: gradients that are held exactly beside it, examples times outputs (`foretune.kernels.landmarks`).
 
     Raises:
@@ -58,7 +58,7 @@ class Sketch:
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.landmarks < 0:
-            raise UsageError(f"{self}: expected k of at least 1, and no fewer than 0 landmarks.")
+            raise UsageError(f"{self}: expected k of at least 1, and at least 0 landmarks.")
 
     @property
     def inner(self) -> int:

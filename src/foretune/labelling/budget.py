@@ -23,8 +23,8 @@ class BudgetPoint:
     """The accuracy at a number of labelled rows.
 
     Attributes:
-        rows: how many.
-        times: the same over the rows there are.
+        rows: number of labelled rows.
+        times: number of rows over those there are.
         accuracy: 0 to 1.
         low: lower end of its 95% interval.
         high: upper end of its 95% interval.

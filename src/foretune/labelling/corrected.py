@@ -34,7 +34,7 @@ def refuse_copy(file: Path, found: Found) -> None:
         raise UsageError(f"--write {file}: expected a name that ends in {', '.join(FORMATS)}, clean.jsonl for example.")
     if os.path.lexists(file):
         raise UsageError(
-            f"--write {file}: this file is there already, and nothing is replaced. Choose another name: --write "
+            f"--write {file}: this file already exists and would be overwritten. Choose another name: --write "
             f"{shlex.quote(str(file.with_stem(f'{file.stem}-corrected')))}"
         )
     sources = [rows.source for rows in found.read.parts.values()]

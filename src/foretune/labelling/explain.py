@@ -11,8 +11,8 @@ import numpy as np
 from foretune.analysis.example_kernel import Factors, kernel_factors
 from foretune.analysis.influence import row_influences
 from foretune.analysis.leave_one_out import ridge_left_out
-from foretune.labelling.page import short_text
 from foretune.labelling.rows import Row, RowsToAsk
+from foretune.labelling.tables import short_text
 from foretune.page import Cell, Column, Fact, Page, Table
 from foretune.progress import Stage
 
@@ -25,7 +25,7 @@ class InfluentialRow(Row):
 
     Attributes:
         removal: output for the predicted label less that of the fit without the row; above zero it helped.
-        share: its term in that output.
+        share: the row's term in that output.
     """
 
     removal: float
@@ -38,8 +38,8 @@ class Explained:
 
     Attributes:
         asked: the row that was asked about; a text from outside has row -1.
-        predicted: its label by the fit to all other rows.
-        output: of that label, about 1 for certainty and 0 for none.
+        predicted: label that the fit to all other rows gives.
+        output: output for that label, about 1 for certainty and 0 for none.
         rows: all other rows, those that helped most first, those that hurt most last.
     """
 
@@ -54,8 +54,8 @@ class ExplainData:
     """What predictions rest on, for programs.
 
     Attributes:
-        model: as it was named.
-        data: as it was named.
+        model: model, as it was named.
+        data: data, as they were named.
         task: name, labels and what a model is asked.
         kernel: what the kernel between rows is made of, `gradients` or `features`.
         explained: one for each row or text that was asked about.

@@ -37,10 +37,10 @@ class RowKernel:
     """A kernel between rows.
 
     Attributes:
-        factors: of the kernel.
+        factors: factors of the kernel.
         how: `gradients` or `features`.
         features: what the output layer reads of each row.
-        notes: of how the texts were read.
+        notes: notes on how the texts were read.
     """
 
     factors: Factors

@@ -29,7 +29,7 @@ class NextRows:
     """The rows to label next, in their order.
 
     Attributes:
-        rows: those chosen.
+        rows: rows that were chosen, the first to label first.
         unlabelled: how many there were to choose from.
     """
 

@@ -11,6 +11,7 @@ from foretune.experiment.data import Drawn, Found
 from foretune.shapes import Int
 from foretune.text.example import Example
 from foretune.text.split import Split
+from foretune.text.task import Task
 
 LEAST = 4
 """Examples of a label below which leaving one out says nothing."""
@@ -21,11 +22,11 @@ class Row:
     """A row of a file.
 
     Attributes:
-        source: the file.
+        source: file that holds the row.
         row: number in the file, from 0.
         text: what is labelled.
         text2: the second text of a pair; null for none.
-        label: as it is given; null for none.
+        label: label as it is given; null for none.
     """
 
     source: str
@@ -45,19 +46,28 @@ class RowsToAsk:
     """Rows that have a label, training rows first.
 
     Attributes:
-        rows: in the order of their files.
-        labels: names of the classes.
-        drawn: the task, with all rows for training.
+        rows: rows in the order of their files.
+        task: what is asked of them.
     """
 
     rows: tuple[Row, ...]
-    labels: tuple[str, ...]
-    drawn: Drawn
+    task: Task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.task.labels)
 
     @property
     def y(self) -> Int[np.ndarray, " n"]:
         """Class numbers."""
-        return np.array(self.drawn.task.targets([row.example for row in self.rows]), dtype=int)
+        return np.array(self.task.targets([row.example for row in self.rows]), dtype=int)
+
+    @property
+    def fewest(self) -> tuple[str, int]:
+        """The label with the fewest rows, and how many it has."""
+        counts = {label: sum(row.label == label for row in self.rows) for label in self.labels}
+        return min(counts.items(), key=lambda each: each[1])
 
 
 def labelled_rows(found: Found) -> RowsToAsk:
@@ -66,17 +76,20 @@ def labelled_rows(found: Found) -> RowsToAsk:
     Raises:
         DataError: a label has too few rows.
     """
-    rows = tuple(row for row in every_row(found) if row.label is not None)
-    labels = tuple(found.task.labels)
-    for label in labels:
-        count = sum(row.label == label for row in rows)
-        if count < LEAST:
-            others = "" if len(labels) == 2 else ", or leave it out by naming the other labels with --labels"
-            raise DataError(
-                f"Label {label!r} has {count} row{'s' * (count != 1)}; expected {LEAST} or more of each label, so that the "
-                f"others can be asked about each of them. Add rows{others}."
-            )
-    return RowsToAsk(rows, labels, found.drawn(Split([row.example for row in rows], [], [])))
+    rows = RowsToAsk(tuple(row for row in every_row(found) if row.label is not None), found.task)
+    label, count = rows.fewest
+    if count < LEAST:
+        others = "" if len(rows.labels) == 2 else ", or leave it out by naming the other labels with --labels"
+        raise DataError(
+            f"Label {label!r} has {count} row{'s' * (count != 1)}; expected {LEAST} or more of each label, so that "
+            f"each row can be compared with others of its label. Add rows{others}."
+        )
+    return rows
+
+
+def as_training(found: Found, rows: RowsToAsk) -> Drawn:
+    """The task with all these rows for training."""
+    return found.drawn(Split([row.example for row in rows.rows], [], []))
 
 
 def every_row(found: Found) -> tuple[Row, ...]:

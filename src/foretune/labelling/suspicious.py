@@ -19,9 +19,9 @@ class SuspiciousRow(Row):
     """A row, and what the others say of its label.
 
     Attributes:
-        likely: of the other labels the one that the other rows make the most likely.
-        probability: that the given label is wrong, 0 to 1.
-        likely_probability: that the likely label is right, 0 to 1.
+        likely: label, other than the given one, that the other rows make the most likely.
+        probability: probability that the given label is wrong, 0 to 1.
+        likely_probability: probability that the likely label is right, 0 to 1.
     """
 
     likely: str

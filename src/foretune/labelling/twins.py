@@ -27,7 +27,7 @@ class Twins:
 
     Attributes:
         first: the row that comes first.
-        second: the other.
+        second: the row that comes later.
         same: whether the words are the same, in the same order.
         similarity: shared words over all words, 0 to 1.
     """

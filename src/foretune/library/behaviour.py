@@ -23,7 +23,7 @@ class RunBehaviour(Result):
 
     Attributes:
         page: the verdict, its tables, figures and notes as data.
-        folder: of the run.
+        folder: folder of the run.
     """
 
     kind: ClassVar[str] = "behaviour"
@@ -34,7 +34,7 @@ class RunBehaviour(Result):
         return self.record["verdict"]
 
     def to_frame(self) -> pandas.DataFrame:
-        """The trained parameters, one a row: the norm of the change of each, and its share of the kernel (of 1)."""
+        """The trained parameters, one per row: the norm of the change of each, and its share of the kernel (of 1)."""
         moved, shares = self.record["parameters"]["by_parameter"], self.record["shares"]
         return frame([{"parameter": name, "moved": value, "share": shares.get(name)} for name, value in moved.items()])
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import foretune
 from foretune.cli.deliver import check_report_place, keep_report
-from foretune.cli.forecast import handed_over, made_forecast
+from foretune.cli.forecast import ForecastRecipe, made_forecast
+from foretune.cli.onward import handed_over
 from foretune.errors import UsageError
 from foretune.experiment.folder import EXPERIMENT, FORECAST
 from foretune.handover.files import refuse_foreign
@@ -74,7 +75,7 @@ class Forecast(Result):
         return LoraConfig(**arguments)
 
     def to_frame(self) -> pandas.DataFrame:
-        """The candidates, one a row, in the order of the record.
+        """The candidates, one per row, in the order of the record.
 
         `parameters` is a count; losses are in nats, scores of 1, and `spread` is that of the loss over resamples. `blocks`
         lists the weights that are trained, and `recommended` marks what to train.
@@ -190,5 +191,6 @@ def forecast(
     given = dict(locals())
     with calm(model):
         groups = asked_groups("forecast", given)
-        made = made_forecast(**groups)
+        by = groups.pop("workers")
+        made = made_forecast(ForecastRecipe(**groups), by)
     return Forecast(made.page, groups["run"].out, _next_run=made.next_run)

@@ -119,8 +119,8 @@ def model_given(model: Any, tokenizer: Any, options: Mapping[str, Any]) -> str |
     changed = [name for name, value in options.items() if value != function_options("forecast")[name]]
     if changed:
         raise UsageError(
-            f"{changed[0]}={options[changed[0]]!r} is how a model is loaded, and this one is in memory. Leave it out, or "
-            "pass the model's folder."
+            f"{changed[0]}={options[changed[0]]!r} says how to load a model, but this one is already in memory. Leave "
+            "it out, or pass the model's folder."
         )
     lm = model if isinstance(model, LanguageModel) else live_model(_module(model), tokenizer)
     return Held(lm, lm.name)

@@ -74,7 +74,7 @@ class RowInfluences(Result):
 
     Attributes:
         page: the answer, its tables, figures and notes as data.
-        folder: None.
+        folder: None, since explanations are not kept.
     """
 
     kind: ClassVar[str] = "explain"

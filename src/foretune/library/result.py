@@ -73,7 +73,7 @@ class Result:
     _command: str = field(default="", kw_only=True)
 
     kind: ClassVar[str] = ""
-    """Of its document: `forecast`, `tune`, `behaviour` or `validate`."""
+    """Of its document, such as `forecast`."""
 
     @cached_property
     def record(self) -> Mapping[str, Any]:

@@ -29,8 +29,8 @@ class TunedRun(Result):
 
     Attributes:
         page: the answer, its tables, figures and notes as data.
-        folder: of the run.
-        recipe: its options, where it was trained by this process; None where it was read.
+        folder: folder of the run.
+        recipe: options of the run, where it was trained by this process; None where it was read.
     """
 
     recipe: RunRecipe | None = field(default=None, kw_only=True)
@@ -65,7 +65,7 @@ class TunedRun(Result):
         return self.run().outputs.lm
 
     def to_frame(self) -> pandas.DataFrame:
-        """The evaluations, one a row: stage, step, losses (nats) and scores (of 1)."""
+        """The evaluations, one per row: stage, step, losses (nats) and scores (of 1)."""
         rows = []
         for number, stage in enumerate(self.record["stages"]):
             for each in stage["history"]:

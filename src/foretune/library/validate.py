@@ -22,13 +22,13 @@ class ForecastValidation(Result):
 
     Attributes:
         page: the tables, figures and findings as data.
-        folder: of the page.
+        folder: folder of the page.
     """
 
     kind: ClassVar[str] = "validate"
 
     def to_frame(self) -> pandas.DataFrame:
-        """The rankings, one a row: measure, score, and how well that score ranks the results."""
+        """The rankings, one per row: measure, score, and how well that score ranks the results."""
         rankings = self.record["rankings"].items()
         return frame([{"measure": measure, **flat(each)} for measure, ranked in rankings for each in ranked])
 

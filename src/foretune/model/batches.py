@@ -53,7 +53,7 @@ class OutputsAndFeatures:
     """What a model says of some examples as it stands.
 
     Attributes:
-        outputs: f0.
+        outputs: pretrained outputs f0.
         features: what the output layer reads: pooled features of a head, the hidden state at an answer's place.
         cut: how many texts were cut to fit.
         unknown: how many texts are mostly tokens that the tokenizer does not know.
@@ -81,17 +81,18 @@ class OutputsAndFeatures:
         if self.unknown:
             found.append(
                 f"{self.unknown} of {texts} texts are mostly tokens that the tokenizer does not know, so the model cannot "
-                "tell them apart. See that tokenizer, model and language of the texts belong together."
+                "tell them apart. Check that tokenizer, model and language of the texts belong together."
             )
         if self.dropped:
             found.append(
                 f"{self.dropped} of {texts} texts have no token of their own: the tokenizer drops all of their characters, "
-                "so the model cannot tell them apart. See that tokenizer, model and language of the texts belong together."
+                "so the model cannot tell them apart. Check that tokenizer, model and language of the texts belong "
+                "together."
             )
         elif self.same:
             found.append(
                 f"All {texts} texts have the same tokens, though they differ: the tokenizer drops what tells them apart. "
-                "See that tokenizer, model and language of the texts belong together, and that no text is cut too short."
+                "Check that tokenizer, model and language of the texts belong together, and that no text is cut too short."
             )
         lost = self.find_lost()
         if lost:
@@ -102,8 +103,8 @@ class OutputsAndFeatures:
         if self.alike:
             zero = "" if self.features.any() else ", all zero"
             found.append(
-                f"All {texts} texts have the same features{zero}, so the output layer cannot tell them apart. See that the "
-                "weights are those of a trained model."
+                f"All {texts} texts have the same features{zero}, so the output layer cannot tell them apart. Check "
+                "that the weights are those of a trained model."
             )
         return tuple(found)
 

@@ -24,8 +24,8 @@ class ModelClass:
     """A model of one class on the meta device: modules and shapes, no values.
 
     Attributes:
-        name: of the class that loads it, such as `AutoModelForCausalLM`.
-        module: the model.
+        name: name of the class that loads it, such as `AutoModelForCausalLM`.
+        module: the model, without weights.
         body: path of the transformer body inside; empty for the body itself.
         loaded: whether it is the class that the language model was loaded as.
     """

@@ -35,10 +35,10 @@ class Encoded:
     """One example as a model reads it.
 
     Attributes:
-        ids: token ids.
+        ids: token ids of the text.
         position: where the output is read.
         cut: whether its text was cut.
-        others: further inputs by name, such as `token_type_ids`: one number a token.
+        others: further inputs by name, such as `token_type_ids`: one number per token.
         unknown: how many of the tokens the tokenizer does not know.
         dropped: whether no token is the text's: the tokenizer drops its characters.
     """

@@ -37,7 +37,7 @@ class LanguageModel:
 
     Attributes:
         module: the transformers (or peft) model.
-        tokenizer: its tokenizer.
+        tokenizer: tokenizer of the model.
         name: what it was loaded by.
         revision: the hub revision asked for, or the version of a built-in model's package.
         kind: `causal` or `masked` (has an output layer over the vocabulary), or `encoder` (has none).
@@ -165,7 +165,7 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         where = torch.device(device)
         if where.type == "meta" or (where.type == "cpu" and where.index):
-            raise RuntimeError("there is no such place to compute")
+            raise RuntimeError("PyTorch knows no such device")
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0].rstrip(".")

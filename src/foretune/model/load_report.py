@@ -74,7 +74,7 @@ def check_report(name: str, module: Any, report: Mapping[str, Any], kind: str) -
         count = f"{len(without_place)} tensor{'s' if len(without_place) > 1 else ''}"
         warnings.warn(
             f"{name} holds {count} that {type(module).__name__} has no place for: {_listed(without_place)}. "
-            "They are not used; see that config.json belongs to these weights.",
+            "They are not used. Check that config.json belongs to these weights.",
             stacklevel=2,
         )
 

@@ -49,7 +49,7 @@ class Outputs:
     Attributes:
         lm: the language model; its own module is never changed.
         module: an `nn.Module` that maps a batch to logits (n, c), on the same weights, frozen, in evaluation mode.
-        n_outputs: c.
+        n_outputs: number of outputs, c.
         encode: turns an example into token ids.
         alone: whether padding changes values (`model.padding`); None as long as nobody has looked.
         lock: held while the module runs: it reads an example's place from a hook, so that threads take turns.

@@ -58,7 +58,8 @@ def check_weights_folder(name: str, folder: Path) -> None:
     outside = sorted(file for file in indexed if file != Path(file).name)
     if outside:
         raise ModelError(
-            f"{_index(folder)} names {outside[0]!r}, which is not a file of this folder. Expected names alone."
+            f"{_index(folder)} names {outside[0]!r}, which is not a file of this folder. Expected file names without "
+            "folders."
         )
     files = sorted(folder.glob("*.safetensors"))
     if not files:

@@ -43,5 +43,5 @@ def console() -> Console:
 
 
 def progress_console(*, quiet: bool, verbose: bool = False) -> PlainConsole:
-    """Standard error, for progress: none, one line a stage and a minute, or with the end of each stage and more often."""
+    """Standard error, for progress: none, one line per stage and per minute, or more lines and the end of each stage."""
     return PlainConsole(stderr=True, quiet=quiet, verbose=verbose)

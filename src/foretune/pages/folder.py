@@ -4,8 +4,8 @@ page.json       the same for programs, with the numbers behind it; `foretune sho
 report.html     the page as one file for a browser (foretune.pages.html)
 page.md         notes, findings and tables, with the command that makes them on top; its last line, a comment, says which
                 files are the page's, so that nothing else is ever replaced
-table-1.csv     one file a table
-NAME.svg        one file a figure
+table-1.csv     one file per table
+NAME.svg        one file per figure
 """
 
 from __future__ import annotations

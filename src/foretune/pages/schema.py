@@ -30,8 +30,8 @@ from foretune.labelling.explain import ExplainData
 from foretune.labelling.page import LabelsData
 from foretune.page import Page
 from foretune.pages.json import FORMAT, OF_PAGE
+from foretune.papers.data import ReproductionData
 from foretune.regime.page import BehaviourData
-from foretune.reproduce.data import ReproductionData
 from foretune.text.page import TasksData
 from foretune.text.task import Task
 from foretune.validation.data import ValidationData

@@ -31,9 +31,9 @@ class Linearization:
     """Outputs of three models on the same examples, and the step between them.
 
     Attributes:
-        pretrained: f(x; theta_0).
-        linear: f_lin(x; theta_FT).
-        tuned: f(x; theta_FT).
+        pretrained: outputs before training, f(x; theta_0).
+        linear: outputs of the linearized model, f_lin(x; theta_FT).
+        tuned: outputs after training, f(x; theta_FT).
         change: theta_FT - theta_0.
     """
 

@@ -54,7 +54,7 @@ class Extent:
     """What is measured, and on how many examples.
 
     Attributes:
-        formula: of the kernel that is compared before and after.
+        formula: formula of the kernel that is compared before and after.
         train_examples: first training examples that the kernel method is solved on; None for as many as fit the memory.
         test_examples: first test examples that are measured.
         segment_examples: test examples whose local Lipschitz constants are measured.
@@ -74,8 +74,8 @@ class KernelAnalog:
 
     Attributes:
         kernel, solver: names of the kernel and of its solver.
-        score: on the measured test examples.
-        tuned: of the fine-tuned model there.
+        score: score on the measured test examples.
+        tuned: score of the fine-tuned model on the same examples.
         solution: hyperparameters and predictions.
     """
 
@@ -92,7 +92,7 @@ class HeadMeasures:
 
     Attributes:
         features: how the features changed.
-        row_norms: (before, after), one number a class.
+        row_norms: (before, after), one number per class.
     """
 
     features: FeatureChange
@@ -111,7 +111,7 @@ class Behaviour:
         chi: output derivative on the training examples before training.
         linearization: outputs of the three models on the test examples.
         lipschitz: constants along the way of training; None for a run that did not move.
-        calibration: of the fine-tuned model on the test examples.
+        calibration: calibration of the fine-tuned model on the test examples.
         head: None where label words answer.
         notes: sentences that a reader must know before the numbers.
     """
@@ -318,14 +318,16 @@ def _notes(run: Run, linear: Linearization, test: LinearizationTest, extent: Ext
     if run.probing is not None:
         notes.append("The start is the model after linear probing, where the second stage began.")
     if isinstance(run.method, Linearized):
-        notes.append("The run trained the linearized model; below, the tuned model is the network on its weights.")
+        notes.append(
+            "The run trained the linearized model; below, the tuned model is the network itself with these weights."
+        )
     if not test.gain > 0:
         notes.append(
             "Training gained nothing on these examples, so the linearized model has no gain to recover, and the test says "
             "nothing. Use more --test-examples, or a run that learns."
         )
     if not linear.change.distance > 0:
-        notes.append("No parameter moved: the checkpoint of the run is its start.")
+        notes.append("No parameter moved: the best checkpoint of the run is its start.")
     elif linear.change.relative / extent.segment_points < _ROUNDING:
         notes.append("The parameters moved so little that the local Lipschitz constants are mostly rounding errors.")
     return tuple(notes)

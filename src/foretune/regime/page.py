@@ -27,7 +27,7 @@ class ParameterMoves:
 
     Attributes:
         distance: ||theta_FT - theta_0||.
-        relative: the same over ||theta_0||.
+        relative: that distance over ||theta_0||.
         by_parameter: name -> norm of its change.
     """
 
@@ -79,11 +79,11 @@ class BehaviourData:
     """All measures of one run for programs.
 
     Attributes:
-        folder: of the run.
-        model: as it was named.
-        task: as it was named.
-        method: of fine-tuning.
-        optimiser: its name.
+        folder: folder of the run.
+        model: model, as it was named.
+        task: task, as it was named.
+        method: method of fine-tuning.
+        optimiser: name of the optimiser.
         metric: `accuracy`, `f1` or `matthews`.
         formula: label of the kernel of the fixed-features test.
         sizes: how many examples were measured: `train`, `validation`, `test`.
@@ -96,10 +96,10 @@ class BehaviourData:
         parameters: how far they moved.
         gap: between linearized and fine-tuned model.
         lipschitz: constants along the way; null for a run that did not move.
-        calibration: of the fine-tuned model on the test examples.
+        calibration: calibration of the fine-tuned model on the test examples.
         head: what only a classification head has; null where label words answer.
-        notes: for readers.
-        versions: of Python and of the packages that numbers depend on.
+        notes: notes for readers.
+        versions: versions of Python and of the packages that numbers depend on.
         stages: seconds and memory of each stage.
     """
 

@@ -183,7 +183,7 @@ def refuse_changed(file: Path, ours: Callable[[Path], bool]) -> None:
     check_file(file)
     if os.path.lexists(file) and not ours(file):
         raise UsageError(
-            f"{file} is not as foretune wrote it, and would be replaced. Choose another --out, or move it: "
+            f"{file} is not as foretune wrote it, and would be overwritten. Choose another --out, or move it: "
             f"{move_command(file)}"
         )
 

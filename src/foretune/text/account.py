@@ -17,7 +17,7 @@ class Account:
 
     Attributes:
         sources: what rows are for (`training`, `validation`, `testing`) -> the file that holds them.
-        rows: the same -> rows read.
+        rows: `training`, `validation`, `testing` -> number of rows read.
         labels: label -> rows that have it, in all files.
         left_out: why rows were left out -> how many.
         used: `training`, `validation`, `testing` -> examples of the split.

@@ -189,5 +189,5 @@ def _part_rows(files: Sequence[Path], layout: Layout, reading: Reading) -> Rows:
     source = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
     rows = tuple(row for rows, _ in found for row in rows)
     if not rows:
-        raise DataError(f"{source} holds no rows. Expected one labelled text a row.")
+        raise DataError(f"{source} holds no rows. Expected one labelled text per row.")
     return Rows(rows, source, tuple(dict.fromkeys(note for _, notes in found for note in notes)))

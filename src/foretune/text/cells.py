@@ -269,6 +269,6 @@ def unknown_label(name: str | None, labels: Sequence[str]) -> DataError:
     """The error for a label that is none of a task's."""
     known = ", ".join(map(repr, labels[:20])) + (f" and {len(labels) - 20} more" if len(labels) > 20 else "")
     return DataError(
-        f"The label {name!r} is none of {known}.{nearest(str(name), labels)} To leave rows with other labels out, name the "
-        f"labels with --labels."
+        f"The label {name!r} is not one of {known}.{nearest(str(name), labels)} To leave rows with other labels out, "
+        f"name the labels with --labels."
     )

@@ -56,7 +56,7 @@ def _from_columns(columns: Mapping[Any, Any]) -> list[Any]:
     if len({len(value) for value in lists}) > 1:
         sizes = ", ".join(f"{name!r} {len(value)}" for name, value in zip(columns, lists, strict=True))
         raise UsageError(
-            f"The columns of these rows have different lengths: {sizes}. Expected one value a row in each."
+            f"The columns of these rows have different lengths: {sizes}. Expected one value per row in each."
         )
     return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
 

@@ -90,7 +90,7 @@ class Rows(Sequence[Mapping[str, object]]):
 
     Attributes:
         rows: mappings from column name to value.
-        source: its name.
+        source: name of where the rows come from.
         notes: how it was read, where that is not plain.
     """
 

@@ -15,9 +15,9 @@ class HubSource:
     """A dataset of the hub.
 
     Attributes:
-        id: `owner/name`.
-        configuration: which of its configurations, where it has several.
-        train, test: its splits; without `test`, test examples come from the training split.
+        id: the id, `owner/name`.
+        configuration: which of the dataset's configurations, where it has several.
+        train, test: splits of the dataset; without `test`, test examples come from the training split.
         revision: branch, tag or commit.
         columns: `text`, `text2` and `label` -> the dataset's column, or a pattern of columns such as
             `"{sentence1} {sentence2}"`.
@@ -74,7 +74,7 @@ class HubSource:
             label = None if marked else self.labels.get(str(found["label"]), str(found["label"]))
             if label is not None and label not in known:
                 raise DataError(
-                    f"{self.name} has the label {label!r}, which is none of {', '.join(map(repr, sorted(known)))}."
+                    f"{self.name} has the label {label!r}, which is not one of {', '.join(map(repr, sorted(known)))}."
                     f"{nearest(label, known)} Name it under hub: labels: in the task's YAML file."
                 )
             renamed.append({columns[role]: label if role == "label" else value for role, value in found.items()})

@@ -82,7 +82,7 @@ def read_rows(
     else:
         rows, notes = _hub_rows(name, split, revision)
     if not rows:
-        raise DataError(f"{source} holds no rows. Expected one labelled text a row.")
+        raise DataError(f"{source} holds no rows. Expected one labelled text per row.")
     return Rows(tuple(rows), name, tuple(notes))
 
 
@@ -132,7 +132,7 @@ def saved_folder(folder: Path) -> Rows:
     """
     rows = saved_rows(folder)
     if not rows:
-        raise DataError(f"{folder} holds no rows. Expected one labelled text a row.")
+        raise DataError(f"{folder} holds no rows. Expected one labelled text per row.")
     return Rows(tuple(rows), str(folder))
 
 
@@ -158,7 +158,7 @@ def _other_shape(columns: Iterable[str]) -> str:
     present = set(columns)
     for what, shapes in _OTHER_SHAPES.items():
         if any(shape <= present for shape in shapes):
-            return f" These look like data {what}; foretune is for classification only: one text and one label a row."
+            return f" These look like data {what}; foretune is for classification only: one text and one label per row."
     return ""
 
 

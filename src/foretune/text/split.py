@@ -16,8 +16,9 @@ from foretune.errors import DataError, UsageError
 from foretune.text.example import Example
 
 SEEDS = (13, 21, 42, 87, 100)
+_NAME_OTHERS = "leave its rows out by naming the other labels with --labels"
 _OTHER_TEST = (
-    "Name another file with --test-data; or pass the training file alone as DATA, and a part of it is kept for testing."
+    "Name another file with --test-data, or give the training file alone: a part of it is then kept for testing."
 )
 
 
@@ -100,7 +101,11 @@ def few_shot_split(
     for label in labels:
         of_label = [example for example in ordered if example.label == label]
         if len(of_label) < needed:
-            raise _too_few(label, len(of_label), k, usable, needed, more=len(labels) > 2)
+            counts = {each: sum(example.label == each for example in ordered) for each in labels}
+            most = min(counts.values()) * k // needed
+            if test_examples is None:  # one text is left to test on
+                most = min(most, (len(ordered) - 1) * k // (needed * len(labels)))
+            raise _too_few(label, len(of_label), k, usable, needed, most, more=len(labels) > 2)
         train += of_label[:k]
         validation += of_label[k:needed]
     train, validation = _ordered(train, str(seed)), _ordered(validation, str(seed))
@@ -114,17 +119,16 @@ def few_shot_split(
     return _with_test(split, [*examples, *(validation_examples or [])], test_examples, test)
 
 
-def _too_few(label: str, found: int, k: int, usable: _Usable, needed: int, *, more: bool) -> DataError:
-    """The error for a label with too few texts, with what can be done about it."""
+def _too_few(label: str, found: int, k: int, usable: _Usable, needed: int, most: int, *, more: bool) -> DataError:
+    """The error for a label with too few texts, with what can be done about it: `most` is the largest k for all labels."""
     parts = f"{k} for training" + ("" if needed == k else f" and {k} for validation")
-    least = found * k // needed
-    others = ["leave its rows out by naming the other labels with --labels"] if more else []
+    others = [_NAME_OTHERS] if more else []
     left = f" ({usable.conflicts} rows contradict each other and were left out)" if usable.conflicts else ""
     if not found:
         return DataError(
             f"No usable row has the label {label!r}{left}. Add rows, or name the labels there are with --labels."
         )
-    remedy = ", or ".join([*([f"use --k {least} or less"] if least else []), "add rows", *others]).capitalize()
+    remedy = ", or ".join([*([f"use --k {most} or less"] if most else []), "add rows", *others]).capitalize()
     return DataError(
         f"Label {label!r} has {found} different text{'s' if found > 1 else ''}{left}, but k = {k} needs {needed}: {parts}. "
         f"{remedy}."
@@ -159,11 +163,17 @@ def sampled_split(
     firsts = {label: [example for example in ordered if example.label == label][:parts] for label in labels}
     rare = next((label for label, found in firsts.items() if len(found) < parts), None)
     if rare is not None or len(ordered) < parts * n:
-        what = f"Label {rare!r} has {len(firsts[rare])}" if rare is not None else f"There are {len(ordered)}"
         needed = f"{n} for training" + (f" and {n} for validation" if parts == 2 else "")
+        if rare is not None:
+            others = f", or {_NAME_OTHERS}" if len(labels) > 2 else ""
+            raise DataError(
+                f"Label {rare!r} has {len(firsts[rare])} different text, but a sample of {needed} needs {parts} of each "
+                f"label. Add rows{others}."
+            )
+        most = (len(ordered) - (test_examples is None)) // parts  # one text is left to test on
+        smaller = f"Use --n {most} or less, or add rows" if most >= len(labels) else "Add rows"
         raise DataError(
-            f"{what} different texts, but a sample of {needed} needs {parts if rare is not None else parts * n}. Use a "
-            "smaller sample, or add rows."
+            f"There are {len(ordered)} different texts, but a sample of {needed} needs {parts * n}. {smaller}."
         )
     taken = {example for found in firsts.values() for example in found}
     others = iter([example for example in ordered if example not in taken])
@@ -212,10 +222,12 @@ def full_split(
     for label in labels:
         of_label = [example for example in ordered if example.label == label]
         if len(of_label) < least:
+            smaller = any(example.label == label for example in held)
+            others = [_NAME_OTHERS] if len(labels) > 2 else []
+            remedy = ", or ".join([*(["use a smaller --test"] if smaller else []), "add rows", *others]).capitalize()
             raise DataError(
                 f"Label {label!r} has {len(of_label)} different texts beside {len(held)} test examples; expected "
-                f"{'two or more, for training and validation' if least == 2 else 'one or more for training'}. Use a "
-                "smaller --test, or add rows."
+                f"{'two or more, for training and validation' if least == 2 else 'one or more for training'}. {remedy}."
             )
         if validation_examples is None:
             validation += of_label[: min(k, max(1, len(of_label) // 10))]
@@ -265,8 +277,8 @@ def _with_validation(
         of_label = [example for example in ordered if example.label == label]
         if not of_label:
             raise DataError(
-                f"The validation rows have no text of the label {label!r} that does not stand among the training rows. Add "
-                "some, or leave the validation file out."
+                f"Every validation text of the label {label!r} is a training text too, or there is none. Add others, or "
+                "leave the validation file out."
             )
         validation += of_label[:k]
     return replace(

@@ -133,7 +133,7 @@ class Task:
         for label in self.words:
             if label not in self.labels:
                 raise UsageError(
-                    f"A word is given for the label {label!r}, which is none of {', '.join(self.labels)}."
+                    f"A word is given for the label {label!r}, which is not one of {', '.join(self.labels)}."
                     f"{nearest(label, self.labels)}"
                 )
         return tuple(self.labels)

@@ -103,7 +103,7 @@ def _check(template: str, pieces: Sequence[Piece]) -> None:
     if unknown or fields.count("mask") > 1 or "text" not in fields:
         raise UsageError(
             f"Template {template!r}: expected {{text}}, and optionally {{text2}} and one {{mask}}"
-            + (f"; {', '.join(unknown)!r} is none of them.{nearest(unknown[0], FIELDS)}" if unknown else ".")
+            + (f"; {', '.join(unknown)!r} is not one of them.{nearest(unknown[0], FIELDS)}" if unknown else ".")
         )
     for piece in pieces:
         for mark in piece.marks:

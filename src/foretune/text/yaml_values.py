@@ -35,7 +35,7 @@ def yaml_text(path: Path, what: str) -> str:
         return file_text(path, Reading())
     except ForetuneError as error:
         reason = str(error).split(" Add --encoding")[0]
-        raise UsageError(f"Cannot read the {what} {path}: {reason} Expected a YAML file in UTF-8.") from error
+        raise UsageError(f"{reason} Expected a {what}: YAML in UTF-8.") from error
 
 
 def yaml_root(text: str, source: str) -> Node | None:

@@ -15,7 +15,7 @@ class ValidationData:
     """Scores, real results and how well the one ranks the other.
 
     Attributes:
-        versions: of Python and of the packages that numbers depend on.
+        versions: versions of Python and of the packages that numbers depend on.
         rankings: measure -> what each score says of the results.
         ceilings: measure -> task -> how well any score could rank them.
         cells: a task and a seed each: candidates with their scores and real results.

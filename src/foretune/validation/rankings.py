@@ -23,7 +23,7 @@ class Measure:
     Attributes:
         name: the result's name in tables.
         unit: unit of a regret.
-        scale: from the result to the unit.
+        scale: factor from the result to the unit.
         of: the results of a cell, larger is better.
     """
 
@@ -75,7 +75,7 @@ def ranking_of(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Me
 
     Args:
         name: of the scores.
-        scores: a row a task and seed, larger should be better.
+        scores: one row per task and seed, larger should be better.
         cells: of all seeds and tasks.
         measure: test loss or test score.
     """
@@ -107,12 +107,12 @@ def ceilings(cells: Sequence[Measured], measure: Measure) -> dict[str, Ceiling]:
 
 
 def scores_of(cells: Sequence[Measured], name: str) -> Float64[np.ndarray, "s k"]:
-    """One score of all candidates, a row a task and seed."""
+    """One score of all candidates, one row per task and seed."""
     return np.array([cell.scores[name] for cell in cells], dtype=np.float64)
 
 
 def results_of(cells: Sequence[Measured], measure: Measure) -> Float64[np.ndarray, "s k"]:
-    """What all candidates reached, a row a task and seed."""
+    """What all candidates reached, one row per task and seed."""
     return np.stack([measure.of(cell) for cell in cells])
 
 

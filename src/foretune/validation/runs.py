@@ -44,12 +44,12 @@ class ValidationStudy:
     """What is asked for.
 
     Attributes:
-        lm: the model.
+        lm: the language model.
         tasks, sample, seeds, test: see `Setting`.
-        rank: of LoRA; None for full tuning.
+        rank: rank of LoRA; None for full tuning.
         grid: settings of every run, with AdamW; the best point of each candidate counts.
         root: where the model's cells are kept.
-        data: a folder with one folder a task; the tasks' own sources without.
+        data: a folder with one folder per task; None for the tasks' own sources.
         candidates: globs on labels of candidates; None for all.
         output: what answers, see `Question.answered_by`.
         warm_up: numbers of steps; `AFTER_WARM_UP` are taken again on the kernel after each of them.
@@ -111,7 +111,7 @@ class Measured:
     Attributes:
         task, seed: name of the task, and the seed.
         metric: `accuracy`, `f1` or `matthews`.
-        start_loss, start_score: on test examples before training: of linear probing, where a head starts from it.
+        start_loss, start_score: test loss and score before training: of linear probing, where a head starts from it.
         names: labels of the candidates.
         outcomes: what real fine-tuning of each candidate reached.
         scores: name of a score, or of a score after a warm-up (`warmed_name`) -> its values.

@@ -32,7 +32,7 @@ class Stopped:
     Attributes:
         share: the share of the steps that is run.
         by_loss, by_score: how the lowest validation loss so far ranks them by test loss and test score at the end.
-        seconds: of all these runs; mean over tasks and seeds.
+        seconds: seconds of all these runs; mean over tasks and seeds.
     """
 
     share: Fraction

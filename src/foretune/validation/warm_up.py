@@ -27,8 +27,8 @@ class Best:
     """The best score of one kernel by one criterion.
 
     Attributes:
-        steps: of the warm-up; 0 for the plain kernel.
-        score: its name before any warm-up.
+        steps: number of steps of the warm-up; 0 for the plain kernel.
+        score: name of the score before any warm-up.
         value: the criterion's value.
     """
 

@@ -19,7 +19,7 @@ class Curves:
     """One run.
 
     Attributes:
-        learning_rate: its learning rate.
+        learning_rate: learning rate of the run.
         steps: where the rest was recorded; 0 is before training.
         train_loss, validation_loss, test_loss: mean losses there, without the proximal term; infinite once the run has
             diverged, and not a number for no examples.

@@ -18,10 +18,10 @@ class Descent(ABC):
 
     Attributes:
         learning_rate: lr, the step's factor.
-        batch: examples a step, drawn without replacement epoch by epoch, the last batch of an epoch being what is left;
+        batch: examples per step, drawn without replacement in each epoch; the last batch of an epoch is what is left;
             None for all.
         proximal: lambda of lambda / 2 ||theta - theta0||^2; theta - theta0 shrinks by 1 - lr lambda each step.
-        seed: of the order of the examples.
+        seed: seed of the order of the examples.
 
     Raises:
         UsageError: a number out of range.

@@ -46,7 +46,7 @@ class BestRun:
     Attributes:
         learning_rate, steps: the choice; 0 steps say that the pretrained outputs do best.
         validation_score, validation_loss: score and loss on validation examples at that step.
-        test_score, test_loss: there; test examples have no say, not a number without any.
+        test_score, test_loss: test score and loss at that step; test examples have no say, not a number without any.
         outputs: outputs f of all rows at that step.
         curves: every learning rate that was tried.
     """

@@ -34,7 +34,7 @@ def curves(
     rates: Sequence[float] | None = None,
     batches: Sequence[Int[np.ndarray, " _"]] | None = None,
 ) -> tuple[Curves, ...]:
-    """Training curves in the linear regime, one run a learning rate, all over the same batches.
+    """Training curves in the linear regime, one run per learning rate, all over the same batches.
 
     Args:
         space: kernel, pretrained outputs, labels and loss.
@@ -104,7 +104,7 @@ class _Runs:
 
 def _given_batches(n: int, batches: Sequence[Int[np.ndarray, " _"]], steps: int) -> Iterator[Int[np.ndarray, " _"]]:
     if len(batches) < steps:
-        raise UsageError(f"{len(batches)} batches for {steps} steps; expected one a step.")
+        raise UsageError(f"{len(batches)} batches for {steps} steps; expected one per step.")
     for number, batch in enumerate(batches):
         if not len(batch) or len(np.unique(batch)) < len(batch) or batch.min() < 0 or batch.max() >= n:
             raise UsageError(f"Batch {number} is {batch}; expected different numbers from 0 to {n - 1}, one at least.")

@@ -25,7 +25,7 @@ class FunctionSpace:
         kernel: rows train, then evaluation examples; columns train: (n + m, c, n, c).
         f0: pretrained outputs of all rows, (n + m, c). c = 1 is the difference form f_1 - f_0 of two classes.
         y: class numbers of all rows.
-        loss: of one example; training minimises its mean.
+        loss: loss of one example; training minimises its mean.
         validation: how many evaluation examples come first and choose; None for all. The rest are for the test.
         metric: `accuracy`, `f1` or `matthews`.
 

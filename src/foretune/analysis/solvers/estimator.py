@@ -49,12 +49,12 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
     lets `GridSearchCV` carry it.
 
     Attributes:
-        classes_: labels, ascending.
-        n_outputs_: c.
+        classes_: the labels, ascending.
+        n_outputs_: number of outputs, c.
         dual_coef_: alpha, (n, c).
         operator_norm_: ||K||_op, the largest singular value.
-        rank_: of K, up to single-precision rounding.
-        condition_number_: of the matrix that is solved.
+        rank_: rank of K, up to single-precision rounding.
+        condition_number_: condition number of the matrix that is solved.
         residual_: what is left of the optimality condition, relative (see each solver).
         converged_: False when an iterative solver stopped early; direct solvers always converge.
     """

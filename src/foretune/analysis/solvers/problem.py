@@ -21,7 +21,7 @@ class Problem:
     """What a solver is fitted to.
 
     Attributes:
-        matrix: training kernel.
+        matrix: the training kernel as a matrix.
         y: place of each example's label in `classes`.
         classes: the labels, ascending.
         outputs: number of outputs c.
@@ -53,7 +53,7 @@ def posed(x: np.ndarray | FeatureMatrix, y: np.ndarray, f0: np.ndarray | None) -
     """
     y = np.asarray(y)
     if y.ndim != 1 or not len(y):
-        raise UsageError(f"The labels have shape {y.shape}; expected one label an example, (n,).")
+        raise UsageError(f"The labels have shape {y.shape}; expected one label per example, (n,).")
     matrix, shape = _matrix(x), tuple(np.shape(x))
     if matrix.shape[0] != matrix.shape[1]:
         raise UsageError(f"A training kernel has to be square, got shape {np.shape(x)}: examples against themselves.")
@@ -134,6 +134,6 @@ def _classes(y: np.ndarray, outputs: int) -> np.ndarray:
         return np.arange(wanted)
     form = "one difference output stands for two labels" if outputs == 1 else "each output stands for one label"
     raise UsageError(
-        f"{len(found)} different labels, {outputs} output(s) an example: {form}. Expected {wanted} labels, or class "
+        f"{len(found)} different labels, {outputs} output(s) per example: {form}. Expected {wanted} labels, or class "
         f"numbers from 0 to {wanted - 1}."
     )

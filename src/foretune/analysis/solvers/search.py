@@ -33,7 +33,7 @@ class JointData:
         y_train, y_evaluation: class numbers of training and evaluation examples.
         validation: v, how many of the evaluation examples come first and choose.
         metric: `accuracy`, `f1` or `matthews`.
-        reversed: of an asymmetric kernel, `evaluation` with the roles of its rows and columns exchanged.
+        reversed: for an asymmetric kernel, `evaluation` with the roles of its rows and columns exchanged.
     """
 
     train: Kernel
@@ -130,7 +130,7 @@ class CrossValidation:
 
     Attributes:
         folds: how many, stratified by label.
-        seed: of the assignment to folds.
+        seed: seed of the assignment to folds.
     """
 
     folds: int = 5
@@ -187,7 +187,7 @@ class Solution:
         grid: all points that were tried.
         predictions: class numbers of the test examples.
         probabilities: class probabilities of the test examples.
-        condition_number: of the matrix that is solved at the chosen point.
+        condition_number: condition number of the matrix that is solved at the chosen point.
         rank: rank of the training kernel K.
         residual: what is left of the optimality condition at the chosen point.
     """

@@ -44,7 +44,7 @@ class Reading:
 
     Attributes:
         delimiter: what separates the fields of a .csv or .tsv file; None for the comma and the tab.
-        encoding: of the characters; None for UTF-8.
+        encoding: encoding of the characters; None for UTF-8.
 
     Raises:
         UsageError: the delimiter is not one character, or there is no such encoding.

@@ -1,6 +1,6 @@
 """Folders of rows: train.* beside test.*, a clone of a hub dataset with its shards, and what `save_to_disk` wrote.
 
-train.csv  dev.csv  test.csv                    one file a split
+train.csv  dev.csv  test.csv                    one file per split
 data/train-00000-of-00002.parquet ...           shards, as cloned from the hub; the README may name the classes
 dataset_info.json, state.json, *.arrow          datasets.Dataset.save_to_disk
 dataset_dict.json, train/, test/                datasets.DatasetDict.save_to_disk

@@ -29,7 +29,7 @@ def json_rows(path: Path, reading: Reading) -> Rows:
 
 
 def json_line_rows(path: Path, reading: Reading) -> Rows:
-    """The rows of a .jsonl or .ndjson file: one object a line, or one list of objects after all.
+    """The rows of a .jsonl or .ndjson file: one object per line, or one list of objects after all.
 
     Raises:
         DataError: a line is not an object; the message names it.
@@ -58,7 +58,7 @@ def _line_rows(path: Path, text: str) -> Rows:
         row = _parsed(
             line,
             lambda error, where=where: (
-                f"{where}: not JSON ({_reason(error, lines=False)}). Expected one object a line."
+                f"{where}: not JSON ({_reason(error, lines=False)}). Expected one object per line."
             ),
         )
         if not isinstance(row, dict):
@@ -182,7 +182,7 @@ def _columns(path: Path, value: Mapping[str, Any], places: Sequence[list]) -> Ro
     if any(place != places[0] for place in places):
         sizes = ", ".join(f"{name!r} {len(column)}" for name, column in list(value.items())[:5])
         raise DataError(
-            f"{path}: its columns have different lengths or rows ({sizes}). Expected one value a row in each."
+            f"{path}: its columns have different lengths or rows ({sizes}). Expected one value per row in each."
         )
     return [{name: column[place] for name, column in value.items()} for place in places[0]]
 
@@ -201,8 +201,8 @@ def _all_objects(rows: Sequence[object]) -> bool:
 
 def _shapeless(path: Path, what: str) -> DataError:
     return DataError(
-        f"{path} holds {what}. Expected a list of objects such as {{'text': ..., 'label': ...}}, one object a line, or one "
-        "list for each column."
+        f"{path} holds {what}. Expected a list of objects such as {{'text': ..., 'label': ...}}, one object per line, "
+        "or one list for each column."
     )
 
 

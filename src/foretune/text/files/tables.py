@@ -73,8 +73,8 @@ def table_rows(path: Path, reading: Reading, tabs: bool) -> tuple[Rows, list[str
     if merged is not None:
         first, last = merged
         raise DataError(
-            f"{path}, lines {first} to {last}: a quote opens in line {first} and closes in line {last}, and lines of this "
-            'stretch look like rows. If quotes are characters of the texts, double them ("he said ""no"""), write a .tsv '
+            f"{path}, lines {first} to {last}: a quote opens in line {first} and closes in line {last}, and the lines "
+            'between look like rows. If quotes are characters of the texts, double them ("he said ""no"""), write a .tsv '
             "file without quoting, or write JSON lines; if these lines are one text, write JSON lines."
         )
     spaced = len(names) > 1 and all(name[:1] == " " for name in names[1:])
@@ -108,7 +108,7 @@ def _several_lines(records: Sequence[Record]) -> list[str]:
     first, last = found[0]
     count = "1 text has" if len(found) == 1 else f"{len(found)} texts have"
     where = f"lines {first} to {last} of the file" + (", for example" if len(found) > 1 else "")
-    return [f"{count} several lines ({where}). If these are rows, a quote in line {first} lays them together."]
+    return [f"{count} several lines ({where}). If these are rows, a quote in line {first} joins them."]
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def _tab_records(path: Path, text: str) -> tuple[list[Record], list[str]]:
     if ragged is not None:  # a field has tabs or line ends, which only quotes can hold, or a line is wrong
         try:
             records = _records(text, "\t", csv.QUOTE_MINIMAL)
-            reason = "" if _merged(text, records, "\t") is None else "they lay rows together"
+            reason = "" if _merged(text, records, "\t") is None else "they join rows"
         except csv.Error as error:
             records, reason = [], str(error)
         if not reason:
