@@ -60,8 +60,9 @@ def in_parts(crew: Crew, lm: LanguageModel, rows: Path, folder: Path, progress: 
     found = load_experiment(Setting(DataSource(str(rows)), FewShot(8), test=80), lm, folder)
     carry_out_runs(crew, [AskedGrid(AskedCell.of(found), found, TUNED, GRID)], progress)
     job = joint_job(found.outputs, *found.examples)
-    kernels_with(found, job, FORMULAS, crew=crew)
-    kernels_with(found, job, FORMULAS[:2], sketch=Sketch(8, landmarks=2), crew=crew)
+    found.work.crew = crew
+    kernels_with(found, job, FORMULAS)
+    kernels_with(found, job, FORMULAS[:2], sketch=Sketch(8, landmarks=2))
     return found
 
 
@@ -145,7 +146,7 @@ def test_a_page_in_parts_is_the_page_and_trains_nothing_more(
     with ThisProcess(1, ModelInHand(studies.lm)) as crew:
         carry_out_recipe(recipe, studies, crew)
     monkeypatch.setattr(engine, "train", lambda *_: pytest.fail("everything is kept"))
-    assert recipe.page(studies) == expected
+    assert repr(recipe.page(studies)) == repr(expected)  # undefined numbers are not equal to themselves
 
 
 def test_a_page_of_seconds_is_not_made_in_parts(studies: Study) -> None:

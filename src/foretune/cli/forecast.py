@@ -177,8 +177,8 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, workers: WorkerOptio
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=recipe.wanted.warm_up, warnings=(*inputs.warnings, *asked.able.notes))
     record = record_of(found, about(found, repeatable(recipe.groups)))
-    with crew_for(workers, source_of(recipe.model), found.outputs.lm) as crew:
-        kernels = shown_kernels(found, job, formulas, settings, errors, sketch, crew)
+    with crew_for(workers, source_of(recipe.model), found.outputs.lm) as found.work.crew:
+        kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
     if sketch is not None:
         off = _measured(found, kernels, formulas, recipe.blocks, errors)
         said = (sketch_reason(job, formulas, run.memory, sketch), *off)

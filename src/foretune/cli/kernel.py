@@ -37,7 +37,6 @@ from foretune.kernels.lora import LoRA
 from foretune.kernels.sketch import Sketch
 from foretune.pages.console import Console, progress_console
 from foretune.store.atomic import write_text
-from foretune.work.crew import Crew
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def run_kernel(
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, about(found, repeatable(settings)))
     repeated = Settings(run.out, as_yaml("kernel", settings))
-    with crew_for(workers, source_of(model), found.outputs.lm) as crew:
-        kernels = shown_kernels(found, job, formulas, repeated, errors, crew=crew)
+    with crew_for(workers, source_of(model), found.outputs.lm) as found.work.crew:
+        kernels = shown_kernels(found, job, formulas, repeated, errors)
     record = named(found, record, kernels)
     numbers = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
@@ -96,11 +95,10 @@ def shown_kernels(
     settings: Settings,
     errors: Console,
     sketch: Sketch | None = None,
-    crew: Crew | None = None,
 ) -> Mapping[str, Blocked]:
     """The kernels; where there is a folder they are written there, and the settings when it is known to be theirs."""
     with reported(found, "kernel", errors):
-        return kernels_with(found, job, formulas, settings.write, sketch, crew)
+        return kernels_with(found, job, formulas, settings.write, sketch)
 
 
 def deliver_plan(

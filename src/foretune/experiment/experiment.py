@@ -42,6 +42,7 @@ from foretune.text.account import Account
 from foretune.text.example import Example
 from foretune.text.split import Split
 from foretune.text.task import Task
+from foretune.work.crew import Crew
 
 
 @dataclass
@@ -53,12 +54,14 @@ class Work:
         progress: called as the work goes on.
         stages: seconds and memory of what was done.
         callbacks: callbacks of `transformers.Trainer`, for every run.
+        crew: who computes the kernels of a command in parts.
     """
 
     memory: str = "2GiB"
     progress: Progress | None = None
     stages: Stages = field(default_factory=Stages)
     callbacks: tuple[Any, ...] = ()
+    crew: Crew | None = None
 
 
 Model = LanguageModel | str | Callable[[], LanguageModel]

@@ -87,9 +87,8 @@ def kernels_with(
     formulas: Sequence[Formula],
     begun: Callable[[], None] = lambda: None,
     sketch: Sketch | None = None,
-    crew: Crew | None = None,
 ) -> Mapping[str, Blocked]:
-    """The kernels of a command by label; in the experiment's folder, if it has one.
+    """The kernels of a command by label; in the experiment's folder, if it has one. A crew makes them in parts.
 
     Args:
         experiment: model and examples.
@@ -98,7 +97,6 @@ def kernels_with(
         begun: called when the folder of each kernel is known to be of this computation; until then no other process
             writes to the experiment's folder.
         sketch: makes tangent features instead of kernels.
-        crew: makes tiles or chunks, where the experiment has a folder.
 
     Raises:
         UsageError: a folder holds another kernel.
@@ -107,7 +105,7 @@ def kernels_with(
     folder, work = experiment.folder, experiment.work
 
     def made(where: Path | None, started: Callable[[], None]) -> Mapping[str, Blocked]:
-        parts = None if crew is None else _in_parts(experiment, job, crew)
+        parts = None if work.crew is None else _in_parts(experiment, job, work.crew)
         if sketch is None:
             tiles = None if parts is None or where is None else parts.tiles(where)
             return kernels_of(job, formulas, work.memory, where, work.progress, started, tiles)
