@@ -119,7 +119,7 @@ def _connect(ray: Any, address: str | None, cpus: int) -> None:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECTS, **quiet)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECTS, **quiet)
         return
     try:
         ray.init(address=address, **quiet)
