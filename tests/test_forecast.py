@@ -11,6 +11,7 @@ import torch
 import foretune as ft
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, LogLoss, curves
 from foretune.analysis.scores import Score
+from foretune.analysis.selection import CorrectedLoss
 from foretune.candidates.candidate import (
     Candidate,
     ParameterSizes,
@@ -184,7 +185,7 @@ def scored_with(name: str, loss: float, parameters: int, rank: int | None, behin
 
 
 def compared(*items: ScoredCandidate) -> Comparison:
-    return Comparison(items, len(items), (), VALIDATION_LOSS)
+    return Comparison(items, len(items), (), VALIDATION_LOSS, CorrectedLoss(0.1, 0.2, 9))
 
 
 def test_ties_are_said_and_adapters_go_first_among_them() -> None:

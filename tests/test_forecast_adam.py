@@ -6,10 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from foretune.candidates.adam import BATCH, EVERY, RATES, STEPS, adam_kernel, adam_rate, reach
+from foretune.candidates.adam import (
+    BATCH,
+    EVALUATIONS,
+    RATES,
+    STEPS,
+    adam_kernel,
+    adam_rate,
+    planned_run,
+    reach,
+)
 from foretune.candidates.candidate import ALPHA, ParameterSizes
 from foretune.experiment.inputs import Inputs
 from foretune.kernels.lora import LoRA
+
+PLANNED = planned_run(48)
 
 
 def test_adam_kernel_makes_each_block_step_by_the_rate_in_each_entry() -> None:
@@ -67,7 +78,7 @@ def real_losses(blocks: list[np.ndarray], inputs: Inputs, rates: tuple[float, ..
             optimiser.zero_grad()
             loss(x[batch] @ theta, y[batch]).backward()
             optimiser.step()
-            if step % EVERY == 0:
+            if step % (STEPS // EVALUATIONS) == 0:
                 lowest = min(lowest, loss(x[48:] @ theta, y[48:]).item())
         found.append(lowest)
     return found
@@ -77,7 +88,7 @@ def real_losses(blocks: list[np.ndarray], inputs: Inputs, rates: tuple[float, ..
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_rate_is_near_the_best_of_real_adam_on_a_linear_model(seed: int, scales: tuple[float, ...]) -> None:
     blocks, inputs = linear_problem(seed, scales)
-    found = adam_rate(kernels_of_blocks(blocks), [8] * len(blocks), inputs)
+    found = adam_rate(kernels_of_blocks(blocks), [8] * len(blocks), inputs, PLANNED)
     assert found.learning_rate is not None
     wide = tuple(float(rate) for rate in np.geomspace(1e-6, 1e2, 25))
     real = real_losses(blocks, inputs, wide)
@@ -90,7 +101,7 @@ def test_a_rate_is_not_made_up_where_no_step_helps() -> None:
     blocks, inputs = linear_problem(0, (1.0,))
     parts = kernels_of_blocks(blocks)
     parts[0][:, :, 48:] *= -1  # what training examples teach is wrong for the others
-    found = adam_rate(parts, [8], inputs)
+    found = adam_rate(parts, [8], inputs, PLANNED)
     assert found.learning_rate is None and found.validation_loss == pytest.approx(np.log(2))
     assert found.words.startswith("no learning rate from 1e-06 to 1e-01 lowers")
 
@@ -114,23 +125,23 @@ def test_within_reach_no_run_moves_the_weights_by_more_than_their_norm() -> None
 
 def test_a_limited_rate_says_so() -> None:
     blocks, inputs = linear_problem(1, (1.0,))
-    free = adam_rate(kernels_of_blocks(blocks), [8], inputs)
+    free = adam_rate(kernels_of_blocks(blocks), [8], inputs, PLANNED)
     assert free.learning_rate is not None
-    limited = adam_rate(kernels_of_blocks(blocks), [8], inputs, free.learning_rate / 8)
+    limited = adam_rate(kernels_of_blocks(blocks), [8], inputs, PLANNED, free.learning_rate / 8)
     assert limited.learning_rate == max(rate for rate in RATES if rate <= free.learning_rate / 8)
     assert "the largest tried: a higher rate could overwrite the pretrained weights" in limited.words
-    assert adam_rate(kernels_of_blocks(blocks), [8], inputs, 0.0).learning_rate == RATES[0]
+    assert adam_rate(kernels_of_blocks(blocks), [8], inputs, PLANNED, 0.0).learning_rate == RATES[0]
 
 
 def test_rates_from_which_nothing_is_better_than_the_start_are_named() -> None:
     blocks, inputs = linear_problem(1, (30.0,))
-    found = adam_rate(kernels_of_blocks(blocks), [8], inputs)
+    found = adam_rate(kernels_of_blocks(blocks), [8], inputs, PLANNED)
     assert found.learning_rate is not None and found.learning_rate < found.worse_from < np.inf
     assert found.worse_from in RATES and found.batch == BATCH and found.steps == STEPS
     assert f"from {found.worse_from:.1e} on nothing is better" in found.words
-    small = adam_rate([1e-6 * part for part in kernels_of_blocks(blocks)], [8], inputs)
+    small = adam_rate([1e-6 * part for part in kernels_of_blocks(blocks)], [8], inputs, PLANNED)
     assert small.learning_rate == RATES[-1] and "the largest tried" in small.words
-    scaled = adam_rate([100 * part for part in kernels_of_blocks(blocks)], [8], inputs)
+    scaled = adam_rate([100 * part for part in kernels_of_blocks(blocks)], [8], inputs, PLANNED)
     assert scaled.learning_rate == pytest.approx(
         found.learning_rate / 10
     )  # Adam's step does not grow with the gradient

@@ -15,6 +15,7 @@ import torch
 
 import foretune as ft
 from foretune.analysis.scores import Score
+from foretune.analysis.selection import CorrectedLoss
 from foretune.candidates.candidate import (
     PROBING,
     ParameterSizes,
@@ -30,10 +31,10 @@ from foretune.candidates.greedy import greedy_path
 from foretune.candidates.scored import RATES_ARE_FOR
 from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
 from foretune.cli.forecast import run_forecast
+from foretune.cli.forecast_options import ForecastOptions
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
-    ForecastOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
@@ -223,7 +224,7 @@ def test_a_cheaper_adapter_that_does_not_beat_linear_probing_is_not_preferred() 
     best = replace(best, rank=None)
     assert best.spread is not None
     tied = replace(best, rank=4, parameters=1, spread=replace(best.spread, over_probing=(-0.1, 0.2)))
-    compared = Comparison((best, tied, probing), 3, (), VALIDATION_LOSS)
+    compared = Comparison((best, tied, probing), 3, (), VALIDATION_LOSS, CorrectedLoss(0.1, 0.2, 9))
     said = advice(compared, pool_of(kernels, inputs), Score(0.5, 0.4, 0.6))
     assert said.candidate is best
     assert said.adapter is tied
@@ -288,7 +289,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
             DataOptions(str(data_file), k=4, test=10),
             OutputOptions(),
             BlockOptions(blocks="encoder.layer.0.attention.self.query.*,head.*"),
-            ForecastOptions(warm_up),
+            ForecastOptions(warm_up=warm_up),
             RunOptions(),
             WorkerOptions(),
             ReportOptions(json=target, details=True),

@@ -6,12 +6,12 @@ import pytest
 
 from foretune.analysis.label_regression import label_regression
 from foretune.analysis.scores import scored
+from foretune.candidates.baseline import rule_for
 from foretune.candidates.candidate import PROBING, ParameterSizes, candidate
 from foretune.candidates.evidence import Pool
+from foretune.candidates.prediction import prediction
 from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
-from foretune.forecasting.baseline import rule_for
 from foretune.forecasting.forecast import pool_forecast
-from foretune.forecasting.prediction import prediction
 from tests.test_forecast_heads import HEAD, NAMES, QUICK, SIGNAL, SIZE, WEIGHTS, by_heart, pool_of, synthetic
 
 

@@ -93,7 +93,9 @@ class Stub:
 
     def __init__(self, chosen: object, losses: tuple[float, ...]) -> None:
         self.candidate = chosen
-        self.adamw = AdamRate(1e-3, 1.0, 1.0, losses[-1], 2, 4, (PredictedRun(1e-3, (0, 1, 2), losses),))
+        self.adamw = AdamRate(
+            1e-3, 1.0, 1.0, losses[-1], losses[-1], 2, 4, "constant", (PredictedRun(1e-3, (0, 1, 2), losses),)
+        )
         self.predicted = type("", (), {"score": type("", (), {"value": 0.5})})
 
 

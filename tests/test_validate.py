@@ -39,6 +39,7 @@ from foretune.validation.data import validation_data
 from foretune.validation.items import carry_out_validation
 from foretune.validation.page import curve_distance, validation_page
 from foretune.validation.rankings import EXHAUSTIVE, LOSS, SCORE, exhaustive_search, rankings
+from foretune.validation.rivals import ONE_EPOCH
 from foretune.validation.runs import (
     Measured,
     ValidationStudy,
@@ -264,7 +265,9 @@ def test_every_candidate_has_results_scores_and_curves(cells: list[Measured], st
     assert all(np.isnan(found[name].median) for name in ("LogME", "LEEP", "NCE", "random choice"))
     assert found["LogME"].regret == pytest.approx(found["random choice"].regret)
     page = validation_page(validation_data(cells, {}), study)
-    assert [row[0] for row in page.tables[0].texts] == [*SCORES, EXHAUSTIVE, "noise ceiling"]
+    names = [row[0] for row in page.tables[0].texts]
+    assert names[: len(SCORES)] == list(SCORES) and names[-2:] == [EXHAUSTIVE, "noise ceiling"]
+    assert names[len(SCORES)].startswith(f"{ONE_EPOCH} (") and len(names) == len(SCORES) + 3
     assert all(len(row) == len(table.header) for table in page.tables for row in table.texts)
     assert any("no score can rank" in line or "ranks best" in line for line in page.findings)
     whole = stopped_runs(cells)[-1]  # not stopped: the sweep

@@ -10,19 +10,19 @@ import pytest
 
 from foretune.analysis.scores import Score
 from foretune.candidates.adam import reach
+from foretune.candidates.baseline import ClassRule, rule_for
 from foretune.candidates.candidate import ParameterSizes
 from foretune.candidates.evidence import Pool
+from foretune.candidates.prediction import prediction
 from foretune.candidates.scored import LowestLoss
 from foretune.candidates.scores import VALIDATION_LOSS
+from foretune.candidates.verdict import claim, verdict
 from foretune.errors import ModelError, NonFiniteError, UsageError
 from foretune.experiment.inputs import Inputs
-from foretune.forecasting.baseline import ClassRule, rule_for
 from foretune.forecasting.cost import FORECAST_STAGES, forecast_cost
 from foretune.forecasting.forecast import PoolForecast
 from foretune.forecasting.forecast import pool_forecast as forecast_of
 from foretune.forecasting.page import Seen, forecast_page
-from foretune.forecasting.prediction import prediction
-from foretune.forecasting.verdict import claim, verdict
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.pages.console import PlainConsole
 from foretune.pages.terminal import print_page

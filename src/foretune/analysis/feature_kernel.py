@@ -178,34 +178,69 @@ def frobenius(matrix: Matrix) -> float:
 
 MOST = 1024
 """Features of a sum over blocks at most: more are mixed."""
+_KEPT = 64
+"""Of these, how many tell exactly what the sum has in common with that of a few examples."""
+_LEAST = 1e-6
+"""Directions of these with less than this share of the largest eigenvalue are rounding."""
 
 
 def side_by_side(
-    blocks: Iterable[tuple[int, Float[np.ndarray, "m c k"]]], count: int, most: int | None = MOST
+    blocks: Iterable[tuple[int, Float[np.ndarray, "m c w"]]], width: int, most: int | None = MOST, n: int | None = None
 ) -> Float[np.ndarray, "m c j"]:
     """The features of the sum of some kernels: those of each side by side, or mixed where they would be many.
 
-    Mixed, each feature is added with a random sign to one of `most` sums, no two of a block to the same, so that the
-    kernel keeps its expectation; the blocks are sketches already, and another error of that size hardly adds to theirs.
+    Mixed, each feature is added with a random sign to one of some sums, so that the kernel keeps its expectation. As within
+    a block (`foretune.kernels.landmarks`) what the examples have in common with a few of them is kept exactly beside, and
+    only the rest is mixed.
 
     Args:
         blocks: a number that fixes the signs, and features.
-        count: how many blocks come.
-        most: features of the result at most, unless a block has more; None for no mixing.
+        width: features of all blocks together.
+        most: features of the result at most; None for no mixing.
+        n: the examples in common with which is kept are among so many, the first; all without it.
     """
-    found = np.empty(0)
+    if most is not None and width > most:
+        return _mixed(blocks, most, n)
+    return np.concatenate([features for _, features in blocks], axis=2)
+
+
+def _mixed(
+    blocks: Iterable[tuple[int, Float[np.ndarray, "m c w"]]], most: int, n: int | None
+) -> Float[np.ndarray, "m c j"]:
+    sums: np.ndarray = np.empty((0, 0))
+    common, rows = sums, np.empty(0, dtype=int)
+    m = c = 0
     for place, (number, features) in enumerate(blocks):
-        m, c, k = features.shape
-        room = count * k if most is None else max(most, k)
+        m, c, w = features.shape
+        flat = features.reshape(m * c, w)
         if place == 0:
-            found = np.zeros((m, c, min(count * k, room)), dtype=features.dtype)
-        if count * k <= room:
-            found[:, :, place * k : (place + 1) * k] = features
-        else:
-            generator = np.random.default_rng([number, k])
-            sums, signs = generator.permutation(room)[:k], 2 * generator.integers(0, 2, k) - 1
-            found[:, :, sums] += features * signs.astype(features.dtype)
-    return found
+            few = min(_KEPT, most // 4, (n or m) * c)
+            rows = np.arange(few) * (n or m) * c // max(few, 1)
+            sums, common = np.zeros((m * c, most - few), flat.dtype), np.zeros((m * c, few))
+        generator = np.random.default_rng([number, w])
+        order, signs = generator.permutation(w), (2 * generator.integers(0, 2, w) - 1).astype(flat.dtype)
+        for start in range(0, w, sums.shape[1]):
+            chosen = order[start : start + sums.shape[1]]
+            into = generator.permutation(sums.shape[1])[: len(chosen)]
+            sums[:, into] += flat[:, chosen] * signs[chosen]
+        common += flat @ flat[rows].T
+    values, vectors = np.linalg.eigh(common[rows])
+    kept = values > _LEAST * max(values[-1:].max(initial=0.0), 0.0)
+    root = np.where(kept, vectors / np.sqrt(np.where(kept, values, 1.0)), 0.0)
+    spanned = common @ root
+    rest = sums - (spanned @ (root.T @ sums[rows])).astype(sums.dtype)
+    return np.concatenate([rest, spanned.astype(sums.dtype)], axis=1).reshape(m, c, most)
+
+
+def multiplied_out(blocks: Iterable[Float[np.ndarray, "m c w"]], n: int) -> Float64[np.ndarray, "n c m c"]:
+    """The sum of some kernels as an array, the first n examples against all: one block after the other is added."""
+    total = np.zeros((0, 0, 0, 0))
+    for place, features in enumerate(blocks):
+        joint = FeatureKernel.joint(features, n)
+        if place == 0:
+            total = np.zeros(joint.shape)
+        total += joint.dense()
+    return total
 
 
 def weighted_sum(kernels: Sequence[Kernel], weights: Sequence[float]) -> Kernel:
@@ -214,7 +249,8 @@ def weighted_sum(kernels: Sequence[Kernel], weights: Sequence[float]) -> Kernel:
     if isinstance(first, FeatureKernel):
         features = (kernel.right for kernel in kernels if isinstance(kernel, FeatureKernel))
         scaled = (np.float32(np.sqrt(weight)) * each for each, weight in zip(features, weights, strict=True))
-        return FeatureKernel.joint(side_by_side(enumerate(scaled), len(kernels)), len(first.left))
+        width, n = sum(k.left.shape[-1] for k in kernels if isinstance(k, FeatureKernel)), len(first.left)
+        return FeatureKernel.joint(side_by_side(enumerate(scaled), width, n=n), n)
     total = np.zeros(first.shape)
     for kernel, weight in zip(kernels, weights, strict=True):
         total += weight * dense(kernel)

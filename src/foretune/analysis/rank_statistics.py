@@ -2,6 +2,7 @@ r"""How well a score ranks real results, what trusting it costs, and how well th
 
     rho      Spearman's correlation of score and result over the candidates of one task and seed
     regret   max_p r_p - r_{argmax score}: what is lost against the best candidate found
+    partial  (rho_sr - rho_sg rho_gr) / ((1 - rho_sg^2) (1 - rho_gr^2))^1/2, what a score knows beside a rule g
     ceiling  mean over pairs of seeds of the rho between real results, each seed with examples of its own
 
 The ceiling is what one real study says of the next. A forecast that knew the common order without noise would reach about
@@ -25,6 +26,8 @@ from foretune.shapes import Float64
 
 LOWEST_CEILING = 0.3
 """Below this correlation of the results with themselves a task's candidates count as not to be ranked."""
+_SAME = 1e-6
+"""Below it a rule ranks as the other side does: nothing is left to correlate."""
 RESAMPLES = 300
 """How often candidates are drawn for an interval, the same ones for all rows."""
 
@@ -81,6 +84,27 @@ def rank_correlation(a: Float64[np.ndarray, "*runs k"], b: Float64[np.ndarray, "
     return np.divide((x * y).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0)
 
 
+def partial_rank_correlation(
+    a: Float64[np.ndarray, "*runs k"], b: Float64[np.ndarray, "*runs k"], given: Float64[np.ndarray, "*runs k"]
+) -> np.ndarray:
+    """Spearman's rank correlation of what is left of two sides once the ranks of a third explain them.
+
+    Not a number where a side is constant, or where the third side ranks as one of the others does. A third side that is
+    constant explains nothing.
+
+    Args:
+        a, b: the sides, candidates along the last axis.
+        given: the third side.
+
+    Raises:
+        UsageError: different shapes, or undefined numbers.
+    """
+    ab = rank_correlation(a, b)
+    ag, bg = (np.nan_to_num(rank_correlation(side, given)) for side in (a, b))
+    scale = np.sqrt(np.maximum(1 - ag**2, 0) * np.maximum(1 - bg**2, 0))
+    return np.divide(ab - ag * bg, scale, out=np.full(np.shape(scale), np.nan), where=scale > _SAME)
+
+
 def regret(score: Float64[np.ndarray, " k"], results: Float64[np.ndarray, " k"]) -> float:
     """What is lost by taking the candidate with the largest score; of equal scores, on average."""
     lost = results.max() - results[score == score.max()]
@@ -96,6 +120,21 @@ def median_correlation(scores: Float64[np.ndarray, "s k"], results: Float64[np.n
     value = _median(rank_correlation(scores, results))
     draws = _draws(scores.shape[1])
     return _interval(value, _medians(scores[:, draws], results[:, draws]))
+
+
+def median_partial_correlation(
+    scores: Float64[np.ndarray, "s k"], results: Float64[np.ndarray, "s k"], given: Float64[np.ndarray, "s k"]
+) -> BootstrapEstimate:
+    """The median partial rank correlation over tasks and seeds, with the interval over candidates drawn again.
+
+    Args:
+        scores, results: see `median_correlation`.
+        given: the rule whose ranks are taken out of both.
+    """
+    value = _median(partial_rank_correlation(scores, results, given))
+    draws = _draws(scores.shape[1])
+    drawn = partial_rank_correlation(scores[:, draws], results[:, draws], given[:, draws])
+    return _interval(value, np.array([_median(column) for column in drawn.T]))
 
 
 def correlation_difference(
@@ -137,6 +176,8 @@ def _medians(scores: Float64[np.ndarray, "s r k"], results: Float64[np.ndarray, 
 def _interval(value: float, drawn: Float64[np.ndarray, " r"]) -> BootstrapEstimate:
     if np.isnan(value):
         return BootstrapEstimate(value, value, value)
+    if np.isnan(drawn).all():
+        return BootstrapEstimate(value, float("nan"), float("nan"))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
     return BootstrapEstimate(value, float(low), float(high))
 

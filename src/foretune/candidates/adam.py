@@ -28,19 +28,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from foretune.analysis.dynamics import Curves, FunctionSpace, GradientDescent, LogLoss, curves
 from foretune.analysis.feature_kernel import Kernel, gradient_squares, weighted_sum
 from foretune.analysis.output_derivative import chi
+from foretune.analysis.schedule import Schedule
+from foretune.analysis.selection import best_by_fold, corrected_loss, folds
 from foretune.candidates.candidate import ALPHA, ParameterSizes
 from foretune.candidates.joint import function_space
 from foretune.experiment.inputs import Inputs
 from foretune.finetune.training import Training
 from foretune.kernels.lora import LoRA
-from foretune.shapes import Float64
+from foretune.shapes import Bool, Float64
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def predicted_runs(
     for training in grid:
         batch, rate = training.batch_of(n), training.optimiser.learning_rate
         descent = GradientDescent(rate, batch, seed=training.seed)
-        (run,) = curves(spaces[batch], descent, training.steps_for(n), training.interval(n))
+        steps, every = training.steps_for(n), training.interval(n)
+        (run,) = curves(spaces[batch], descent, steps, every, schedule=training.schedule)
         found.append(_predicted(rate, run))
     return tuple(found)
 
@@ -148,7 +151,38 @@ def reach(blocks: Sequence[str], rank: int | None, sizes: ParameterSizes, steps:
 
 RATES = tuple(float(rate) for rate in np.geomspace(1e-6, 1e-1, 16))
 """Three a decade."""
-STEPS, EVERY, BATCH = 48, 4, 16
+STEPS, BATCH, EPOCHS, EVALUATIONS = 48, 16, 3, 12
+
+
+def planned_run(
+    n: int,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch_size: int = BATCH,
+    schedule: Schedule = "constant",
+) -> Training:
+    """The run of AdamW that is forecast: three passes over the training examples, and 48 steps at least, if nobody says.
+
+    It is evaluated `EVALUATIONS` times, trains without dropout, and its best checkpoint is that of the lowest validation
+    loss.
+
+    Args:
+        n: training examples.
+        steps: number of training steps.
+        epochs: passes over the training examples, instead of steps.
+        batch_size: examples a step.
+        schedule: of the learning rate.
+
+    Raises:
+        UsageError: both steps and epochs.
+    """
+    asked = Training(
+        steps=steps, epochs=epochs, batch_size=batch_size, schedule=schedule, best_by="loss", dropout=False
+    )
+    if steps is None and epochs is None:
+        asked = replace(asked, steps=max(STEPS, replace(asked, epochs=EPOCHS).steps_for(n)))
+    total = asked.steps_for(n)
+    return replace(asked, steps=total, epochs=None, evaluate_every=max(1, total // EVALUATIONS))
 
 
 @dataclass(frozen=True)
@@ -159,8 +193,10 @@ class AdamRate:
         learning_rate: learning rate of the lowest simulated validation loss; None where no rate lowers it.
         worse_from: the smallest rate above it after which no evaluation is better than the start; infinite for none.
         reach: no larger rate was considered (`reach`); infinite for a head alone.
-        validation_loss: lowest simulated validation loss, nats.
+        validation_loss: lowest simulated validation loss, nats, as it was chosen among rates and evaluations.
+        expected_loss: the same without the luck of that choice (`analysis.selection`), nats.
         steps, batch: number of steps and batch size of the simulated runs.
+        schedule: of their learning rate.
         runs: one for each rate that was tried, from the smallest.
     """
 
@@ -168,8 +204,10 @@ class AdamRate:
     worse_from: float
     reach: float
     validation_loss: float
+    expected_loss: float
     steps: int
     batch: int
+    schedule: Schedule
     runs: tuple[PredictedRun, ...]
 
     @property
@@ -183,9 +221,14 @@ class AdamRate:
         return self.learning_rate == _within(self.reach)[-1]
 
     @property
+    def falling(self) -> str:
+        """The schedule in words, where the rate does not stay."""
+        return "" if self.schedule == "constant" else f", {self.schedule} schedule"
+
+    @property
     def words(self) -> str:
         """The rate, and what it is of."""
-        tried, runs = _within(self.reach), f"simulated: {self.steps} steps, batches of {self.batch}"
+        tried, runs = _within(self.reach), f"simulated: {self.steps} steps, batches of {self.batch}{self.falling}"
         if self.learning_rate is None:
             return f"no learning rate from {tried[0]:.0e} to {tried[-1]:.0e} lowers the validation loss ({runs})"
         notes = [runs]
@@ -201,25 +244,36 @@ def adam_rate(
     parts: Sequence[Kernel],
     entries: Sequence[int],
     inputs: Inputs,
+    planned: Training,
     within: float = math.inf,
+    choosing: Bool[np.ndarray, "b v"] | None = None,
 ) -> AdamRate:
     """The learning rate of AdamW with the lowest simulated validation loss, of equals the smallest.
 
     Args:
         parts, entries: as in `adam_kernel`.
         inputs: labels and pretrained outputs.
-        within: no larger rate is tried, `reach(blocks, rank, sizes, STEPS)`.
+        planned: the run, `planned_run(n)`; its rate does not matter.
+        within: no larger rate is tried, `reach(blocks, rank, sizes, steps)`.
+        choosing: folds of the validation examples, `analysis.selection.folds`; of their labels without any.
     """
-    batch, rates = min(BATCH, inputs.n_train), _within(within)
-    runs = curves(_adam_space(parts, entries, inputs, batch), GradientDescent(1.0, batch), STEPS, EVERY, rates)
+    n, rates = inputs.n_train, _within(within)
+    batch, steps, schedule = planned.batch_of(n), planned.steps_for(n), planned.schedule
+    space = _adam_space(parts, entries, inputs, batch)
+    runs = curves(space, GradientDescent(1.0, batch), steps, planned.interval(n), rates, schedule=schedule)
     start = float(runs[0].validation_loss[0])
     tried = tuple(map(_predicted, rates, runs))
     lowest = [run.lowest for run in tried]
     best = int(np.argmin(lowest))
     if not lowest[best] < start:
-        return AdamRate(None, rates[0], within, start, STEPS, batch, tried)
+        return AdamRate(None, rates[0], within, start, start, steps, batch, schedule, tried)
     worse = (rate for rate, loss in zip(rates[best:], lowest[best:], strict=True) if loss >= start)
-    return AdamRate(rates[best], next(worse, math.inf), within, lowest[best], STEPS, batch, tried)
+    choosing = folds(inputs.y[n : n + inputs.n_validation]) if choosing is None else choosing
+    expected = corrected_loss(
+        [best_by_fold(np.concatenate([run.validation_each[1:] for run in runs]), choosing)]
+    ).corrected
+    above = next(worse, math.inf)
+    return AdamRate(rates[best], above, within, lowest[best], expected, steps, batch, schedule, tried)
 
 
 def _within(reach: float) -> tuple[float, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foretune.analysis.selection import CorrectedLoss, corrected_loss
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.effort import limits
 from foretune.candidates.evidence import Pool
@@ -21,22 +22,31 @@ class Comparison:
         considered: how many there were, with those that were not simulated.
         limits: what was limited, in words.
         criterion: the label error of a model with a head, else the simulated validation loss.
+        smallest_loss: the smallest simulated validation loss of all of them, without the luck of that choice among
+            candidates, rates and steps.
     """
 
     candidates: tuple[ScoredCandidate, ...]
     considered: int
     limits: tuple[str, ...]
     criterion: Criterion
+    smallest_loss: CorrectedLoss
 
 
 def comparison(pool: Pool) -> Comparison:
     """Every candidate of a pool, simulated and compared."""
     scored = [pool.evidence(item).scored(item) for item in promising(pool)]
-    criterion = LABEL_ERROR if pool.sizes.head else VALIDATION_LOSS
+    criterion = criterion_of(pool)
     ranked = with_spreads(sorted(scored, key=lambda item: sort_key(item, criterion)), pool, criterion)
     rows, every = pool.inputs.f0.shape[1] * pool.inputs.n_train, len(pool.candidates)
+    smallest = corrected_loss([pool.evidence(item).by_fold for item in ranked])
     compared = sum(item.spread is not None for item in ranked)
-    return Comparison(tuple(ranked), every, limits(pool.effort, every, rows, compared), criterion)
+    return Comparison(tuple(ranked), every, limits(pool.effort, every, rows, compared), criterion, smallest)
+
+
+def criterion_of(pool: Pool) -> Criterion:
+    """What ranks candidates: the label error of a model with a head, else the simulated validation loss."""
+    return LABEL_ERROR if pool.sizes.head else VALIDATION_LOSS
 
 
 def sort_key(candidate: ScoredCandidate, criterion: Criterion) -> tuple[float, float, int, str]:

@@ -29,9 +29,10 @@ from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
 from foretune.analysis.scores import predicted_classes, scored
+from foretune.analysis.selection import ByFold, best_by_fold, folds
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
-from foretune.candidates.adam import STEPS, AdamRate, PredictedRun, adam_rate, predicted_runs, reach
+from foretune.candidates.adam import AdamRate, PredictedRun, adam_rate, planned_run, predicted_runs, reach
 from foretune.candidates.candidate import (
     ALPHA,
     Candidate,
@@ -59,7 +60,7 @@ from foretune.experiment.inputs import Inputs
 from foretune.finetune.training import Training
 from foretune.kernels.features import Blocked
 from foretune.kernels.lora import LoRA
-from foretune.shapes import Float64
+from foretune.shapes import Bool, Float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,7 @@ class Pool:
         sizes: shapes and norms of the parameters.
         effort: limits of the simulations and resamples.
         grid: settings of real runs with AdamW that are to be predicted.
+        run: the run that is to be made, of which the learning rate is sought; `planned_run(n)` where nobody says.
     """
 
     kernels: Mapping[str, Blocked]
@@ -80,6 +82,7 @@ class Pool:
     sizes: ParameterSizes
     effort: Effort
     grid: tuple[Training, ...] = ()
+    run: Training | None = None
     _known: dict[object, Evidence] = field(default_factory=dict, init=False, repr=False)
     _largest: dict[int | None, float] = field(default_factory=dict, init=False, repr=False)
 
@@ -90,10 +93,22 @@ class Pool:
         inputs: Inputs,
         sizes: ParameterSizes,
         grid: Sequence[Training] = (),
+        run: Training | None = None,
     ) -> Pool:
         """A pool whose effort follows from the size of its kernels."""
         rows = inputs.n_train * inputs.f0.shape[1]
-        return cls(kernels, inputs, sizes, effort_for(rows), tuple(grid))
+        return cls(kernels, inputs, sizes, effort_for(rows), tuple(grid), run)
+
+    @cached_property
+    def validation_folds(self) -> Bool[np.ndarray, "b v"]:
+        """Folds of the validation examples, over which choices are corrected for their luck."""
+        n, v = self.inputs.n_train, self.inputs.n_validation
+        return folds(self.inputs.y[n : n + v])
+
+    @cached_property
+    def planned(self) -> Training:
+        """The run that is to be made."""
+        return self.run or planned_run(self.inputs.n_train)
 
     @cached_property
     def head(self) -> tuple[str, ...]:
@@ -252,6 +267,13 @@ class Evidence:
         return lowest_loss(self.descent.curves)
 
     @cached_property
+    def by_fold(self) -> ByFold:
+        """The best rate and step of these runs by the validation examples outside of each fold."""
+        return best_by_fold(
+            np.concatenate([run.validation_each for run in self.descent.curves]), self.pool.validation_folds
+        )
+
+    @cached_property
     def run(self) -> Curves:
         """The run with the smallest validation loss, up to there."""
         steps, rate = self.lowest.steps, self.lowest.learning_rate
@@ -289,7 +311,9 @@ class Evidence:
     @cached_property
     def adam_rate(self) -> AdamRate:
         """Where to begin with AdamW."""
-        return adam_rate(self.parts, self.entries, self.inputs, self.reach(STEPS))
+        run = self.pool.planned
+        within = self.reach(run.steps_for(self.inputs.n_train))
+        return adam_rate(self.parts, self.entries, self.inputs, run, within, self.pool.validation_folds)
 
     @property
     def derivative(self) -> Float64[np.ndarray, "n c"]:

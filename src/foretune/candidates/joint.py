@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, LogLoss
-from foretune.analysis.feature_kernel import MOST, FeatureKernel, Kernel, Matrix, side_by_side
+from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix, multiplied_out, side_by_side
 from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
@@ -28,9 +28,9 @@ def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
     if isinstance(kernel, BlockKernel):
         return kernel.summed(names)
     _, n, c, _, _ = kernel.shape
-    dense = n * c <= DENSE
-    found = FeatureKernel.joint(side_by_side(kernel.of(names), len(names), None if dense else MOST), n)
-    return found.dense() if dense else found
+    if n * c > DENSE:
+        return FeatureKernel.joint(side_by_side(kernel.of(names), kernel.width(names), n=n), n)
+    return multiplied_out((features for _, features in kernel.of(names)), n)
 
 
 class JointParts(Sequence[Kernel]):
@@ -68,8 +68,7 @@ def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Floa
     k = examples * kernel.shape[2]
     if isinstance(kernel, BlockKernel):
         return kernel.summed(names, examples).reshape(k, k)
-    features = side_by_side(kernel.of(names, examples), len(names), None)
-    return FeatureKernel(features, features).reshape().dense()
+    return multiplied_out((features for _, features in kernel.of(names, examples)), examples).reshape(k, k)
 
 
 def function_space(joint: Kernel, inputs: Inputs) -> FunctionSpace:

@@ -27,6 +27,7 @@ from foretune.candidates.adam import best_predicted
 from foretune.candidates.effort import effort_for
 from foretune.candidates.evidence import Evidence
 from foretune.candidates.risk import RELATIVE_SIGMA
+from foretune.candidates.rules import adapts_everything, feed_forward_share, shallowness
 from foretune.candidates.scored import CandidateScore
 
 
@@ -41,6 +42,7 @@ class Criterion:
         name: the score in sentences.
         short: the score as the heading of a column.
         field: field of `CandidateScore` that holds it, where one does.
+        data_free: whether it looks at no example.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Criterion:
     name: str = ""
     short: str = ""
     field: str | None = None
+    data_free: bool = False
 
     def oriented(self, seen: Evidence) -> float:
         """The score's value, signed so that larger is better."""
@@ -146,11 +149,17 @@ _ALL: Sequence[Criterion] = (
     Criterion("LogME", model_log_evidence),
     Criterion("LEEP", model_leep),
     Criterion("NCE", model_nce),
-    Criterion("parameter count", lambda seen: float(seen.trained)),
+    Criterion("parameter count", lambda seen: float(seen.trained), data_free=True),
+    Criterion("shallow layers first", shallowness, data_free=True),
+    Criterion("feed-forward first", feed_forward_share, data_free=True),
+    Criterion("all linear", adapts_everything, data_free=True),
     Criterion("random choice", lambda _: 0.0),
 )
 SCORES: Mapping[str, Criterion] = {criterion.key: criterion for criterion in _ALL}
 """Name -> criterion; under the last every candidate has the same chance, since all have the same score."""
+
+DATA_FREE = tuple(name for name, criterion in SCORES.items() if criterion.data_free)
+"""Rules that look at no data: what every other score has to beat."""
 
 LOSSES = ("simulated validation loss", "simulated Adam, validation loss", "kernel regression, validation loss")
 """Scores that are a predicted validation loss in nats: they say how low it gets, not only where."""

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import typer
 
 import foretune
+from foretune.cli.forecast_options import ForecastOptions
 from foretune.cli.labels_options import ExplainOptions, LabelsOptions
 from foretune.cli.options import (
     AnswerOptions,
     BlockOptions,
     CardOptions,
     DataOptions,
-    ForecastOptions,
     FormulaOptions,
     KernelRunOptions,
     ModelOptions,
@@ -34,6 +34,7 @@ from foretune.cli.options import (
 from foretune.cli.settings import Command, command
 from foretune.cli.solve_options import SolverOptions
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions, ValidateOptions
+from foretune.cli.track_options import TrackOptions
 from foretune.cli.tuning_options import BehaviourOptions, MethodOptions, TrainingOptions, TuneOptions
 from foretune.cli.worker_options import WorkerOptions
 
@@ -190,6 +191,13 @@ COMMANDS: Mapping[str, Entry] = {
         """,
         {"model": ModelOptions, "options": ValidateOptions, "workers": WorkerOptions, "report": ReportOptions},
         _check_tasks,
+    ),
+    "track": Entry(
+        """Show forecasts beside the runs that `foretune tune --from` made of them: how far they are to be trusted.
+
+        Example: foretune track --on
+        """,
+        {"options": TrackOptions, "report": ReportOptions},
     ),
     "show": Entry(
         """Print a result again: that of a folder made with --out, or of a file written by --json.

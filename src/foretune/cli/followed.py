@@ -26,6 +26,8 @@ from foretune.pages.progress import tell
 
 _FREE = {"out", "json", "steps", "epochs", "evaluate_every", "best_by", "micro_batches", "report_to"}
 """Options beside --from that leave the curve of validation losses as it is, as far as it goes."""
+_LENGTH = {"steps", "epochs"}
+"""Options on which a learning rate that falls depends at every step."""
 
 
 def followed_curve(file: Path | None, groups: tuple[Any, ...]) -> Mapping[int, float] | None:
@@ -40,8 +42,9 @@ def followed_curve(file: Path | None, groups: tuple[Any, ...]) -> Mapping[int, f
     record = forecast_record(file)
     defaults = {field.name: field.default for group in groups for field in dataclasses.fields(group)}
     expected, asked = {**defaults, **record[FIELD]}, repeatable(groups)
+    free = _FREE if expected.get("schedule") == "constant" else _FREE - _LENGTH
     same = {name: EXPERIMENT.same({name: value}, {name: expected[name]}) for name, value in asked.items()}
-    other = [name for name in asked if name not in _FREE and not same[name]]
+    other = [name for name in asked if name not in free and not same[name]]
     if other:
         shown = ", ".join(map(typed, other))
         warnings.warn(f"The run is not compared with {file}, which is of another run: {shown} differs.", stacklevel=2)

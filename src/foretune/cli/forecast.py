@@ -6,25 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import typer
+
 import foretune
-from foretune.candidates.adam import BATCH, STEPS
-from foretune.candidates.candidate import RANKS, formulas_for, kernel_label, parameter_sizes
+from foretune.candidates.adam import planned_run
+from foretune.candidates.candidate import formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
+from foretune.candidates.verdict import DECISIONS, EXIT_CODES, Decision
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
+from foretune.cli.forecast_options import ForecastOptions
 from foretune.cli.kernel import Settings, deliver_plan, shown_kernels
 from foretune.cli.kernel_places import kernel_places
 from foretune.cli.onward import handed_over, onward
 from foretune.cli.options import (
     BlockOptions,
     DataOptions,
-    ForecastOptions,
     ModelOptions,
     OutputOptions,
     ReportOptions,
     RunOptions,
 )
 from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported
+from foretune.cli.ranges import listed
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks
 from foretune.cli.worker_options import WorkerOptions
@@ -84,10 +88,12 @@ class MadeForecast:
 
     Attributes:
         page: page of the forecast.
+        decision: whether to train at all.
         next_run: the real run of what is recommended; None where there is none.
     """
 
     page: Page
+    decision: Decision
     next_run: NextRun | None
 
 
@@ -101,13 +107,20 @@ def run_forecast(
     workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
-    """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does."""
+    """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does.
+
+    Raises:
+        Exit: with `EXIT_CODES` of the decision, where that was asked for.
+    """
     recipe = ForecastRecipe(model, data, outputs, blocks, wanted, run, report)
     if run.plan:
         asked = _asked_kernels(recipe, recipe.console)
         return deliver_plan(asked.job, asked.formulas, run, report, asked.found, asked.sketch)
     made = made_forecast(recipe, workers)
-    return deliver(made.page, report, folder=run.out)
+    deliver(made.page, report, folder=run.out)
+    if wanted.exit_code:
+        raise typer.Exit(EXIT_CODES[made.decision])
+    return None
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,7 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
         ForetuneError: see `loaded_experiment`.
     """
     run, wanted = recipe.run, recipe.wanted
-    places = kernel_places(run.out, recipe.report.json, map(kernel_label, (None, *RANKS)))
+    places = kernel_places(run.out, recipe.report.json, map(kernel_label, (None, *listed(wanted, "rank"))))
     if run.out is not None:
         refuse_foreign(run.out)
     experiment = ExperimentOptions(recipe.model, recipe.data, recipe.outputs)
@@ -148,7 +161,7 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
     job = joint_job(found.outputs, *found.examples, chosen_blocks(recipe.blocks, found.outputs))
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
-    formulas = formulas_for(job.kinds, targets=able.targets)
+    formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
     sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
     return _AskedKernels(found, job, able, formulas, Sketch() if sketched else None)
 
@@ -197,25 +210,30 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
         UsageError: --warm-up in half precision.
         ForetuneError: see `loaded_experiment` and `pool_forecast`.
     """
-    errors, out = recipe.console, recipe.run.out
+    errors, out, wanted = recipe.console, recipe.run.out, recipe.wanted
     asked = _asked_kernels(recipe, errors)
+    n = len(asked.found.split.train)
+    planned = planned_run(n, wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
     made = _computed(asked, recipe, workers, errors)
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
-        result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs)))
+        result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs), run=planned))
     with found.work.stages.stage("labels"), busy(errors, "ask each row of the others"):
         labels = sample_labels(found)
+    compared = len(result.comparison.candidates)
     costs = forecast_cost(
-        found.work.stages.finished, len(inputs.y), min(BATCH, inputs.n_train), STEPS, len(result.comparison.candidates)
+        found.work.stages.finished, len(inputs.y), planned.batch_of(n), planned.steps_for(n), compared
     )
     with busy(errors, "ask peft for the adapters"):
         then = onward(result, found, asked.able, recipe.model)
     descriptions = kernel_descriptions(kernels)
+    word = result.verdict if result.recommended is None else result.recommended.verdict
     numbers = ForecastData(
         **vars(made.record),
         kernel=descriptions["sgd"],
         kernels_described=descriptions,
-        verdict=result.verdict if result.recommended is None else result.recommended.verdict,
+        verdict=word,
+        decision=DECISIONS[word],
         forecast=result,
         labels=labels,
         lora_config=None if then.best is None else then.best.arguments,
@@ -241,7 +259,7 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
         page = replace(page, facts=(*page.facts, Fact("Written", handed, 1)))
         write_page_json(out / FORECAST, page, foretune.__version__)
         keep_report(out, with_real_runs(page, real_runs(out)))
-    return MadeForecast(page, then.run)
+    return MadeForecast(page, numbers.decision, then.run)
 
 
 def _measured(

@@ -33,7 +33,6 @@ from foretune.model.parameters import ParameterFilter
 FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
 _SIGNS, _LORA = UsedWith("formula", ("signgd", "asymmetric")), UsedWith("formula", ("lora",))
 _PROJECTION = UsedWith("formula", ("projection",))
-_SKETCHED = "Kernels: exact, or sketched, linear in the examples. auto sketches where exact ones do not fit."
 DeviceOption = Annotated[
     str, option(Panel.MODEL, "Where to compute: cpu, cuda, cuda:1 (the second GPU) or mps."), Device()
 ]
@@ -228,18 +227,6 @@ class BlockOptions(
     exclude_head: Annotated[
         bool, option(Panel.BLOCKS, "Leave out the head of a classifier or language model.", "--exclude-head")
     ] = False
-
-
-@dataclass(frozen=True)
-class ForecastOptions:
-    """What is forecast from."""
-
-    warm_up: Annotated[
-        int,
-        option(Panel.RUN, "Compute the kernel after this many real training steps (AdamW at 5e-5, batches of 16)."),
-        Whole(0),
-    ] = 0
-    features: Annotated[Literal["auto", "exact", "sketched"], option(Panel.RUN, _SKETCHED)] = "auto"
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def typed(name: str) -> str:
 
 @dataclass(frozen=True)
 class NotWith(Rule):
-    """A flag that contradicts another one.
+    """An option that contradicts another one.
 
     Attributes:
         other: the name of the other one.

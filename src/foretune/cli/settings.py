@@ -27,7 +27,7 @@ from foretune.errors import UsageError, nearest
 from foretune.text.quoted import quoted
 from foretune.text.yaml_values import given, key_nodes, plain_values, yaml_root, yaml_text
 
-_NOT_REPEATED = {"forecast", "plan", "debug", "quiet", "verbose", "details"}
+_NOT_REPEATED = {"forecast", "exit_code", "plan", "debug", "quiet", "verbose", "details"}
 _BLANK = ("--delimiter",)
 """Options that may be a blank or a tab."""
 _TRUTH = ("true", "false", "yes", "no", "on", "off")

@@ -173,6 +173,14 @@ class ValidateOptions:
         ),
         Numbers("2,8", 1),
     ] = None
+    prodigy: Annotated[
+        bool,
+        option(
+            Panel.RUN,
+            "Also train every candidate with Prodigy, which finds its own learning rate (pip install 'foretune[prodigy]').",
+            "--prodigy",
+        ),
+    ] = False
     memory: KernelMemory = "2GiB"
     out: Annotated[
         Path,

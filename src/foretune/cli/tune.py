@@ -32,6 +32,7 @@ from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.prepare import ExperimentOptions, facts_of, loaded_experiment, reported, said
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
+from foretune.cli.track import recorded
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.cli.versions import versions
 from foretune.cli.worker_options import WorkerOptions
@@ -223,6 +224,8 @@ def _made(
     made = run_report(search.best, None if recipe.run.grid is None else search, _zero_shot(found), about)
     write_report(recipe.folder, made)
     draw_beside_forecast(source, recipe.folder, made)
+    if source is not None and curve is not None:
+        recorded(source, made)
     return made
 
 

@@ -23,7 +23,7 @@ from foretune.cli.workers import crew_for, source_of
 from foretune.experiment.plan import study_plan_page
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
-from foretune.finetune.optimisers import AdamWOptimiser
+from foretune.finetune.optimisers import AdamWOptimiser, refuse_missing_prodigy
 from foretune.finetune.training import Training
 from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
@@ -58,6 +58,8 @@ def made_validation(
     seeds = listed(options, "seeds")
     sample, grid = chosen_sample(options, SAMPLE, Full()), runs_grid(options)
     output = _OUTPUTS[options.output]
+    if options.prodigy:
+        refuse_missing_prodigy()
     warm_up = listed(options, "warm_up")
     command = _command(model, options)
     places = study_places(
@@ -80,6 +82,7 @@ def made_validation(
             candidates=globs,
             output=output,
             warm_up=warm_up,
+            prodigy=options.prodigy,
             memory=options.memory,
             progress=progress,
         )

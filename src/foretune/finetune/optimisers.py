@@ -1,10 +1,11 @@
-"""Optimisers as choices: plain gradient descent, Adam, and the sign of the gradient.
+"""Optimisers as choices: plain gradient descent, Adam, Adam that finds its own rate, and the sign of the gradient.
 
 Malladi et al. 2023, Definition 3.1: SignGD, `theta -= eta sign(grad)`, is what Adam does early in fine-tuning.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -109,6 +110,42 @@ class SignGDOptimiser(Optimiser):
         return SignOptimizer(parameters, self.learning_rate)
 
 
+@dataclass(frozen=True)
+class ProdigyOptimiser(Optimiser):
+    """Adam that estimates its learning rate from how far it has come (Mishchenko & Defazio 2023, arXiv 2306.06101).
+
+    Attributes:
+        learning_rate: a factor of the estimate; 1 as its authors advise.
+
+    Raises:
+        UsageError: the package `prodigyopt` is missing.
+    """
+
+    learning_rate: float = 1.0
+    name: ClassVar[str] = "prodigy"
+
+    def on(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimiser of these parameters."""
+        refuse_missing_prodigy()
+        from prodigyopt import Prodigy
+
+        return Prodigy(parameters, lr=self.learning_rate)
+
+
+def refuse_missing_prodigy() -> None:
+    """See that the optimiser can be made.
+
+    Raises:
+        UsageError: the package `prodigyopt` is missing.
+    """
+    if importlib.util.find_spec("prodigyopt") is None:
+        raise UsageError(
+            "The optimiser prodigy needs the package prodigyopt, which is not installed. Install it: "
+            "pip install 'foretune[prodigy]'"
+        )
+
+
 OPTIMISERS: Mapping[str, type[Optimiser]] = {
     choice.name: choice for choice in (SGDOptimiser, AdamWOptimiser, SignGDOptimiser)
 }
+"""What `foretune tune` offers; `ProdigyOptimiser` is a rival in `foretune validate`."""

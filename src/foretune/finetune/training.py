@@ -10,13 +10,12 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from foretune.analysis.schedule import Schedule
 from foretune.errors import UsageError
 from foretune.finetune.history import Choice
 from foretune.finetune.losses import CrossEntropy, Loss
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser
 
-Schedule = Literal["constant", "linear", "cosine"]
-"""How the learning rate changes: not at all, or down to zero at the last step."""
 Precision = Literal["full", "bf16"]
 """Forward and backward passes in the model's own precision, or in bfloat16 by autocast."""
 

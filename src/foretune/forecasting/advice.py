@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foretune.analysis.scores import Score
+from foretune.analysis.selection import CorrectedLoss, corrected_loss
+from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import PROBING
 from foretune.candidates.comparison import Comparison
 from foretune.candidates.evidence import Pool
+from foretune.candidates.prediction import Prediction, prediction
 from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
-from foretune.candidates.scores import Criterion
+from foretune.candidates.scores import VALIDATION_LOSS, Criterion
+from foretune.candidates.verdict import Verdict, verdict
 from foretune.experiment.inputs import Inputs
-from foretune.forecasting.baseline import ClassRule
-from foretune.forecasting.prediction import Prediction, prediction
-from foretune.forecasting.verdict import Verdict, verdict
 
 LARGE_CHANGE = 0.05
 """A predicted change of the weights, over their norm, that is worth a warning: a rule of thumb, not a measurement."""
@@ -33,6 +34,7 @@ class Advice:
         adapter: the best LoRA candidate: the recommended one if that is LoRA; None without linear layers.
         probing: linear probing, the head alone; None without a head.
         beats_probing: whether some compared candidate beats it beyond the spread; None where there is nothing to compare.
+        expected_loss: its simulated validation loss as it was chosen, and without the luck of the choices behind it.
         reason: why this is advised, in one sentence.
         ties: titles of the compared candidates that the resamples cannot tell from the best.
         regime: what may take the real run out of the linear regime, or make the forecast worthless.
@@ -44,6 +46,7 @@ class Advice:
     adapter: ScoredCandidate | None
     probing: ScoredCandidate | None
     beats_probing: bool | None
+    expected_loss: CorrectedLoss
     reason: str
     ties: tuple[str, ...]
     regime: tuple[str, ...]
@@ -71,6 +74,7 @@ def advice(compared: Comparison, pool: Pool, start: Score, rule: ClassRule | Non
     chosen = _chosen(worthy, tied, candidates[0]) if worthy or probing is None else probing
     others = [item for item in tied if item is not chosen]
     predicted = prediction(chosen, pool, criterion, rule)
+    expected = _expected_loss(chosen, compared, pool)
     return Advice(
         candidate=chosen,
         verdict=verdict(chosen.score.steps, predicted.score, start, predicted.validation_gain),
@@ -78,7 +82,8 @@ def advice(compared: Comparison, pool: Pool, start: Score, rule: ClassRule | Non
         adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
         probing=probing,
         beats_probing=None if probing is None or len(candidates) == 1 else bool(worthy),
-        reason=_reason(chosen, candidates[0], others, len(spread), criterion),
+        expected_loss=expected,
+        reason=_reason(chosen, candidates[0], others, len(spread), criterion, expected),
         ties=tuple(item.title for item in others),
         regime=regime(chosen, predicted.score, inputs, start),
     )
@@ -100,21 +105,40 @@ def _chosen(
     return cheaper[0] if best.rank is None and cheaper else best
 
 
+def _expected_loss(chosen: ScoredCandidate, compared: Comparison, pool: Pool) -> CorrectedLoss:
+    """The validation loss to expect of a candidate.
+
+    Where it ranked the candidates, it was chosen among all of them with their rates and steps: the optimism of the smallest
+    of all is taken from it. Else it was chosen among its own.
+    """
+    own = corrected_loss([pool.evidence(chosen).by_fold])
+    if compared.criterion is not VALIDATION_LOSS:
+        return own
+    every = compared.smallest_loss
+    return CorrectedLoss(own.chosen, own.chosen + max(own.optimism, every.optimism), every.options)
+
+
 def _reason(
     chosen: ScoredCandidate,
     best: ScoredCandidate,
     others: Sequence[ScoredCandidate],
     compared: int,
     criterion: Criterion,
+    expected: CorrectedLoss,
 ) -> str:
     if chosen.kind == PROBING and compared == 1:
         return "there is nothing else to train."
     if chosen.kind == PROBING:
         return (
             f"none of the {compared - 1} others compared beats its simulated validation loss, "
-            f"{chosen.score.validation_loss:.3f}, beyond the spread over resamples, so there is no gain to rank blocks by."
+            f"{expected.corrected:.3f} expected, beyond the spread over resamples, so there is no gain to rank blocks by."
         )
     value, smallest_value = (f"{criterion.of(item.score):.3f}" for item in (chosen, best))
+    if criterion is VALIDATION_LOSS:
+        value = (
+            f"{expected.corrected:.3f} expected ({value} as chosen: the smallest of {expected.options:,} choices on the "
+            "same examples is too low)"
+        )
     if chosen is best:
         reason = f"it has the smallest {criterion.name}, {value}"
     elif chosen.rank is not None and best.rank is None and best.kind != PROBING and chosen in _tied([chosen]):

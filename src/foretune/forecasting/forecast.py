@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from foretune.analysis.scores import Score
 from foretune.analysis.spectrum import StableLearningRate, stable_learning_rate
 from foretune.candidates.adam import AdamRate
+from foretune.candidates.baseline import ClassRule, rule_for
 from foretune.candidates.comparison import Comparison, comparison
 from foretune.candidates.evidence import Pool
+from foretune.candidates.prediction import Prediction
 from foretune.candidates.scored import RATES_ARE_FOR, ScoredCandidate
+from foretune.candidates.verdict import Verdict, claim
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.forecasting.advice import Advice, advice
 from foretune.forecasting.anatomy import Anatomy, anatomy
-from foretune.forecasting.baseline import ClassRule, rule_for
 from foretune.forecasting.labels import label_warnings
 from foretune.forecasting.parts import Part, whole_and_parts
-from foretune.forecasting.prediction import Prediction
 from foretune.forecasting.recommended import Recommendation, recommendation
 from foretune.forecasting.sound import refuse_useless, silent_adapters
 from foretune.forecasting.untrained import untrained
-from foretune.forecasting.verdict import Verdict, claim
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PoolForecast:
 
     Attributes:
         answer: what comes first, what training it would reach, and why, in a sentence or two.
-        verdict: `help`, `may`, `no` or `cannot tell` on what comes first, see `forecasting.verdict`.
+        verdict: `help`, `may`, `no` or `cannot tell` on what comes first, see `candidates.verdict`.
         advice: the candidate that comes first, and why.
         recommended: what to train: of the choices that tie with the first, the smallest; None after a no.
         before: score without training, by the rule that scores predictions.

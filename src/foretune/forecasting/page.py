@@ -9,6 +9,7 @@ from typing import Any
 from foretune.analysis.scores import Score
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.scored import ScoredCandidate
+from foretune.candidates.verdict import Decision, Verdict
 from foretune.experiment.page import stage_table
 from foretune.experiment.record import Record
 from foretune.forecasting.cost import ForecastCost
@@ -16,7 +17,6 @@ from foretune.forecasting.figures import figures, maps
 from foretune.forecasting.forecast import PoolForecast
 from foretune.forecasting.parts import Part, ranked
 from foretune.forecasting.recommended import Recommendation
-from foretune.forecasting.verdict import Verdict
 from foretune.labelling.section import SampleLabels, labels_facts, labels_figures, labels_tables
 from foretune.page import Cell, Column, Fact, Listing, Page, Span, Table, short_count
 from foretune.progress import Stage
@@ -35,6 +35,7 @@ class ForecastData(Record):
         kernel: what determines the kernel of full tuning, and its shape.
         kernels_described: label -> the same of every kernel.
         verdict: `help`, `may`, `no` or `cannot tell`: on training what is recommended, or what comes first.
+        decision: the same for programs that have to decide: `go` after help, `no-go` after no, else `cannot tell`.
         forecast: every number of it.
         labels: what the rows that train and validate say of their labels; null where a label has too few of them.
         lora_config: arguments of `peft.LoraConfig` for `forecast.advice.adapter`; null where nothing should be trained.
@@ -49,6 +50,7 @@ class ForecastData(Record):
     kernel: Mapping[str, Any]
     kernels_described: Mapping[str, Mapping[str, Any]]
     verdict: Verdict
+    decision: Decision
     forecast: PoolForecast
     labels: SampleLabels | None
     lora_config: Mapping[str, Any] | None
@@ -205,8 +207,8 @@ def _how(picked: Recommendation) -> str:
         return f"No learning rate lowers the validation loss in {rate.steps} steps of AdamW, batches of {rate.batch}."
     upper = "; the highest tried, so try lower too" if rate.at_limit else ""
     return (
-        f"AdamW at {rate.learning_rate:.1e} (constant{upper}), batches of {rate.batch}, {rate.steps} steps, best "
-        "checkpoint by validation loss."
+        f"AdamW at {rate.learning_rate:.1e} ({rate.schedule}{upper}), batches of {rate.batch}, {rate.steps} steps, best "
+        f"checkpoint by validation loss ({rate.expected_loss:.3f} nats expected)."
     )
 
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from foretune.analysis.scores import Score
 from foretune.candidates.adam import AdamRate
+from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import PROBING
 from foretune.candidates.comparison import Comparison
 from foretune.candidates.evidence import Pool
+from foretune.candidates.prediction import Prediction, prediction
 from foretune.candidates.scored import ScoredCandidate
+from foretune.candidates.verdict import Verdict, verdict
 from foretune.forecasting.advice import Advice, regime
-from foretune.forecasting.baseline import ClassRule
-from foretune.forecasting.prediction import Prediction, prediction
-from foretune.forecasting.verdict import Verdict, verdict
 
 
 @dataclass(frozen=True)

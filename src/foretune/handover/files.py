@@ -131,7 +131,7 @@ def _trl(run: NextRun, folder: Path) -> str:
         "lora_dropout": 0.0,
         "lora_target_modules": list(run.modules),
         "learning_rate": run.learning_rate,
-        "lr_scheduler_type": "constant",
+        "lr_scheduler_type": run.schedule,
         "max_steps": run.steps,
         "per_device_train_batch_size": run.batch,
         "gradient_accumulation_steps": 1,

@@ -57,6 +57,7 @@ class NextRun:
         trains_head: whether the head is trained beside.
         modules: names of the modules that get adapters, in the loaded model.
         learning_rate, batch, steps, every: of AdamW; every so many steps the run is evaluated.
+        schedule: of the learning rate, as transformers names it.
         alone: one text at a time, unpadded: padding would change what the model computes.
         predicted: step -> validation loss of the forecast, nats; the first before training.
         score: predicted test score.
@@ -91,6 +92,7 @@ class NextRun:
     batch: int
     steps: int
     every: int
+    schedule: str
     alone: bool
     predicted: Mapping[int, float]
     score: float
@@ -170,6 +172,7 @@ def next_run(
         batch=picked.adamw.batch,
         steps=picked.adamw.steps,
         every=_interval(picked),
+        schedule=picked.adamw.schedule,
         alone=bool(outputs.alone),
         predicted=dict(zip(_predicted(picked).steps, _predicted(picked).validation_losses, strict=True)),
         score=picked.predicted.score.value,
@@ -193,6 +196,7 @@ def tune_options(picked: Recommendation, outputs: Outputs) -> dict[str, object]:
         "batch_size": picked.adamw.batch,
         "steps": picked.adamw.steps,
         "evaluate_every": _interval(picked),
+        **({} if picked.adamw.schedule == "constant" else {"schedule": picked.adamw.schedule}),
         "best_by": "loss",
         "dropout": False,
     }

@@ -215,7 +215,7 @@ arguments = TrainingArguments(
     per_device_eval_batch_size={evaluated},
     optim="adamw_torch",
     learning_rate=LEARNING_RATE,
-    lr_scheduler_type="constant",
+    lr_scheduler_type="{schedule}",
     weight_decay=0.0,
     max_grad_norm=0.0,
     bf16=False,  # precision: {dtype} throughout
@@ -371,6 +371,7 @@ def _run(run: NextRun) -> str:
         micro=1 if run.alone else "BATCH",
         accumulated="BATCH" if run.alone else 1,
         evaluated=1 if run.alone else 32,
+        schedule=run.schedule,
         tested=(_PLACED if run.thresholded else _SIGN).replace("<score>", f"{run.score:.4f}"),
         saved='save_file(dict(classifier.head.state_dict()), OUT / "head.safetensors")' if run.head else "",
     )

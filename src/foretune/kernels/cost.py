@@ -94,27 +94,26 @@ def sketch_cost(
         UsageError: the memory budget is too small.
     """
     blocks = {formula: formula.blocks(job.kinds) for formula in formulas}
-    batch, held = pass_sizes(job, blocks, sketch, memory, on_disk=on_disk)
-    maker, total = FeatureMaker(job, blocks, sketch, batch), len(job.columns)
-    places = _typical(job, batch)
-    maker.features(job.source.capture(places, batch)[0])  # signs are drawn, landmarks taken
+    sizes = pass_sizes(job, blocks, sketch, memory, on_disk=on_disk)
+    maker, total = FeatureMaker(job, blocks, sketch, sizes.batch), len(job.columns)
+    places = _typical(job, max(sizes.batch, sizes.group))
+    maker.features(job.source.capture(places[: sizes.batch], sizes.batch))  # signs are drawn, landmarks taken
     start = clock(job.device)
-    for captured in job.source.capture(places, batch):
-        maker.features(captured)
+    maker.features(job.source.capture(places, sizes.batch))
     return KernelCost(
         train=job.n,
         evaluation=total - job.n,
         blocks=sum(map(len, blocks.values())),
         outputs=job.source.outputs.n_outputs,
         longest=max(job.source.lengths),
-        batch=batch,
-        rows=batch,
-        columns=batch,
+        batch=sizes.batch,
+        rows=sizes.group,
+        columns=sizes.group,
         passes=total,
         seconds=(clock(job.device) - start) / len(places) * total,
-        memory=0 if on_disk else held,
+        memory=0 if on_disk else sizes.held,
         budget=device_bytes(memory, job.device),
-        disk=held,
+        disk=sizes.held,
     )
 
 

@@ -1,7 +1,8 @@
 """Folders of tangent features: one file for each chunk of examples, written whole, and one readable description.
 
-    features.json           names of the blocks, numbers per block, and everything that determines the values, with its hash
-    chunks/START-STOP.npy   float32 (examples, c, b, k) of examples START to STOP - 1, with a checksum; `np.load` reads it
+    features.json           names of the blocks, numbers a block, and everything that determines the values, with its hash
+    chunks/START-STOP.npy   float32 of examples START to STOP - 1, block after block (examples, c, width of the block) in
+                            one row, with a checksum; `np.load` reads it
 
 A run that is killed goes on with the missing chunks. A damaged one is named and computed again.
 """
@@ -23,7 +24,7 @@ from foretune.store.workspace import sweep
 FEATURES = FolderKind(
     "feature",
     "features.json",
-    1,
+    2,
     "Make the features again in a new folder: `foretune forecast MODEL DATA --features sketched --out NEW`.",
     folders=("chunks",),
 )
@@ -52,8 +53,8 @@ class FeatureFolder:
                 FEATURES.refuse_other(path, before["identity"], identity)
         sweep(path / "chunks")
 
-    def chunk(self, places: range, kinds: str) -> Float32[np.ndarray, "_ c b k"] | None:
-        """A chunk that is on the disk already, read where it lies; None where it is missing, or damaged, which is said.
+    def chunk(self, places: range, kinds: str) -> Path | None:
+        """The file of a chunk that is on the disk already; None where it is missing, or damaged, which is said.
 
         Args:
             places: of its examples.
@@ -67,18 +68,16 @@ class FeatureFolder:
         except DamagedError as error:
             warnings.warn(f"{error} It is computed again.", stacklevel=2)
             return None
-        return np.load(file, mmap_mode="r", allow_pickle=False)
+        return file
 
-    def write(
-        self, places: range, kinds: str, values: Float32[np.ndarray, "_ c b k"]
-    ) -> Float32[np.ndarray, "_ c b k"]:
-        """Write one chunk; the values, read where they lie.
+    def write(self, places: range, kinds: str, values: Float32[np.ndarray, " _"]) -> Path:
+        """Write one chunk; its file.
 
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
         write_array(self.file(places), values, self._of(places, kinds))
-        return np.load(self.file(places), mmap_mode="r", allow_pickle=False)
+        return self.file(places)
 
     def file(self, places: range) -> Path:
         """Where the chunk of these examples is, or will be."""

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from foretune.errors import UsageError
-from foretune.gradients.factors import FactorBatch
 from foretune.kernels.budget import device_bytes
 from foretune.kernels.feature_folder import FeatureFolder
-from foretune.kernels.features import TangentFeatures
+from foretune.kernels.features import Chunk, TangentFeatures
 from foretune.kernels.formula import Formula, overflow
 from foretune.kernels.job import Job, job_description
 from foretune.kernels.landmarks import Landmarks
@@ -22,8 +21,8 @@ from foretune.kernels.lora import LoRA
 from foretune.kernels.memory_plan import memory_text
 from foretune.kernels.passing import CHUNK, batch_within, chunks_of, each_batch, steadily
 from foretune.kernels.sgd import SGD
-from foretune.kernels.sketch import Sketch, Sketcher
-from foretune.kernels.tile import in_pieces_of
+from foretune.kernels.sketch import Sketch, Sketcher, Wanted, wanted_blocks
+from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.progress import Progress
 from foretune.shapes import Float32
 
@@ -66,10 +65,10 @@ def tangent_features(
     if carry is not None:
         carry(found.missing)
     chunks = steadily(found.computed)
-    first, made = 0, {}
+    starts, first, made = np.cumsum([0, *found.maker.widths]).tolist(), 0, {}
     for formula, names in blocks.items():
-        of = {**found.description, "formula": repr(formula)}
-        made[formula.label] = TangentFeatures(tuple(names), chunks, first, job.n, of)
+        of, own = {**found.description, "formula": repr(formula)}, starts[first : first + len(names) + 1]
+        made[formula.label] = TangentFeatures(tuple(names), chunks, tuple(own), first, job.n, of)
         first += len(names)
     return made
 
@@ -105,17 +104,31 @@ def _folder(
     )
 
 
+@dataclass(frozen=True)
+class PassSizes:
+    """How a pass is cut.
+
+    Attributes:
+        batch: examples per forward pass.
+        group: examples whose factors are held together, so that those of landmarks are formed once for all of them.
+        held: bytes of all features.
+    """
+
+    batch: int
+    group: int
+    held: int
+
+
 def pass_sizes(
     job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch, memory: str | int, *, on_disk: bool
-) -> tuple[int, int]:
-    """Examples per forward pass, and bytes of all features.
+) -> PassSizes:
+    """How a pass is cut for a budget.
 
     Raises:
         UsageError: the memory budget is too small.
     """
-    total = len(job.columns)
-    c, few = job.source.outputs.n_outputs, len(landmark_places(job, sketch))
-    each = 4 * c * sum(map(len, blocks.values())) * (sketch.k + few * c)
+    total, few = len(job.columns), len(landmark_places(job, sketch))
+    each = 4 * job.source.outputs.n_outputs * sum(_widths(wanted_of(job, blocks, sketch), few))
     held, budget = each * total, device_bytes(memory, job.device)
     if not on_disk and held > budget // 2:
         raise UsageError(
@@ -123,15 +136,44 @@ def pass_sizes(
             f"{memory_text(budget)}. Keep them in a folder: --out DIR; or use --memory "
             f"{memory_text(2 * held).replace(' ', '')}."
         )
-    signs = 4 * sketch.inner * sum(sum(t.shape[:2]) for t in job.source.parameters.values() if t.dim() > 1)
-    footprint, longest = job.footprint(), max(job.source.lengths)
-    landmarks = few * int(footprint.fixed + footprint.token * longest)
-    return batch_within(job, memory, each * (2 * CHUNK if on_disk else total) + 3 * signs // 2 + landmarks), held
+    signs = 4 * sketch.k * sum(_sign_rows(job))
+    beside = each * (2 * CHUNK if on_disk else total) + 3 * signs // 2
+    factors = _factor_bytes(job)
+    group = max(1, min(CHUNK, budget // 4 // factors))
+    return PassSizes(batch_within(job, memory, beside + factors * (few + group)), group, held)
+
+
+def _factor_bytes(job: Job) -> int:
+    """Bytes of the gradient factors of the longest example."""
+    footprint = job.footprint()
+    return max(1, int(footprint.fixed + footprint.token * max(job.source.lengths)))
+
+
+def _sign_rows(job: Job) -> list[int]:
+    """Rows of the matrices of signs: one for each size, and as many as a table has."""
+    kinds, sizes, tables = job.kinds, set(), []
+    for name, tensor in job.source.parameters.items():
+        if kinds[name] == "embedding":
+            tables.append(len(tensor))
+        elif tensor.dim() > 1:
+            sizes.update(tensor.shape[-2:])
+    return [*sizes, *tables]
+
+
+def wanted_of(job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch) -> list[Wanted]:
+    """What is kept of every block."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in job.source.parameters.items()}
+    return wanted_blocks(blocks, shapes, job.source.outputs.widths(), sketch)
+
+
+def _widths(wanted: Sequence[Wanted], landmarks: int) -> list[int]:
+    """Numbers kept of each block for an example and output, those of landmarks with them."""
+    return [block.width + (0 if block.exact else landmarks) for block in wanted]
 
 
 def landmark_places(job: Job, sketch: Sketch) -> list[int]:
     """The training examples whose gradients are held exactly, at equal distances."""
-    count = min(job.n, max(1, sketch.landmarks // job.source.outputs.n_outputs)) if sketch.landmarks else 0
+    count = min(job.n, sketch.landmarks)
     return [number * job.n // count for number in range(count)]
 
 
@@ -149,9 +191,14 @@ class FeaturePass:
 
     def __post_init__(self) -> None:
         self.chunks = chunks_of(len(self.job.columns), CHUNK)
-        self.maker: FeatureMaker | None = None
+        sizes = pass_sizes(self.job, self.blocks, self.sketch, self.memory, on_disk=self.folder is not None)
+        self.batch, self.group = sizes.batch, sizes.group
+        self._begin()
+
+    def _begin(self) -> None:
+        """Draw signs and take landmarks anew: the factors so far may be of another kind."""
+        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch)
         self._direct = self.job.source.direct
-        self.batch, _ = pass_sizes(self.job, self.blocks, self.sketch, self.memory, on_disk=self.folder is not None)
 
     @property
     def missing(self) -> list[range]:
@@ -164,19 +211,20 @@ class FeaturePass:
         folder = self.folder
 
         def made() -> Path:
-            if self.job.source.direct != self._direct:  # a rule was lost
-                self.maker, self._direct = None, self.job.source.direct
-            kinds = " ".join(sorted(self.job.source.direct))
+            if self.job.source.direct != self._direct:
+                self._begin()
+            kinds = " ".join(sorted(self._direct))
             if folder.chunk(places, kinds) is None:
                 folder.write(places, kinds, self._chunk(places))
             return folder.file(places)
 
         return steadily(made)
 
-    def computed(self) -> list[Float32[np.ndarray, "_ c b k"]]:
+    def computed(self) -> list[Chunk]:
         """Every chunk, from the folder where it is there."""
         found, total = [], self.chunks[-1].stop
-        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch)  # anew where a rule was lost
+        self._begin()
+        c = self.job.source.outputs.n_outputs
         for places in self.chunks:
             kinds = " ".join(sorted(self.job.source.direct))
             values = None if self.folder is None else self.folder.chunk(places, kinds)
@@ -184,23 +232,26 @@ class FeaturePass:
                 values = self._chunk(places)
                 if self.folder is not None:
                     values = self.folder.write(places, kinds, values)
-            found.append(values)
+            found.append(Chunk(values, len(places), c))
             self.progress("tangent features", places.stop, total)
         return found
 
-    def _chunk(self, places: range) -> Float32[np.ndarray, "_ c b k"]:
-        parts, order = [], []
-        self.maker = maker = self.maker or FeatureMaker(self.job, self.blocks, self.sketch, self.batch)
+    def _chunk(self, places: range) -> Float32[np.ndarray, " _"]:
+        groups, held, order = [], [], []
         with in_pieces_of(self.job.sizes(self.memory).piece):
             for captured in each_batch(self.job, places, self.batch):
-                parts.append(maker.features(captured))
                 order.extend(captured.positions)
-        return np.concatenate(parts)[np.argsort(order)]
+                held.append(captured)
+                if len(order) == len(places) or sum(len(each.positions) for each in held) + self.batch > self.group:
+                    groups.append(self.maker.features(held))
+                    held = []
+        back = np.argsort(order)
+        return np.concatenate([np.concatenate(parts)[back].ravel() for parts in zip(*groups, strict=True)])
 
 
 @dataclass
 class FeatureMaker:
-    """Makes features batch after batch; signs are drawn, and landmarks taken, once."""
+    """Makes features tile after tile; signs are drawn, and landmarks taken, once."""
 
     job: Job
     blocks: Mapping[Formula, Sequence[str]]
@@ -209,31 +260,36 @@ class FeatureMaker:
 
     def __post_init__(self) -> None:
         self.sketcher = Sketcher(self.sketch)
+        self.wanted = wanted_of(self.job, self.blocks, self.sketch)
+        self.places = landmark_places(self.job, self.sketch)
         self.landmarks: Landmarks | None = None
 
-    def features(self, captured: FactorBatch) -> Float32[np.ndarray, "n c b k"]:
-        """The features of a batch.
+    @property
+    def widths(self) -> list[int]:
+        """Numbers kept of each block for an example and output."""
+        return _widths(self.wanted, len(self.places))
+
+    def features(self, tile: Tile) -> list[Float32[np.ndarray, "n c w"]]:
+        """The features of every block in a tile.
 
         Raises:
             NonFiniteError: they are infinite or undefined.
         """
-        with torch.no_grad(), torch.autocast(captured.outputs.device.type, enabled=False):
-            found = self.sketcher.features(captured, self.blocks)
-            if self.sketch.landmarks:
-                found = self._landmarks().features(captured, found)
-            found = found.float()
-        self._refuse_overflow(found)
-        return found.cpu().numpy()
+        with torch.no_grad(), torch.autocast(tile[0].outputs.device.type, enabled=False):
+            parts = [self.sketcher.features(batch, self.wanted) for batch in tile]
+            found = [torch.cat(of_block) for of_block in zip(*parts, strict=True)]
+            mixed = [number for number, block in enumerate(self.wanted) if not block.exact]
+            if self.places and mixed:
+                psi = self._landmarks().features(tile, torch.stack([found[number] for number in mixed]))
+                for number, of_block in zip(mixed, psi, strict=True):
+                    found[number] = of_block
+        for block, of_block in zip(self.wanted, found, strict=True):
+            if not torch.isfinite(of_block).all():
+                raise overflow(block.name, block.formula.label)
+        return [of_block.float().cpu().numpy() for of_block in found]
 
     def _landmarks(self) -> Landmarks:
         if self.landmarks is None:
-            tile = self.job.source.capture(landmark_places(self.job, self.sketch), self.batch)
-            self.landmarks = Landmarks.of(tile, self.blocks, self.sketcher)
+            tile = self.job.source.capture(self.places, self.batch)
+            self.landmarks = Landmarks.of(tile, self.wanted, self.sketcher)
         return self.landmarks
-
-    def _refuse_overflow(self, found: torch.Tensor) -> None:
-        if torch.isfinite(found).all():
-            return
-        broken = int((~torch.isfinite(found)).any(-1).any(0).any(0).nonzero()[0])
-        named = [(name, formula.label) for formula, names in self.blocks.items() for name in names]
-        raise overflow(*named[broken])

@@ -152,7 +152,7 @@ class Kronecker(Projection):
     @cached_property
     def _sketcher(self) -> Sketcher:
         """Holds the signs, which are drawn once."""
-        return Sketcher(Sketch(self.k, self.seed), exact=False)
+        return Sketcher(Sketch(self.k, self.seed))
 
     def block_features(self, name: str, tile: Tile, space: Workspace) -> Iterator[Float[Tensor, "nc k"]]:
         """The features of one parameter, all batches below each other."""

@@ -1,19 +1,18 @@
 r"""Sketches of gradients, block by block: from gradient factors to k numbers an example and output, no gradient formed.
 
-For a linear layer `dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`, with random signs P_g, P_x and F,
+For a linear layer `dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`, with random signs u_j and s_j,
 
-    v(x)   = sum_t (P_g g_t) (outer) (P_x x_t)          q x q numbers, q = max(128, root of k)
-    phi(x) = F v(x)                                     k of them
+    phi_j(x) = u_j' dW s_j / sqrt(k) = sum_t (u_j . g_t) (s_j . x_t) / sqrt(k)        j = 1, ..., k
     E <phi(x), phi(x')> = <dW, dW'>
 
-so that `phi phi'` is an unbiased estimate of the block's kernel. Two steps, because the first alone (a Kronecker sketch)
-errs on an outer product by the root of 2 / q, and would need q^2 numbers. What is not larger than its sketch is left as
-it is: a bias, the outputs of a small head, and everything for a large k, where the kernel is exact. The kernel of LoRA
-of rank r has A x instead of P_x x, with the A of `foretune.kernels.lora`: its candidates share the projected g.
+(a row-wise Kronecker product of two sketches), so that `phi phi'` is an unbiased estimate of the block's kernel. It errs by
+the root of 2 / k for a gradient of many ranks, and of 8 / k for an outer product. What has no more than k entries is left
+as it is: a bias, the weight of a norm, a small head, and everything for a large k, where the kernel is exact. The kernel
+of LoRA of rank r has A x instead of x, with the A of `foretune.kernels.lora`: its candidates share the projected g.
 
-Signs depend on the seed and on the names of parameters only, not on batches, their order, or the device. They are drawn
-once. F is shared by all blocks: the errors of different blocks are uncorrelated all the same, because P_g and P_x are
-their own.
+Signs depend on the seed, on the names of parameters and on sizes only, not on batches, their order, or the device. One
+matrix of signs serves all blocks of one size. Each block turns the signs of its own entries at random first: given the
+matrix each estimate is unbiased, so that the errors of different blocks are uncorrelated.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from foretune.kernels.lora import LoRA, drawn_rows, input_features
 from foretune.kernels.sgd import SGD
 from foretune.shapes import Float, Int
 
-_INNER = 128
 _PAGE = 1024
 """Rows of a table, or entries of a vector, whose signs are drawn together."""
 
@@ -44,15 +42,15 @@ class Sketch:
     """How each block is sketched.
 
     Attributes:
-        k: numbers for each block, example and output.
+        k: numbers for each block, example and output at most.
         seed: seed of the random signs.
-        landmarks: gradients that are held exactly beside it, examples times outputs (`foretune.kernels.landmarks`).
+        landmarks: gradients that are held exactly beside it (`foretune.kernels.landmarks`).
 
     Raises:
         UsageError: k below one, or landmarks below zero.
     """
 
-    k: int = 240
+    k: int = 512
     seed: int = 0
     landmarks: int = 16
 
@@ -60,10 +58,49 @@ class Sketch:
         if self.k < 1 or self.landmarks < 0:
             raise UsageError(f"{self}: expected k of at least 1, and at least 0 landmarks.")
 
+
+@dataclass(frozen=True)
+class Wanted:
+    """One block of one kernel.
+
+    Attributes:
+        formula: `SGD()` or a `LoRA`.
+        name: of the parameter.
+        entries: of its gradient.
+        width: numbers that are kept of it.
+    """
+
+    formula: Formula
+    name: str
+    entries: int
+    width: int
+
     @property
-    def inner(self) -> int:
-        """Rows of P_g and P_x."""
-        return max(_INNER, math.isqrt(self.k - 1) + 1)
+    def exact(self) -> bool:
+        """Whether the gradient is kept as it is."""
+        return self.width == self.entries
+
+
+def wanted_blocks(
+    blocks: Mapping[Formula, Sequence[str]],
+    shapes: Mapping[str, Sequence[int]],
+    outputs: Mapping[str, int],
+    sketch: Sketch,
+) -> list[Wanted]:
+    """The blocks of some kernels, those of one formula after those of the other.
+
+    Args:
+        blocks: formula (`SGD()` or a `LoRA`) -> the blocks of its kernel.
+        shapes: of the parameters.
+        outputs: weight of a linear layer -> output features.
+        sketch: how each is sketched.
+    """
+    found = []
+    for formula, names in blocks.items():
+        for name in names:
+            entries = formula.rank * outputs[name] if isinstance(formula, LoRA) else math.prod(shapes[name])
+            found.append(Wanted(formula, name, entries, min(entries, sketch.k)))
+    return found
 
 
 @dataclass
@@ -72,157 +109,134 @@ class Sketcher:
 
     Attributes:
         sketch: how.
-        exact: leave what is small as it is; else everything is mixed, so that sketches of different blocks may be added.
     """
 
     sketch: Sketch
-    exact: bool = True
     _drawn: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the signs that are held."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._drawn.values())
-
-    def features(self, batch: FactorBatch, blocks: Mapping[Formula, Sequence[str]]) -> Float[Tensor, "n c b k"]:
-        """The features of a batch, block after block of one formula after the other; zero for a block without influence.
-
-        Args:
-            batch: gradient factors.
-            blocks: formula (`SGD()` or a `LoRA`) -> the blocks of its kernel.
-        """
+    def features(self, batch: FactorBatch, wanted: Sequence[Wanted]) -> list[Float[Tensor, "n c w"]]:
+        """The features of every block in a batch; zero for a block without influence."""
         n, c = batch.outputs.shape
         least = torch.promote_types(batch.outputs.dtype, torch.float32)
-        total = sum(map(len, blocks.values()))
-        found = torch.zeros(n, c, total, self.sketch.k, dtype=least, device=batch.outputs.device)
-        places: dict[str, list[tuple[Formula, int]]] = {}
-        numbers = iter(range(total))
-        for formula, names in blocks.items():
-            for name in names:
-                places.setdefault(name, []).append((formula, next(numbers)))
-        for name, users in places.items():
+        found: dict[Wanted, Tensor] = {}
+        users: dict[str, list[Wanted]] = {}
+        for block in wanted:
+            users.setdefault(block.name, []).append(block)
+        for name, members in users.items():
             factor = batch.factors.get(name)
-            if factor is not None:
-                self._fill(found, name, factor, users)
-        return found
+            if factor is None:
+                found |= {block: batch.outputs.new_zeros(n, c, block.width, dtype=least) for block in members}
+            else:
+                found |= dict(zip(members, self._sketched(factor, members, least), strict=True))
+        return [found[block] for block in wanted]
 
     def block(self, name: str, factor: Factor) -> Float[Tensor, "n c k"]:
-        """The features of one block of the SGD kernel."""
-        n, c = _size(factor)
-        found = torch.zeros(n, c, 1, self.sketch.k, dtype=_precision(factor), device=factor.tensors[-1].device)
-        self._fill(found, name, factor, [(SGD(), 0)])
-        return found[:, :, 0]
+        """The features of one block of the SGD kernel; all of it is mixed, so that those of blocks may be added."""
+        dtype = torch.promote_types(factor.tensors[-1].dtype, torch.float32)
+        return self._sketched(factor, [Wanted(SGD(), name, 0, self.sketch.k)], dtype)[0]
 
-    def _fill(
-        self, into: Float[Tensor, "n c b k"], name: str, factor: Factor, users: Sequence[tuple[Formula, int]]
-    ) -> None:
+    def _sketched(self, factor: Factor, members: Sequence[Wanted], dtype: torch.dtype) -> list[Float[Tensor, "n c w"]]:
+        """The features of the kernels of one parameter."""
+        name = members[0].name
         if isinstance(factor, Dense) and factor.inputs is None:
-            self._put(into, users[0][1], self._vector(name, factor.values.to(into.dtype)), "vector")
-            return
-        g = self._outputs(name, factor, into.dtype)  # (n, c, t, g), or (n, c, i, g) of a formed gradient
-        adapters = {place: formula for formula, place in users if isinstance(formula, LoRA)}
-        for formula, place in users:
-            if not isinstance(formula, LoRA):
-                self._put(into, place, self._mixed(g, self._inputs(name, factor, into.dtype)), "sgd")
-        if adapters:
-            ranks = max(formula.rank for formula in adapters.values())
-            alike: dict[tuple[str, int], Float[Tensor, "n c g r"]] = {}
-            for place, formula in adapters.items():
-                key = (formula.init, formula.seed)
-                if key not in alike:
-                    alike[key] = self._mixed(g, self._adapted(name, factor, formula, ranks, into.dtype))
-                part = alike[key][..., : formula.rank] * (formula.scaling * formula.unit)
-                self._put(into, place, part, f"lora {formula.rank}")
+            values = factor.values.to(dtype)
+            return [values if block.exact else self._vector(name, values, block.width) for block in members]
+        sides, found = _sides(factor, dtype), {}
+        mixed = [block for block in members if not block.exact]
+        inputs = {block: self._inputs(block, factor, dtype) for block in mixed}
+        for g in sides if mixed else ():
+            projected = self._projected(g, "outputs", name)  # (n, t, k)
+            for block, x in inputs.items():
+                found.setdefault(block, []).append((projected * x).sum(1) / math.sqrt(self.sketch.k))
+        for block in members:
+            if block.exact:
+                x = self._whole_inputs(block, factor, dtype)
+                found[block] = [(g.mT @ x).flatten(1) for g in sides]
+        return [torch.stack(found[block], dim=1) for block in members]
 
-    def _put(self, into: Tensor, place: int, found: Float[Tensor, "n c *rest"], what: str) -> None:
-        """Put k numbers where they belong: what was found, or a mixture of it."""
-        flat, k = found.flatten(2), self.sketch.k
-        if what != "vector" and (not self.exact or flat.shape[-1] > k):
-            flat = flat @ self._signs(("fold", what), flat.shape[-1], k, flat)
-        into[:, :, place, : flat.shape[-1]] = flat
-
-    def _mixed(self, g: Float[Tensor, "n c t g"], x: Float[Tensor, "n t x"]) -> Float[Tensor, "n c g x"]:
-        n, c, t, _ = g.shape
-        if x.dim() == 2:  # of a formed gradient: one matrix for all examples
-            return g.mT @ x
-        return torch.bmm(g.permute(0, 1, 3, 2).reshape(n, -1, t), x).view(n, c, -1, x.shape[-1])
-
-    def _outputs(self, name: str, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n c t g"]:
-        if isinstance(factor, Dense):
-            gradients = factor.values.to(dtype).unflatten(-1, (-1, factor.inputs or 1)).mT  # (n, c, i, o)
-            return self._projected(gradients, "outputs", name)
+    def _inputs(self, block: Wanted, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t k"]:
+        """The inputs of a block times their signs."""
+        name = block.name
         if isinstance(factor, RowFactor):
-            return self._projected(factor.values.to(dtype), "outputs", name)
-        return torch.stack([self._projected(g.to(dtype), "outputs", name) for g in factor.g], dim=1)
+            return self._rows("row", name, factor.ids, factor.values.to(dtype))
+        if isinstance(block.formula, LoRA):
+            return self._projected(self._adapted(block.formula, name, factor, dtype), "adapted", name)
+        x = self._projected(_inputs_of(factor, dtype), "inputs", name)
+        group = factor.group if isinstance(factor, Products) else None
+        return x if group is None else x * self._rows("slice", name, group, x)
 
-    def _inputs(self, name: str, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t x"]:
-        if isinstance(factor, Dense):
-            identity = torch.eye(factor.inputs or 1, dtype=dtype, device=factor.values.device)
-            return self._projected(identity, "inputs", name)
+    def _whole_inputs(self, block: Wanted, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t i"]:
+        """The inputs that make all of a gradient: slices and rows of a table stand side by side."""
         if isinstance(factor, RowFactor):
-            return self._rows("row", name, factor.ids, factor.values.to(dtype)) / math.sqrt(self.sketch.inner)
-        x = self._projected(factor.x.to(dtype), "inputs", name)
-        return x if factor.group is None else x * self._rows("slice", name, factor.group, x, x.shape[-1])
+            return _one_hot(factor.ids, block.width // factor.values.shape[-1], dtype)
+        if isinstance(block.formula, LoRA):
+            return self._adapted(block.formula, block.name, factor, dtype)
+        x = _inputs_of(factor, dtype)
+        if not isinstance(factor, Products) or factor.group is None:
+            return x
+        slices = block.width // factor.entries
+        return (_one_hot(factor.group, slices, dtype)[..., None] * x[..., None, :]).flatten(-2)
 
-    def _adapted(
-        self, name: str, factor: Factor, formula: LoRA, rank: int, dtype: torch.dtype
-    ) -> Float[Tensor, "n t r"]:
-        """The inputs seen through the first rows of the common drawing of A."""
+    def _adapted(self, formula: LoRA, name: str, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t r"]:
+        """The inputs seen through A, in the scale of the adapter."""
         inputs, like = input_features(name, factor), factor.tensors[-1]
-        key = ("lora", formula.init, formula.seed, name, rank, dtype, like.device)
+        key = ("lora", formula.init, formula.seed, name, formula.rank, dtype, like.device)
         if key not in self._drawn:
-            rows = drawn_rows(formula.init, formula.seed, name, rank, inputs)
+            rows = drawn_rows(formula.init, formula.seed, name, formula.rank, inputs)
             self._drawn[key] = torch.from_numpy(rows.T.copy()).to(like.device, dtype)
-        return factor.x.to(dtype) @ self._drawn[key] if isinstance(factor, Products) else self._drawn[key]
+        return _inputs_of(factor, dtype) @ self._drawn[key] * (formula.scaling * formula.unit)
 
-    def _projected(self, values: Float[Tensor, "*rest i"], what: str, name: str) -> Float[Tensor, "*rest q"]:
-        size, inner = values.shape[-1], self.sketch.inner
-        if self.exact and size <= inner:
-            return values
-        return values @ self._signs((what, name), size, inner, values)
+    def _projected(self, values: Float[Tensor, "*rest i"], what: str, name: str) -> Float[Tensor, "*rest k"]:
+        """Vectors times signs: first those of the block's own entries, then the matrix of all blocks of this size."""
+        size = values.shape[-1]
+        own = self._signs((what, name), size, 1, values)[:, 0]
+        return (values * own) @ self._signs((what,), size, self.sketch.k, values)
 
-    def _vector(self, name: str, values: Float[Tensor, "n c p"]) -> Float[Tensor, "n c k"]:
-        """A vector times signs, some entries at a time; or as it is."""
-        k = self.sketch.k
-        if self.exact and values.shape[-1] <= k:
-            return values
-        found = values.new_zeros(*values.shape[:2], k)
+    def _vector(self, name: str, values: Float[Tensor, "n c p"], width: int) -> Float[Tensor, "n c k"]:
+        """A vector times signs, some entries at a time."""
+        found = values.new_zeros(*values.shape[:2], width)
         for start in range(0, values.shape[-1], _PAGE):
             part = values[..., start : start + _PAGE]
-            found += part @ self._page("vector", name, start // _PAGE, k, part)[: part.shape[-1]]
-        return found / math.sqrt(k)
+            found += part @ self._signs(("vector", name, start // _PAGE), _PAGE, width, part)[: part.shape[-1]]
+        return found / math.sqrt(width)
 
-    def _rows(
-        self, what: str, name: str, ids: Int[Tensor, "n t"], like: Tensor, width: int | None = None
-    ) -> Float[Tensor, "n t x"]:
+    def _rows(self, what: str, name: str, ids: Int[Tensor, "n t"], like: Tensor) -> Float[Tensor, "n t k"]:
         """The signs of rows of a table, or of slices of a weight."""
-        width = width or self.sketch.inner
         pages, places = torch.unique(ids // _PAGE, return_inverse=True)
-        table = torch.stack([self._page(what, name, int(page), width, like) for page in pages])  # (p, 1024, x)
-        return table[places, ids % _PAGE]
+        drawn = [self._signs((what, name, int(page)), _PAGE, self.sketch.k, like) for page in pages]
+        found = like.new_empty(*ids.shape, self.sketch.k)
+        for number, page in enumerate(drawn):
+            here = places == number
+            found[here] = page[ids[here] % _PAGE]
+        return found
 
-    def _page(self, what: str, name: str, number: int, width: int, like: Tensor) -> Float[Tensor, "1024 x"]:
-        return self._signs((what, name, number), _PAGE, width, like, scaled=False)
-
-    def _signs(
-        self, key: tuple[str | int, ...], inputs: int, outputs: int, like: Tensor, *, scaled: bool = True
-    ) -> Float[Tensor, "i k"]:
-        """Random signs over the root of their number, drawn once."""
+    def _signs(self, key: tuple[str | int, ...], inputs: int, outputs: int, like: Tensor) -> Float[Tensor, "i k"]:
+        """Random signs, drawn once."""
         kept = (*key, inputs, outputs, like.dtype, like.device)
         if kept not in self._drawn:
-            bits = draws(self.sketch.seed, "sketch", *key).bytes(-(-inputs * outputs // 8))
+            bits = draws(self.sketch.seed, "sketch", *key, inputs).bytes(-(-inputs * outputs // 8))
             signs = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=inputs * outputs).astype(np.float32)
-            values = (2 * signs - 1) / (math.sqrt(outputs) if scaled else 1.0)
-            self._drawn[kept] = torch.from_numpy(values.reshape(inputs, outputs)).to(like.device, like.dtype)
+            self._drawn[kept] = torch.from_numpy(2 * signs - 1).view(inputs, outputs).to(like.device, like.dtype)
         return self._drawn[kept]
 
 
-def _size(factor: Factor) -> tuple[int, int]:
-    """Examples and outputs of a factor."""
+def _sides(factor: Factor, dtype: torch.dtype) -> list[Float[Tensor, "n t o"]]:
+    """Derivatives of each output; those of a formed gradient (outputs, inputs) stand input after input."""
     if isinstance(factor, Products):
-        return len(factor.x), len(factor.g)
-    return factor.values.shape[0], factor.values.shape[1]
+        return [g.to(dtype) for g in factor.g]
+    values = factor.values.to(dtype)
+    if isinstance(factor, Dense):
+        values = values.unflatten(-1, (-1, factor.inputs or 1)).mT  # (n, c, i, o)
+    return list(values.unbind(1))
 
 
-def _precision(factor: Factor) -> torch.dtype:
-    return torch.promote_types(factor.tensors[-1].dtype, torch.float32)
+def _inputs_of(factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t i"]:
+    """The inputs of a linear layer; those of a formed gradient are one input after the other."""
+    if isinstance(factor, Products):
+        return factor.x.to(dtype)
+    inputs = factor.inputs or 1 if isinstance(factor, Dense) else 1
+    return torch.eye(inputs, dtype=dtype, device=factor.tensors[-1].device)[None]
+
+
+def _one_hot(numbers: Int[Tensor, "n t"], count: int, dtype: torch.dtype) -> Float[Tensor, "n t s"]:
+    return torch.nn.functional.one_hot(numbers, count).to(dtype)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import foretune
+from foretune.candidates.verdict import DECISIONS
 from foretune.cli.deliver import check_report_place, keep_report
 from foretune.cli.forecast import ForecastRecipe, made_forecast
 from foretune.cli.onward import handed_over
@@ -47,6 +48,11 @@ class Forecast(Result):
     def verdict(self) -> str:
         """`help`, `may`, `no` or `cannot tell`: on training what is recommended, or what comes first."""
         return self.record["verdict"]
+
+    @property
+    def decision(self) -> str:
+        """`go`, `no-go` or `cannot tell`: whether training what is recommended is worth it."""
+        return DECISIONS[self.record["verdict"]]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -158,6 +164,11 @@ def forecast(
     blocks: str | Sequence[str] | None = None,
     exclude_embeddings: bool = False,
     exclude_head: bool = False,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch_size: int = 16,
+    schedule: Literal["constant", "linear", "cosine"] = "constant",
+    rank: int | str | Sequence[int] = "1,4,16,64",
     warm_up: int = 0,
     memory: str = "auto",
     features: Literal["auto", "exact", "sketched"] = "auto",

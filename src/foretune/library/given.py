@@ -26,7 +26,7 @@ from foretune.naming import shown
 from foretune.text.quoted import quoted
 from foretune.text.task import Task
 
-SCREEN = frozenset({"debug", "details", "json", "plan", "quiet", "verbose"})
+SCREEN = frozenset({"debug", "details", "exit_code", "json", "plan", "quiet", "verbose"})
 """Options that are about the screen: a function has `progress` instead, and results have methods."""
 LOADING = ("dtype", "device", "revision", "kind", "trust_remote_code")
 """Options that say how a model is loaded."""

@@ -59,6 +59,7 @@ def validate(
     epochs: float = 6,
     evaluate_every: int = 8,
     warm_up: str | int | Sequence[int] | None = None,
+    prodigy: bool = False,
     memory: str = "2GiB",
     out: str | Path = "runs/validate",
     engine: Literal["local", "ray"] = "local",

@@ -26,6 +26,7 @@ from foretune.finetune.page import TrainingCostData
 from foretune.finetune.report import RunReport
 from foretune.forecasting.page import ForecastData
 from foretune.forecasting.plan import KernelCostData
+from foretune.handover.track import TrackRecord
 from foretune.labelling.explain import ExplainData
 from foretune.labelling.page import LabelsData
 from foretune.page import Page
@@ -49,6 +50,7 @@ KINDS: Mapping[str, type] = {
     "validate": ValidationData,
     "reproduce": ReproductionData,
     "study-plan": StudyPlan,
+    "track": TrackRecord,
     "tasks": TasksData,
     "task": Task,
 }

@@ -83,7 +83,12 @@ def carry_out_validation(study: ValidationStudy, crew: Crew) -> None:
     cells = [study.cell(task, seed) for task, seed in every]
     chosen = chosen_candidates([kept_candidates(cell, study.rank) or [] for cell in cells], study.candidates)
     parts = list(zip(asked, cells, chosen, strict=True))
-    grids = [AskedGrid(each, cell, item.tuning, study.grid) for each, cell, items in parts for item in items]
+    grids = [
+        AskedGrid(each, cell, item.tuning, grid)
+        for each, cell, items in parts
+        for item in items
+        for grid in study.grids
+    ]
     carry_out_runs(crew, grids, study.progress)
     sent = {field.name: getattr(study, field.name) for field in fields(study) if field.name not in ("lm", "progress")}
     scores = [CellScores(each, tuple(items), sent) for each, _, items in parts]

@@ -8,23 +8,26 @@ import numpy as np
 
 from foretune.analysis.rank_statistics import Ceiling
 from foretune.candidates.adam import PredictedRun, best_predicted
+from foretune.candidates.announced import ANNOUNCED
 from foretune.page import Cell, Curve, Figure, Page, Table, mean_and_spread
 from foretune.shapes import Float64
+from foretune.validation.announced import announced_findings, calibration_table, calls_table
 from foretune.validation.data import ValidationData
 from foretune.validation.rankings import (
     EXHAUSTIVE,
     LOSS,
     SCORE,
     Measure,
-    exhaustive_search,
+    Ranking,
     interval_cell,
     number_cell,
     places_of,
     tasks_of,
 )
-from foretune.validation.rates import losses_by_rate_table, rate_table
+from foretune.validation.rates import losses_by_rate_table, rate_table, rules_table
+from foretune.validation.rivals import ONE_EPOCH
 from foretune.validation.runs import Measured, ValidationStudy
-from foretune.validation.stopped import stopped_findings, stopped_runs, stopped_table
+from foretune.validation.stopped import seconds_within, stopped_findings, stopped_runs, stopped_table
 from foretune.validation.warm_up import warm_up_findings, warm_up_notes, warm_up_table
 
 RANDOM = "random choice"
@@ -51,8 +54,10 @@ def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
             _ranking_table(data, SCORE),
             *([stopped_table(cells, stopped)] if stopped else []),
             _gain_table(cells, limits),
+            *([calibration_table(data.calibrations)] if data.calibrations else []),
+            *([calls_table(data.calls)] if data.calls else []),
             _curve_table(cells),
-            *([rate_table(cells)] if len(study.grid) > 1 else []),
+            *([rate_table(cells), rules_table(cells)] if len(study.grid) > 1 else []),
             *([losses_by_rate_table(cells)] if len(study.grid) >= MANY_RATES else []),
             *([warm_up_table(cells, ranked[LOSS.name])] if study.warm_up else []),
             _candidate_table(cells),
@@ -60,6 +65,7 @@ def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
         figures=tuple(_figure(next(cell for cell in cells if cell.task == task)) for task in tasks_of(cells)),
         findings=(
             *_findings(data),
+            *announced_findings(data.calls, data.calibrations),
             *stopped_findings(ranked[LOSS.name], stopped),
             *warm_up_findings(cells, ranked[LOSS.name]),
         ),
@@ -87,6 +93,14 @@ def _notes(study: ValidationStudy) -> tuple[str, ...]:
         "Noise ceiling: rank correlation of the real results with themselves, seed against seed. A forecast without noise "
         "would reach about its square root; one that reads a seed's own examples may find what is particular to them. Its "
         "regret is that of choosing by another seed's real results.",
+        "Rules that look at no data of the task: parameter count, shallow layers first, feed-forward first, all linear; "
+        "with several tasks, the mean rank of a candidate on the others, and that rank by layer, kind and size (the "
+        "placement prior). Partial: the rank correlation that is left once the best of these rules, known afterwards, is "
+        "taken out of score and result.",
+        f"What a forecast announces is made with {ANNOUNCED} test examples, as `foretune forecast` does; the real score is "
+        "that of all test examples.",
+        f"{ONE_EPOCH}: fine-tune every candidate for one pass over the training examples at every rate, and keep the one "
+        "with the lowest validation loss; the seconds are those of all these runs for a task and a seed.",
         f"{EXHAUSTIVE}: fine-tune every candidate and keep the one with the lowest validation loss.",
         "LogME, LEEP and NCE score a model for a task, not the parameters that are trained: they apply where models are "
         "compared. Here they are the same for all candidates, so they have no rank correlation and the regret of a random "
@@ -95,16 +109,17 @@ def _notes(study: ValidationStudy) -> tuple[str, ...]:
 
 
 def _ranking_table(data: ValidationData, measure: Measure) -> Table:
-    cells, limits = data.cells, data.ceilings[measure.name]
-    tasks = tasks_of(cells)
+    cells, limits, rule = data.cells, data.ceilings[measure.name], data.best_rules[measure.name]
+    tasks, digits = tasks_of(cells), 3 if measure is LOSS else 1
     rows = [
         (
-            found.score,
+            _named(found, cells),
             interval_cell(found.median, found.low, found.high),
+            interval_cell(found.partial, found.partial_low, found.partial_high),
             *(number_cell(found.by_task[task]) for task in tasks),
-            number_cell(found.regret, 3 if measure is LOSS else 1),
+            number_cell(found.regret, digits),
         )
-        for found in (*data.rankings[measure.name], exhaustive_search(cells, measure))
+        for found in (*data.rankings[measure.name], *data.rivals[measure.name])
     ]
     known = [limit.correlation for limit in limits.values() if not np.isnan(limit.correlation)]
     middle = float(np.median(known)) if known else float("nan")
@@ -112,11 +127,22 @@ def _ranking_table(data: ValidationData, measure: Measure) -> Table:
     top = (
         "noise ceiling",
         number_cell(middle),
+        number_cell(float("nan")),
         *(number_cell(limits[task].correlation) for task in tasks),
-        number_cell(lost, 3 if measure is LOSS else 1),
+        number_cell(lost, digits),
     )
-    header = ("score", "median (95%)", *tasks, f"regret, {measure.unit}")
-    return Table(header, (*rows, top), f"Rank correlation with the {measure.name}")
+    header = ("score", "median (95%)", "partial (95%)", *tasks, f"regret, {measure.unit}")
+    beside = (
+        "no rule tells candidates apart" if rule is None else f"given the best rule that looks at no data here, {rule}"
+    )
+    return Table(header, (*rows, top), f"Rank correlation with the {measure.name}; partial: {beside}")
+
+
+def _named(found: Ranking, cells: Sequence[Measured]) -> str:
+    """A row's name; of one epoch with what it costs."""
+    if found.score != ONE_EPOCH:
+        return found.score
+    return f"{found.score} ({np.mean([seconds_within(cell.outcomes, cell.epoch) for cell in cells]):.0f} s)"
 
 
 def _gain_table(cells: Sequence[Measured], limits: Mapping[str, Mapping[str, Ceiling]]) -> Table:
@@ -223,10 +249,13 @@ def _findings(data: ValidationData) -> tuple[str, ...]:
         chance = next(r for r in ranked[measure.name] if r.score == RANDOM).regret
         if order:
             best, unit = order[0], measure.unit
+            rule = data.best_rules[measure.name]
             found.append(
                 f"By {measure.name}: {best.score} ranks best, median correlation {best.median:.2f}; trusting it costs "
                 f"{best.regret:.3g} {unit} against the best candidate found, a random choice {chance:.3g}."
             )
+            if rule is not None:
+                found.append(_beside_rule(data, measure, best, rule))
         found += [
             _rankable(task, measure, limit) for task, limit in data.ceilings[measure.name].items() if limit.reason
         ]
@@ -240,6 +269,17 @@ def _findings(data: ValidationData) -> tuple[str, ...]:
     if len({cell.seed for cell in cells}) == 1:
         found.append("One seed: there is no noise ceiling, and these differences may be chance.")
     return tuple(found)
+
+
+def _beside_rule(data: ValidationData, measure: Measure, best: Ranking, rule: str) -> str:
+    """What the best score knows beyond the best rule."""
+    every = (*data.rankings[measure.name], *data.rivals[measure.name])
+    own = next(found for found in every if found.score == rule)
+    said = f"Without data, by {measure.name}: {rule} has {own.median:.2f} and costs {own.regret:.3g} {measure.unit}"
+    if best.score == rule:
+        return f"{said}; no score ranks better."
+    left = f"given it, {best.score} has {best.partial:.2f} ({best.partial_low:.2f} to {best.partial_high:.2f}) left"
+    return f"{said}; {left}."
 
 
 def _rankable(task: str, measure: Measure, limit: Ceiling) -> str:

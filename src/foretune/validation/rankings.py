@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.rank_statistics import Ceiling, ceiling, median_correlation, rank_correlation, regret
+from foretune.analysis.rank_statistics import (
+    Ceiling,
+    ceiling,
+    median_correlation,
+    median_partial_correlation,
+    rank_correlation,
+    regret,
+)
 from foretune.candidates.scores import SCORES, warmed_name
 from foretune.page import Estimate, Quantity
 from foretune.shapes import Float64
@@ -47,6 +54,8 @@ class Ranking:
             is the same for all of them.
         by_task: task -> rank correlation, mean over seeds.
         regret: mean over tasks and seeds, in the measure's unit.
+        partial, partial_low, partial_high: rank correlation that is left once the best rule that looks at no data is
+            taken out of both sides, with its interval over candidates; NaN for that rule itself.
     """
 
     score: str
@@ -56,31 +65,56 @@ class Ranking:
     high: float
     by_task: dict[str, float]
     regret: float
+    partial: float = float("nan")
+    partial_low: float = float("nan")
+    partial_high: float = float("nan")
 
 
-def rankings(cells: Sequence[Measured], measure: Measure) -> list[Ranking]:
-    """Every score against one measure, in the order of `SCORES`, each with what it is after a warm-up below it."""
+def rankings(
+    cells: Sequence[Measured], measure: Measure, given: Float64[np.ndarray, "s k"] | None = None
+) -> list[Ranking]:
+    """Every score against one measure, in the order of `SCORES`, each with what it is after a warm-up below it.
+
+    Args:
+        cells: of all seeds and tasks.
+        measure: test loss or test score.
+        given: a rule of the candidates that is taken out of scores and results for the partial correlation.
+    """
     steps = (0, *cells[0].warm_up_seconds)
     names = [warmed_name(name, count) for name in SCORES for count in steps]
-    return [ranking_of(name, scores_of(cells, name), cells, measure) for name in names if name in cells[0].scores]
+    return [
+        ranking_of(name, scores_of(cells, name), cells, measure, given) for name in names if name in cells[0].scores
+    ]
 
 
-def exhaustive_search(cells: Sequence[Measured], measure: Measure) -> Ranking:
-    """What running every candidate and trusting its validation loss would do: the most that a forecast could save."""
-    return ranking_of(EXHAUSTIVE, np.stack([cell.validation_losses for cell in cells]), cells, measure)
+def exhaustive_search(
+    cells: Sequence[Measured], measure: Measure, given: Float64[np.ndarray, "s k"] | None = None
+) -> Ranking:
+    """What running every candidate and trusting its validation loss would do: the most that a forecast could save.
+
+    Args:
+        cells, measure, given: see `rankings`.
+    """
+    return ranking_of(EXHAUSTIVE, np.stack([cell.validation_losses for cell in cells]), cells, measure, given)
 
 
-def ranking_of(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Measured], measure: Measure) -> Ranking:
+def ranking_of(
+    name: str,
+    scores: Float64[np.ndarray, "s k"],
+    cells: Sequence[Measured],
+    measure: Measure,
+    given: Float64[np.ndarray, "s k"] | None = None,
+) -> Ranking:
     """Some scores against one measure.
 
     Args:
         name: of the scores.
         scores: one row per task and seed, larger should be better.
-        cells: of all seeds and tasks.
-        measure: test loss or test score.
+        cells, measure, given: see `rankings`.
     """
     results = results_of(cells, measure)
     middle, each = median_correlation(scores, results), rank_correlation(scores, results)
+    left = None if given is None else median_partial_correlation(scores, results, given)
     return Ranking(
         score=name,
         measure=measure.name,
@@ -89,6 +123,7 @@ def ranking_of(name: str, scores: Float64[np.ndarray, "s k"], cells: Sequence[Me
         high=middle.high,
         by_task={task: _finite_mean(each[places_of(cells, task)]) for task in tasks_of(cells)},
         regret=measure.scale * float(np.mean([regret(*pair) for pair in zip(scores, results, strict=True)])),
+        **({} if left is None else {"partial": left.value, "partial_low": left.low, "partial_high": left.high}),
     )
 
 

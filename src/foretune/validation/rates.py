@@ -50,6 +50,79 @@ def rate_table(cells: Sequence[Measured]) -> Table:
     return Table(header, tuple(rows), caption)
 
 
+def rules_table(cells: Sequence[Measured]) -> Table:
+    """What learning rates cost that people use without looking at data, beside the simulated one.
+
+    Args:
+        cells: of all seeds and tasks, runs with at least two rates.
+    """
+    tasks = tasks_of(cells)
+    rows = []
+    for name, rates in _named_rates(cells).items():
+        told = [rate for values in rates for rate in values]
+        at = [[lost(*pair) for pair in _finished(cell, values)] for cell, values in zip(cells, rates, strict=True)]
+        rows.append((name, _span(told), *_means(cells, at), _middle([loss for losses in at for loss in losses])))
+    if all(cell.prodigy for cell in cells):
+        at = [_lost_by_prodigy(cell) for cell in cells]
+        rows.append(("Prodigy", "its own", *_means(cells, at), _middle([loss for losses in at for loss in losses])))
+    caption = (
+        "Learning rates by rule: how much higher the lowest real validation loss is than at the best rate of the grid, "
+        "nats; means over candidates and seeds. A rate counts as the nearest of the grid, the commonest best one is known "
+        "afterwards, and Prodigy is one more run of each candidate, which may be better than the grid"
+    )
+    return Table(("rule", "rates", *tasks, "all"), tuple(rows), caption)
+
+
+def _named_rates(cells: Sequence[Measured]) -> dict[str, Sequence[Sequence[float]]]:
+    """Rule -> for each cell the rate of every candidate."""
+    bests = [best for cell in cells for best in _best_rates(cell)]
+    usual = max(dict.fromkeys(bests), key=bests.count) if bests else float("nan")
+    simulated = [
+        [best_predicted(runs, reach).learning_rate for runs, reach in zip(cell.predicted, cell.reach, strict=True)]
+        for cell in cells
+    ]
+    return {
+        "simulated AdamW": simulated,
+        **{name: [cell.rule_rates[name] for cell in cells] for name in cells[0].rule_rates},
+        "the commonest best": [[usual] * len(cell.names) for cell in cells],
+    }
+
+
+def _best_rates(cell: Measured) -> list[float]:
+    return [outcome.learning_rate for outcome in cell.outcomes if outcome.failure is None]
+
+
+def _finished(cell: Measured, rates: Sequence[float]) -> list[tuple[Outcome, float]]:
+    """Outcomes that did not fail, each with the point of the grid that is nearest to its rate."""
+    grid = np.array([run.learning_rate for run in cell.predicted[0]])
+    nearest = [float(grid[np.abs(np.log(grid / rate)).argmin()]) for rate in rates]
+    return [pair for pair in zip(cell.outcomes, nearest, strict=True) if pair[0].failure is None]
+
+
+def _lost_by_prodigy(cell: Measured) -> list[float]:
+    """What its run is behind the best of the grid, candidate by candidate; a run that failed leaves the start."""
+    return [
+        (outcome.start_validation_loss if run.failure else run.validation_loss) - min(_lowest(outcome).values())
+        for outcome, run in zip(cell.outcomes, cell.prodigy, strict=True)
+        if outcome.failure is None
+    ]
+
+
+def _means(cells: Sequence[Measured], values: Sequence[Sequence[float]]) -> list[Quantity]:
+    """Task by task."""
+    return [_middle([value for place in places_of(cells, task) for value in values[place]]) for task in tasks_of(cells)]
+
+
+def _middle(values: Sequence[float]) -> Quantity:
+    return number_cell(float(np.mean(values)) if values else float("nan"), 3)
+
+
+def _span(rates: Sequence[float]) -> str:
+    """The rates that a rule names, in words."""
+    low, high = (f"{rate:.2g}" for rate in (min(rates), max(rates)))
+    return low if low == high else f"{low} to {high}"
+
+
 def losses_by_rate_table(cells: Sequence[Measured]) -> Table:
     """The lowest validation loss of every candidate at every rate, real and predicted.
 

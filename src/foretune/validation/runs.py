@@ -6,9 +6,9 @@ Each seed has training and validation examples of its own.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,24 @@ import numpy as np
 from foretune.analysis.calibration import cross_entropy
 from foretune.analysis.scores import predicted_classes, score
 from foretune.candidates.adam import PredictedRun
+from foretune.candidates.announced import Announced
 from foretune.candidates.candidate import PROBING, Candidate
-from foretune.candidates.evidence import Evidence, Pool
 from foretune.candidates.pool import pool_of
-from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants, warmed_name
+from foretune.candidates.rules import RULES, rate_rules
+from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants
 from foretune.errors import UsageError, nearest
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import Beside, Place
 from foretune.experiment.outcome import Outcome
 from foretune.experiment.sample import Sample
 from foretune.experiment.setting import PROBED_HEAD, DataSource, Question, Setting
+from foretune.finetune.optimisers import ProdigyOptimiser
 from foretune.finetune.training import Training
-from foretune.finetune.warm_up import warm_up_training
 from foretune.model.load import LanguageModel
 from foretune.progress import Progress
 from foretune.shapes import Float64
-from foretune.store.kept import identity_hash
 from foretune.text.builtin import load_task
+from foretune.validation.seen import KeptEvidence
 
 FEWEST = 4
 """Candidates that a ranking needs."""
@@ -53,6 +54,7 @@ class ValidationStudy:
         candidates: globs on labels of candidates; None for all.
         output: what answers, see `Question.answered_by`.
         warm_up: numbers of steps; `AFTER_WARM_UP` are taken again on the kernel after each of them.
+        prodigy: whether every candidate is trained by Prodigy too, which finds its own rate.
         memory: budget of kernels above the model's own memory.
         progress: called as the work goes on.
     """
@@ -69,6 +71,7 @@ class ValidationStudy:
     candidates: tuple[str, ...] | None = None
     output: str = PROBED_HEAD
     warm_up: tuple[int, ...] = ()
+    prodigy: bool = False
     memory: str = "2GiB"
     progress: Progress | None = None
 
@@ -99,6 +102,16 @@ class ValidationStudy:
         return setting, Beside(self.root / setting.folder(load_task(task).name))
 
     @property
+    def prodigy_grid(self) -> tuple[Training, ...]:
+        """Settings of Prodigy's run: those of the others but for the optimiser, without a rate to choose."""
+        return (replace(self.grid[0], optimiser=ProdigyOptimiser()),)
+
+    @property
+    def grids(self) -> tuple[tuple[Training, ...], ...]:
+        """The grids that every candidate is trained on."""
+        return (self.grid, *([self.prodigy_grid] if self.prodigy else []))
+
+    @property
     def work(self) -> Work:
         """How the work of a cell is done."""
         return Work(self.memory, self.progress)
@@ -118,6 +131,10 @@ class Measured:
         predicted: the simulated runs of the grid, from the kernel before training.
         reach: the largest rate of Adam that a forecast would name, of every candidate (`candidates.adam.reach`).
         warm_up_seconds: steps of a warm-up -> what it cost.
+        epoch: steps in which a run sees every training example once; 0 where nobody knows.
+        rule_rates: name of a rule for learning rates (`candidates.rules`) -> its rate for every candidate.
+        prodigy: what Prodigy reached with every candidate, in one run each; empty where it was not asked for.
+        announced: what a forecast announces for every candidate.
     """
 
     task: str
@@ -131,6 +148,10 @@ class Measured:
     predicted: tuple[tuple[PredictedRun, ...], ...]
     reach: tuple[float, ...]
     warm_up_seconds: Mapping[int, float] = field(default_factory=dict)
+    epoch: int = 0
+    rule_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    prodigy: tuple[Outcome, ...] = ()
+    announced: tuple[Announced, ...] = ()
 
     @property
     def losses(self) -> Float64[np.ndarray, " k"]:
@@ -206,54 +227,6 @@ def chosen_labels(labels: Sequence[str], globs: Sequence[str] | None) -> list[st
     return [label for label in labels if label in wanted]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What is seen of a cell's candidates before training, or after a warm-up: kept, or from a pool made when needed.
-
-    Attributes:
-        cell: model and data; it keeps the values.
-        chosen: the candidates that are run.
-        grid: settings of the runs.
-        warm_up: steps; 0 for the model before training.
-    """
-
-    cell: Experiment
-    chosen: Sequence[Candidate]
-    grid: Sequence[Training]
-    warm_up: int = 0
-
-    @cached_property
-    def pool(self) -> Pool:
-        """With the kernels of all of them."""
-        cell = self.cell.warmed(self.warm_up) if self.warm_up else self.cell
-        return pool_of(cell, self.chosen[0].rank, self.grid)
-
-    def values(self, name: str, of: Callable[[Evidence], Any]) -> list[Any]:
-        """A value of each candidate, kept."""
-        asked = {
-            "methods": [repr(candidate.tuning) for candidate in self.chosen],
-            "grid": [repr(point) for point in self.grid],
-        }
-        name = warmed_name(name, self.warm_up)
-        file = f"{name.replace(',', '').replace(' ', '-')}-{identity_hash(asked)[:12]}"
-        rows = len(self.cell.split.train) * self.cell.outputs.n_outputs
-        key = {**asked, **determinants(rows), **self._warm_up_key, "name": name}
-        return self.cell.value(
-            file, key, lambda: {"values": [of(self.pool.evidence(candidate)) for candidate in self.chosen]}
-        )["values"]
-
-    def scores(self, names: Iterable[str]) -> dict[str, tuple[float, ...]]:
-        """Scores of all candidates, larger is better, under their names after a warm-up where there was one."""
-        return {
-            warmed_name(name, self.warm_up): tuple(map(float, self.values(f"score {name}", SCORES[name].oriented)))
-            for name in names
-        }
-
-    @property
-    def _warm_up_key(self) -> dict[str, str]:
-        return {"warm_up": repr(warm_up_training(self.warm_up))} if self.warm_up else {}
-
-
 def measured_candidates(study: ValidationStudy) -> list[Measured]:
     """Everything, seed by seed and task by task.
 
@@ -283,15 +256,18 @@ def measured_cell(study: ValidationStudy, cell: Experiment, chosen: Sequence[Can
     """Everything of one task and seed; what is kept of it is read."""
     # before the runs, which take far longer: a model that cannot be warmed up is refused at once
     seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
-    outcomes = []
+    outcomes, prodigy = [], []
     for number, candidate in enumerate(chosen):
         if study.progress is not None:
             study.progress(f"{cell.task.name}, seed {cell.setting.seed}: candidates", number, len(chosen))
         outcomes.append(cell.outcome(candidate.tuning, study.grid))
+        if study.prodigy:
+            prodigy.append(cell.outcome(candidate.tuning, study.prodigy_grid))
     start = cell.value("start", {}, lambda: _start(cell))
-    scores, curves, reach = _before_training(_Seen(cell, chosen, study.grid))
+    seen = _before_training(cell, chosen, study.grid)
+    n, after = len(cell.split.train), {}
     for steps in study.warm_up:
-        scores |= _Seen(cell, chosen, study.grid, steps).scores(AFTER_WARM_UP)
+        after |= KeptEvidence(cell, chosen, study.grid, steps).scores(AFTER_WARM_UP)
     return Measured(
         task=cell.task.name,
         seed=cell.setting.seed,
@@ -300,22 +276,29 @@ def measured_cell(study: ValidationStudy, cell: Experiment, chosen: Sequence[Can
         start_score=start["score"],
         names=tuple(candidate.label for candidate in chosen),
         outcomes=tuple(outcomes),
-        scores=scores,
-        predicted=curves,
-        reach=reach,
+        **{**seen, "scores": {**seen["scores"], **after}},
         warm_up_seconds=seconds,
+        epoch=max(math.ceil(n / training.batch_of(n)) for training in study.grid),
+        prodigy=tuple(prodigy),
+        announced=KeptEvidence(cell, chosen, study.grid).announced,
     )
 
 
-def _before_training(
-    seen: _Seen,
-) -> tuple[dict[str, tuple[float, ...]], tuple[tuple[PredictedRun, ...], ...], tuple[float, ...]]:
-    """Scores, curves and reach of every candidate; the kernels that they are from are not held any longer."""
+def _before_training(cell: Experiment, chosen: Sequence[Candidate], grid: Sequence[Training]) -> dict[str, Any]:
+    """Scores, curves, reach and rates by rule of every candidate; the kernels that they are from are not held longer."""
+    seen, rules = KeptEvidence(cell, chosen, grid), rate_rules(chosen[0].rank)
     scores = seen.scores(SCORES)
-    steps = max(training.steps_for(len(seen.cell.split.train)) for training in seen.grid)
     curves = seen.values("predicted curves", lambda item: [asdict(run) for run in item.adam])
-    reach = seen.values("reach of Adam", lambda item: item.reach(steps))
-    return scores, tuple(tuple(_run(run) for run in runs) for runs in curves), tuple(map(float, reach))
+    reach = seen.values("reach of Adam", lambda item: item.reach(seen.steps))
+    rates = seen.values(
+        "rates by rule", lambda item: {name: of(item, seen.steps) for name, of in rules.items()}, rules=RULES
+    )
+    return {
+        "scores": scores,
+        "predicted": tuple(tuple(_run(run) for run in runs) for runs in curves),
+        "reach": tuple(map(float, reach)),
+        "rule_rates": {name: tuple(float(told[name]) for told in rates) for name in rules},
+    }
 
 
 def _run(found: Mapping[str, Any]) -> PredictedRun:

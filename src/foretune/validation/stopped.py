@@ -8,9 +8,10 @@ forecast that ranks no worse than s_q is worth the share q of running everything
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def stopped_runs(cells: Sequence[Measured]) -> list[Stopped]:
                 share,
                 ranking_of(name, lowest, cells, LOSS),
                 ranking_of(name, lowest, cells, SCORE),
-                float(np.mean([_seconds(cell.outcomes, share) for cell in cells])),
+                float(np.mean([_seconds(cell.outcomes, partial(_reached, share=share)) for cell in cells])),
             )
         )
     return found
@@ -77,19 +78,33 @@ def lowest_so_far(outcomes: Sequence[Outcome], share: Fraction) -> Float64[np.nd
         outcomes: of the candidates.
         share: q.
     """
-    return np.array(
-        [
-            max(
-                (
-                    -float(loss)
-                    for point in outcome.points
-                    for loss in np.array(point.validation_losses)[_reached(point, share)]
-                ),
-                default=-np.inf,
-            )
-            for outcome in outcomes
-        ]
-    )
+    return np.array([_lowest(outcome, partial(_reached, share=share)) for outcome in outcomes])
+
+
+def lowest_within(outcomes: Sequence[Outcome], steps: int) -> Float64[np.ndarray, " k"]:
+    """The lowest validation loss of every candidate in its first steps, with the sign turned; minus infinity for none.
+
+    Args:
+        outcomes: of the candidates.
+        steps: how many.
+    """
+    return np.array([_lowest(outcome, partial(_within, steps=steps)) for outcome in outcomes])
+
+
+def seconds_within(outcomes: Sequence[Outcome], steps: int) -> float:
+    """Seconds of all runs up to their last evaluation in their first steps.
+
+    Args:
+        outcomes: of the candidates.
+        steps: how many.
+    """
+    return _seconds(outcomes, partial(_within, steps=steps))
+
+
+def _lowest(outcome: Outcome, reached: Callable[[PointCurve], np.ndarray]) -> float:
+    """The lowest loss among the evaluations that were reached, with the sign turned."""
+    losses = [float(loss) for point in outcome.points for loss in np.array(point.validation_losses)[reached(point)]]
+    return max((-loss for loss in losses), default=-np.inf)
 
 
 def stopped_table(cells: Sequence[Measured], stopped: Sequence[Stopped]) -> Table:
@@ -161,6 +176,13 @@ def _reached(point: PointCurve, share: Fraction) -> np.ndarray:
     return (steps > 0) & (steps <= float(share) * steps[-1])
 
 
-def _seconds(outcomes: Sequence[Outcome], share: Fraction) -> float:
-    """Of all runs, up to the last evaluation within a share of them."""
-    return sum(point.seconds[np.flatnonzero(_reached(point, share))[-1]] for o in outcomes for point in o.points)
+def _within(point: PointCurve, steps: int) -> np.ndarray:
+    """Which evaluations after the start lie in the first steps of the run."""
+    evaluated = np.array(point.steps)
+    return (evaluated > 0) & (evaluated <= steps)
+
+
+def _seconds(outcomes: Sequence[Outcome], reached: Callable[[PointCurve], np.ndarray]) -> float:
+    """Of all runs, up to the last evaluation that was reached."""
+    places = [(point, np.flatnonzero(reached(point))) for outcome in outcomes for point in outcome.points]
+    return sum(point.seconds[found[-1]] for point, found in places if len(found))

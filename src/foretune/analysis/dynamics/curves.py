@@ -25,6 +25,7 @@ class Curves:
             diverged, and not a number for no examples.
         validation_score, test_score: accuracy or F1; not a number for no examples and once the run has diverged.
         diverged: whether the training loss passed `DIVERGED` times its start.
+        validation_each: loss of each validation example there; infinite once the run has diverged.
         coefficients: a at the last step, (n, c): f(x) = f0(x) + K(x, X) a. Not a number once diverged.
         outputs: f at the last step, all rows. Not a number once diverged.
     """
@@ -37,6 +38,7 @@ class Curves:
     test_loss: Float64[np.ndarray, " t"]
     test_score: Float64[np.ndarray, " t"]
     diverged: bool
+    validation_each: Float64[np.ndarray, "t v"] = field(repr=False)
     coefficients: Float64[np.ndarray, "n c"] = field(repr=False)
     outputs: Float64[np.ndarray, "r c"] = field(repr=False)
 
@@ -59,6 +61,7 @@ class CurveRecorder:
         self.steps: list[int] = []
         self.losses: list[Float64[np.ndarray, "l part"]] = []
         self.scores: list[Float64[np.ndarray, "l part"]] = []
+        self.each: list[Float64[np.ndarray, "l v"]] = []
 
     def evaluated(self, step: int, a: Float64[np.ndarray, "l n c"]) -> Float64[np.ndarray, "l r c"]:
         """Record a step, mark the runs that have diverged by now, and return the outputs of all rows."""
@@ -72,10 +75,12 @@ class CurveRecorder:
         self.steps.append(step)
         self.losses.append(np.column_stack([_means(values[:, part]) for part in self.parts]))
         self.scores.append(scores)
+        self.each.append(values[:, self.parts[1]].copy())  # not a view, which would keep all rows
         return f
 
     def curves(self, a: Float64[np.ndarray, "l n c"], f: Float64[np.ndarray, "l r c"]) -> tuple[Curves, ...]:
         """Every run, with its last coefficients and outputs."""
+        each = np.stack(self.each)  # (t, l, v)
         losses, scores, steps = np.stack(self.losses), np.stack(self.scores), np.array(self.steps)
         a, f = (np.where(self.diverged[:, None, None], np.nan, last) for last in (a, f))
         return tuple(
@@ -88,6 +93,7 @@ class CurveRecorder:
                 test_loss=losses[:, run, 2],
                 test_score=scores[:, run, 1],
                 diverged=bool(self.diverged[run]),
+                validation_each=each[:, run],
                 coefficients=a[run],
                 outputs=f[run],
             )

@@ -22,6 +22,7 @@ from foretune.analysis.dynamics.curves import CurveRecorder, Curves
 from foretune.analysis.dynamics.descent import Descent, drawn_batches
 from foretune.analysis.dynamics.space import FunctionSpace
 from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
+from foretune.analysis.schedule import Schedule, rate_factor
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 
@@ -33,6 +34,7 @@ def curves(
     every: int = 10,
     rates: Sequence[float] | None = None,
     batches: Sequence[Int[np.ndarray, " _"]] | None = None,
+    schedule: Schedule = "constant",
 ) -> tuple[Curves, ...]:
     """Training curves in the linear regime, one run per learning rate, all over the same batches.
 
@@ -43,6 +45,7 @@ def curves(
         every: steps between evaluations; the first and the last step are always evaluated.
         rates: learning rates; the descent's own without any.
         batches: training examples of each step, such as those of a real run; drawn by the descent's seed without any.
+        schedule: how the rates change over the steps.
 
     Raises:
         UsageError: a number is out of range, or the batches do not fit.
@@ -56,7 +59,7 @@ def curves(
     with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is found, and stopped, when it is evaluated
         f = record.evaluated(0, run.a)
         for step in range(1, steps + 1):
-            run.step(next(draws))
+            run.step(next(draws), rate_factor(schedule, step - 1, steps))
             if step % every == 0 or step == steps:
                 f = record.evaluated(step, run.a)
                 run.stop(record.diverged)
@@ -74,17 +77,17 @@ class _Runs:
         self.block = np.empty(0) if isinstance(self.rows, FeatureMatrix) else np.empty((n, c, n * c))
         self.a = np.zeros((len(lr), n, c))
         self.rate = lr[:, None, None].copy()
-        self.keep = 1 - self.rate * descent.proximal
 
-    def step(self, batch: Int[np.ndarray, " b"]) -> None:
-        """One step of every run over the same training examples."""
+    def step(self, batch: Int[np.ndarray, " b"], factor: float) -> None:
+        """One step of every run over the same training examples, at a share of its rate."""
         runs, n, c = self.a.shape
         picked = slice(None) if len(batch) == n else batch  # all examples, in whichever order
         f = (self.a.reshape(runs, -1) @ self._rows_of(batch).T).reshape(runs, -1, c)
         f += self.f0[picked]
         change = self.descent.direction(self.loss.derivative(f, self.targets[picked]))
-        change *= self.rate / len(batch)
-        self.a *= self.keep
+        rate = self.rate * factor
+        change *= rate / len(batch)
+        self.a *= 1 - rate * self.descent.proximal
         self.a[:, picked] -= change
 
     def _rows_of(self, batch: Int[np.ndarray, " b"]) -> Matrix:

@@ -4,15 +4,29 @@ help          the predicted score lies above that before training, and so does i
 may           the predicted score lies above, its interval does not
 no            no simulated step lowers the validation loss, or neither validation nor test examples gain
 cannot tell   validation examples gain, test examples do not
+
+A program that has to decide reads three words: `go` after help, `no-go` after no, and `cannot tell` after the other two,
+in which the data do not carry a decision. `foretune validate` counts how often each is right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from foretune.analysis.scores import Score
 
 Verdict = Literal["help", "may", "no", "cannot tell"]
+Decision = Literal["go", "no-go", "cannot tell"]
+DECISIONS: Mapping[Verdict, Decision] = {
+    "help": "go",
+    "may": "cannot tell",
+    "no": "no-go",
+    "cannot tell": "cannot tell",
+}
+EXIT_CODES: Mapping[Decision, int] = {"go": 0, "no-go": 3, "cannot tell": 4}
+"""What `foretune forecast --exit-code` ends with; 1 and 2 are errors."""
+
 _OF: dict[Verdict, str] = {
     "help": "Fine-tuning should help",
     "may": "Fine-tuning may help",

@@ -28,11 +28,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from foretune.analysis.scores import Score
+from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import PROBING
 from foretune.candidates.evidence import Pool
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.scores import LABEL_ERROR, Criterion
-from foretune.forecasting.baseline import ClassRule
 
 
 @dataclass(frozen=True)

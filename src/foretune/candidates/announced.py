@@ -1,0 +1,61 @@
+"""What a forecast would announce for a candidate of an experiment: a score with an interval, and go or no-go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from foretune.candidates.baseline import ClassRule
+from foretune.candidates.candidate import Candidate, parameter_sizes
+from foretune.candidates.comparison import criterion_of
+from foretune.candidates.evidence import Pool
+from foretune.candidates.pool import pool_blocks, pool_formulas
+from foretune.candidates.prediction import prediction
+from foretune.candidates.verdict import DECISIONS, Decision, verdict
+from foretune.experiment.experiment import Experiment
+from foretune.experiment.folder import Inside
+
+ANNOUNCED = 64
+"""Test examples that are read for it, as `foretune forecast` does."""
+
+
+@dataclass(frozen=True)
+class Announced:
+    """The score that is announced for a candidate.
+
+    Attributes:
+        value, low, high: predicted score on test examples, with its 95% interval.
+        decision: `go`, `no-go` or `cannot tell`.
+    """
+
+    value: float
+    low: float
+    high: float
+    decision: Decision
+
+
+def announcing_pool(cell: Experiment, rank: int | None) -> Pool:
+    """The pool of a cell with its first `ANNOUNCED` test examples, in a folder inside that of the cell.
+
+    Args:
+        cell: model and data.
+        rank: of LoRA; None for full tuning.
+    """
+    few = replace(cell, split=replace(cell.split, test=cell.split.test[:ANNOUNCED]), folder=None)
+    if cell.folder is not None:
+        few = few.kept_in(Inside(cell.folder / f"announced-{ANNOUNCED}"))
+    kernels = few.kernels(pool_formulas(rank), blocks=pool_blocks(few, rank))
+    return Pool.sized(kernels, few.inputs, parameter_sizes(few.outputs))
+
+
+def announced(pool: Pool, candidate: Candidate) -> Announced:
+    """What is announced for a candidate, two classes told apart by the sign of their difference output.
+
+    Args:
+        pool: with test examples.
+        candidate: one of its candidates.
+    """
+    scored, rule, inputs = pool.evidence(candidate).scored(candidate), ClassRule(), pool.inputs
+    predicted = prediction(scored, pool, criterion_of(pool), rule)
+    before = rule.score(inputs.f0[inputs.n_train :], inputs)
+    word = verdict(scored.score.steps, predicted.score, before, predicted.validation_gain)
+    return Announced(predicted.score.value, predicted.score.low, predicted.score.high, DECISIONS[word])
