@@ -40,6 +40,7 @@ from foretune.cli.options import (
     ReportOptions,
     RunOptions,
 )
+from foretune.cli.worker_options import WorkerOptions
 from foretune.errors import UsageError
 from foretune.experiment.function import probed
 from foretune.experiment.inputs import Inputs, forecast_inputs
@@ -290,6 +291,7 @@ def test_the_command_warms_up_names_what_rates_are_for_and_what_goes_beside_the_
             BlockOptions(blocks="encoder.layer.0.attention.self.query.*,head.*"),
             ForecastOptions(warm_up=warm_up),
             RunOptions(),
+            WorkerOptions(),
             ReportOptions(json=target, details=True),
         )
 

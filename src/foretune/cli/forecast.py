@@ -31,6 +31,8 @@ from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, 
 from foretune.cli.ranges import listed
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST
 from foretune.experiment.inputs import Inputs
@@ -103,6 +105,7 @@ def run_forecast(
     blocks: BlockOptions,
     wanted: ForecastOptions,
     run: RunOptions,
+    workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
     """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does.
@@ -114,7 +117,7 @@ def run_forecast(
     if run.plan:
         asked = _asked_kernels(recipe, recipe.console)
         return deliver_plan(asked.job, asked.formulas, run, report, asked.found, asked.sketch)
-    made = made_forecast(recipe)
+    made = made_forecast(recipe, workers)
     deliver(made.page, report, folder=run.out)
     if wanted.exit_code:
         raise typer.Exit(EXIT_CODES[made.decision])
@@ -180,7 +183,7 @@ class _Computed:
     kernels: Mapping[str, Blocked]
 
 
-def _computed(asked: _AskedKernels, recipe: ForecastRecipe, errors: Console) -> _Computed:
+def _computed(asked: _AskedKernels, recipe: ForecastRecipe, workers: WorkerOptions, errors: Console) -> _Computed:
     """Kernels and outputs, computed or read from the folder."""
     found, job, formulas, sketch = asked.found, asked.job, asked.formulas, asked.sketch
     run, settings = recipe.run, Settings(recipe.run.out, as_yaml("forecast", recipe.groups))
@@ -189,7 +192,8 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, errors: Console) -> 
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=recipe.wanted.warm_up, warnings=(*inputs.warnings, *asked.able.notes))
     record = record_of(found, about(found, repeatable(recipe.groups)))
-    kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
+    with crew_for(workers, source_of(recipe.model), found.outputs.lm) as found.work.crew:
+        kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
     if sketch is not None:
         off = _measured(found, kernels, formulas, recipe.blocks, errors)
         said = (sketch_reason(job, formulas, run.memory, sketch), *off)
@@ -197,8 +201,12 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, errors: Console) -> 
     return _Computed(inputs, named(found, record, kernels), kernels)
 
 
-def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
+def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecast:
     """The forecast; it is written to `--out`, where there is such a folder, and nothing is printed but progress.
+
+    Args:
+        recipe: its options.
+        workers: who computes the kernels, which no number depends on but for rounding.
 
     Raises:
         UsageError: --warm-up in half precision.
@@ -208,7 +216,7 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
     asked = _asked_kernels(recipe, errors)
     n = len(asked.found.split.train)
     planned = planned_run(n, wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
-    made = _computed(asked, recipe, errors)
+    made = _computed(asked, recipe, workers, errors)
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs), run=planned))

@@ -60,7 +60,7 @@ class FeatureFolder:
             places: of its examples.
             kinds: which parameters had no factor rule.
         """
-        file = self._file(places)
+        file = self.file(places)
         if not file.exists():
             return None
         try:
@@ -76,10 +76,11 @@ class FeatureFolder:
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        write_array(self._file(places), values, self._of(places, kinds))
-        return self._file(places)
+        write_array(self.file(places), values, self._of(places, kinds))
+        return self.file(places)
 
-    def _file(self, places: range) -> Path:
+    def file(self, places: range) -> Path:
+        """Where the chunk of these examples is, or will be."""
         return self.path / "chunks" / f"{places.start}-{places.stop}.npy"
 
     def _of(self, places: range, kinds: str) -> str:
