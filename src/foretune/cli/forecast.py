@@ -38,6 +38,7 @@ from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import Record, named, record_of
 from foretune.finetune.lora_config import Adaptable, adaptable
 from foretune.finetune.snippet import head_note
+from foretune.finetune.training import Training
 from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import pool_forecast
@@ -131,6 +132,7 @@ class _AskedKernels:
         able: what peft adapts.
         formulas: formulas of the kernels.
         sketch: how they are sketched; None where they are exact.
+        planned: the run that the user will make.
     """
 
     found: Experiment
@@ -138,6 +140,7 @@ class _AskedKernels:
     able: Adaptable
     formulas: list[Formula]
     sketch: Sketch | None
+    planned: Training
 
 
 def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
@@ -161,7 +164,8 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
     sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
-    return _AskedKernels(found, job, able, formulas, Sketch() if sketched else None)
+    planned = planned_run(len(found.split.train), wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
+    return _AskedKernels(found, job, able, formulas, Sketch() if sketched else None, planned)
 
 
 @dataclass(frozen=True)
@@ -203,31 +207,27 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
         UsageError: --warm-up in half precision.
         ForetuneError: see `loaded_experiment` and `pool_forecast`.
     """
-    errors, out, wanted = recipe.console, recipe.run.out, recipe.wanted
+    errors, out = recipe.console, recipe.run.out
     asked = _asked_kernels(recipe, errors)
-    n = len(asked.found.split.train)
-    planned = planned_run(n, wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
-    made = _computed(asked, recipe, errors)
+    planned, made = asked.planned, _computed(asked, recipe, errors)
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs), run=planned))
     with found.work.stages.stage("labels"), busy(errors, "ask each row of the others"):
         labels = sample_labels(found)
+    batch, steps = planned.batch_of(inputs.n_train), planned.steps_for(inputs.n_train)
     compared = len(result.comparison.candidates)
-    costs = forecast_cost(
-        found.work.stages.finished, len(inputs.y), planned.batch_of(n), planned.steps_for(n), compared
-    )
+    costs = forecast_cost(found.work.stages.finished, len(inputs.y), batch, steps, compared)
     with busy(errors, "ask peft for the adapters"):
         then = onward(result, found, asked.able, recipe.model)
     descriptions = kernel_descriptions(kernels)
-    word = result.verdict if result.recommended is None else result.recommended.verdict
     tracked = tracked_interval(result.predicted.score, inputs.metric)
     numbers = ForecastData(
         **vars(made.record),
         kernel=descriptions["sgd"],
         kernels_described=descriptions,
-        verdict=word,
-        decision=DECISIONS[word],
+        verdict=result.word,
+        decision=DECISIONS[result.word],
         tracked=tracked,
         forecast=result,
         labels=labels,
