@@ -40,6 +40,7 @@ from foretune.experiment.page import kernel_descriptions
 from foretune.experiment.record import Record, named, record_of
 from foretune.finetune.lora_config import Adaptable, adaptable
 from foretune.finetune.snippet import head_note
+from foretune.finetune.training import Training
 from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import pool_forecast
@@ -134,6 +135,7 @@ class _AskedKernels:
         able: what peft adapts.
         formulas: formulas of the kernels.
         sketch: how they are sketched; None where they are exact.
+        planned: the run that the user will make.
     """
 
     found: Experiment
@@ -141,6 +143,7 @@ class _AskedKernels:
     able: Adaptable
     formulas: list[Formula]
     sketch: Sketch | None
+    planned: Training
 
 
 def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
@@ -165,7 +168,8 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
     formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
     sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
     sketch = sketch_for(job, formulas, run.memory, on_disk=run.out is not None) if sketched else None
-    return _AskedKernels(found, job, able, formulas, sketch)
+    planned = planned_run(len(found.split.train), wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
+    return _AskedKernels(found, job, able, formulas, sketch, planned)
 
 
 @dataclass(frozen=True)
@@ -212,31 +216,27 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
         UsageError: --warm-up in half precision.
         ForetuneError: see `loaded_experiment` and `pool_forecast`.
     """
-    errors, out, wanted = recipe.console, recipe.run.out, recipe.wanted
+    errors, out = recipe.console, recipe.run.out
     asked = _asked_kernels(recipe, errors)
-    n = len(asked.found.split.train)
-    planned = planned_run(n, wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
-    made = _computed(asked, recipe, workers, errors)
+    planned, made = asked.planned, _computed(asked, recipe, workers, errors)
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs), run=planned))
     with found.work.stages.stage("labels"), busy(errors, "compare each row with the others"):
         labels = sample_labels(found)
+    batch, steps = planned.batch_of(inputs.n_train), planned.steps_for(inputs.n_train)
     compared = len(result.comparison.candidates)
-    costs = forecast_cost(
-        found.work.stages.finished, len(inputs.y), planned.batch_of(n), planned.steps_for(n), compared
-    )
+    costs = forecast_cost(found.work.stages.finished, len(inputs.y), batch, steps, compared)
     with busy(errors, "ask peft for the adapters"):
         then = onward(result, found, asked.able, recipe.model)
     descriptions = kernel_descriptions(kernels)
-    word = result.verdict if result.recommended is None else result.recommended.verdict
     tracked = tracked_interval(result.predicted.score, inputs.metric)
     numbers = ForecastData(
         **vars(made.record),
         kernel=descriptions["sgd"],
         kernels_described=descriptions,
-        verdict=word,
-        decision=DECISIONS[word],
+        verdict=result.word,
+        decision=DECISIONS[result.word],
         tracked=tracked,
         forecast=result,
         labels=labels,

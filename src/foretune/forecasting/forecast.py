@@ -86,6 +86,11 @@ class PoolForecast:
     warnings: tuple[str, ...]
 
     @property
+    def word(self) -> Verdict:
+        """The verdict on what is recommended, or on what comes first where nothing is."""
+        return self.verdict if self.recommended is None else self.recommended.verdict
+
+    @property
     def chosen(self) -> ScoredCandidate:
         """What is recommended, or what comes first where nothing is."""
         return self.advice.candidate if self.recommended is None else self.recommended.candidate
