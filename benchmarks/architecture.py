@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[tuple[str, str], ...], ...] = (
     (("gradients", "per-example gradients as short sums of outer products"),),
     (("model", "a model as a function f(theta, batch) of its parameters"),),
     (("text", "rows, tasks, templates, splits"),),
+    (("work", "work items, and who carries them out: this process, processes, Ray"),),
     (("store", "files that are whole or not there"), ("errors, shapes, naming, page, progress", "the ground floor")),
 )
 """From the top floor down: rooms and what is in them. A module imports from lower floors or its own room."""

@@ -16,6 +16,7 @@ LAYERS = [
     "page",
     "progress",
     "store",
+    "work",
     "text",
     "model",
     "gradients",

@@ -21,6 +21,7 @@ from rich.console import Console
 from foretune.cli.options import ReportOptions
 from foretune.cli.reproduce import run_reproduce
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
+from foretune.cli.worker_options import WorkerOptions
 from foretune.errors import UsageError
 from foretune.experiment.budget import Budget
 from foretune.experiment.sample import FewShot, Full
@@ -323,7 +324,7 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     assert stopped.stderr.splitlines()[-1] == "Stopped. Repeat the same command to go on where it stopped."
     assert not (tmp_path / "lpft-features").exists()
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("result.json")}
-    run_reproduce(options, cut, ReportOptions(json=tmp_path / "page.json"))
+    run_reproduce(options, cut, WorkerOptions(), ReportOptions(json=tmp_path / "page.json"))
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     page = (tmp_path / "lpft-features" / "page.md").read_text()
     assert f"foretune reproduce lpft-features --model {bert_folder} --tasks mr --k 2 --seeds 13 --test 8" in page
@@ -332,5 +333,5 @@ def test_a_stopped_study_goes_on_and_a_finished_one_trains_nothing(
     assert_valid("reproduce", record)
     assert record["page"]["tables"][0]["rows"][1][0] == "LP"
     monkeypatch.setattr(search, "fine_tuned", lambda *_: pytest.fail("trained again"))
-    run_reproduce(options, cut, ReportOptions())
+    run_reproduce(options, cut, WorkerOptions(), ReportOptions())
     assert (tmp_path / "lpft-features" / "page.md").read_text() == page

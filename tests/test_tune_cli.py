@@ -21,6 +21,7 @@ import foretune as ft
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.tune import RunRecipe, read_recipe, run_tune
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
+from foretune.cli.worker_options import WorkerOptions
 from foretune.errors import DataError, UsageError
 from foretune.regime.measure import _fitting
 from foretune.text.split import full_split
@@ -148,7 +149,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "thesis.txt").write_text("chapter one")
     options = (ModelOptions("minilm"), DataOptions("movies"), OutputOptions(), MethodOptions(), TrainingOptions())
     with pytest.raises(UsageError, match=r"not a folder of a fine-tuning run.*Choose an empty or new folder"):
-        run_tune(*options, TuneOptions(tmp_path), ReportOptions())
+        run_tune(*options, TuneOptions(tmp_path), WorkerOptions(), ReportOptions())
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -27,12 +27,16 @@ from foretune.cli.data import chosen_sample
 from foretune.cli.study_options import ValidateOptions
 from foretune.cli.validate import SAMPLE, runs_grid
 from foretune.errors import UsageError
+from foretune.experiment.items import ModelInHand
+from foretune.experiment.outcome import Outcome
 from foretune.experiment.sample import Full, Sampled
+from foretune.finetune import engine
 from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
 from foretune.model.head import HeadLogits
 from foretune.validation.data import validation_data
+from foretune.validation.items import carry_out_validation
 from foretune.validation.page import curve_distance, validation_page
 from foretune.validation.rankings import EXHAUSTIVE, LOSS, SCORE, exhaustive_search, rankings
 from foretune.validation.rivals import ONE_EPOCH
@@ -45,6 +49,7 @@ from foretune.validation.runs import (
     measured_candidates,
 )
 from foretune.validation.stopped import stopped_runs
+from foretune.work.here import ThisProcess
 from tests.cases import ROWS, language_model
 from tests.conftest import assert_refused, assert_valid, family, run_cli
 from tests.validations import FOUR, small_validation
@@ -342,3 +347,20 @@ def test_wrong_options_are_refused_before_anything_is_loaded(options: list[str],
 def test_a_wrong_task_ends_the_command_with_the_nearest_name(tmp_path: Path) -> None:
     result = run_cli("validate", "no-model", "--tasks", "subk", "--out", tmp_path)
     assert_refused(result, 2, "'subk'", "'subj'")
+
+
+def test_a_validation_in_parts_is_the_validation_and_trains_nothing_more(
+    study: ValidationStudy, cells: list[Measured], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timeless(found: list[Measured]) -> list[Measured]:
+        return [replace(cell, outcomes=tuple(_without_seconds(each) for each in cell.outcomes)) for cell in found]
+
+    apart = replace(study, root=tmp_path)
+    with ThisProcess(1, ModelInHand(study.lm)) as crew:
+        carry_out_validation(apart, crew)
+    monkeypatch.setattr(engine, "train", lambda *_: pytest.fail("every run is kept"))
+    assert timeless(measured_candidates(apart)) == timeless(cells)
+
+
+def _without_seconds(outcome: Outcome) -> Outcome:
+    return replace(outcome, seconds=0.0, points=tuple(replace(each, seconds=()) for each in outcome.points))

@@ -17,6 +17,7 @@ from foretune.candidates.scores import AFTER_WARM_UP, LOSSES, SCORES, warmed_nam
 from foretune.cli.options import ModelOptions, ReportOptions
 from foretune.cli.study_options import ValidateOptions
 from foretune.cli.validate import run_validate
+from foretune.cli.worker_options import WorkerOptions
 from foretune.errors import UsageError
 from foretune.experiment.outcome import Outcome
 from foretune.finetune.data import data_hash
@@ -238,7 +239,7 @@ def test_the_command_prints_the_comparison(
     options = ValidateOptions(tasks="mr", data=study.data, k=4, seeds="13", test=12, rank=2, candidates=FOUR,
                               learning_rates="1e-2", batch_size=4, epochs=1, evaluate_every=2, warm_up=str(STEPS),
                               out=out)  # fmt: skip
-    run_validate(ModelOptions(str(bert_folder)), options, ReportOptions(tmp_path / "v.json"))
+    run_validate(ModelOptions(str(bert_folder)), options, WorkerOptions(), ReportOptions(tmp_path / "v.json"))
     shown = " ".join(capsys.readouterr().out.split())
     assert "Ranking by test loss: the" in shown and "Level of the validation loss: the" in shown
     assert f"--warm-up {STEPS}" in (out / "validate" / "page.md").read_text()

@@ -36,6 +36,7 @@ from foretune.cli.solve_options import SolverOptions
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions, ValidateOptions
 from foretune.cli.track_options import TrackOptions
 from foretune.cli.tuning_options import BehaviourOptions, MethodOptions, TrainingOptions, TuneOptions
+from foretune.cli.worker_options import WorkerOptions
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,14 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune forecast smollm2 movies --k 16 --test 64
         """,
-        {**_ASKED, "blocks": BlockOptions, "wanted": ForecastOptions, "run": RunOptions, "report": ReportOptions},
+        {
+            **_ASKED,
+            "blocks": BlockOptions,
+            "wanted": ForecastOptions,
+            "run": RunOptions,
+            "workers": WorkerOptions,
+            "report": ReportOptions,
+        },
         _read,
     ),
     "labels": Entry(
@@ -125,7 +133,14 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
         """,
-        {**_ASKED, "blocks": BlockOptions, "formula": FormulaOptions, "run": KernelRunOptions, "report": ReportOptions},
+        {
+            **_ASKED,
+            "blocks": BlockOptions,
+            "formula": FormulaOptions,
+            "run": KernelRunOptions,
+            "workers": WorkerOptions,
+            "report": ReportOptions,
+        },
         _read,
     ),
     "solve": Entry(
@@ -145,6 +160,7 @@ COMMANDS: Mapping[str, Entry] = {
             "method": MethodOptions,
             "training": TrainingOptions,
             "run": TuneOptions,
+            "workers": WorkerOptions,
             "report": ReportOptions,
         },
         _read_to_train,
@@ -163,7 +179,7 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune reproduce lpft-features --model minilm --tasks mr --k 16 --seeds 13,21 --steps 200
         """,
-        {"options": ReproduceOptions, "cut": BudgetOptions, "report": ReportOptions},
+        {"options": ReproduceOptions, "cut": BudgetOptions, "workers": WorkerOptions, "report": ReportOptions},
         _check_tasks,
     ),
     "validate": Entry(
@@ -173,7 +189,7 @@ COMMANDS: Mapping[str, Entry] = {
 
         Example: foretune validate minilm --tasks mr,subj,trec --n 128 --seeds 13,21
         """,
-        {"model": ModelOptions, "options": ValidateOptions, "report": ReportOptions},
+        {"model": ModelOptions, "options": ValidateOptions, "workers": WorkerOptions, "report": ReportOptions},
         _check_tasks,
     ),
     "track": Entry(

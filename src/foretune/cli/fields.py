@@ -26,6 +26,7 @@ class Panel:
     MODEL, DATA, OUTPUT, BLOCKS = "Model", "Data", "Outputs", "Parameters"
     FORMULA, SOLVER, RUN = "Kernel", "Solvers", "Run"
     METHOD, TRAINING, BEHAVIOUR = "Method", "Training", "Measures"
+    WORKERS = "Workers"
 
 
 def option(panel: str, text: str, *names: str) -> Any:

@@ -31,6 +31,8 @@ from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, 
 from foretune.cli.ranges import listed
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST
 from foretune.experiment.inputs import Inputs
@@ -43,7 +45,7 @@ from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
-from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_reason
+from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_for, sketch_reason
 from foretune.handover.files import refuse_foreign
 from foretune.handover.next_run import NextRun
 from foretune.handover.track import tracked_interval
@@ -104,6 +106,7 @@ def run_forecast(
     blocks: BlockOptions,
     wanted: ForecastOptions,
     run: RunOptions,
+    workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
     """The forecast, to the terminal and, on request, to JSON and a folder. Raises as `made_forecast` does.
@@ -115,7 +118,7 @@ def run_forecast(
     if run.plan:
         asked = _asked_kernels(recipe, recipe.console)
         return deliver_plan(asked.job, asked.formulas, run, report, asked.found, asked.sketch)
-    made = made_forecast(recipe)
+    made = made_forecast(recipe, workers)
     deliver(made.page, report, folder=run.out)
     if wanted.exit_code:
         raise typer.Exit(EXIT_CODES[made.decision])
@@ -164,8 +167,9 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
     sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
+    sketch = sketch_for(job, formulas, run.memory, on_disk=run.out is not None) if sketched else None
     planned = planned_run(len(found.split.train), wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
-    return _AskedKernels(found, job, able, formulas, Sketch() if sketched else None, planned)
+    return _AskedKernels(found, job, able, formulas, sketch, planned)
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ class _Computed:
     kernels: Mapping[str, Blocked]
 
 
-def _computed(asked: _AskedKernels, recipe: ForecastRecipe, errors: Console) -> _Computed:
+def _computed(asked: _AskedKernels, recipe: ForecastRecipe, workers: WorkerOptions, errors: Console) -> _Computed:
     """Kernels and outputs, computed or read from the folder."""
     found, job, formulas, sketch = asked.found, asked.job, asked.formulas, asked.sketch
     run, settings = recipe.run, Settings(recipe.run.out, as_yaml("forecast", recipe.groups))
@@ -192,7 +196,8 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, errors: Console) -> 
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=recipe.wanted.warm_up, warnings=(*inputs.warnings, *asked.able.notes))
     record = record_of(found, about(found, repeatable(recipe.groups)))
-    kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
+    with crew_for(workers, source_of(recipe.model), found.outputs.lm) as found.work.crew:
+        kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
     if sketch is not None:
         off = _measured(found, kernels, formulas, recipe.blocks, errors)
         said = (sketch_reason(job, formulas, run.memory, sketch), *off)
@@ -200,8 +205,12 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, errors: Console) -> 
     return _Computed(inputs, named(found, record, kernels), kernels)
 
 
-def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
+def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecast:
     """The forecast; it is written to `--out`, where there is such a folder, and nothing is printed but progress.
+
+    Args:
+        recipe: its options.
+        workers: who computes the kernels, which no number depends on but for rounding.
 
     Raises:
         UsageError: --warm-up in half precision.
@@ -209,11 +218,11 @@ def made_forecast(recipe: ForecastRecipe) -> MadeForecast:
     """
     errors, out = recipe.console, recipe.run.out
     asked = _asked_kernels(recipe, errors)
-    planned, made = asked.planned, _computed(asked, recipe, errors)
+    planned, made = asked.planned, _computed(asked, recipe, workers, errors)
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs), run=planned))
-    with found.work.stages.stage("labels"), busy(errors, "ask each row of the others"):
+    with found.work.stages.stage("labels"), busy(errors, "compare each row with the others"):
         labels = sample_labels(found)
     batch, steps = planned.batch_of(inputs.n_train), planned.steps_for(inputs.n_train)
     compared = len(result.comparison.candidates)

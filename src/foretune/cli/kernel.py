@@ -21,6 +21,8 @@ from foretune.cli.options import (
 from foretune.cli.prepare import ExperimentOptions, about, facts_of, inputs_of, loaded_experiment, reported, said
 from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import FORECAST, SETTINGS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
@@ -57,6 +59,7 @@ def run_kernel(
     blocks: BlockOptions,
     formula: FormulaOptions,
     run: KernelRunOptions,
+    workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
     """Kernel folders, with labels and pretrained outputs beside them."""
@@ -74,7 +77,9 @@ def run_kernel(
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = record_of(found, about(found, repeatable(settings)))
-    kernels = shown_kernels(found, job, formulas, Settings(run.out, as_yaml("kernel", settings)), errors)
+    repeated = Settings(run.out, as_yaml("kernel", settings))
+    with crew_for(workers, source_of(model), found.outputs.lm) as found.work.crew:
+        kernels = shown_kernels(found, job, formulas, repeated, errors)
     record = named(found, record, kernels)
     numbers = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)

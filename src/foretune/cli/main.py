@@ -120,7 +120,7 @@ def _quiet() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", module=r"(transformers|torch|huggingface_hub|zarr|sklearn)\b.*")
+    warnings.filterwarnings("ignore", module=r"(transformers|torch|huggingface_hub|zarr|sklearn|ray)\b.*")
     warnings.showwarning = lambda message, *_args, **_kw: print(f"Note: {one_line(str(message))}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

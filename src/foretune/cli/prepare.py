@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 
 from foretune.cli.early import read_by, read_data
-from foretune.cli.held import released
+from foretune.cli.held import Held
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.versions import versions
+from foretune.cli.workers import source_of
 from foretune.experiment.asked import Asked, asked, reading
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.inputs import Inputs
-from foretune.model.load import HALF, LanguageModel, load_model
+from foretune.model.load import HALF, LanguageModel
 from foretune.page import Fact
 from foretune.pages.console import Console
 from foretune.pages.progress import busy, progress_bar
@@ -90,17 +91,11 @@ def loaded_model(model: ModelOptions, errors: Console) -> LanguageModel:
     Raises:
         UsageError, ModelError: see `load_model`.
     """
-    if isinstance(held := released(model.model), LanguageModel):
-        return held
+    source = source_of(model)
+    if isinstance(source, Held):
+        return source.value
     with busy(errors, "load the model (the first time it is downloaded and converted)"):
-        lm = load_model(
-            model.model,
-            dtype=model.dtype,
-            device=model.device,
-            revision=model.revision,
-            kind=model.kind,
-            trust_remote_code=model.trust_remote_code,
-        )
+        lm = source.opened()
     if lm.dtype in HALF:
         warnings.warn(
             f"The model computes in {model.dtype}: its outputs and kernels are off by 0.3% to 5%. float32 is exact to "

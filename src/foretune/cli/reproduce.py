@@ -19,6 +19,8 @@ from foretune.cli.ranges import label_words, listed
 from foretune.cli.settings import option_words
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions
 from foretune.cli.versions import versions
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.errors import UsageError, nearest
 from foretune.experiment.budget import Budget
 from foretune.experiment.plan import study_plan_page
@@ -26,6 +28,7 @@ from foretune.pages.console import progress_console
 from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
 from foretune.papers.data import ReproductionData
+from foretune.papers.items import carry_out_recipe
 from foretune.papers.plan import recipe_plan
 from foretune.papers.recipe import Recipe, Study
 from foretune.papers.recipes import recipe_named
@@ -44,13 +47,15 @@ class RecipeSettings:
     words: tuple[tuple[str, str], ...]
 
 
-def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, report: ReportOptions) -> None:
+def run_reproduce(options: ReproduceOptions, cut: BudgetOptions, workers: WorkerOptions, report: ReportOptions) -> None:
     """Measure a table and write its page, to the terminal too and, on request, to JSON. Raises as `made_reproduction`."""
-    made = made_reproduction(options, cut, report)
+    made = made_reproduction(options, cut, workers, report)
     deliver(made.page, report, folder=made.folder, command=made.command)
 
 
-def made_reproduction(options: ReproduceOptions, cut: BudgetOptions, report: ReportOptions) -> MadePage:
+def made_reproduction(
+    options: ReproduceOptions, cut: BudgetOptions, workers: WorkerOptions, report: ReportOptions
+) -> MadePage:
     """Measure a table, and write its page to a folder.
 
     Raises:
@@ -65,7 +70,8 @@ def made_reproduction(options: ReproduceOptions, cut: BudgetOptions, report: Rep
         options.out, recipe.name, command, str(asked.model), report.json, options.data, make=not options.plan
     )
     errors = progress_console(quiet=report.quiet, verbose=report.verbose)
-    lm = loaded_model(ModelOptions(asked.model, device=options.device), errors)
+    model = ModelOptions(asked.model, device=options.device)
+    lm = loaded_model(model, errors)
     with progress_bar(errors) as progress:
         study = Study(
             lm=lm,
@@ -84,7 +90,10 @@ def made_reproduction(options: ReproduceOptions, cut: BudgetOptions, report: Rep
         if options.plan:
             about = {"Table": f"{recipe.name}: {recipe.title}", "Model": lm.name, "Tasks": ", ".join(asked.tasks)}
             return MadePage(study_plan_page(recipe_plan(recipe, study), about))
-        page = recipe.page(study)
+        with crew_for(workers, source_of(model), lm) as crew:
+            if crew is not None:
+                carry_out_recipe(recipe, study, crew)
+            page = recipe.page(study)
     page = replace(page, kind="reproduce", data=ReproductionData(versions()))
     write_page(places.page, page, command, foretune.__version__)
     return MadePage(page, places.page, command)

@@ -34,10 +34,13 @@ from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.cli.versions import versions
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.errors import UsageError
 from foretune.experiment.asked import kept_reading
 from foretune.experiment.experiment import Experiment, run_name
 from foretune.experiment.folder import EXPERIMENT, RUNS, SETTINGS, folder_description
+from foretune.experiment.items import AskedCell, AskedGrid, carry_out_runs
 from foretune.finetune.cost import training_cost
 from foretune.finetune.folder import RUN, refuse_foreign_run
 from foretune.finetune.methods import LinearProbing, Method, ProbedFirst
@@ -113,6 +116,7 @@ def run_tune(
     method: MethodOptions,
     training: TrainingOptions,
     run: TuneOptions,
+    workers: WorkerOptions,
     report: ReportOptions,
 ) -> None:
     """One run or a grid of runs, to a folder, the terminal and, on request, to JSON. Raises as `made_run` does."""
@@ -120,7 +124,7 @@ def run_tune(
     if run.plan:
         _check(recipe, report)
         return _planned(recipe, report, progress_console(quiet=report.quiet, verbose=report.verbose))
-    return deliver(made_run(recipe, report), report, folder=run.out)
+    return deliver(made_run(recipe, report, workers), report, folder=run.out)
 
 
 def _check(recipe: RunRecipe, report: ReportOptions) -> Places:
@@ -142,13 +146,15 @@ def _check(recipe: RunRecipe, report: ReportOptions) -> Places:
     return places
 
 
-def made_run(recipe: RunRecipe, report: ReportOptions) -> Page:
+def made_run(recipe: RunRecipe, report: ReportOptions, workers: WorkerOptions) -> Page:
     """The page of a run or a grid of runs: trained into the folder, or read where it is finished there.
 
     Raises:
         UsageError: options that do not fit, or a folder that holds another run.
         ForetuneError: see `loaded_experiment` and `Experiment.search`.
     """
+    if workers.workers is not None and recipe.run.grid is None:
+        raise UsageError("--workers is for several runs, and this is one. Leave it out, or use --grid paper.")
     places, folder = _check(recipe, report), recipe.folder
     errors = progress_console(quiet=report.quiet, verbose=report.verbose)
     before = _kept(recipe)
@@ -158,7 +164,7 @@ def made_run(recipe: RunRecipe, report: ReportOptions) -> Page:
         with held(folder):
             _refuse_other(folder, recipe)  # another process may have begun or finished, since
             sweep_tree(folder)
-            before = _kept(recipe) or _made(recipe, places, report, errors)
+            before = _kept(recipe) or _made(recipe, places, report, workers, errors)
     else:
         sweep_tree(folder)
         found = loaded_experiment(recipe.experiment, places, folder, errors)
@@ -190,7 +196,9 @@ def _kept(recipe: RunRecipe) -> RunReport | None:
     return None if report is None or _missing(recipe.folder, recipe, report) else report
 
 
-def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Console) -> RunReport:
+def _made(
+    recipe: RunRecipe, places: Places, report: ReportOptions, workers: WorkerOptions, errors: Console
+) -> RunReport:
     """Train, and write settings and report."""
     chosen, grid = recipe.made()
     found = loaded_experiment(recipe.experiment, places, recipe.folder, errors)
@@ -205,7 +213,10 @@ def _made(recipe: RunRecipe, places: Places, report: ReportOptions, errors: Cons
         shown_evaluations(errors, every=report.verbose and curve is None),
         redirect_stdout(sys.stderr),  # trackers print
         reported(found, "fine-tuning", errors),
+        crew_for(workers, source_of(recipe.model), found.outputs.lm) as crew,
     ):
+        if crew is not None:
+            carry_out_runs(crew, [AskedGrid(AskedCell.of(found), found, chosen, grid)], found.work.progress)
         search = found.search(chosen, grid)
     history = {line.step: line.validation_loss for line in search.best.history}
     about = {**_about(found, recipe, chosen), **beside_forecast(source, curve, history)}

@@ -18,6 +18,8 @@ from foretune.cli.ranges import listed
 from foretune.cli.settings import typed_again
 from foretune.cli.study_options import ValidateOptions
 from foretune.cli.versions import versions
+from foretune.cli.worker_options import WorkerOptions
+from foretune.cli.workers import crew_for, source_of
 from foretune.experiment.plan import study_plan_page
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
@@ -28,6 +30,7 @@ from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
 from foretune.validation.data import validation_data
+from foretune.validation.items import carry_out_validation
 from foretune.validation.page import validation_page
 from foretune.validation.plan import validation_plan
 from foretune.validation.runs import ValidationStudy, measured_candidates
@@ -37,13 +40,15 @@ _OUTPUTS = {"head": PROBED_HEAD, "prompt": PROMPT}
 SAMPLE = Sampled(128)
 
 
-def run_validate(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> None:
+def run_validate(model: ModelOptions, options: ValidateOptions, workers: WorkerOptions, report: ReportOptions) -> None:
     """Run, score, rank; to a page, the terminal and, on request, to JSON. Raises as `made_validation` does."""
-    made = made_validation(model, options, report)
+    made = made_validation(model, options, workers, report)
     deliver(made.page, report, folder=made.folder, command=made.command)
 
 
-def made_validation(model: ModelOptions, options: ValidateOptions, report: ReportOptions) -> MadePage:
+def made_validation(
+    model: ModelOptions, options: ValidateOptions, workers: WorkerOptions, report: ReportOptions
+) -> MadePage:
     """Run, score, rank; to a page in a folder.
 
     Raises:
@@ -83,7 +88,10 @@ def made_validation(model: ModelOptions, options: ValidateOptions, report: Repor
         )
         if options.plan:
             return MadePage(study_plan_page(validation_plan(study), study.described))
-        cells = measured_candidates(study)
+        with crew_for(workers, source_of(model), lm) as crew:
+            if crew is not None:
+                carry_out_validation(study, crew)
+            cells = measured_candidates(study)
     page = validation_page(validation_data(cells, versions()), study)
     write_page(places.page, page, command, foretune.__version__)
     return MadePage(page, places.page, command)

@@ -22,7 +22,7 @@ from foretune.experiment.setting import Setting
 from foretune.finetune.data import split_identity
 from foretune.finetune.methods import Method
 from foretune.finetune.run import Run
-from foretune.finetune.search import GridResult, best_of, finished_points
+from foretune.finetune.search import GridResult, best_of, finished_points, trained_point, unfinished_points
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
 from foretune.kernels.block_kernel import BlockKernel, Pattern
@@ -42,6 +42,7 @@ from foretune.text.account import Account
 from foretune.text.example import Example
 from foretune.text.split import Split
 from foretune.text.task import Task
+from foretune.work.crew import Crew
 
 
 @dataclass
@@ -53,12 +54,14 @@ class Work:
         progress: called as the work goes on.
         stages: seconds and memory of what was done.
         callbacks: callbacks of `transformers.Trainer`, for every run.
+        crew: who computes the kernels of a command in parts.
     """
 
     memory: str = "2GiB"
     progress: Progress | None = None
     stages: Stages = field(default_factory=Stages)
     callbacks: tuple[Any, ...] = ()
+    crew: Crew | None = None
 
 
 Model = LanguageModel | str | Callable[[], LanguageModel]
@@ -77,6 +80,7 @@ class Experiment:
         origins: example -> its file, and its place there from 0.
         folder: where results are kept; None where nothing is.
         work: how the work is done.
+        warm_up: steps that the model was trained before.
     """
 
     setting: Setting
@@ -87,6 +91,7 @@ class Experiment:
     origins: Mapping[Example, tuple[str, int]]
     folder: Path | None = None
     work: Work = field(default_factory=Work)
+    warm_up: int = 0
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -209,6 +214,19 @@ class Experiment:
         work = self.work
         return best_of(self.outputs, self.task, self.split, method, grid, folder, work.progress, work.callbacks)
 
+    def trained_point(self, method: Method, grid: Sequence[Training], number: int) -> Path:
+        """The file that says how one run of a grid ended, in the folder of the experiment; trained or there already."""
+        folder = self._below(RUNS, run_name(method, grid))
+        assert folder is not None  # noqa: S101 - only experiments with a folder are carried out in parts
+        return trained_point(self.outputs, self.task, self.split, method, grid[number], folder, number)
+
+    def unfinished_runs(self, method: Method, grid: Sequence[Training]) -> list[int]:
+        """The numbers of the runs of a grid that are not kept; none where their outcome is."""
+        folder = self._below(RUNS, run_name(method, grid))
+        if folder is None or self.kept(*_outcome_place(method, grid)) is not None:
+            return []
+        return unfinished_points(folder, len(grid))
+
     def warmed(self, steps: int) -> Experiment:
         """The same with the model after a warm-up (`warmed_outputs`), in a folder inside this one.
 
@@ -219,7 +237,7 @@ class Experiment:
             UsageError: steps below one, or a model in half precision.
             NonFiniteError: the loss became infinite or undefined.
         """
-        warm = replace(self, outputs=self._warm_up(steps).outputs, folder=None)
+        warm = replace(self, outputs=self._warm_up(steps).outputs, folder=None, warm_up=steps)
         folder = self._warm_up_folder(steps)
         return warm if folder is None else warm.kept_in(Inside(folder))
 
@@ -243,6 +261,12 @@ class Experiment:
         except NonFiniteError as error:
             return Outcome(failure=str(error))
         return outcome_of(search, self.labels("test"))
+
+    def place_of(self, name: str) -> Path:
+        """The place of a kept value in the folder of the experiment, whether it is there or not."""
+        place = self._below("values", name)
+        assert place is not None  # noqa: S101 - only experiments with a folder are carried out in parts
+        return place
 
     def _below(self, *names: str) -> Path | None:
         """A place in its folder, if it has one."""

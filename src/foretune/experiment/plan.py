@@ -105,7 +105,7 @@ def study_plan(
         StorageError: a folder cannot be read.
     """
     rates: dict[tuple[str, str, str], float] = {}
-    return StudyPlan([_cell_plan(_in_its_folder(cell, place), asked, rates) for cell, place in cells], unknown)
+    return StudyPlan([_cell_plan(in_its_folder(cell, place), asked, rates) for cell, place in cells], unknown)
 
 
 def missing_kernels(
@@ -118,7 +118,16 @@ def missing_kernels(
     return [KernelWork(job, [missing])] if missing else []
 
 
-def _in_its_folder(cell: Experiment, place: Place) -> Experiment:
+def in_its_folder(cell: Experiment, place: Place) -> Experiment:
+    """An experiment that knows its folder, which is not made.
+
+    Args:
+        cell: the experiment before anything is computed.
+        place: where it is kept.
+
+    Raises:
+        UsageError, StorageError: see `study_plan`.
+    """
     return replace(cell, folder=place.found(cell.identity))
 
 

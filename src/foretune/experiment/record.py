@@ -14,21 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from foretune.errors import KernelFolderError, nearest
+from foretune.errors import KernelFolderError, UsageError, nearest
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, folder_description
+from foretune.experiment.items import AskedCell, CellJob
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
+from foretune.kernels.feature_folder import FEATURES
 from foretune.kernels.feature_pass import tangent_features
 from foretune.kernels.features import Blocked
 from foretune.kernels.folder import read_description
 from foretune.kernels.formula import Formula
+from foretune.kernels.items import InParts
 from foretune.kernels.job import Job
 from foretune.kernels.sketch import Sketch
 from foretune.shapes import Float64, Int
 from foretune.store.json import plain
 from foretune.store.kept import identity_hash, is_of, read_kept
 from foretune.store.lock import held
+from foretune.work.crew import Crew
 
 _F0 = "pretrained-outputs"
 _FEATURES = "features"
@@ -85,7 +89,7 @@ def kernels_with(
     begun: Callable[[], None] = lambda: None,
     sketch: Sketch | None = None,
 ) -> Mapping[str, Blocked]:
-    """The kernels of a command by label; in the experiment's folder, if it has one.
+    """The kernels of a command by label; in the experiment's folder, if it has one. A crew makes them in parts.
 
     Args:
         experiment: model and examples.
@@ -102,10 +106,13 @@ def kernels_with(
     folder, work = experiment.folder, experiment.work
 
     def made(where: Path | None, started: Callable[[], None]) -> Mapping[str, Blocked]:
+        parts = None if work.crew is None else _in_parts(experiment, job, work.crew)
         if sketch is None:
-            return kernels_of(job, formulas, work.memory, where, work.progress, started)
+            tiles = None if parts is None or where is None else parts.tiles(where)
+            return kernels_of(job, formulas, work.memory, where, work.progress, started, tiles)
         out = None if where is None else where / _FEATURES
-        return tangent_features(job, formulas, sketch, work.memory, out, work.progress, started)
+        chunks = None if parts is None or out is None else parts.chunks(formulas, sketch, out)
+        return tangent_features(job, formulas, sketch, work.memory, out, work.progress, started, chunks)
 
     if folder is None:
         return made(None, begun)
@@ -117,6 +124,18 @@ def kernels_with(
             hold.close()
 
         return made(folder / KERNELS, started)
+
+
+def _in_parts(experiment: Experiment, job: Job, crew: Crew) -> InParts:
+    """The kernels of an experiment in parts.
+
+    Raises:
+        UsageError: the experiment has no folder.
+    """
+    if experiment.folder is None:
+        raise UsageError("Workers hand their results over in a folder. Give one: --out DIR.")
+    asked = CellJob(AskedCell.of(experiment), tuple(job.kinds))
+    return InParts(crew, asked, job, experiment.work.memory, experiment.work.progress)
 
 
 def named(experiment: Experiment, record: Record, kernels: Mapping[str, Blocked]) -> Record:
@@ -154,6 +173,11 @@ def read_record(folder: Path) -> tuple[Record, str]:
             f"--out {shlex.quote(str(folder))}`."
         )
     if not values.get("kernels"):
+        if FEATURES.is_in(folder / KERNELS / _FEATURES):
+            raise KernelFolderError(
+                f"{folder} has features instead of kernels (--features sketched), which no solver reads. Make kernels of "
+                "fewer examples: `foretune kernel MODEL DATA --out NEW`."
+            )
         within = sorted(str(place.parent) for place in folder.glob(f"warm-up/*/{EXPERIMENT.file}"))
         where = f"Those after a warm-up are in {', '.join(within)}." if within else "Repeat the command that made it."
         raise KernelFolderError(f"{folder} has no finished kernel. {where}")

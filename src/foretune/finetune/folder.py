@@ -5,6 +5,7 @@
     best/parameters.safetensors  the trained parameters of the best checkpoint, with its step
     checkpoints/                 of an unfinished run: parameters, optimiser, random numbers, place in the data
     result.json, test.npy        of a finished run: scores and settings found, and test logits (m, c)
+    failure.json                 of a run whose loss became infinite or undefined: why; it is not trained again
 
 A checkpoint counts when its last file, a mark, is there and every file fits the checksum in it, with the log so far; the
 checkpoint before is kept until the next is complete. One process at a time writes to a run folder.
@@ -51,7 +52,7 @@ _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 FIRST_STAGE, SECOND_STAGE = "probing", "tuning"
 """Folders inside that of a run which trains the head first."""
-_RESULT = "result.json"
+_RESULT, _FAILURE = "result.json", "failure.json"
 
 
 def main_process() -> bool:
@@ -242,6 +243,26 @@ class RunFolder:
         write_kept(self.path / _RESULT, {**result, "log": checksum("".join(self._lines()).encode())})
         self._drop_checkpoints()
 
+    def fail(self, why: str) -> None:
+        """Write why the run failed, and drop its checkpoints.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        if main_process():
+            write_kept(self.path / _FAILURE, {"failure": why})
+            self._drop_checkpoints()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the run failed; None where it did not.
+
+        Raises:
+            StorageError: the file that says it is damaged.
+        """
+        file = self.path / _FAILURE
+        return RUN.whole(self.path, lambda: read_kept(file)["failure"]) if file.exists() else None
+
     def result(self) -> tuple[dict[str, Any], np.ndarray]:
         """What a finished run wrote.
 
@@ -259,8 +280,14 @@ class RunFolder:
 
 
 def is_finished_run(path: Path) -> bool:
-    """Whether a folder holds a run, of one stage or of two, that came to its end."""
-    return any((place / _RESULT).exists() for place in (path, path / SECOND_STAGE))
+    """Whether a folder holds a run, of one stage or of two, that came to its end or failed."""
+    return end_of_run(path) is not None
+
+
+def end_of_run(path: Path) -> Path | None:
+    """The file that says how a run ended, of one stage or of two; None where it did not end."""
+    ends = [path / _RESULT, path / _FAILURE, path / SECOND_STAGE / _RESULT, path / SECOND_STAGE / _FAILURE]
+    return next((file for file in (*ends, path / FIRST_STAGE / _FAILURE) if file.exists()), None)
 
 
 def refuse_foreign_run(path: Path) -> None:

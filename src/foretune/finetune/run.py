@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from foretune.analysis.scores import Score, predicted_classes, scored
-from foretune.errors import UsageError
+from foretune.errors import NonFiniteError, UsageError
 from foretune.finetune.copies import outputs_on
 from foretune.finetune.data import EncodedSplit, data_hash, encoded_split
 from foretune.finetune.folder import FIRST_STAGE, SECOND_STAGE, RunFolder
@@ -176,6 +176,8 @@ def _kept_or_trained(
     """Train, or read what was trained before."""
     if folder is not None and folder.finished:
         return _read(folder)
+    if folder is not None and folder.failure is not None:
+        raise NonFiniteError(folder.failure)
     if folder is None:
         return _train_to_end(tuned, data, task, training, None, followers)
     with folder.writing():
@@ -205,7 +207,12 @@ def _train_to_end(
 
     refuse_unlearnable(tuned.outputs, tuned.trained, data.train.encoded)
     with nullcontext() if folder is None else library_writes(folder.path):
-        result = train(tuned, data, task.metric, training, folder, followers)
+        try:
+            result = train(tuned, data, task.metric, training, folder, followers)
+        except NonFiniteError as error:
+            if folder is not None:
+                folder.fail(str(error))
+            raise
     if folder is not None:
         found = _test_score(result.test_logits, data, task)
         chosen = best_of_history(result.history, training.best_by)

@@ -6,12 +6,13 @@ Malladi et al. 2023, Table 3, gives the grids of batch sizes and learning rates 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from foretune.errors import NonFiniteError, UsageError
-from foretune.finetune.folder import is_finished_run
+from foretune.finetune.folder import end_of_run, is_finished_run
 from foretune.finetune.history import Evaluation, best_of_history
 from foretune.finetune.methods import FrozenHead, Linearized, LinearProbing, LoRATuning, Method, ProbedFirst
 from foretune.finetune.optimisers import AdamWOptimiser, Optimiser, SGDOptimiser, SignGDOptimiser
@@ -145,9 +146,33 @@ def _better(run: Run, than: Run) -> bool:
     return best_of_history([than.best, run.best], run.training.best_by) is run.best
 
 
+def trained_point(
+    outputs: Outputs, task: Task, split: Split, method: Method, training: Training, out: Path, number: int
+) -> Path:
+    """Train one point of a grid in its folder; a run that fails is a result, too.
+
+    Args:
+        outputs, task, split, method, training: as in `fine_tuned`.
+        out: the folder of the grid.
+        number: of the point.
+
+    Returns:
+        The file that says how it ended.
+    """
+    folder = _point(out, number)
+    with suppress(NonFiniteError):
+        fine_tuned(outputs, task, split, method, training, folder)
+    return end_of_run(folder) or folder
+
+
+def unfinished_points(out: Path, count: int) -> list[int]:
+    """The numbers of the points of a grid that neither came to their end nor failed."""
+    return [number for number in range(count) if not is_finished_run(_point(out, number))]
+
+
 def finished_points(out: Path, count: int) -> int:
     """How many of the first points of a grid have a finished run in its folder."""
-    return sum(is_finished_run(_point(out, number)) for number in range(count))
+    return count - len(unfinished_points(out, count))
 
 
 def _point(out: Path, number: int) -> Path:

@@ -10,7 +10,7 @@ import torch
 
 from foretune.errors import UsageError
 from foretune.kernels.block_kernel import BlockKernel, Pattern
-from foretune.kernels.engine import run_job
+from foretune.kernels.engine import Carry, run_job
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job, separate_job
 from foretune.kernels.law import check_law
@@ -88,6 +88,7 @@ def kernels_of(
     out: str | Path | None = None,
     progress: Progress | None = None,
     started: Callable[[], None] | None = None,
+    carry: Carry | None = None,
 ) -> dict[str, BlockKernel]:
     """The kernels of several formulas from one pass over the data.
 
@@ -98,6 +99,7 @@ def kernels_of(
         out: each kernel goes to a folder of this name inside; an unfinished computation there is resumed.
         progress: called as the work goes on.
         started: called before the work, once every folder has been found to hold this computation, or nothing.
+        carry: makes the tiles, in the folders of `out`.
 
     Returns:
         Label of the formula (`sgd`, `lora-r8`) -> block kernel.
@@ -109,7 +111,7 @@ def kernels_of(
     if not labels or len(set(labels)) < len(labels):
         raise UsageError(f"The formulas are {', '.join(labels) or '(none)'}; expected at least one, each label once.")
     folders = [None if out is None else Path(out) / label for label in labels]
-    return dict(zip(labels, run_job(job, formulas, memory, folders, progress, started), strict=True))
+    return dict(zip(labels, run_job(job, formulas, memory, folders, progress, started, carry), strict=True))
 
 
 @torch.inference_mode(False)

@@ -7,49 +7,32 @@ several formulas share one pass over the data: a pair of tiles is contracted by 
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from foretune.kernels.arrivals import Arrivals
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.folder import KernelFolder
-from foretune.kernels.formula import Formula, contracted, overflow
+from foretune.kernels.folder import WAIT
+from foretune.kernels.formula import Formula, overflow
 from foretune.kernels.job import Job, job_description
 from foretune.kernels.law import check_law
 from foretune.kernels.memory_plan import TilePlan
 from foretune.kernels.projected import projected_features_of
 from foretune.kernels.projection import Projection
 from foretune.kernels.tile import Tile, in_pieces_of
+from foretune.kernels.tile_work import KernelTarget, TileWork, contract_into, kernel_target, missing_tiles
 from foretune.progress import Progress
+from foretune.store.lock import held
 
-
-@dataclass
-class _Target:
-    """One formula's kernel while it is being computed."""
-
-    formula: Formula
-    names: list[str]
-    description: dict[str, object]
-    shape: tuple[int, ...]
-    folder: KernelFolder | None
-    array: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the kernel."""
-        return 8 * math.prod(self.shape)
-
-    @property
-    def kernel(self) -> BlockKernel:
-        """The finished kernel."""
-        return BlockKernel(tuple(self.names), self.array, self.description)
+Carry = Callable[[Sequence[Formula], Sequence[tuple[int, int]]], None]
+"""Has tiles of some formulas made, which share a plan, each in the formula's folder."""
+PARTS = 8
+"""Parts of the columns beside the rows where tiles are made by a crew."""
 
 
 @torch.inference_mode(False)
@@ -60,6 +43,7 @@ def run_job(
     out: Sequence[Path | None],
     progress: Progress | None = None,
     started: Callable[[], None] | None = None,
+    carry: Carry | None = None,
 ) -> list[BlockKernel]:
     """Carry out a job: the kernels of all formulas from one pass over the data. See `block_kernels`.
 
@@ -70,11 +54,12 @@ def run_job(
         out: for each formula a folder to write to, or None.
         progress: called as the work goes on.
         started: called once every folder has been found to hold this computation, or nothing.
+        carry: makes the tiles, in the folders.
     """
     common = job_description(job)
-    targets = [_target(job, formula, common, path) for formula, path in zip(formulas, out, strict=True)]
-    unfinished: dict[TilePlan, list[_Target]] = defaultdict(list)
-    fresh: list[_Target] = []
+    targets = [kernel_target(job, formula, common, path) for formula, path in zip(formulas, out, strict=True)]
+    unfinished: dict[TilePlan, list[KernelTarget]] = defaultdict(list)
+    fresh: list[KernelTarget] = []
     for target in targets:
         if target.folder is not None and target.folder.finished:
             target.array = target.folder.read()
@@ -85,7 +70,7 @@ def run_job(
     beginning = [*(target for members in unfinished.values() for target in members), *fresh]
     plan = next(iter(unfinished), None)
     if fresh and plan is None:
-        plan = job.plan(memory, sum(target.nbytes for target in fresh))
+        plan = job.plan(memory, sum(target.nbytes for target in fresh), parts=PARTS if carry else 1)
     if plan is not None:
         blocks = {target.formula: target.names for target in beginning}
         check_law(job.source, blocks, range(min(job.n, plan.rows)), plan.batch)
@@ -94,27 +79,39 @@ def run_job(
             unfinished[begun].append(target)
     if started is not None:
         started()
-    for target in beginning:
-        target.array = np.zeros(target.shape)
     for kept, members in unfinished.items():
-        _carry_out(job, kept, members, job.sizes(memory).piece, progress or (lambda *_: None))
-        for target in members:
-            if target.folder is not None:
-                target.folder.finish(target.array)
+        with ExitStack() as hold:
+            if carry is not None:
+                _carried(job, kept, members, carry, hold)
+            _finish(job, kept, members, job.sizes(memory).piece, progress or (lambda *_: None))
     return [target.kernel for target in targets]
 
 
-def _target(job: Job, formula: Formula, common: Mapping[str, object], out: Path | None) -> _Target:
-    names, c = formula.blocks(job.kinds), job.source.outputs.n_outputs
-    shape = (len(names), job.n, c, len(job.columns), c)
-    description = {**common, "formula": repr(formula)}
-    folder = None if out is None else KernelFolder(out, names, shape, description)
-    return _Target(formula, names, description, shape, folder)
+def _carried(job: Job, plan: TilePlan, targets: Sequence[KernelTarget], carry: Carry, hold: ExitStack) -> None:
+    """Have tiles made that are missing; then hold the folders, so that nobody drops tiles while they are read."""
+    walked = [target for target in targets if not isinstance(target.formula, Projection)]
+    if walked:
+        carry([target.formula for target in walked], missing_tiles(job, plan, walked))
+    for folder in (target.folder for target in targets if target.folder is not None):
+        hold.enter_context(held(folder.path, wait=WAIT))
 
 
-def _fill(job: Job, plan: TilePlan, targets: Sequence[_Target], progress: Progress) -> None:
+def _finish(job: Job, plan: TilePlan, targets: Sequence[KernelTarget], piece: int, progress: Progress) -> None:
+    """Fill the arrays, and write them; those that another command finished meanwhile are read."""
+    left = [target for target in targets if target.folder is None or not target.folder.finished]
+    for target in left:
+        target.array = np.zeros(target.shape)
+    _carry_out(job, plan, left, piece, progress)
+    for target in targets:
+        if target.folder is not None and target not in left:
+            target.array = target.folder.read()
+        elif target.folder is not None:
+            target.folder.finish(target.array)
+
+
+def _fill(job: Job, plan: TilePlan, targets: Sequence[KernelTarget], progress: Progress) -> None:
     """Fill the arrays (b, n, c, m, c), tile by tile."""
-    work = _Work(job, plan, progress, sum(len(target.names) for target in targets))
+    work = TileWork(job, plan, progress, sum(len(target.names) for target in targets))
     for i, rows in enumerate(work.row_tiles):
         left: Tile | None = None
         for j, columns in enumerate(work.column_tiles):
@@ -128,7 +125,7 @@ def _fill(job: Job, plan: TilePlan, targets: Sequence[_Target], progress: Progre
             if direct != job.source.direct:  # a parameter has lost its rule: factors on both sides are of one kind
                 left = work.captured(rows)
             with torch.autocast(left[0].outputs.device.type, enabled=False):
-                _contract(left, right, missing, work, (i, j))
+                contract_into(left, right, missing, work, (i, j))
             del right
             for target in missing:
                 values = work.part(target, (i, j))
@@ -137,7 +134,7 @@ def _fill(job: Job, plan: TilePlan, targets: Sequence[_Target], progress: Progre
                 _mirror(target, work, (i, j), values)
 
 
-def _carry_out(job: Job, plan: TilePlan, targets: Sequence[_Target], piece: int, progress: Progress) -> None:
+def _carry_out(job: Job, plan: TilePlan, targets: Sequence[KernelTarget], piece: int, progress: Progress) -> None:
     """Fill the arrays: projected kernels from one pass over the examples, the others tile by tile."""
     projected = [target for target in targets if isinstance(target.formula, Projection)]
     walked = [target for target in targets if not isinstance(target.formula, Projection)]
@@ -148,9 +145,9 @@ def _carry_out(job: Job, plan: TilePlan, targets: Sequence[_Target], piece: int,
         _multiply(job, plan.batch, projected, piece, progress)
 
 
-def _multiply(job: Job, batch: int, targets: Sequence[_Target], piece: int, progress: Progress) -> None:
+def _multiply(job: Job, batch: int, targets: Sequence[KernelTarget], piece: int, progress: Progress) -> None:
     """Fill the arrays of projected kernels: features from one pass over the examples, whatever the tiles, then products."""
-    of: dict[Projection, _Target] = {
+    of: dict[Projection, KernelTarget] = {
         target.formula: target for target in targets if isinstance(target.formula, Projection)
     }
 
@@ -172,7 +169,7 @@ def _multiply(job: Job, batch: int, targets: Sequence[_Target], piece: int, prog
         target.array[0] = product.reshape(target.shape[1:])
 
 
-def _taken(target: _Target, work: _Work, i: int, j: int) -> bool:
+def _taken(target: KernelTarget, work: TileWork, i: int, j: int) -> bool:
     """Whether tile (i, j) of a kernel needs no computing: the mirror of another, or on the disk already."""
     if work.mirrored(target.formula, j) and j < i:
         return True
@@ -183,59 +180,8 @@ def _taken(target: _Target, work: _Work, i: int, j: int) -> bool:
     return values is not None
 
 
-def _mirror(target: _Target, work: _Work, tile: tuple[int, int], values: np.ndarray) -> None:
+def _mirror(target: KernelTarget, work: TileWork, tile: tuple[int, int], values: np.ndarray) -> None:
     """Put the mirror image of a tile where it belongs."""
     i, j = tile
     if work.mirrored(target.formula, j) and i != j:
         work.part(target, (j, i))[...] = values.transpose(0, 3, 4, 1, 2)
-
-
-class _Work:
-    """Tiles of a job, and how far it is."""
-
-    def __init__(self, job: Job, plan: TilePlan, progress: Progress, blocks: int) -> None:
-        self.job, self.plan, self.progress = job, plan, progress
-        m = len(job.columns)
-        self.row_tiles = _ranges(0, job.n, plan.rows)
-        extra = _ranges(job.n, m, plan.columns) if job.overlap else _ranges(0, m, plan.columns)
-        self.column_tiles = self.row_tiles + extra if job.overlap else extra
-        self.passes, self.total = 0, plan.passes
-        self.contracted, self.blocks = 0, blocks * len(self.row_tiles) * len(self.column_tiles)
-
-    def part(self, target: _Target, tile: tuple[int, int]) -> np.ndarray:
-        """Where a tile stands in a kernel."""
-        rows, columns = self.row_tiles[tile[0]], self.column_tiles[tile[1]]
-        return target.array[:, rows.start : rows.stop, :, columns.start : columns.stop]
-
-    def mirrored(self, formula: Formula, j: int) -> bool:
-        """Whether column tile j is a row tile too, and the kernel symmetric there."""
-        return self.job.overlap and formula.symmetric and j < len(self.row_tiles)
-
-    def captured(self, places: Sequence[int]) -> Tile:
-        """The factors of one tile."""
-        return self.job.source.capture(places, self.plan.batch, self._seen)
-
-    def _seen(self, count: int) -> None:
-        self.passes += count
-        self.progress("gradient factors", self.passes, max(self.total, self.passes))
-
-    def finished_block(self) -> None:
-        """Count one contracted block."""
-        self.contracted += 1
-        self.progress("kernel blocks", self.contracted, max(self.blocks, self.contracted))
-
-
-def _ranges(start: int, stop: int, step: int) -> list[range]:
-    return [range(k, min(k + step, stop)) for k in range(start, stop, step)]
-
-
-def _contract(left: Tile, right: Tile, targets: Sequence[_Target], work: _Work, tile: tuple[int, int]) -> None:
-    """Put the kernels of two tiles where they belong, examples back in their own order."""
-    wanted: Mapping[Formula, Sequence[str]] = {target.formula: target.names for target in targets}
-    parts = {target.formula: work.part(target, tile) for target in targets}
-    place = {formula: {name: number for number, name in enumerate(names)} for formula, names in wanted.items()}
-    arrivals = Arrivals(left, right)
-    for formula, name, kernel in contracted(left, right, wanted):
-        arrivals.put(kernel, parts[formula][place[formula][name]], partial(overflow, name, formula.label))
-        work.finished_block()
-    arrivals.finish()

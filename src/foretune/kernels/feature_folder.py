@@ -1,6 +1,6 @@
 """Folders of tangent features: one file for each chunk of examples, written whole, and one readable description.
 
-    features.json           names of the blocks, numbers a block, and everything that determines the values, with its hash
+    features.json           names of the blocks, numbers per block, and everything that determines the values, with its hash
     chunks/START-STOP.npy   float32 of examples START to STOP - 1, block after block (examples, c, width of the block) in
                             one row, with a checksum; `np.load` reads it
 
@@ -60,7 +60,7 @@ class FeatureFolder:
             places: of its examples.
             kinds: which parameters had no factor rule.
         """
-        file = self._file(places)
+        file = self.file(places)
         if not file.exists():
             return None
         try:
@@ -76,10 +76,11 @@ class FeatureFolder:
         Raises:
             StorageError: the disk is full or the folder cannot be written.
         """
-        write_array(self._file(places), values, self._of(places, kinds))
-        return self._file(places)
+        write_array(self.file(places), values, self._of(places, kinds))
+        return self.file(places)
 
-    def _file(self, places: range) -> Path:
+    def file(self, places: range) -> Path:
+        """Where the chunk of these examples is, or will be."""
         return self.path / "chunks" / f"{places.start}-{places.stop}.npy"
 
     def _of(self, places: range, kinds: str) -> str:

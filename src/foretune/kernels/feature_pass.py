@@ -36,6 +36,7 @@ def tangent_features(
     out: str | Path | None = None,
     progress: Progress | None = None,
     started: Callable[[], None] | None = None,
+    carry: Callable[[Sequence[range]], None] | None = None,
 ) -> dict[str, TangentFeatures]:
     """The tangent features of several formulas from one pass over the examples.
 
@@ -47,6 +48,7 @@ def tangent_features(
         out: a folder that keeps the features; chunks that are there are read. Without one they are held in memory.
         progress: called as the work goes on.
         started: called before the work, once the folder has been found to hold this computation, or nothing.
+        carry: makes chunks of these examples, in the folder.
 
     Returns:
         Label of the formula (`sgd`, `lora-r4`) -> its features.
@@ -55,7 +57,31 @@ def tangent_features(
         UsageError: another formula, too little memory, or `out` holds another computation.
         NonFiniteError: infinite or undefined activations or gradients, with the module's name.
     """
-    sketch = sketch or Sketch()
+    found = feature_pass(job, formulas, sketch or Sketch(), memory, out, progress)
+    blocks = found.blocks
+    check_law(job.source, {SGD(): blocks.get(SGD(), [])}, found.chunks[0], found.batch)
+    if started is not None:
+        started()
+    if carry is not None:
+        carry(found.missing)
+    chunks = steadily(found.computed)
+    starts, first, made = np.cumsum([0, *found.maker.widths]).tolist(), 0, {}
+    for formula, names in blocks.items():
+        of, own = {**found.description, "formula": repr(formula)}, starts[first : first + len(names) + 1]
+        made[formula.label] = TangentFeatures(tuple(names), chunks, tuple(own), first, job.n, of)
+        first += len(names)
+    return made
+
+
+def feature_pass(
+    job: Job,
+    formulas: Sequence[Formula],
+    sketch: Sketch,
+    memory: str | int,
+    out: str | Path | None,
+    progress: Progress | None = None,
+) -> FeaturePass:
+    """A pass over the examples before it is made. Args and errors as in `tangent_features`."""
     blocks = {formula: formula.blocks(job.kinds) for formula in formulas}
     other = next((formula for formula in formulas if not isinstance(formula, (SGD, LoRA))), None)
     if other is not None or not formulas:
@@ -63,17 +89,8 @@ def tangent_features(
             f"Tangent features are of SGD() and LoRA(...), not of {other}. Use block_kernels for its kernel."
         )
     description = {**job_description(job), "sketch": repr(sketch), "chunk": CHUNK}
-    found = _Pass(job, blocks, sketch, memory, _folder(out, description, blocks, sketch), progress or (lambda *_: None))
-    check_law(job.source, {SGD(): blocks.get(SGD(), [])}, found.chunks[0], found.batch)
-    if started is not None:
-        started()
-    chunks = steadily(found.computed)
-    starts, first, made = np.cumsum([0, *found.maker.widths]).tolist(), 0, {}
-    for formula, names in blocks.items():
-        of, own = {**description, "formula": repr(formula)}, starts[first : first + len(names) + 1]
-        made[formula.label] = TangentFeatures(tuple(names), chunks, tuple(own), first, job.n, of)
-        first += len(names)
-    return made
+    folder = _folder(out, description, blocks, sketch)
+    return FeaturePass(job, blocks, sketch, memory, folder, description, progress or (lambda *_: None))
 
 
 def _folder(
@@ -111,8 +128,8 @@ def pass_sizes(
         UsageError: the memory budget is too small.
     """
     total, few = len(job.columns), len(landmark_places(job, sketch))
-    each = 4 * job.source.outputs.n_outputs * sum(_widths(wanted_of(job, blocks, sketch), few))
-    held, budget = each * total, device_bytes(memory, job.device)
+    each, budget = bytes_of_example(job, blocks, sketch), device_bytes(memory, job.device)
+    held = each * total
     if not on_disk and held > budget // 2:
         raise UsageError(
             f"The features of {total} examples take {memory_text(held)}, more than half of the memory budget of "
@@ -124,6 +141,12 @@ def pass_sizes(
     factors = _factor_bytes(job)
     group = max(1, min(CHUNK, budget // 4 // factors))
     return PassSizes(batch_within(job, memory, beside + factors * (few + group)), group, held)
+
+
+def bytes_of_example(job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch) -> int:
+    """Bytes of the features of one example."""
+    widths = _widths(wanted_of(job, blocks, sketch), len(landmark_places(job, sketch)))
+    return 4 * job.source.outputs.n_outputs * sum(widths)
 
 
 def _factor_bytes(job: Job) -> int:
@@ -161,7 +184,7 @@ def landmark_places(job: Job, sketch: Sketch) -> list[int]:
 
 
 @dataclass
-class _Pass:
+class FeaturePass:
     """A pass, and what it works with."""
 
     job: Job
@@ -169,17 +192,44 @@ class _Pass:
     sketch: Sketch
     memory: str | int
     folder: FeatureFolder | None
+    description: Mapping[str, object]
     progress: Progress
 
     def __post_init__(self) -> None:
         self.chunks = chunks_of(len(self.job.columns), CHUNK)
         sizes = pass_sizes(self.job, self.blocks, self.sketch, self.memory, on_disk=self.folder is not None)
         self.batch, self.group = sizes.batch, sizes.group
+        self._begin()
+
+    def _begin(self) -> None:
+        """Draw signs and take landmarks anew: the factors so far may be of another kind."""
+        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch)
+        self._direct = self.job.source.direct
+
+    @property
+    def missing(self) -> list[range]:
+        """The chunks that are not in the folder."""
+        return [places for places in self.chunks if self.folder is None or not self.folder.file(places).exists()]
+
+    def written(self, places: range) -> Path:
+        """The file of one chunk, which is made unless it is there."""
+        assert self.folder is not None  # noqa: S101 - chunks by themselves are handed over in a folder
+        folder = self.folder
+
+        def made() -> Path:
+            if self.job.source.direct != self._direct:
+                self._begin()
+            kinds = " ".join(sorted(self._direct))
+            if folder.chunk(places, kinds) is None:
+                folder.write(places, kinds, self._chunk(places))
+            return folder.file(places)
+
+        return steadily(made)
 
     def computed(self) -> list[Chunk]:
         """Every chunk, from the folder where it is there."""
         found, total = [], self.chunks[-1].stop
-        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch)
+        self._begin()
         c = self.job.source.outputs.n_outputs
         for places in self.chunks:
             kinds = " ".join(sorted(self.job.source.direct))

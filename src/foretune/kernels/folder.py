@@ -130,6 +130,10 @@ class KernelFolder:
             warnings.warn(f"{error} It is computed again.", stacklevel=2)
             return None
 
+    def has_tile(self, name: str) -> bool:
+        """Whether a tile is on the disk, whole or damaged."""
+        return (self.path / "tiles" / f"{name}.npy").exists()
+
     def write_tile(self, name: str, values: np.ndarray) -> None:
         """Write one tile.
 

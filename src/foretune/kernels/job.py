@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,6 +18,9 @@ from foretune.kernels.memory_plan import Footprint, Sizes, TilePlan, refuse_too_
 from foretune.model.fingerprint import outputs_identity, versions_of
 from foretune.model.outputs import Outputs
 from foretune.text.example import AnyRows, Example, as_examples
+
+LEAST_PART = 64
+"""Examples in a part of the columns: for smaller ones the rows' gradients would be formed too often."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,13 @@ class Job:
         else:
             refuse_too_large(arrays, device_bytes(memory, self.device))
 
-    def plan(self, memory: str | int, arrays: int) -> TilePlan:
-        """Tiles that keep the computation within its budget; the kernels themselves take `arrays` bytes.
+    def plan(self, memory: str | int, arrays: int, parts: int = 1) -> TilePlan:
+        """Tiles that keep the computation within its budget.
+
+        Args:
+            memory: the budget.
+            arrays: bytes of the kernels themselves.
+            parts: into how many the columns beside the rows are cut at least, where there are enough of them.
 
         Raises:
             UsageError: the budget is too small, or the host has too little memory for the kernels.
@@ -92,7 +100,9 @@ class Job:
             refuse_beyond_host(arrays)
             arrays = 0
         single, sizes = self.source.single, sizes_on(self.device, budget, self.source.outputs.n_outputs)
-        return tile_plan(footprint, sides, budget, arrays, overlap=self.overlap, single=single, sizes=sizes)
+        plan = tile_plan(footprint, sides, budget, arrays, overlap=self.overlap, single=single, sizes=sizes)
+        beside = len(self.columns) - (self.n if self.overlap else 0)
+        return plan if parts == 1 else replace(plan, columns=min(plan.columns, max(LEAST_PART, -(-beside // parts))))
 
 
 def separate_job(

@@ -173,6 +173,11 @@ def forecast(
     memory: str = "auto",
     features: Literal["auto", "exact", "sketched"] = "auto",
     out: str | Path | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
     progress: bool = False,
 ) -> Forecast:
     """Forecast what fine-tuning a model on data would reach, which parts to train, and at which learning rate.
@@ -197,5 +202,6 @@ def forecast(
     given = dict(locals())
     with calm(model):
         groups = asked_groups("forecast", given)
-        made = made_forecast(ForecastRecipe(**groups))
+        by = groups.pop("workers")
+        made = made_forecast(ForecastRecipe(**groups), by)
     return Forecast(made.page, groups["run"].out, _next_run=made.next_run)

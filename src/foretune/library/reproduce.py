@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -116,6 +116,11 @@ def reproduce(
     adam_rates: str | float | Sequence[float] | None = None,
     memory: str = "2GiB",
     out: str | Path = "runs/reproduce",
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
     progress: bool = False,
 ) -> Reproduction:
     """Measure a table or figure of a paper, and write its page to a folder.

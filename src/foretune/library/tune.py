@@ -141,6 +141,11 @@ def tune(
     training_seed: int = 0,
     report_to: str | Sequence[str] | None = None,
     grid: Literal["paper"] | None = None,
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
     progress: bool = False,
 ) -> TunedRun:
     """Fine-tune a model on data into a folder, keep the best checkpoint by validation, and test it.
@@ -171,9 +176,9 @@ def tune(
         raise UsageError(f"tune needs {' and '.join(missing)}: ft.tune(model, data, out=...).")
     with calm(model):
         groups = asked_groups("tune", given)
-        report = groups.pop("report")
+        report, by = groups.pop("report"), groups.pop("workers")
         recipe = RunRecipe(**groups)
-        return TunedRun(made_run(recipe, report), recipe.run.out, recipe=recipe)
+        return TunedRun(made_run(recipe, report, by), recipe.run.out, recipe=recipe)
 
 
 def _recommended(given: dict[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,11 @@ def validate(
     prodigy: bool = False,
     memory: str = "2GiB",
     out: str | Path = "runs/validate",
+    engine: Literal["local", "ray"] = "local",
+    workers: int | None = None,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: float | None = None,
     progress: bool = False,
 ) -> ForecastValidation:
     """Fine-tune a model for many candidates, tasks and seeds, and measure how well the forecast ranks the results.

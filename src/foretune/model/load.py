@@ -68,6 +68,22 @@ class LanguageModel:
         return self.kind == "causal" or (self.kind == "encoder" and reads_left_to_right(config))
 
 
+@dataclass(frozen=True)
+class ModelSource:
+    """A language model that is loaded where it is needed; see `load_model`."""
+
+    name: str
+    dtype: str = "float32"
+    device: str = "cpu"
+    revision: str | None = None
+    kind: str | None = None
+    trust_remote_code: bool = False
+
+    def opened(self) -> LanguageModel:
+        """The model. Raises as `load_model` does."""
+        return load_model(**vars(self))
+
+
 @torch.inference_mode(False)
 def load_model(
     name: str | Path,

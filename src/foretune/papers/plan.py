@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from foretune.experiment.experiment import Experiment, asked_experiment
+from foretune.experiment.folder import Place
 from foretune.experiment.plan import StudyPlan, StudyWork, study_plan
 from foretune.experiment.sample import Sample
 from foretune.experiment.setting import PROMPT
@@ -21,14 +22,23 @@ class PlannedStudy(Study):
         return asked_experiment(self.setting(task, sample, seed, output, **how), self.lm, self.work)
 
 
+def planned_cells(recipe: Recipe, study: Study) -> list[tuple[Experiment, Place]]:
+    """The cells of a recipe before anything is computed, and the folder that each has or would have.
+
+    Raises:
+        UsageError, DataError, ModelError: see `Study.cell`.
+    """
+    planned = PlannedStudy(**{field.name: getattr(study, field.name) for field in fields(Study)})
+    return [(cell, study.place(cell.setting, cell.task.name)) for cell in recipe.cells(planned)]
+
+
 def recipe_plan(recipe: Recipe, study: Study) -> StudyPlan:
     """The experiments of a recipe, and what is left to compute of them; one batch is timed, nothing is kept.
 
     Raises:
         UsageError, DataError, ModelError: see `Study.cell`.
     """
-    planned = PlannedStudy(**{field.name: getattr(study, field.name) for field in fields(Study)})
-    cells = [(cell, study.place(cell.setting, cell.task.name)) for cell in recipe.cells(planned)]
+    cells = planned_cells(recipe, study)
     unknown = []
     if cells and recipe.work(study, cells[0][0]) is None:
         unknown.append(

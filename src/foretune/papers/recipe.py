@@ -140,12 +140,14 @@ class Recipe(ABC):
         title: what the table or figure shows.
         source: paper, and number of the table.
         defaults: settings of the paper.
+        timed: seconds are what it measures, so that nothing may run beside it.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     source: ClassVar[str]
     defaults: ClassVar[Defaults]
+    timed: ClassVar[bool] = False
 
     @abstractmethod
     def page(self, study: Study) -> Page:

@@ -1,4 +1,4 @@
-"""The sole right to write to a folder: a lock that ends with the process, and a message that names its holder."""
+"""The sole right to write to a folder or to make a file: a lock that ends with its process, and a message that names it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from pathlib import Path
 
 from foretune.errors import StorageError
 from foretune.store.atomic import storage_error
-from foretune.store.workspace import LOCK_FILE, is_at, locked
+from foretune.store.workspace import LOCK_FILE, is_at, leftover_name, locked
 
 _PAUSE = 0.05
 _MINE: set[tuple[Path, int]] = set()
 """The folders that this process holds, each with the thread that does."""
 _TO_SIGN = 1.0
 """Seconds that a holder may take between locking its file and writing its name there."""
+
+
+class InUseError(StorageError):
+    """Another process has the right to write there; it names that process."""
 
 
 @contextmanager
@@ -36,7 +40,8 @@ def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
         wait: seconds to wait for another process.
 
     Raises:
-        StorageError: another process holds it, or it cannot be written.
+        InUseError: another process holds it.
+        StorageError: it cannot be written.
     """
     mine = (Path(os.path.realpath(folder)), threading.get_ident())
     if mine in _MINE:
@@ -44,7 +49,7 @@ def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
         return
     try:
         made = not folder.exists()
-        handle = _acquired(folder, wait)
+        handle = _acquired(folder / LOCK_FILE, folder, wait)
     except OSError as error:
         raise storage_error(folder, error) from error
     _MINE.add(mine)
@@ -60,11 +65,38 @@ def held(folder: Path, wait: float = 0.0) -> Iterator[None]:
         os.close(handle)
 
 
-def _acquired(folder: Path, wait: float) -> int:
-    """The handle of the lock file, locked."""
-    file, end = folder / LOCK_FILE, time.monotonic() + wait
+@contextmanager
+def claimed(file: Path) -> Iterator[None]:
+    """The sole right to make a file, for the length of the block; its folder is made where it is missing.
+
+    A process that was killed claims nothing. Where the file system has no locks, the block runs without one.
+
+    Args:
+        file: what is to be made; others in its folder can be made by others.
+
+    Raises:
+        InUseError: another process makes it.
+        StorageError: its folder cannot be written.
+    """
+    lock = file.with_name(leftover_name(file.name))
+    try:
+        handle = _acquired(lock, file)
+    except OSError as error:
+        raise storage_error(file, error) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if is_at(handle, lock):
+                lock.unlink()
+        os.close(handle)
+
+
+def _acquired(file: Path, what: Path, wait: float = 0.0) -> int:
+    """The handle of a lock file, locked; `what` is that to which it gives the right."""
+    end = time.monotonic() + wait
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             mine = locked(handle)
@@ -76,8 +108,8 @@ def _acquired(folder: Path, wait: float) -> int:
             return handle
         os.close(handle)
         if not mine and time.monotonic() >= end:
-            raise StorageError(
-                f"{folder} is in use by {_holder(file)}. Wait until that ends and repeat the command, or choose another "
+            raise InUseError(
+                f"{what} is in use by {_holder(file)}. Wait until that ends and repeat the command, or choose another "
                 "--out."
             )
         time.sleep(0 if mine else _PAUSE)

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import xxhash
+
 try:
     import fcntl
 except ImportError:  # Windows: no locks, so that no leftover is known to be one
@@ -104,6 +106,11 @@ def _made(parent: Path) -> tuple[Path, int]:
 def is_leftover_name(name: str) -> bool:
     """Whether a name is one that foretune gives to what it keeps for a moment only."""
     return name == LOCK_FILE or any(pattern.fullmatch(name) for pattern in (_NAME, _BEFORE))
+
+
+def leftover_name(text: str) -> str:
+    """The name of something that is kept for a moment only, the same for the same text."""
+    return f".foretune-{xxhash.xxh32_hexdigest(text.encode())}"
 
 
 def contents(folder: Path) -> list[str]:

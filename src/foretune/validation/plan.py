@@ -33,8 +33,7 @@ def _work(study: ValidationStudy, cell: Experiment) -> StudyWork:
     kept = kept_candidates(cell, study.rank)
     known = _named(cell, study.rank) if kept is None else kept
     chosen = matching_labels([item.label for item in known], study.candidates)
-    wanted = (study.grid, *([study.prodigy_grid] if study.prodigy else []))
-    grids = [(item.tuning, grid) for item in known if item.label in chosen for grid in wanted]
+    grids = [(item.tuning, grid) for item in known if item.label in chosen for grid in study.grids]
     if kept is not None:
         return StudyWork(grids)
     return StudyWork(grids, missing_kernels(cell, pool_formulas(study.rank), PARTS, pool_blocks(cell, study.rank)))

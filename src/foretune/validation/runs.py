@@ -107,6 +107,11 @@ class ValidationStudy:
         return (replace(self.grid[0], optimiser=ProdigyOptimiser()),)
 
     @property
+    def grids(self) -> tuple[tuple[Training, ...], ...]:
+        """The grids that every candidate is trained on."""
+        return (self.grid, *([self.prodigy_grid] if self.prodigy else []))
+
+    @property
     def work(self) -> Work:
         """How the work of a cell is done."""
         return Work(self.memory, self.progress)
@@ -232,15 +237,23 @@ def measured_candidates(study: ValidationStudy) -> list[Measured]:
     if not study.tasks or not study.seeds or not study.grid:
         raise UsageError("A validation needs at least one task, one seed and one learning rate.")
     cells = [study.cell(task, seed) for seed in study.seeds for task in study.tasks]
-    known = [candidates_of(cell, study.rank) for cell in cells]
-    labels = chosen_labels(common_labels(known), study.candidates)
+    chosen = chosen_candidates([candidates_of(cell, study.rank) for cell in cells], study.candidates)
+    return [measured_cell(study, cell, items) for cell, items in zip(cells, chosen, strict=True)]
+
+
+def chosen_candidates(known: Sequence[Sequence[Candidate]], globs: Sequence[str] | None) -> list[list[Candidate]]:
+    """Of each cell's candidates those that every cell has and that match one of some globs, in one order.
+
+    Raises:
+        UsageError: see `chosen_labels`.
+    """
+    labels = chosen_labels(common_labels(known), globs)
     by_label = ({item.label: item for item in found} for found in known)
-    return [
-        _measured(study, cell, [found[label] for label in labels]) for cell, found in zip(cells, by_label, strict=True)
-    ]
+    return [[found[label] for label in labels] for found in by_label]
 
 
-def _measured(study: ValidationStudy, cell: Experiment, chosen: Sequence[Candidate]) -> Measured:
+def measured_cell(study: ValidationStudy, cell: Experiment, chosen: Sequence[Candidate]) -> Measured:
+    """Everything of one task and seed; what is kept of it is read."""
     # before the runs, which take far longer: a model that cannot be warmed up is refused at once
     seconds = {steps: cell.warm_up_seconds(steps) for steps in study.warm_up}
     outcomes, prodigy = [], []

@@ -79,6 +79,7 @@ class CostOfKernels(AfzalPage[Timings]):
     name: ClassVar[str] = "afzal-cost"
     title: ClassVar[str] = "time of the kernel on 32 random training examples, and time of fine-tuning"
     source: ClassVar[str] = f"{SOURCE} table of times"
+    timed: ClassVar[bool] = True
     defaults: ClassVar[Defaults] = Defaults("minilm", ("cola", "sst2", "yelp"), ks=(), seeds=(13,), test=1000)
 
     def check(self, study: Study) -> None:
