@@ -43,10 +43,10 @@ from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import DataSource, Question, Setting
 from foretune.finetune.lora_config import adaptable
 from foretune.forecasting.forecast import PoolForecast, pool_forecast
+from foretune.forecasting.sketched import sketch_for
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.feature_pass import tangent_features
 from foretune.kernels.job import Job, joint_job
-from foretune.kernels.sketch import Sketch
 
 BUILT_IN = "movies"
 TASKS = {"mr": None, "sst2": None, "subj": None, "mpqa": None, "cola": None, "sst5": ("positive", "negative")}
@@ -77,8 +77,8 @@ COSTS = {
     "head": Cost("minilm", "head", 10_000),
     "labels": Cost("minilm", "head", 1_000, labels=6, others=(300, 200)),
     "prompt": Cost("smollm2", "prompt", 2_000, others=(300, 200)),
-    **{f"n-{n}": Cost("minilm", "head", n, others=(n // 5, n // 5)) for n in (500, 1_000, 2_000)},
-    **{f"c-{c}": Cost("minilm", "head", 200, c, (100, 100), difference=False) for c in (2, 6, 20)},
+    **{f"n-{n}": Cost("minilm", "head", n, others=(n // 5, n // 5)) for n in (1_500, 3_000, 6_000)},
+    **{f"c-{c}": Cost("minilm", "head", 520, c, (260, 260), difference=False) for c in (2, 6, 20)},
 }
 
 
@@ -195,7 +195,8 @@ def beside(task: str, data: str, share: float) -> dict[str, object]:
     job = _job(made)
     formulas = formulas_for(job.kinds, targets=adaptable(made.outputs, job.kinds).targets)
     exact_seconds, exact = _timed(lambda: kernels_of(job, formulas, "8GiB"))
-    seconds, features = _timed(lambda: tangent_features(_job(made), formulas, Sketch(), "8GiB"))
+    sketch = sketch_for(job, formulas, "8GiB", on_disk=False)
+    seconds, features = _timed(lambda: tangent_features(_job(made), formulas, sketch, "8GiB"))
     pools = [Pool.sized(kernels, inputs, sizes) for kernels in (exact, features)]
     ceilings = _ceilings(pools[0])
     errors = [{title: found.mean() for title, found in _label_errors(pool).items()} for pool in pools]

@@ -44,14 +44,29 @@ def tickets() -> list[tuple[str, str]]:
     return rows
 
 
+def mistaken(rows: list[tuple[str, str]], count: int) -> tuple[list[tuple[str, str]], list[int]]:
+    """The rows with another label in some of them, and which, from 0."""
+    draw = random.Random(1)  # noqa: S311 - a choice, not a secret
+    changed = sorted(draw.sample(range(len(rows)), count))
+    others = {label: [other for other in PROBLEMS if other != label] for label in PROBLEMS}
+    found = [
+        (text, draw.choice(others[label]) if place in changed else label) for place, (text, label) in enumerate(rows)
+    ]
+    return found, changed
+
+
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--columns", default="message,category", help="names of the two columns")
+    parser.add_argument("--wrong", type=int, default=0, metavar="N", help="give N rows another label, and say which")
     given = parser.parse_args()
+    rows, changed = mistaken(tickets(), given.wrong)
     with given.file.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([given.columns.split(","), *tickets()])
+        csv.writer(file).writerows([given.columns.split(","), *rows])
+    if changed:
+        print("Wrong labels in rows", *changed)
 
 
 if __name__ == "__main__":

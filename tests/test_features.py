@@ -24,10 +24,11 @@ from foretune.candidates.evidence import Pool
 from foretune.candidates.risk import relative_risk, relative_risk_alone
 from foretune.errors import UsageError
 from foretune.experiment.inputs import Inputs
+from foretune.forecasting.sketched import FINE, sketch_for
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.source import GradientSource
 from foretune.kernels import feature_pass
-from foretune.kernels.feature_pass import tangent_features
+from foretune.kernels.feature_pass import bytes_of_example, tangent_features
 from foretune.kernels.memory_plan import Footprint, Sizes, one_pass_batch, tile_plan
 from foretune.kernels.sketch import Sketch
 from foretune.text.example import as_examples
@@ -240,7 +241,7 @@ def test_what_reads_a_kernel_reads_its_features(c: int, k: int) -> None:
 def test_a_mixture_of_many_features_keeps_the_kernel_and_what_examples_share() -> None:
     rng = np.random.default_rng(0)
     blocks = [10 + rng.standard_normal((12, 1, 8)) for _ in range(40)]
-    exact = sum(block[:, 0] @ block[:, 0].T for block in blocks)
+    exact = np.sum([block[:, 0] @ block[:, 0].T for block in blocks], axis=0)
     draws = []
     for seed in range(60):
         numbered = ((1000 * seed + place, block) for place, block in enumerate(blocks))
@@ -303,6 +304,17 @@ def test_evidence_in_the_primal_is_that_of_the_array(monkeypatch) -> None:
     np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=1e-5)
 
 
+def test_few_rows_have_the_finer_sketch_where_it_can_be_held() -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")), difference=True)
+    job = job_of(outputs)
+    many = ft.joint_job(outputs, EXAMPLES[:N], EXAMPLES * 400)
+    small = 2 * bytes_of_example(job, {each: each.blocks(job.kinds) for each in formulas_of(job)}, FINE)
+    assert sketch_for(job, formulas_of(job), "1GiB", on_disk=False) == FINE
+    assert sketch_for(job, formulas_of(job), small, on_disk=True) == FINE
+    assert sketch_for(job, formulas_of(job), small, on_disk=False) == Sketch()
+    assert sketch_for(many, formulas_of(job), "100GiB", on_disk=False) == Sketch()
+
+
 def test_the_command_says_that_kernels_are_sketched_and_how_far_they_are_off(
     bert_folder: Path, data_file: Path, tmp_path: Path
 ) -> None:
@@ -310,9 +322,11 @@ def test_the_command_says_that_kernels_are_sketched_and_how_far_they_are_off(
     found = run_cli(*command, "--features", "sketched", "--out", tmp_path / "run", "--details")
     assert found.returncode == 0, found.stderr
     said = " ".join(found.stdout.split())
-    assert "Kernels are sketched, 512 numbers for each block, output and example." in said
+    assert "Kernels are sketched, 1024 numbers for each block, output and example." in said
     assert "On 8 x 16 examples the sketched kernel is off by" in said
     assert sorted(file.name for file in (tmp_path / "run" / "kernels").iterdir()) == ["features"]
+    refused = run_cli("solve", tmp_path / "run")
+    assert refused.returncode == 1 and "has features instead of kernels" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize("size", [3, 200])

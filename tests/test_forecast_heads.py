@@ -255,7 +255,7 @@ def test_a_forecast_after_a_warm_up_is_one_of_the_warmed_model_and_says_so() -> 
     found = forecast_of(warmed.outputs, split, warm_up=3)
     assert found.warm_up == 3
     assert "after the 3 warm-up steps alone" in found.answer
-    assert any("from real training step 3 on" in warning for warning in found.warnings)
+    assert any("of the model after 3 real training steps" in warning for warning in found.warnings)
     again = warmed_outputs(outputs, TASK, split, steps=3, batch_size=4).outputs.parameters()
     assert all(torch.equal(tensor, again[name]) for name, tensor in after.items())
     with pytest.raises(UsageError, match="A warm-up of 0 steps"):

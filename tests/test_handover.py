@@ -197,7 +197,7 @@ def test_a_no_hands_over_nothing_and_says_so(model_folder, tmp_path: Path) -> No
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert not names & {"train.py", "trl.yaml", "adapter_config.json", "rows", WRITTEN}
     refused = run_cli("tune", "--from", "out/forecast.json", "--out", "run", cwd=tmp_path)
-    assert_refused(refused, 2, "recommends no run", "To train all the same")
+    assert_refused(refused, 2, "recommends no run", "To train anyway")
     hint = shlex.split(refused.stderr[refused.stderr.index("foretune tune") :])[1:]
     assert run_cli(*hint, "--plan", cwd=tmp_path).returncode == 0
 

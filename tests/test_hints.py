@@ -20,7 +20,8 @@ EVERYWHERE = {"--help", "--debug", "--config", "--version"}
 RUNNERS = {
     name: f"cli.{name}"
     for name in (
-        "forecast", "kernel", "solve", "tune", "behaviour", "reproduce", "validate", "tasks", "show", "labels", "explain"
+        "forecast", "kernel", "solve", "tune", "behaviour", "reproduce", "validate", "tasks", "show", "labels", "explain",
+        "track",
     )
 }  # fmt: skip
 OTHERS = {
@@ -123,8 +124,8 @@ def test_options_of_other_programs_lead_to_ones_that_exist() -> None:
 
 
 ELSEWHERE = {
-    ("forecast", "--batch-size"): "It belongs to foretune tune, foretune validate",
-    ("forecast", "--max_steps"): "Here it is --steps, an option of foretune tune",
+    ("kernel", "--batch-size"): "It belongs to foretune forecast, foretune tune, foretune validate",
+    ("kernel", "--max_steps"): "Here it is --steps, an option of foretune forecast, foretune tune",
     ("kernel", "--num_fewshot"): "Here it is --k, the number of training examples per label",
     ("tune", "--lora_dropout"): "--lora_dropout 1 is not supported",
     ("tune", "--warmup-ratio"): "Use --schedule",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from foretune.analysis.scores import Score
 from foretune.handover.track import (
     SWITCH,
     TrackedRun,
@@ -17,6 +18,7 @@ from foretune.handover.track import (
     recording_since,
     track_folder,
     track_record,
+    tracked_interval,
 )
 from foretune.handover.track_page import track_page
 from foretune.store.kept import write_kept
@@ -63,6 +65,40 @@ def test_the_record_says_how_far_forecasts_were_off_and_what_an_interval_needs(c
     (track_folder() / "0003.json").unlink()
     assert math.isinf(track_record().factor)  # 18 runs promise nothing
     assert "19 runs are needed" in track_page(track_record()).facts[0].text
+
+
+def test_an_announced_score_gets_the_interval_that_earlier_runs_needed(
+    cache: Path, bert_folder: Path, tmp_path: Path
+) -> None:
+    keep(*[replace(RUN, real=0.6, when=f"2026-01-{number + 1:02}") for number in range(19)])  # each needs 2
+    score = Score(0.8, 0.75, 0.95)
+    assert tracked_interval(score, "accuracy") is None  # nothing is recorded: nothing is asked
+    record_runs(wanted=True)
+    found = tracked_interval(score, "accuracy")
+    assert found is not None and (found.factor, found.cases) == (pytest.approx(2), 19)
+    assert (found.low, found.high) == (pytest.approx(0.7), 1.0)  # a score is 1 at most
+    write_jsonl(tmp_path / "reviews.jsonl", many_rows(60))
+    words = (
+        "forecast",
+        bert_folder,
+        tmp_path / "reviews.jsonl",
+        "--k",
+        4,
+        "--test",
+        16,
+        "--rank",
+        1,
+        "--json",
+        tmp_path / "f.json",
+    )
+    result = run_cli(*words, env={"FORETUNE_CACHE": str(cache)})
+    assert result.returncode == 0, result.stderr
+    told = json.loads((tmp_path / "f.json").read_text())
+    assert told["tracked"]["cases"] == 19
+    low, high = told["tracked"]["low"], told["tracked"]["high"]
+    assert f"By your 19 runs so far it is {low:.2f} to {high:.2f}" in " ".join(result.stdout.split())
+    (track_folder() / "0000.json").unlink()
+    assert tracked_interval(score, "accuracy") is None  # 18 promise nothing
 
 
 def test_calls_are_right_where_the_run_gains_as_called(cache: Path) -> None:
@@ -114,7 +150,7 @@ def test_a_run_from_a_forecast_is_recorded_once_and_only_where_wanted(
 def test_a_cache_that_cannot_be_written_does_not_fail_a_finished_run(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from foretune.cli import track as command
+    from foretune.cli import followed as command
     from foretune.errors import StorageError
 
     def full(*_: object) -> None:

@@ -14,12 +14,29 @@ m < q / (1 - q), 19 cases for q = 95%, no finite factor can promise that.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from foretune.shapes import Float64
 
 LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class ConformalInterval:
+    """An interval, stretched as known cases needed it.
+
+    Attributes:
+        low, high: its ends.
+        factor: by which it was stretched.
+        cases: how many cases were known.
+    """
+
+    low: float
+    high: float
+    factor: float
+    cases: int
 
 
 def needed_factors(

@@ -16,10 +16,12 @@ from foretune.cli.from_forecast import FIELD, forecast_folder, forecast_record
 from foretune.cli.ranges import typed
 from foretune.cli.settings import repeatable
 from foretune.cli.show import kept_page
+from foretune.errors import StorageError
 from foretune.experiment.folder import EXPERIMENT, FORECAST
 from foretune.finetune.report import RunReport
 from foretune.forecasting.figures import with_real_runs
 from foretune.handover.callback import LOGGER, beside_run, left_at, predicted_curve
+from foretune.handover.track import record_run
 from foretune.pages.console import Console
 from foretune.pages.html import REPORT, is_written_html
 from foretune.pages.progress import tell
@@ -83,6 +85,19 @@ def draw_beside_forecast(file: Path | None, out: Path, report: RunReport) -> Non
     if (file.is_dir() or file.name == FORECAST) and (folder / REPORT).exists() and is_written_html(folder / REPORT):
         others = [(name, run) for name, run in real_runs(folder) if name != out.name]
         keep_report(folder, with_real_runs(kept_page(folder), [(out.name, report), *others]))
+
+
+def recorded(file: Path, run: RunReport) -> None:
+    """Record a run beside the forecast that it was made from, where that is wanted; a full disk is noted.
+
+    Args:
+        file: of the forecast, or its folder.
+        run: finished, and kept elsewhere.
+    """
+    try:
+        record_run(forecast_record(file), run)
+    except StorageError as error:
+        warnings.warn(f"The run is finished, but it is not recorded for `foretune track`. {error}", stacklevel=2)
 
 
 @contextmanager

@@ -44,9 +44,10 @@ from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
-from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_reason
+from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_for, sketch_reason
 from foretune.handover.files import refuse_foreign
 from foretune.handover.next_run import NextRun
+from foretune.handover.track import tracked_interval
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
@@ -163,7 +164,8 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
     sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
-    return _AskedKernels(found, job, able, formulas, Sketch() if sketched else None)
+    sketch = sketch_for(job, formulas, run.memory, on_disk=run.out is not None) if sketched else None
+    return _AskedKernels(found, job, able, formulas, sketch)
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
     found, inputs, kernels = asked.found, made.inputs, made.kernels
     with found.work.stages.stage("forecast"), busy(errors, "compare the candidates"):
         result = pool_forecast(Pool.sized(kernels, inputs, parameter_sizes(found.outputs), run=planned))
-    with found.work.stages.stage("labels"), busy(errors, "ask each row of the others"):
+    with found.work.stages.stage("labels"), busy(errors, "compare each row with the others"):
         labels = sample_labels(found)
     compared = len(result.comparison.candidates)
     costs = forecast_cost(
@@ -228,12 +230,14 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
         then = onward(result, found, asked.able, recipe.model)
     descriptions = kernel_descriptions(kernels)
     word = result.verdict if result.recommended is None else result.recommended.verdict
+    tracked = tracked_interval(result.predicted.score, inputs.metric)
     numbers = ForecastData(
         **vars(made.record),
         kernel=descriptions["sgd"],
         kernels_described=descriptions,
         verdict=word,
         decision=DECISIONS[word],
+        tracked=tracked,
         forecast=result,
         labels=labels,
         lora_config=None if then.best is None else then.best.arguments,
@@ -250,6 +254,7 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
         metric=inputs.metric,
         sizes=made.record.sizes,
         labels=labels,
+        tracked=tracked,
         snippet=then.snippet,
         next=then.commands(recipe.groups, out),
     )

@@ -25,14 +25,13 @@ import foretune
 from foretune.analysis.scores import Score, predicted_classes, scored
 from foretune.cli.deliver import check_report_place, deliver, keep_report
 from foretune.cli.early import read_by, refuse_half_weights
-from foretune.cli.followed import beside_forecast, draw_beside_forecast, followed_curve, shown_evaluations
+from foretune.cli.followed import beside_forecast, draw_beside_forecast, followed_curve, recorded, shown_evaluations
 from foretune.cli.from_forecast import FIELD, forecast_record
 from foretune.cli.options import DataOptions, ModelOptions, OutputOptions, ReportOptions
 from foretune.cli.places import Places, refuse_model_name
 from foretune.cli.prepare import ExperimentOptions, facts_of, loaded_experiment, reported, said
 from foretune.cli.settings import as_yaml, read_groups, repeatable
 from foretune.cli.setup import made_method, made_training
-from foretune.cli.track import recorded
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.cli.versions import versions
 from foretune.cli.worker_options import WorkerOptions

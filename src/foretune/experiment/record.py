@@ -20,6 +20,7 @@ from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, folder_descrip
 from foretune.experiment.items import AskedCell, CellJob
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
+from foretune.kernels.feature_folder import FEATURES
 from foretune.kernels.feature_pass import tangent_features
 from foretune.kernels.features import Blocked
 from foretune.kernels.folder import read_description
@@ -172,6 +173,11 @@ def read_record(folder: Path) -> tuple[Record, str]:
             f"--out {shlex.quote(str(folder))}`."
         )
     if not values.get("kernels"):
+        if FEATURES.is_in(folder / KERNELS / _FEATURES):
+            raise KernelFolderError(
+                f"{folder} has features instead of kernels (--features sketched), which no solver reads. Make kernels of "
+                "fewer examples: `foretune kernel MODEL DATA --out NEW`."
+            )
         within = sorted(str(place.parent) for place in folder.glob(f"warm-up/*/{EXPERIMENT.file}"))
         where = f"Those after a warm-up are in {', '.join(within)}." if within else "Repeat the command that made it."
         raise KernelFolderError(f"{folder} has no finished kernel. {where}")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from foretune.analysis.conformal import LEVEL, ConformalInterval
 from foretune.analysis.scores import Score
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.scored import ScoredCandidate
@@ -36,6 +37,7 @@ class ForecastData(Record):
         kernels_described: label -> the same of every kernel.
         verdict: `help`, `may`, `no` or `cannot tell`: on training what is recommended, or what comes first.
         decision: the same for programs that have to decide: `go` after help, `no-go` after no, else `cannot tell`.
+        tracked: interval of the announced score by the runs that `foretune track` knows; null for fewer than 19 of them.
         forecast: every number of it.
         labels: what the rows that train and validate say of their labels; null where a label has too few of them.
         lora_config: arguments of `peft.LoraConfig` for `forecast.advice.adapter`; null where nothing should be trained.
@@ -51,6 +53,7 @@ class ForecastData(Record):
     kernels_described: Mapping[str, Mapping[str, Any]]
     verdict: Verdict
     decision: Decision
+    tracked: ConformalInterval | None
     forecast: PoolForecast
     labels: SampleLabels | None
     lora_config: Mapping[str, Any] | None
@@ -72,6 +75,7 @@ class Seen:
         metric: `accuracy`, `f1` or `matthews`.
         sizes: how many examples are for training, validation and test.
         labels: what the rows say of their labels; None for nothing.
+        tracked: interval of the announced score by earlier runs; None for nothing.
         snippet: Python that makes adapters, and of which candidate it is; None where none can be made.
         next: commands that go on from here.
     """
@@ -81,6 +85,7 @@ class Seen:
     metric: str
     sizes: Mapping[str, int]
     labels: SampleLabels | None = None
+    tracked: ConformalInterval | None = None
     snippet: Listing | None = None
     next: tuple[str, ...] = field(default=())
 
@@ -215,7 +220,14 @@ def _how(picked: Recommendation) -> str:
 def _sure(found: PoolForecast, seen: Seen) -> str:
     """How many examples it rests on, and the first reason to doubt it."""
     examples = f"{seen.sizes['test']} test and {seen.sizes['validation']} validation examples."
-    return " ".join([examples, *_doubts(found)[:1]])
+    return " ".join([examples, *_by_track(seen.tracked), *_doubts(found)[:1]])
+
+
+def _by_track(interval: ConformalInterval | None) -> tuple[str, ...]:
+    """What earlier runs say of the announced score."""
+    if interval is None:
+        return ()
+    return (f"By your {interval.cases} runs so far it is {interval.low:.2f} to {interval.high:.2f}, with {LEVEL:.0%}.",)
 
 
 def _doubts(found: PoolForecast) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ run that is repeated is one record.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from foretune.analysis.conformal import conformal_factor, needed_factors
+from foretune.analysis.conformal import ConformalInterval, conformal_factor, needed_factors, stretched
+from foretune.analysis.scores import Score
 from foretune.candidates.verdict import Decision
 from foretune.finetune.report import RunReport
 from foretune.store.atomic import library_writes
@@ -184,6 +186,24 @@ def track_record() -> TrackRecord:
         factor=conformal_factor(needed_factors(real, value, low, high)),
         calls=len(called),
         right=sum((run.real > run.real_before) == (run.decision == "go") for run in called),
+    )
+
+
+def tracked_interval(score: Score, metric: str) -> ConformalInterval | None:
+    """The interval of an announced score by the runs so far; None where they are not recorded, or fewer than 19.
+
+    Args:
+        score: announced.
+        metric: `accuracy`, `f1` or `matthews`.
+    """
+    if recording_since() is None:
+        return None
+    found = track_record()
+    if math.isinf(found.factor):
+        return None
+    low, high = stretched(score.value, score.low, score.high, found.factor)
+    return ConformalInterval(
+        max(low, -1.0 if metric == "matthews" else 0.0), min(high, 1.0), found.factor, len(found.runs)
     )
 
 

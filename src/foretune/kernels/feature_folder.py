@@ -1,6 +1,6 @@
 """Folders of tangent features: one file for each chunk of examples, written whole, and one readable description.
 
-    features.json           names of the blocks, numbers a block, and everything that determines the values, with its hash
+    features.json           names of the blocks, numbers per block, and everything that determines the values, with its hash
     chunks/START-STOP.npy   float32 of examples START to STOP - 1, block after block (examples, c, width of the block) in
                             one row, with a checksum; `np.load` reads it
 

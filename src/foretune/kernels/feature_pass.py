@@ -128,8 +128,8 @@ def pass_sizes(
         UsageError: the memory budget is too small.
     """
     total, few = len(job.columns), len(landmark_places(job, sketch))
-    each = 4 * job.source.outputs.n_outputs * sum(_widths(wanted_of(job, blocks, sketch), few))
-    held, budget = each * total, device_bytes(memory, job.device)
+    each, budget = bytes_of_example(job, blocks, sketch), device_bytes(memory, job.device)
+    held = each * total
     if not on_disk and held > budget // 2:
         raise UsageError(
             f"The features of {total} examples take {memory_text(held)}, more than half of the memory budget of "
@@ -141,6 +141,12 @@ def pass_sizes(
     factors = _factor_bytes(job)
     group = max(1, min(CHUNK, budget // 4 // factors))
     return PassSizes(batch_within(job, memory, beside + factors * (few + group)), group, held)
+
+
+def bytes_of_example(job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch) -> int:
+    """Bytes of the features of one example."""
+    widths = _widths(wanted_of(job, blocks, sketch), len(landmark_places(job, sketch)))
+    return 4 * job.source.outputs.n_outputs * sum(widths)
 
 
 def _factor_bytes(job: Job) -> int:

@@ -92,7 +92,7 @@ def labels_page(
         facts=tuple(facts),
         notes=(*_notes(result), *notes),
         tables=(
-            suspicious_table(result.rows),
+            suspicious_table(result.rows, details=not result.suspicious),
             *twin_tables(result.twins),
             *_next_tables(data.next_rows),
             *budget_tables(data.budget),
