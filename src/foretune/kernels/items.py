@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from foretune.kernels.engine import Carry
 from foretune.kernels.feature_pass import FeaturePass, feature_pass
@@ -25,6 +25,7 @@ from foretune.work.crew import Crew
 from foretune.work.item import Bench
 
 
+@runtime_checkable
 class AskedJob(Protocol):
     """A job as a worker makes it."""
 
