@@ -71,7 +71,7 @@ def test_tiles_do_not_change_the_kernel(plan: TilePlan, monkeypatch: pytest.Monk
     outputs = outputs_of(language_model(LLAMA), difference=False)
     train, evaluation = [[ft.Example.of(row) for row in part] for part in (ROWS[:4], ROWS[4:])]
     whole = ft.joint_kernels(outputs, train, evaluation).array
-    monkeypatch.setattr(Job, "plan", lambda *_: plan)
+    monkeypatch.setattr(Job, "plan", lambda *_, **__: plan)
     tiled = ft.joint_kernels(outputs, train, evaluation).array
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-12 * np.abs(whole).max())
     oblong = ft.block_kernels(outputs, train, evaluation).array

@@ -141,7 +141,7 @@ def test_a_projected_kernel_takes_every_example_once_whatever_the_tiles(monkeypa
 
     outputs = outputs_of(language_model(family("bert-encoder")))
     expected = ft.block_kernels(outputs, ROWS, formula=ft.Kronecker(8)).array
-    monkeypatch.setattr(Job, "plan", lambda *_: TilePlan(1, 2, 2, 100, 0))
+    monkeypatch.setattr(Job, "plan", lambda *_, **__: TilePlan(1, 2, 2, 100, 0))
     counts = captured_counts(monkeypatch)
     found = ft.block_kernels(outputs, ROWS, formula=ft.Kronecker(8)).array
     assert sum(counts) == len(ROWS)

@@ -115,7 +115,7 @@ def test_tiles_do_not_change_any_formula(monkeypatch: pytest.MonkeyPatch) -> Non
     outputs = outputs_of(language_model(family("mixtral-causal")))
     formulas = [ft.SignGD(), ft.AsymmetricSignGD(), ft.LoRA(3), ft.IntrinsicDimension(8), ft.Kronecker(8)]
     whole = ft.kernels_of(ft.joint_job(outputs, EXAMPLES[:4], EXAMPLES[4:]), formulas)
-    monkeypatch.setattr(Job, "plan", lambda *_: TilePlan(1, 2, 1, 0, 0))
+    monkeypatch.setattr(Job, "plan", lambda *_, **__: TilePlan(1, 2, 1, 0, 0))
     tiled = ft.kernels_of(ft.joint_job(outputs, EXAMPLES[:4], EXAMPLES[4:]), formulas)
     for label, kernel in whole.items():
         scale = np.abs(kernel.array).max()
