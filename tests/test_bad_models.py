@@ -302,7 +302,7 @@ def test_how_a_sentence_encoder_was_pooled_is_said_where_a_head_reads_otherwise(
         result = run_cli(*plan, *more)
         assert result.returncode == 0, result.stderr
         assert "model_head.pkl: a head that SetFit trained" in result.stderr
-        assert ("Add --pooling cls to read it as it was trained" in result.stderr) == said
+        assert ("Use --pooling cls to read it as it was trained" in result.stderr) == said
 
 
 LEFT_OVER = {
