@@ -199,7 +199,7 @@ def test_a_full_disk_leaves_nothing_half_written(llama_folder: Path, data_file: 
 TILES = """
 import os, signal, time, foretune.kernels.folder as f, foretune.kernels.job as j
 from foretune.kernels.memory_plan import TilePlan
-j.Job.plan = lambda self, budget, arrays: TilePlan(2, 3, 4, 99, 0)
+j.Job.plan = lambda self, budget, arrays, parts=None: TilePlan(2, 3, 4, 99, 0)
 write, written = f.KernelFolder.write_tile, []
 def tile(self, name, values):
     write(self, name, values)

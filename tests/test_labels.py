@@ -225,7 +225,7 @@ def test_a_forecast_says_which_labels_of_its_sample_look_wrong(bert_folder: Path
     options = ("--output", "head", "--k", 16, "--json", target, "--out", out)
     result = run_cli("forecast", bert_folder, file, *options)
     assert result.returncode == 0, result.stderr
-    assert "Wrong labels" in result.stdout and "More labels" in result.stdout
+    assert "Your labels" in result.stdout and "; twice as many: " in result.stdout
     found = json.loads(target.read_text())
     assert_valid("forecast", found)
     labels = found["labels"]
@@ -246,4 +246,4 @@ def test_a_forecast_of_few_rows_says_nothing_of_their_labels(
     result = run_cli("forecast", llama_folder, few_reviews, *options)
     assert result.returncode == 0, result.stderr
     assert json.loads(target.read_text())["labels"] is None
-    assert "Wrong labels" not in result.stdout
+    assert "Your labels" not in result.stdout

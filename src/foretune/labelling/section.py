@@ -10,16 +10,14 @@ from foretune.labelling.kernel import MOST_SQUARE, RowKernel, feature_kernel
 from foretune.labelling.rows import LEAST, Row, RowsToAsk
 from foretune.labelling.suspicious import SuspiciousRow, WrongLabels, suspicion_of
 from foretune.labelling.tables import (
-    budget_facts,
     budget_figures,
     budget_tables,
-    few_words,
     says_little,
     suspicious_table,
     twin_tables,
 )
 from foretune.labelling.twins import Twins
-from foretune.page import Fact, Figure, Table
+from foretune.page import Fact, Figure, Span, Table
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,8 @@ def _sampled(experiment: Experiment) -> RowsToAsk:
 
 
 def labels_facts(found: SampleLabels) -> tuple[Fact, ...]:
-    """A line each: labels that look wrong, and what more labels would bring."""
-    facts = [Fact("Wrong labels", _suspicious(found), 1)]
-    if found.budget is not None:
-        facts += [Fact(each.name, each.text, 1) for each in budget_facts(found.budget)]
-    return tuple(facts)
+    """How many labels look wrong, and the accuracy that twice as many would bring, in one line."""
+    return (Fact("Your labels", f"{_suspicious(found)}{_doubled(found.budget)}", 1),)
 
 
 def labels_tables(found: SampleLabels) -> tuple[Table, ...]:
@@ -90,11 +85,16 @@ def labels_figures(found: SampleLabels) -> tuple[Figure, ...]:
 
 
 def _suspicious(found: SampleLabels) -> str:
-    wrong, first = found.wrong, few_words(found.suspicious)
-    if says_little(found.agreement, found.majority):
-        return f"cannot tell: the {found.asked} rows say little about each other's labels"
+    if says_little(found.agreement, found.majority) or (found.suspicious and not found.wrong.can_tell):
+        return "cannot tell which are wrong"
     if not found.suspicious:
-        return f"none of {found.asked} looks wrong"
-    if not wrong.can_tell:
-        return f"cannot tell how many, {wrong.low} to {wrong.high} of {found.asked}; look first at {first}"
-    return f"about {wrong.count} of {found.asked}, {wrong.low} to {wrong.high}; look first at {first}"
+        return f"none of {found.asked:,} looks wrong"
+    return f"about {found.wrong.count:,} of {found.asked:,} wrong"
+
+
+def _doubled(budget: LabelBudget | None) -> str:
+    """What twice as many labels would bring."""
+    if budget is None:
+        return ""
+    point = next(point for point in budget.points if point.times == 2)
+    return f"; twice as many: {point.accuracy:.2f} ({Span(point.low, point.high)})"

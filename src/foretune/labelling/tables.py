@@ -13,7 +13,6 @@ from foretune.labelling.twins import Twins
 from foretune.page import Cell, Column, Curve, Fact, Figure, Span, Table
 
 _SHOWN, _LISTED = 5, 50
-_NAMED = 4
 _TEXT = 60
 _LITTLE = 0.05
 """Agreement less the most frequent label's share, below which the rows say little about each other's labels."""
@@ -27,11 +26,6 @@ def says_little(agreement: float, majority: float) -> bool:
         majority: share of the most frequent label.
     """
     return agreement - majority < _LITTLE
-
-
-def few_words(rows: Sequence[Row]) -> str:
-    """The numbers of the first rows, from 0."""
-    return f"row{'s' * (len(rows) > 1)} {', '.join(str(row.row) for row in rows[:_NAMED])}"
 
 
 def suspicious_table(rows: Sequence[SuspiciousRow], *, details: bool = False) -> Table:
