@@ -31,7 +31,7 @@ MISTAKES: dict[str, tuple[tuple[object, ...], str]] = {
     "forecast, column": (("forecast", "M", "rows.csv", "--text", "body"), "no column 'body'"),
     "forecast, no file": (("forecast", "M", "rows.jsonl"), "this file does not exist"),
     "forecast, few": (("forecast", "M", "rows.csv", "--k", 30), "Use --k 1"),
-    "forecast, json": (("forecast", "M", "rows.csv", "--json", "rows.csv"), "is what is read here"),
+    "forecast, json": (("forecast", "M", "rows.csv", "--json", "rows.csv"), "is a file that this command reads"),
     "kernel, label": (("kernel", "M", "rows.csv", "--label", "class", "--out", "o"), "no column 'class'"),
     "tune, labels": (("tune", "M", "rows.csv", "--labels", "good,bad", "--out", "o"), "no row of rows.csv has it"),
     "tune, out": (("tune", "M", ".", "--out", "o"), "Nothing is written into such a folder"),

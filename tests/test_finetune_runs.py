@@ -208,7 +208,7 @@ def test_training_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
     [
         (lambda: method_named("lp-fft"), "Did you mean 'lp-ft'"),
         (lambda: Linearized(Linearized()), "cannot be linearized"),
-        (lambda: ProbedFirst(ProbedFirst()), "comes once"),
+        (lambda: ProbedFirst(ProbedFirst()), "is the first stage"),
         (lambda: LoRATuning(rank=0), "rank of at least 1"),
         (lambda: SGDOptimiser(0.0), "expected a positive number"),
         (lambda: run_of(outputs_of(language_model(LLAMA)), LinearProbing()), "Use ft.HeadLogits"),

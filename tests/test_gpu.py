@@ -87,7 +87,9 @@ def test_the_budget_is_two_gib_on_the_cpu_and_what_was_asked_for_on_a_gpu() -> N
 
 def test_kernels_beyond_the_hosts_memory_are_refused() -> None:
     refuse_beyond_host(2**20)
-    with pytest.raises(ft.ForetuneError, match=r"memory on the host.*fewer examples or --blocks"):
+    with pytest.raises(
+        ft.ForetuneError, match=r"of the host's memory.*fewer examples, or fewer parameters \(--blocks\)"
+    ):
         refuse_beyond_host(2**60)
 
 

@@ -114,7 +114,7 @@ def test_a_forecast_leaves_a_page_with_everything(forecast_folder: Path) -> None
     for each in said:
         assert " ".join(each.split()) in shown
     assert shown.index(page.notes[0]) < shown.index(page.answer)
-    assert {figure.name for figure in page.figures} == {"curve", "rates", "spectrum", "candidates"}
+    assert {figure.name for figure in page.figures} == {"curve", "rates", "spectrum", "candidates", "label-budget"}
     assert len(seen.all("svg")) == len(page.figures)
     assert len(page.maps) == 2 and page.maps[0].title in shown
     rows = sum(len(table.rows) for table in page.tables)

@@ -199,7 +199,7 @@ def test_a_forecast_says_what_is_trained(found: ft.Forecast, tmp_path: Path, mon
 
     asked: dict[str, Any] = {}
 
-    def kept(recipe: Any, report: Any) -> Any:
+    def kept(recipe: Any, report: Any, workers: Any) -> Any:
         asked.update(method=recipe.method, training=recipe.training, data=recipe.data)
         return found.page
 

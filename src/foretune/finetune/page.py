@@ -87,7 +87,7 @@ def run_page(report: RunReport, folder: Path, about: tuple[Fact, ...] = (), *, k
         about=about,
         facts=facts,
         notes=(
-            *([f"{folder} already contains this run: these are its results."] if kept else []),
+            *([f"{folder} already contains this run: nothing was trained again."] if kept else []),
             *of["notes"],
         ),
         tables=(*tables, *(_curve(stage, metric) for stage in report.stages)),
