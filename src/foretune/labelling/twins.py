@@ -19,6 +19,8 @@ from foretune.labelling.rows import Row
 NEAR = 0.8
 _FEW = 4
 """Words below which texts of similar words say different things."""
+_AT_ONCE = 256
+"""Rows that are compared with all others at a time."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,18 @@ def contradicting_twins(rows: Sequence[Row]) -> tuple[Twins, ...]:
     ends = np.concatenate([[0], np.cumsum(counts)])
     flat = np.concatenate([np.array(each, dtype=int) for each in places]) if known else np.empty(0, dtype=int)
     words = scipy.sparse.csr_matrix((np.ones(len(flat)), flat, ends), shape=(len(rows), max(len(known), 1)))
-    shared = scipy.sparse.triu(words @ words.T, 1).tocoo()
+    numbers: dict[str | None, int] = {}
+    labels = np.array([numbers.setdefault(row.label, len(numbers)) for row in rows])
     found = []
-    for i, j, both in zip(shared.row, shared.col, shared.data, strict=True):
-        if rows[i].label == rows[j].label:
-            continue
-        same, similarity = texts[i] == texts[j], float(both / (counts[i] + counts[j] - both))
-        if same or (similarity >= NEAR and min(counts[i], counts[j]) >= _FEW):
-            found.append(Twins(rows[i], rows[j], same, similarity))
+    for start in range(0, len(rows), _AT_ONCE):
+        shared = (words[start : start + _AT_ONCE] @ words.T).tocoo()
+        first, second, both = shared.row + start, shared.col, shared.data
+        similarity = both / (counts[first] + counts[second] - both)
+        near = (first < second) & (labels[first] != labels[second]) & (similarity >= NEAR)
+        for i, j, alike in zip(first[near], second[near], similarity[near], strict=True):
+            same = texts[i] == texts[j]
+            if same or min(counts[i], counts[j]) >= _FEW:
+                found.append(Twins(rows[i], rows[j], same, float(alike)))
     return tuple(sorted(found, key=lambda pair: (-pair.same, -pair.similarity)))
 
 
