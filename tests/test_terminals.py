@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from typer.main import get_command
 
 import foretune
+from foretune.cli.app import app
 from foretune.naming import one_line, visible
 from foretune.page import Column, Table, short_count
 from foretune.pages import progress
@@ -26,6 +28,7 @@ from foretune.pages.progress import busy, progress_bar
 from tests.command_line import ENVIRONMENT
 from tests.conftest import WORDS, assert_refused, interruptible, run_cli, run_code
 
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 WIDTHS = (40, 80, 90, 100, 120, 200)
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?[kMB]?")
 COLUMNS = [
@@ -366,3 +369,15 @@ def test_a_plan_says_what_it_did_why_it_is_dear_and_what_to_do(width: int, llama
     assert "no kernel was computed" in shown and "2 outputs mean 2 backward passes" in shown
     for option in ("--k", "--layers", "--exclude-embeddings"):
         assert option in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_option_name_is_cut_at_80_columns(command: str) -> None:
+    shown = run_cli(command, "--help", env={"COLUMNS": "80"}).stdout
+    words = set(re.findall(r"--[a-z0-9-]+", shown))
+    found = COMMANDS[command]
+    names = {
+        name for option in found.params for name in (*option.opts, *option.secondary_opts) if name.startswith("--")
+    }
+    hidden = {name for option in found.params if getattr(option, "hidden", False) for name in option.opts}
+    assert names and names - hidden <= words
