@@ -37,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def keep(*runs: TrackedRun) -> None:
     track_folder().mkdir(parents=True, exist_ok=True)
     for number, run in enumerate(runs):
-        write_kept(track_folder() / f"{number:04}.json", asdict(run))
+        write_kept(track_folder() / f"{number:016}.json", asdict(run))
 
 
 def test_nothing_is_recorded_before_it_is_asked_for_and_clear_deletes_all(cache: Path) -> None:
@@ -52,6 +52,19 @@ def test_nothing_is_recorded_before_it_is_asked_for_and_clear_deletes_all(cache:
     assert clear_records() == 1 and not list(track_folder().glob("*"))
 
 
+def test_clear_leaves_what_is_not_a_record(cache: Path) -> None:
+    record_runs(wanted=True)
+    keep(RUN)
+    for name in ("backup.json", "notes.txt"):
+        (track_folder() / name).write_text("mine")
+    (track_folder() / f"{7:016}.json").mkdir()
+    assert clear_records() == 1 and recording_since() is None
+    assert {file.name for file in track_folder().iterdir()} == {"backup.json", "notes.txt", f"{7:016}.json"}
+    (track_folder() / "track.json").write_text("mine")
+    record_runs(wanted=False)
+    assert (track_folder() / "track.json").read_text() == "mine"
+
+
 def test_the_record_says_how_far_forecasts_were_off_and_what_an_interval_needs(cache: Path) -> None:
     runs = [replace(RUN, real=0.8 - 0.01 * (number % 5), when=f"2026-01-{number + 1:02}") for number in range(18)]
     missed = replace(RUN, real=0.6, when="2026-02-01")  # 0.1 is the half width: it needs 2
@@ -62,7 +75,7 @@ def test_the_record_says_how_far_forecasts_were_off_and_what_an_interval_needs(c
     offs = [0.01 * (number % 5) for number in range(18)] + [0.2]
     assert found.bias == pytest.approx(sum(offs) / 19)
     assert found.off == pytest.approx(math.sqrt(sum(each**2 for each in offs) / 19))
-    (track_folder() / "0003.json").unlink()
+    (track_folder() / f"{3:016}.json").unlink()
     assert math.isinf(track_record().factor)  # 18 runs promise nothing
     assert "19 runs are needed" in track_page(track_record()).facts[0].text
 
@@ -97,7 +110,7 @@ def test_an_announced_score_gets_the_interval_that_earlier_runs_needed(
     assert told["tracked"]["cases"] == 19
     low, high = told["tracked"]["low"], told["tracked"]["high"]
     assert f"By your 19 runs so far it is {low:.2f} to {high:.2f}" in " ".join(result.stdout.split())
-    (track_folder() / "0000.json").unlink()
+    (track_folder() / f"{0:016}.json").unlink()
     assert tracked_interval(score, "accuracy") is None  # 18 promise nothing
 
 
@@ -109,8 +122,8 @@ def test_calls_are_right_where_the_run_gains_as_called(cache: Path) -> None:
 
 def test_what_is_damaged_or_of_another_version_is_left_out(cache: Path) -> None:
     keep(RUN, RUN)
-    (track_folder() / "0001.json").write_text("{")
-    write_kept(track_folder() / "old.json", {"when": "2025"})
+    (track_folder() / f"{1:016}.json").write_text("{")
+    write_kept(track_folder() / f"{99:016}.json", {"when": "2025"})
     assert len(track_record().runs) == 1
 
 

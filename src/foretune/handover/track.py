@@ -10,6 +10,7 @@ run that is repeated is one record.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from foretune.store.kept import DamagedError, identity_hash, read_kept, write_ke
 from foretune.store.packages import cache_folder
 
 SWITCH = "track.json"
+_DIGITS = 16
+_RECORD = re.compile(rf"[0-9a-f]{{{_DIGITS}}}\.json")
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def record_runs(*, wanted: bool) -> None:
         if wanted and recording_since() is None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_kept(file, {"since": _now()})
-        elif not wanted:
+        elif not wanted and recording_since() is not None:
             file.unlink(missing_ok=True)
 
 
@@ -160,7 +163,7 @@ def record_run(forecast: Mapping[str, Any], run: RunReport) -> None:
         expected_loss=picked["adamw"]["expected_loss"],
         real_loss=min(line.validation_loss for line in run.stages[-1].history),
     )
-    name = identity_hash({"forecast": identity, "run": forecast["tune_options"]})[:16]
+    name = identity_hash({"forecast": identity, "run": forecast["tune_options"]})[:_DIGITS]
     file = track_folder() / f"{name}.json"
     with library_writes(file):
         write_kept(file, asdict(found))
@@ -208,7 +211,8 @@ def tracked_interval(score: Score, metric: str) -> ConformalInterval | None:
 
 
 def _records() -> list[Path]:
-    return [file for file in sorted(track_folder().glob("*.json")) if file.name != SWITCH]
+    """Files that are named as `record_run` names them; others that stand there are left alone."""
+    return [file for file in sorted(track_folder().glob("*.json")) if _RECORD.fullmatch(file.name) and file.is_file()]
 
 
 def _read(file: Path) -> dict[str, Any]:

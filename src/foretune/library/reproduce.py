@@ -14,7 +14,7 @@ from foretune.cli.reproduce import made_reproduction
 from foretune.errors import UsageError
 from foretune.library.calm import calm
 from foretune.library.given import groups_of, model_given, told
-from foretune.library.result import Result, frame
+from foretune.library.result import Result, frame, numbered
 from foretune.page import Cell, Estimate, Quantity, Repeats, Span
 from foretune.pages.folder import page_folder, write_page
 
@@ -51,10 +51,8 @@ class Reproduction(Result):
         Raises:
             UsageError: there is no such table.
         """
-        tables = self.page.tables
-        if not 0 <= number < len(tables):
-            raise UsageError(f"There is no table {number}: this result has {len(tables)}, counted from 0.")
-        headings = [column.heading for column in tables[number].columns]
+        table = numbered("table", self.page.tables, number)
+        headings = [column.heading for column in table.columns]
         return frame(
             [
                 {
@@ -62,7 +60,7 @@ class Reproduction(Result):
                     for heading, cell in zip(headings, row, strict=True)
                     for name, value in _named(heading, cell)
                 }
-                for row in tables[number].rows
+                for row in table.rows
             ]
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import foretune
 from foretune.cli.show import kept_page
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 _WIDTH = 80
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,7 @@ class Result:
         Raises:
             UsageError: there is no such figure.
         """
-        figures = self.page.figures
-        if not 0 <= number < len(figures):
-            raise UsageError(f"There is no figure {number}: this result has {len(figures)}, counted from 0.")
-        return Plot(figures[number])
+        return Plot(numbered("figure", self.page.figures, number))
 
     def to_frame(self) -> pandas.DataFrame:
         """The rows of the result as a table of pandas."""
@@ -141,6 +139,17 @@ class Result:
     def _repr_html_(self) -> str:
         """What a notebook shows: question, answer, notes and the tables that the screen has."""
         return fragment(self.page)
+
+
+def numbered(name: str, parts: Sequence[_Part], number: int) -> _Part:
+    """A table or figure of a result by its number, from 0.
+
+    Raises:
+        UsageError: there is no such one.
+    """
+    if not 0 <= number < len(parts):
+        raise UsageError(f"There is no {name} {number}: this result has {len(parts)}, counted from 0.")
+    return parts[number]
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:

@@ -83,7 +83,7 @@ def best_rule(cells: Sequence[Measured], measure: Measure) -> DataFreeRule | Non
 def rivals(
     cells: Sequence[Measured], measure: Measure, given: Float64[np.ndarray, "s k"] | None = None
 ) -> list[Ranking]:
-    """What is no score: the rules over other tasks, one epoch of all where all were evaluated in it, and every whole run.
+    """What stands beside the scores: rules over other tasks, one epoch of all if all were evaluated then, and whole runs.
 
     Args:
         cells, measure, given: see `validation.rankings.rankings`.

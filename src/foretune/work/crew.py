@@ -25,7 +25,7 @@ TRIES = 3
 _PAUSE = 0.5
 """Seconds between two looks at items that another command makes."""
 _START = -1
-"""The place of what is no item: a worker that starts."""
+"""The place of a worker that starts, which is not an item."""
 _PACKAGES = "site-packages/"
 
 

@@ -37,7 +37,7 @@ class _Kept:
 def _settle(opening: Opening) -> None:
     """Make a worker of this process."""
     _Kept.opening = opening
-    os.dup2(2, 1)  # what libraries print is no result
+    os.dup2(2, 1)  # what libraries print is not a result
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
