@@ -267,8 +267,8 @@ def test_a_forecast_after_a_warm_up_is_one_of_the_warmed_model_and_says_so() -> 
 
 def test_a_warm_up_is_counted_in_the_cost() -> None:
     stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
-    plain = forecast_cost(stages, 10, 4, 10, 3)
-    warmed = forecast_cost([*stages, Stage("warm-up", 5.0, 0, 0)], 10, 4, 10, 3)
+    plain = forecast_cost(stages, 0.1, 4, 10, 3)
+    warmed = forecast_cost([*stages, Stage("warm-up", 5.0, 0, 0)], 0.1, 4, 10, 3)
     assert (plain.warm_up, warmed.warm_up) == (0, 5)
     assert warmed.forecast == plain.forecast + 5
 
@@ -328,7 +328,7 @@ def test_the_table_has_the_recommended_candidate_and_linear_probing() -> None:
     stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
     console = PlainConsole(width=160, record=True, file=io.StringIO())
     seen = Seen("model on data", (), "accuracy", {"train": 24, "validation": 24, "test": 24})
-    print_page(console, forecast_page(found, forecast_cost(stages, 10, 4, 10, 3), stages, seen, {}), details=True)
+    print_page(console, forecast_page(found, forecast_cost(stages, 0.1, 4, 10, 3), stages, seen, {}), details=True)
     shown = " ".join(console.export_text().split())
     assert "head alone" in shown
     assert "+ beats linear probing beyond the spread" in shown

@@ -40,7 +40,8 @@ def announcing_pool(cell: Experiment, rank: int | None) -> Pool:
         cell: model and data.
         rank: of LoRA; None for full tuning.
     """
-    few = replace(cell, split=replace(cell.split, test=cell.split.test[:ANNOUNCED]), folder=None)
+    split = replace(cell.split, test=cell.split.test[:ANNOUNCED])
+    few = replace(cell, split=split, folder=None, known=cell.readings)
     if cell.folder is not None:
         few = few.kept_in(Inside(cell.folder / f"announced-{ANNOUNCED}"))
     kernels = few.kernels(pool_formulas(rank), blocks=pool_blocks(few, rank))

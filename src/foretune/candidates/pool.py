@@ -38,8 +38,8 @@ def pool_of(cell: Experiment, rank: int | None, grid: Sequence[Training] = ()) -
         rank: of LoRA; None for full tuning.
         grid: settings of the runs.
     """
-    count = cell.inputs.n_train + cell.inputs.n_validation
     sizes = parameter_sizes(cell.outputs)
-    kernels = cell.kernels(pool_formulas(rank), PARTS, pool_blocks(cell, rank))
+    kernels = cell.kernels(pool_formulas(rank), PARTS, pool_blocks(cell, rank))  # first: their pass reads the examples
+    count = cell.inputs.n_train + cell.inputs.n_validation
     inputs = replace(cell.inputs, **{name: getattr(cell.inputs, name)[:count] for name in ("y", "f0", "features")})
     return Pool.sized(kernels, inputs, sizes, grid=grid)

@@ -33,7 +33,7 @@ from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks
 from foretune.cli.worker_options import WorkerOptions
 from foretune.cli.workers import crew_for, source_of
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.experiment import EVALUATION, Experiment
 from foretune.experiment.folder import FORECAST
 from foretune.experiment.inputs import Inputs
 from foretune.experiment.page import kernel_descriptions
@@ -162,7 +162,7 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
     found.work.memory = run.memory
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
-    job = joint_job(found.outputs, *found.examples, chosen_blocks(recipe.blocks, found.outputs))
+    job = found.kernel_job(EVALUATION, chosen_blocks(recipe.blocks, found.outputs))
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
@@ -193,11 +193,11 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, workers: WorkerOptio
     run, settings = recipe.run, Settings(recipe.run.out, as_yaml("forecast", recipe.groups))
     if sketch is None:
         job.refuse_too_large(formulas, run.memory)
+    with crew_for(workers, source_of(recipe.model), found.outputs.lm) as found.work.crew:
+        kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
     inputs = inputs_of(found, errors)
     inputs = replace(inputs, warm_up=recipe.wanted.warm_up, warnings=(*inputs.warnings, *asked.able.notes))
     record = record_of(found, about(found, repeatable(recipe.groups)))
-    with crew_for(workers, source_of(recipe.model), found.outputs.lm) as found.work.crew:
-        kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
     if sketch is not None:
         off = _measured(found, kernels, formulas, recipe.blocks, errors)
         said = (sketch_reason(job, formulas, run.memory, sketch), *off)
@@ -226,7 +226,7 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
         labels = sample_labels(found)
     batch, steps = planned.batch_of(inputs.n_train), planned.steps_for(inputs.n_train)
     compared = len(result.comparison.candidates)
-    costs = forecast_cost(found.work.stages.finished, len(inputs.y), batch, steps, compared)
+    costs = forecast_cost(found.work.stages.finished, inputs.forward_seconds, batch, steps, compared)
     with busy(errors, "ask peft for the adapters"):
         then = onward(result, found, asked.able, recipe.model)
     descriptions = kernel_descriptions(kernels)

@@ -17,6 +17,7 @@ import numpy as np
 from foretune.errors import KernelFolderError, UsageError, nearest
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, folder_description
+from foretune.experiment.inputs import refuse_untested
 from foretune.experiment.items import AskedCell, CellJob
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
@@ -101,8 +102,10 @@ def kernels_with(
 
     Raises:
         UsageError: a folder holds another kernel.
+        DataError: there are no test examples.
         StorageError: the disk is full or the folder cannot be written.
     """
+    refuse_untested(experiment.split)
     folder, work = experiment.folder, experiment.work
 
     def made(where: Path | None, started: Callable[[], None]) -> Mapping[str, Blocked]:

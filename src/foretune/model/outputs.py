@@ -212,20 +212,29 @@ class Outputs:
 
     def logits_and_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
         """f(theta0, batch) and the pretrained features that the output layer reads, without a graph."""
+        with torch.no_grad():
+            return self.forward_with_features(batch)
+
+    def forward_with_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
+        """`forward`, and the pretrained features that the output layer reads; these without a graph."""
+        with self._running(batch):
+            parts = [self._with_features(part) for part in self._parts(batch)]
+        logits, features = zip(*parts, strict=True)
+        return (logits[0], features[0]) if len(parts) == 1 else (torch.cat(logits), torch.cat(features))
+
+    def _with_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
         read: list[Tensor] = []
         hidden: list[Tensor] = []
-        with self._running(batch):
-            handles = [
-                self.module.output_layer.register_forward_pre_hook(lambda _, args: read.append(args[0])),
-                self.module.body.register_forward_hook(lambda _, _args, out: hidden.append(out[0])),
-            ]
-            try:
-                with torch.no_grad():
-                    logits = self.module(batch)
-            finally:
-                for handle in handles:
-                    handle.remove()
-        return logits, picked((read or hidden)[0], batch["position"])
+        handles = [
+            self.module.output_layer.register_forward_pre_hook(lambda _, args: read.append(args[0])),
+            self.module.body.register_forward_hook(lambda _, _args, out: hidden.append(out[0])),
+        ]
+        try:
+            logits = self.module(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, picked((read or hidden)[0].detach(), batch["position"])
 
 
 def _outer(name: str) -> str:
