@@ -12,6 +12,7 @@ import foretune
 from foretune.candidates.adam import planned_run
 from foretune.candidates.candidate import formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
+from foretune.candidates.sketched import NOT_MEASURED, chosen_sketch, measured_error, sketch_reason
 from foretune.candidates.verdict import DECISIONS, EXIT_CODES, Decision
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
@@ -45,14 +46,12 @@ from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
-from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_for, sketch_reason
 from foretune.handover.files import refuse_foreign
 from foretune.handover.next_run import NextRun
 from foretune.handover.track import tracked_interval
-from foretune.kernels.compute import kernels_of
-from foretune.kernels.features import Blocked, TangentFeatures
+from foretune.kernels.features import Blocked
 from foretune.kernels.formula import Formula
-from foretune.kernels.job import Job, joint_job
+from foretune.kernels.job import Job
 from foretune.kernels.sketch import Sketch
 from foretune.labelling.section import sample_labels
 from foretune.page import Fact, Page
@@ -166,8 +165,7 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
-    sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
-    sketch = sketch_for(job, formulas, run.memory, on_disk=run.out is not None) if sketched else None
+    sketch = chosen_sketch(job, formulas, run.memory, wanted.features, on_disk=run.out is not None)
     planned = planned_run(len(found.split.train), wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
     return _AskedKernels(found, job, able, formulas, sketch, planned)
 
@@ -200,7 +198,7 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, workers: WorkerOptio
     record = record_of(found, about(found, repeatable(recipe.groups)))
     if sketch is not None:
         off = _measured(found, kernels, formulas, recipe.blocks, errors)
-        said = (sketch_reason(job, formulas, run.memory, sketch), *off)
+        said = (sketch_reason(job, formulas, run.memory, sketch), off)
         inputs = replace(inputs, warnings=(*inputs.warnings, *said))
     return _Computed(inputs, named(found, record, kernels), kernels)
 
@@ -269,17 +267,12 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
 
 def _measured(
     found: Experiment, kernels: Mapping[str, Blocked], formulas: list[Formula], blocks: BlockOptions, errors: Console
-) -> tuple[str, ...]:
+) -> str:
     """The error of the sketch on a few examples, in words."""
-    features = {label: each for label, each in kernels.items() if isinstance(each, TangentFeatures)}
-    n, v = sample_sizes(found.inputs)
-    if not v:
-        return ("How far the sketch is off was not measured: there are too many outputs, or no validation examples.",)
     names = chosen_blocks(blocks, found.outputs)
     with reported(found, SKETCH_ERROR, errors):
-        few = joint_job(found.outputs, found.split.train[:n], found.split.validation[:v], names)
-        exact = kernels_of(few, formulas, found.work.memory, progress=found.work.progress)
-        return (sketch_error(features, exact, found.inputs, parameter_sizes(found.outputs)).words,)
+        off = measured_error(found, kernels, formulas, found.inputs, names)
+    return NOT_MEASURED if off is None else off.words
 
 
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:

@@ -27,8 +27,11 @@ from foretune.finetune.training import Training
 from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.compute import kernels_of
+from foretune.kernels.feature_pass import tangent_features
+from foretune.kernels.features import TangentFeatures
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
+from foretune.kernels.sketch import Sketch
 from foretune.model.fingerprint import outputs_identity
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel, load_model
@@ -168,6 +171,24 @@ class Experiment:
         """Kernels by label: train x (train, then the examples of `parts`)."""
         job = self.kernel_job(parts, blocks)
         return kernels_of(job, formulas, self.work.memory, self.kernel_place(parts, blocks, job), self.work.progress)
+
+    def features(
+        self, formulas: Sequence[Formula], sketch: Sketch, parts: Sequence[str], blocks: Pattern | None = None
+    ) -> dict[str, TangentFeatures]:
+        """The same, sketched and held as features.
+
+        Args:
+            formulas, parts, blocks: see `kernels`.
+            sketch: makes the features.
+        """
+        job, work = self.kernel_job(parts, blocks), self.work
+        place = self.features_place(parts, blocks, job, sketch)
+        return tangent_features(job, formulas, sketch, work.memory, place, work.progress)
+
+    def features_place(self, parts: Sequence[str], blocks: Pattern | None, job: Job, sketch: Sketch) -> Path | None:
+        """Where `features` keeps them."""
+        place = self.kernel_place(parts, blocks, job)
+        return None if place is None else place / f"features-{identity_hash({'sketch': repr(sketch)})[:12]}"
 
     def kernel_job(self, parts: Sequence[str], blocks: Pattern | None = None) -> Job:
         """The examples and blocks of `kernels`; its pass keeps what the model says of them."""
