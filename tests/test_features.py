@@ -378,7 +378,7 @@ def test_solve_reads_every_label_says_that_it_is_sketched_and_refuses_what_needs
     assert list(solved(sketched_run, tmp_path / "all.json")) == ["sgd ridge", "lora-r2 ridge"]
     assert "Sketched, not exact: sgd, lora-r2. `foretune show" in " ".join(capsys.readouterr().out.split())
     assert "sgd svc" in solved(sketched_run, tmp_path / "svc.json", solver="svc,asymmetric")  # few rows: multiplied out
-    with pytest.raises(KernelFolderError, match="no finished kernel 'sdg'; it has sgd, lora-r2. Did you mean 'sgd'"):
+    with pytest.raises(KernelFolderError, match=r"no finished kernel 'sdg'; it has sgd, lora-r2\. Did you mean 'sgd'"):
         solved(sketched_run, tmp_path / "none.json", kernels="sdg")
     monkeypatch.setattr(solve, "DENSE", 0)
     with pytest.raises(UsageError, match=r"svc needs the kernel 'sgd' itself.*--solver ridge,logistic,published"):

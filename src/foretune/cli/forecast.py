@@ -193,7 +193,7 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, workers: WorkerOptio
         job.refuse_too_large(formulas, run.memory)
     with crew_for(workers, source_of(recipe.model), found.outputs.lm) as found.work.crew:
         kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
-    inputs = inputs_of(found, errors)
+    inputs = inputs_of(found, job, errors)
     inputs = replace(inputs, warm_up=recipe.wanted.warm_up, warnings=(*inputs.warnings, *asked.able.notes))
     record = record_of(found, about(found, repeatable(recipe.groups)))
     if sketch is not None:

@@ -76,7 +76,7 @@ def run_kernel(
     repeated = Settings(run.out, as_yaml("kernel", settings))
     with crew_for(workers, source_of(model), found.outputs.lm) as found.work.crew:
         kernels = shown_kernels(found, job, formulas, repeated, errors)
-    inputs = inputs_of(found, errors)
+    inputs = inputs_of(found, job, errors)
     if any(isinstance(each, LoRA) for each in formulas):
         inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
     record = named(found, record_of(found, about(found, repeatable(settings))), kernels)
