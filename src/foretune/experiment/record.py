@@ -118,8 +118,8 @@ def kernels_with(
     def made(where: Path | None, started: Callable[[], None]) -> Mapping[str, Blocked]:
         parts = None if work.crew is None else _in_parts(experiment, job, work.crew)
         if sketch is None:
-            tiles = None if parts is None or where is None else parts.tiles(where)
-            return kernels_of(job, formulas, work.memory, where, work.progress, started, tiles)
+            carry = None if parts is None or where is None else parts.kernels(where)
+            return kernels_of(job, formulas, work.memory, where, work.progress, started, carry)
         out = None if where is None else where / FEATURES_FOLDER
         chunks = None if parts is None or out is None else parts.chunks(formulas, sketch, out)
         return tangent_features(job, formulas, sketch, work.memory, out, work.progress, started, chunks)

@@ -197,7 +197,8 @@ def kept_candidates(cell: Experiment, rank: int | None, sketch: Sketch | None = 
 def _candidates_place(cell: Experiment, rank: int | None, sketch: Sketch | None) -> tuple[str, dict[str, object]]:
     """The name and the key of the candidates that are kept."""
     key = {"rank": rank, **determinants(len(cell.split.train) * cell.outputs.n_outputs), **sketch_key(sketch)}
-    return f"candidates-{'full' if rank is None else f'r{rank}'}", key
+    method = "full" if rank is None else f"r{rank}"
+    return f"candidates-{method}{'' if sketch is None else '-sketched'}", key
 
 
 def _compared(kept: Mapping[str, Any], rank: int | None) -> list[Candidate]:

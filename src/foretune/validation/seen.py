@@ -96,10 +96,11 @@ class KeptEvidence:
         asked = {
             "methods": [repr(candidate.tuning) for candidate in self.chosen],
             "grid": [repr(point) for point in self.grid],
+            **sketch_key(self.sketch),
         }
         name = warmed_name(name, self.warm_up)
         file = f"{name.replace(',', '').replace(' ', '-')}-{identity_hash(asked)[:12]}"
         rows = len(self.cell.split.train) * self.cell.outputs.n_outputs
         warm_up = {"warm_up": repr(warm_up_training(self.warm_up))} if self.warm_up else {}
-        key = {**asked, **determinants(rows), **warm_up, **sketch_key(self.sketch), **rests_on, "name": name}
+        key = {**asked, **determinants(rows), **warm_up, **rests_on, "name": name}
         return self.cell.value(file, key, lambda: {"values": of()})["values"]
