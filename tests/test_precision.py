@@ -96,7 +96,7 @@ class Wrapped(torch.Tensor):
     """As torchao wraps its weights."""
 
     @staticmethod
-    def __new__(cls, inner: torch.Tensor) -> Wrapped:
+    def __new__(cls, inner: torch.Tensor) -> Wrapped:  # noqa: D102
         return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=torch.float32)
 
     def __init__(self, inner: torch.Tensor) -> None:
