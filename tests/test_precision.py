@@ -79,6 +79,8 @@ def test_a_model_that_is_not_in_memory_is_refused_by_name() -> None:
     accelerate.cpu_offload(module)
     with pytest.raises(ModelError, match=r"\d+ of \d+ weights of .* are not in memory.*device_map=\{'': 0\}"):
         live_model(module, tokenizer())
+    with pytest.raises(ModelError, match="are not in memory"):
+        ft.HeadLogits(ft.LanguageModel(module, tokenizer(), "mine", None, "encoder"), 2)
 
 
 def test_a_model_on_several_devices_is_refused_by_name() -> None:

@@ -23,6 +23,7 @@ from foretune.model.bypassed import bypassed
 from foretune.model.encoding import Accepted, Batch, Encoded, PlainEncoder, padded
 from foretune.model.load import LanguageModel
 from foretune.model.parameters import ParameterFilter, holds_outputs_in_columns, parameter_kind
+from foretune.model.placement import refuse_packed, refuse_scattered
 from foretune.model.sharing import shared_copy
 from foretune.shapes import Float
 from foretune.text.example import Example, as_examples
@@ -307,7 +308,13 @@ def picked(tensor: Float[Tensor, "n t k"], position: Tensor) -> Float[Tensor, "n
 
 
 def answering_copy(lm: LanguageModel) -> Any:
-    """A copy of the model on the same weights, experts written as loops over plain linear layers."""
+    """A copy of the model on the same weights, experts written as loops over plain linear layers.
+
+    Raises:
+        ModelError: its weights are not all on one device, or are packed so that they cannot be read.
+    """
+    refuse_scattered(lm.name, lm.module)
+    refuse_packed(lm.name, lm.module)
     model: Any = shared_copy(lm.module)
     inner = base_of(model)
     if hasattr(inner, "set_experts_implementation"):
