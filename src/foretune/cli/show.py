@@ -105,6 +105,6 @@ def _kernels(folder: Path) -> Page:
     """The page of a folder of kernels, from its record."""
     record, _ = read_record(folder)
     kept = KeptKernels(folder, record)
-    kernels = {label: kept.read(label) for label in record.labels}
+    kernels = {label: kept.read(label) for label in record.kernel_labels}
     data = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=())
     return kernel_page(kernels, folder, kept_reading(record.about), (), data)

@@ -50,7 +50,7 @@ def run_solve(solver: SolverOptions, report: ReportOptions) -> None:
     record, version = read_record(folder)
     kept = KeptKernels(folder, record)
     choose = Validation() if solver.choose == "validation" else _folds(record)
-    labels = [label for label in record.labels if not label.endswith(_REVERSED)]
+    labels = [label for label in record.kernel_labels if not label.endswith(_REVERSED)]
     if solver.kernels is not None:
         labels = list(listed(solver, "kernels"))
     work = [(label, name) for label in labels for name in _solvers(record, label, names)]

@@ -67,7 +67,7 @@ class Record:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def labels(self) -> list[str]:
+    def kernel_labels(self) -> list[str]:
         """The labels of all kernels; one that is there both ways counts once."""
         return list(dict.fromkeys([*self.kernels, *self.features]))
 
@@ -217,10 +217,10 @@ class KeptKernels:
             StorageError: it is damaged.
         """
         record = self.record
-        if label not in record.labels:
-            known = ", ".join(record.labels) or "none"
+        if label not in record.kernel_labels:
+            known = ", ".join(record.kernel_labels) or "none"
             raise KernelFolderError(
-                f"{self.folder} has no finished kernel {label!r}; it has {known}.{nearest(label, record.labels)}"
+                f"{self.folder} has no finished kernel {label!r}; it has {known}.{nearest(label, record.kernel_labels)}"
             )
         if label not in record.kernels:
             kernel = self._features.get(label)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from foretune.progress import Progress
 from foretune.store.lock import held
 
 
+@runtime_checkable
 class Carry(Protocol):
     """Has parts of kernels made that share a plan, each in its formula's folder."""
 
