@@ -52,6 +52,7 @@ from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.forecasting.page import Seen, forecast_page
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
+from foretune.model.readings import Readings
 from foretune.pages.console import PlainConsole
 from foretune.pages.terminal import print_page
 from foretune.progress import Stage
@@ -235,7 +236,7 @@ def few_shot(rows: list[dict[str, str]]) -> Any:
 
 
 def forecast_of(outputs: Any, split: Any, warm_up: int = 0) -> PoolForecast:
-    inputs = replace(forecast_inputs(outputs, TASK, split), warm_up=warm_up)
+    inputs = replace(forecast_inputs(Readings(outputs), TASK, split), warm_up=warm_up)
     job = ft.joint_job(outputs, split.train, [*split.validation, *split.test])
     kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
     return pool_forecast(Pool(kernels, inputs, parameter_sizes(outputs), QUICK))

@@ -152,12 +152,11 @@ class Experiment:
         """Labels, pretrained outputs and features of all examples; after kernels the model runs on no example again."""
         report = self.work.progress or (lambda *_: None)
         return forecast_inputs(
-            self.outputs,
+            self.readings,
             self.task,
             self.split,
-            done=lambda done, total: report("pretrained outputs", done, total),
-            known=self.readings,
-            file=self._below(SEEN),
+            lambda done, total: report("pretrained outputs", done, total),
+            self._below(SEEN),
         )
 
     @property

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from foretune.errors import DataError
-from foretune.experiment.seen import Seen, kept_seen
+from foretune.experiment.seen import SeenOutputs, kept_seen
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
-from foretune.model.outputs import Outputs
 from foretune.model.readings import Readings
 from foretune.shapes import Float64, Int
 from foretune.text.example import Example
@@ -74,23 +73,19 @@ class Inputs:
 
 
 def forecast_inputs(
-    outputs: Outputs,
+    known: Readings,
     task: Task,
     split: Split,
-    batch: int | None = None,
     done: Callable[[int, int], None] = lambda *_: None,
-    known: Readings | None = None,
     file: Path | None = None,
 ) -> Inputs:
     """What the model says of a split; it runs forward over what nobody has read before.
 
     Args:
-        outputs: the model as a function.
+        known: what the model has said before, and what it says now.
         task: labels and metric.
         split: few-shot data.
-        batch: examples per forward pass; as many as suit the device when left out.
         done: called with the number of examples finished and of all.
-        known: what the model has said before.
         file: keeps outputs and features, and is read where it is there.
 
     Raises:
@@ -98,9 +93,8 @@ def forecast_inputs(
         StorageError: the file is damaged or cannot be written.
     """
     refuse_untested(split)
-    examples = [*split.train, *split.validation, *split.test]
-    known = known or Readings(outputs)
-    found = kept_seen(file, lambda: _seen(known, examples, batch, done))
+    examples, outputs = [*split.train, *split.validation, *split.test], known.outputs
+    found = kept_seen(file, lambda: _seen(known, examples, done))
     return Inputs(
         y=np.array(task.targets(examples)),
         f0=found.outputs,
@@ -128,6 +122,6 @@ def refuse_untested(split: Split) -> None:
         )
 
 
-def _seen(known: Readings, examples: list[Example], batch: int | None, done: Callable[[int, int], None]) -> Seen:
-    found = outputs_and_features(known.outputs, examples, batch, done, known)
-    return Seen(found.outputs, found.features, found.notes, known.forward_seconds)
+def _seen(known: Readings, examples: list[Example], done: Callable[[int, int], None]) -> SeenOutputs:
+    found = outputs_and_features(known.outputs, examples, done=done, known=known)
+    return SeenOutputs(found.outputs, found.features, found.notes, known.forward_seconds)

@@ -15,7 +15,7 @@ from foretune.store.tensors import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenOutputs:
     """Outputs and features of examples in one order.
 
     Attributes:
@@ -31,7 +31,7 @@ class Seen:
     forward_seconds: float
 
 
-def kept_seen(file: Path | None, made: Callable[[], Seen]) -> Seen:
+def kept_seen(file: Path | None, made: Callable[[], SeenOutputs]) -> SeenOutputs:
     """What is kept in a file, or what is made now and kept there.
 
     Args:
@@ -51,4 +51,4 @@ def kept_seen(file: Path | None, made: Callable[[], Seen]) -> Seen:
         write_tensors(file, {**written, "notes": notes, "forward_seconds": seconds})
     kept = EXPERIMENT.whole(file.parent, lambda: read_tensors(file))
     notes = tuple(filter(None, bytes(kept["notes"].tolist()).decode().split("\n")))
-    return Seen(kept["outputs"].numpy(), kept["features"].numpy(), notes, float(kept["forward_seconds"]))
+    return SeenOutputs(kept["outputs"].numpy(), kept["features"].numpy(), notes, float(kept["forward_seconds"]))
