@@ -37,13 +37,13 @@ from foretune.analysis.label_regression import label_regression
 from foretune.analysis.rank_statistics import rank_correlation
 from foretune.candidates.candidate import formulas_for, named_candidates, parameter_sizes
 from foretune.candidates.evidence import Pool
+from foretune.candidates.sketched import sketch_for
 from foretune.experiment.data import drawn
 from foretune.experiment.experiment import Experiment, load_experiment
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import DataSource, Question, Setting
 from foretune.finetune.lora_config import adaptable
 from foretune.forecasting.forecast import PoolForecast, pool_forecast
-from foretune.forecasting.sketched import sketch_for
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.feature_pass import tangent_features
 from foretune.kernels.job import Job, joint_job

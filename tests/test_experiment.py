@@ -8,12 +8,18 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import foretune as ft
+from foretune.cli import forecast
+from foretune.cli.forecast import run_forecast
+from foretune.cli.forecast_options import ForecastOptions
+from foretune.cli.options import BlockOptions, DataOptions, ModelOptions, OutputOptions, ReportOptions, RunOptions
+from foretune.cli.worker_options import WorkerOptions
 from foretune.errors import DataError, StorageError, UsageError
 from foretune.experiment import experiment as module
 from foretune.experiment.experiment import Experiment, Work, load_experiment
@@ -24,6 +30,7 @@ from foretune.finetune.methods import LinearProbing
 from foretune.finetune.training import Training
 from foretune.kernels.sgd import SGD
 from foretune.model.load import load_model
+from foretune.model.outputs import Outputs
 from foretune.store.kept import write_kept
 from tests.conftest import assert_refused, many_rows, run_cli, write_jsonl
 
@@ -228,6 +235,69 @@ def test_work_is_told_of_and_no_number_depends_on_it(lm: Any) -> None:
     assert "kernel blocks" in told
     assert [stage.name for stage in work.stages.finished] == ["read the data", "load the model", "prompt or head"]
     assert found.identity == load_experiment(setting(ROWS), lm).identity
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[int, ...]]:
+    """The tokens of an example -> how often it went forward through a model."""
+    found: Counter[tuple[int, ...]] = Counter()
+    parts = Outputs._parts
+
+    def counted(self: Outputs, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        lengths = batch["attention_mask"].sum(1).tolist()
+        found.update(tuple(ids[:n]) for ids, n in zip(batch["input_ids"].tolist(), lengths, strict=True))
+        return parts(self, batch)
+
+    monkeypatch.setattr(Outputs, "_parts", counted)
+    return found
+
+
+class ComputedError(Exception):
+    """The model has done its part."""
+
+
+ONCE = {"head": ("bert-encoder", None, 2), "words": ("llama-causal", "negative=terrible,positive=great", 1)}
+"""Of what answers: model, options, and how often a training example goes forward: the head is fitted before the kernel."""
+
+
+@pytest.mark.parametrize("features", ["exact", "sketched"])
+@pytest.mark.parametrize("answer", ONCE)
+def test_an_example_goes_through_the_model_once_for_outputs_features_and_kernel(
+    answer: str,
+    features: Literal["exact", "sketched"],
+    model_folder,
+    file: Path,
+    tmp_path: Path,
+    passed: Counter[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    family, words, times = ONCE[answer]
+    model, n = str(model_folder(family)), 16
+    blocks = "encoder.layer.0.attention.self.*,head.*" if answer == "head" else "*layers.0.self_attn.*"
+
+    def computed() -> None:
+        with pytest.raises(ComputedError):
+            run_forecast(
+                ModelOptions(model),
+                DataOptions(str(file), k=n // 2, test=20),
+                OutputOptions(words=words),
+                BlockOptions(blocks=blocks),
+                ForecastOptions(rank="1", features=features),
+                RunOptions(out=tmp_path / "run"),
+                WorkerOptions(),
+                ReportOptions(quiet=True),
+            )
+
+    monkeypatch.setattr(forecast, "pool_forecast", Mock(side_effect=ComputedError))
+    computed()
+    measured = {"exact": 8, "sketched": 24 + 2 * n}[
+        features
+    ]  # memory, padding, the law on a few; the sketch on all of 2 n
+    usual = len(passed) + (times - 1) * 2 * n
+    assert usual <= sum(passed.values()) <= usual + measured
+    passed.clear()
+    computed()
+    assert sum(passed.values()) <= measured  # what is kept is read
 
 
 def test_a_warmed_experiment_is_one_inside_the_first(lm: Any, tmp_path: Path) -> None:

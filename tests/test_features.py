@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,23 +19,30 @@ from foretune.analysis.label_regression import label_regression
 from foretune.analysis.solvers import joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import largest_eigenvalue, spectrum
 from foretune.analysis.transferability import kernel_target_alignment
+from foretune.candidates import joint
 from foretune.candidates.candidate import formulas_for, parameter_sizes
 from foretune.candidates.comparison import comparison
 from foretune.candidates.effort import Effort
 from foretune.candidates.evidence import Pool
 from foretune.candidates.risk import relative_risk, relative_risk_alone
-from foretune.errors import UsageError
+from foretune.candidates.sketched import FINE, sketch_for
+from foretune.cli import solve
+from foretune.cli.options import ReportOptions
+from foretune.cli.solve import run_solve
+from foretune.cli.solve_options import SolverOptions
+from foretune.errors import KernelFolderError, UsageError
 from foretune.experiment.inputs import Inputs
-from foretune.forecasting.sketched import FINE, sketch_for
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.source import GradientSource
 from foretune.kernels import feature_pass
+from foretune.kernels.feature_folder import read_features
 from foretune.kernels.feature_pass import bytes_of_example, tangent_features
 from foretune.kernels.memory_plan import Footprint, Sizes, one_pass_batch, tile_plan
 from foretune.kernels.sketch import Sketch
+from foretune.store.kept import write_kept
 from foretune.text.example import as_examples
 from tests.cases import ROWS, language_model, outputs_of
-from tests.conftest import family, run_cli
+from tests.conftest import assert_refused, assert_valid, family, many_rows, run_cli, write_jsonl
 
 EXAMPLES = as_examples(ROWS)
 N = 4
@@ -284,8 +293,6 @@ def test_a_forecast_from_features_is_that_of_exact_kernels() -> None:
 
 
 def test_evidence_in_the_primal_is_that_of_the_array(monkeypatch) -> None:
-    from foretune.candidates import joint
-
     outputs = outputs_of(language_model(family("bert-encoder")), head=True)
     job = job_of(outputs)
     kernels = tangent_features(job, formulas_of(job), Sketch(16))
@@ -325,8 +332,93 @@ def test_the_command_says_that_kernels_are_sketched_and_how_far_they_are_off(
     assert "Kernels are sketched, 1024 numbers for each block, output and example." in said
     assert "On 8 x 16 examples the sketched kernel is off by" in said
     assert sorted(file.name for file in (tmp_path / "run" / "kernels").iterdir()) == ["features"]
-    refused = run_cli("solve", tmp_path / "run")
-    assert refused.returncode == 1 and "has features instead of kernels" in " ".join(refused.stderr.split())
+
+
+@pytest.fixture(scope="module")
+def sketched_run(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a forecast from features that keep every number of a block, and of exact kernels of the same rows."""
+    folder = tmp_path_factory.mktemp("solved")
+    write_jsonl(folder / "rows.jsonl", many_rows())
+    options = ("--k", 6, "--test", 12, "--blocks", "encoder.layer.0.*,head.*")
+    made = run_cli("forecast", bert_folder, folder / "rows.jsonl", *options, "--rank", 2, "--features", "sketched",
+                   "--out", folder / "run")  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    exact = run_cli("kernel", bert_folder, folder / "rows.jsonl", *options, "--out", folder / "exact")
+    assert exact.returncode == 0, exact.stderr
+    return folder / "run"
+
+
+def solved(folder: Path, file: Path, **options: str) -> dict[str, dict]:
+    """What `solve` says of each kernel and solver of a folder."""
+    run_solve(SolverOptions(folder, **options), ReportOptions(json=file, quiet=True))
+    found = json.loads(file.read_text())
+    assert_valid("solve", found)
+    return {f"{each['kernel']} {each['solver']}": each for each in found["solutions"]}
+
+
+@pytest.mark.parametrize("dense", [1024, 0], ids=["multiplied out", "primal"])
+@pytest.mark.parametrize("choose", ["validation", "cv"])
+def test_solvers_say_the_same_of_features_and_of_exact_kernels(
+    dense: int, choose: str, sketched_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joint, "DENSE", dense)
+    options = {"solver": "ridge,logistic", "choose": choose, "kernels": "sgd", "select": "*.weight"}
+    found = solved(sketched_run, tmp_path / "features.json", **options)
+    exact = solved(sketched_run.with_name("exact"), tmp_path / "exact.json", **options)
+    assert list(found) == list(exact) == ["sgd ridge", "sgd logistic"]
+    for name, each in found.items():
+        losses = [[point["validation_loss"] for point in one["solution"]["grid"]] for one in (each, exact[name])]
+        np.testing.assert_allclose(*losses, rtol=0.05, atol=1e-3)
+        probabilities = [one["solution"]["probabilities"] for one in (each, exact[name])]
+        np.testing.assert_allclose(*probabilities, atol=0.05)
+
+
+def test_solve_reads_every_label_says_that_it_is_sketched_and_refuses_what_needs_the_whole_kernel(
+    sketched_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert list(solved(sketched_run, tmp_path / "all.json")) == ["sgd ridge", "lora-r2 ridge"]
+    assert "Sketched, not exact: sgd, lora-r2. `foretune show" in " ".join(capsys.readouterr().out.split())
+    assert "sgd svc" in solved(sketched_run, tmp_path / "svc.json", solver="svc,asymmetric")  # few rows: multiplied out
+    with pytest.raises(KernelFolderError, match=r"no finished kernel 'sdg'; it has sgd, lora-r2\. Did you mean 'sgd'"):
+        solved(sketched_run, tmp_path / "none.json", kernels="sdg")
+    monkeypatch.setattr(solve, "DENSE", 0)
+    with pytest.raises(UsageError, match=r"svc needs the kernel 'sgd' itself.*--solver ridge,logistic,published"):
+        solved(sketched_run, tmp_path / "never.json", solver="ridge,svc")
+    assert not (tmp_path / "never.json").exists()
+
+
+def test_show_prints_what_a_feature_folder_holds(sketched_run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(sketched_run, copied)
+    shown = run_cli("show", copied / "kernels" / "features", env={"COLUMNS": "160"})
+    assert shown.returncode == 0, shown.stderr
+    said = " ".join(shown.stdout.split())
+    assert "2 kernels" in said and "sgd, lora-r2" in said and "numbers for an example and output" in said
+    (copied / "forecast.json").unlink()
+    assert run_cli("show", copied, env={"COLUMNS": "160"}).stdout.count("numbers for an example") == 2
+    (copied / "kernels" / "features" / "chunks" / "0-36.npy").write_bytes(b"nothing")
+    assert_refused(run_cli("show", copied), 1, "0-36.npy is damaged", "repeat the command that made it")
+
+
+def test_features_are_read_back_as_they_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    monkeypatch.setattr(feature_pass, "CHUNK", 4)
+    made = tangent_features(job_of(outputs), formulas_of(job_of(outputs)), Sketch(8), out=tmp_path / "f")
+    found = read_features(tmp_path / "f")
+    assert list(found) == list(made)
+    for label, features in made.items():
+        assert found[label].shape == features.shape and found[label].description == json.loads(
+            json.dumps(features.description)
+        )
+        for (number, first), (other, second) in zip(
+            found[label].of(features.names), features.of(features.names), strict=True
+        ):
+            assert number == other and np.array_equal(first, second)
+    begun = json.loads((tmp_path / "f" / "features.json").read_text())
+    del begun["direct"], begun["checksum"]
+    write_kept(tmp_path / "f" / "features.json", begun)
+    with pytest.raises(KernelFolderError, match="unfinished"):
+        read_features(tmp_path / "f")
 
 
 @pytest.mark.parametrize("size", [3, 200])

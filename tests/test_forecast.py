@@ -280,8 +280,8 @@ def test_the_advice_promises_nothing_about_the_regime() -> None:
 def test_the_cost_of_training_is_three_forward_passes_a_step() -> None:
     stages = [Stage(name, seconds, 0, 0) for name, seconds in (("pretrained outputs", 8.0), ("kernel", 20.0))]
     with pytest.raises(UsageError, match="'forecast'"):
-        forecast_cost(stages, 80, 16, 100, 5)
-    found = forecast_cost([*stages, Stage("forecast", 2.0, 0, 0)], examples=80, batch=16, steps=100, candidates=5)
+        forecast_cost(stages, 0.1, 16, 100, 5)
+    found = forecast_cost([*stages, Stage("forecast", 2.0, 0, 0)], forward=0.1, batch=16, steps=100, candidates=5)
     assert found.forecast == 30
     assert found.run == pytest.approx(3 * 0.1 * 16 * 100)
     assert found.comparison == pytest.approx(found.run * found.runs)

@@ -52,6 +52,7 @@ from foretune.forecasting.forecast import PoolForecast, pool_forecast
 from foretune.forecasting.page import Seen, forecast_page
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.lora import LoRA
+from foretune.model.readings import Readings
 from foretune.pages.console import PlainConsole
 from foretune.pages.terminal import print_page
 from foretune.progress import Stage
@@ -235,7 +236,7 @@ def few_shot(rows: list[dict[str, str]]) -> Any:
 
 
 def forecast_of(outputs: Any, split: Any, warm_up: int = 0) -> PoolForecast:
-    inputs = replace(forecast_inputs(outputs, TASK, split), warm_up=warm_up)
+    inputs = replace(forecast_inputs(Readings(outputs), TASK, split), warm_up=warm_up)
     job = ft.joint_job(outputs, split.train, [*split.validation, *split.test])
     kernels = ft.kernels_of(job, formulas_for(job.kinds, ranks=(2,)))
     return pool_forecast(Pool(kernels, inputs, parameter_sizes(outputs), QUICK))
@@ -267,8 +268,8 @@ def test_a_forecast_after_a_warm_up_is_one_of_the_warmed_model_and_says_so() -> 
 
 def test_a_warm_up_is_counted_in_the_cost() -> None:
     stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
-    plain = forecast_cost(stages, 10, 4, 10, 3)
-    warmed = forecast_cost([*stages, Stage("warm-up", 5.0, 0, 0)], 10, 4, 10, 3)
+    plain = forecast_cost(stages, 0.1, 4, 10, 3)
+    warmed = forecast_cost([*stages, Stage("warm-up", 5.0, 0, 0)], 0.1, 4, 10, 3)
     assert (plain.warm_up, warmed.warm_up) == (0, 5)
     assert warmed.forecast == plain.forecast + 5
 
@@ -328,7 +329,7 @@ def test_the_table_has_the_recommended_candidate_and_linear_probing() -> None:
     stages = [Stage(name, 1.0, 0, 0) for name in ("pretrained outputs", "kernel", "forecast")]
     console = PlainConsole(width=160, record=True, file=io.StringIO())
     seen = Seen("model on data", (), "accuracy", {"train": 24, "validation": 24, "test": 24})
-    print_page(console, forecast_page(found, forecast_cost(stages, 10, 4, 10, 3), stages, seen, {}), details=True)
+    print_page(console, forecast_page(found, forecast_cost(stages, 0.1, 4, 10, 3), stages, seen, {}), details=True)
     shown = " ".join(console.export_text().split())
     assert "head alone" in shown
     assert "+ beats linear probing beyond the spread" in shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from foretune.model.head import HeadLogits
 from foretune.validation.data import validation_data
 from foretune.validation.items import carry_out_validation
 from foretune.validation.page import curve_distance, validation_page
+from foretune.validation.plan import validation_plan
 from foretune.validation.rankings import EXHAUSTIVE, LOSS, SCORE, exhaustive_search, rankings
 from foretune.validation.rivals import ONE_EPOCH
 from foretune.validation.runs import (
@@ -48,6 +50,7 @@ from foretune.validation.runs import (
     common_labels,
     measured_candidates,
 )
+from foretune.validation.seen import KeptEvidence
 from foretune.validation.stopped import stopped_runs
 from foretune.work.here import ThisProcess
 from tests.cases import ROWS, language_model
@@ -220,6 +223,27 @@ def test_validate_runs_the_candidates_that_a_forecast_of_the_same_kernels_ranks(
     asked = {item.key for item in candidates_of(cell, 2)}
     ranked = {item.key for item in pool_of(cell, 2).candidates if item.rank == 2}
     assert asked == ranked and any(item.kind == "greedy" for item in candidates_of(cell, 2))
+
+
+def test_candidates_have_the_scores_of_exact_kernels_where_they_are_scored_from_features(
+    study: ValidationStudy, cells: list[Measured]
+) -> None:
+    cell, sketched = study.cell("mr", 13), replace(study, features="sketched")
+    sketch = sketched.sketch(cell)
+    tight = replace(study, memory="40KiB")
+    assert sketch is not None and study.sketch(cell) is None and tight.sketch(tight.cell("mr", 13)) == sketch
+    known = {item.label: item for item in candidates_of(cell, 2, sketch)}
+    assert set(cells[0].names) <= set(known)
+    seen = KeptEvidence(cell, [known[label] for label in cells[0].names], study.grid, sketch=sketch)
+    for name, values in seen.scores(SCORES).items():
+        assert values == pytest.approx(cells[0].scores[name], rel=0.02, abs=1e-3), name
+    assert not cells[0].sketched
+    assert re.match(r"Kernels are sketched, 1024 .* example\. On 8 x 16 examples .* is off by 0\.\d%", seen.sketched)
+    again = replace(seen, cell=study.cell("mr", 13))
+    assert again.scores(SCORES) == seen.scores(SCORES) and "pool" not in vars(again)
+    assert validation_plan(sketched).cells[0].kernels == 0 < validation_plan(sketched).cells[1].kernels
+    page = validation_page(validation_data([replace(cells[0], sketched=seen.sketched)], {}), study)
+    assert f"mr, seed 13: {seen.sketched}" in page.notes
 
 
 def test_evidence_adds_up_to_what_the_method_trains(study: ValidationStudy, cells: list[Measured]) -> None:

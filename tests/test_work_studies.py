@@ -35,7 +35,7 @@ from foretune.work.processes import LocalProcesses
 from tests.conftest import many_rows, write_jsonl
 from tests.work_items import ray_of_two_nodes
 
-FORMULAS = [ft.SGD(), ft.LoRA(2), ft.SignGD()]
+FORMULAS = [ft.SGD(), ft.LoRA(2), ft.SignGD(), ft.Kronecker(8)]
 TUNED = LoRATuning(2)
 GRID = [Training(AdamWOptimiser(rate), batch_size=4, steps=3, evaluate_every=2) for rate in (1e-3, 1e-2, 1e-1)] + [
     Training(SGDOptimiser(1e20), batch_size=4, steps=3, evaluate_every=2)

@@ -8,11 +8,12 @@ from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import Candidate, parameter_sizes
 from foretune.candidates.comparison import criterion_of
 from foretune.candidates.evidence import Pool
-from foretune.candidates.pool import pool_blocks, pool_formulas
+from foretune.candidates.pool import pool_kernels
 from foretune.candidates.prediction import prediction
 from foretune.candidates.verdict import DECISIONS, Decision, verdict
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.experiment import EVALUATION, Experiment
 from foretune.experiment.folder import Inside
+from foretune.kernels.sketch import Sketch
 
 ANNOUNCED = 64
 """Test examples that are read for it, as `foretune forecast` does."""
@@ -33,17 +34,19 @@ class Announced:
     decision: Decision
 
 
-def announcing_pool(cell: Experiment, rank: int | None) -> Pool:
+def announcing_pool(cell: Experiment, rank: int | None, sketch: Sketch | None = None) -> Pool:
     """The pool of a cell with its first `ANNOUNCED` test examples, in a folder inside that of the cell.
 
     Args:
         cell: model and data.
         rank: of LoRA; None for full tuning.
+        sketch: how kernels are sketched; None for exact ones.
     """
-    few = replace(cell, split=replace(cell.split, test=cell.split.test[:ANNOUNCED]), folder=None)
+    split = replace(cell.split, test=cell.split.test[:ANNOUNCED])
+    few = replace(cell, split=split, folder=None, known=cell.readings)
     if cell.folder is not None:
         few = few.kept_in(Inside(cell.folder / f"announced-{ANNOUNCED}"))
-    kernels = few.kernels(pool_formulas(rank), blocks=pool_blocks(few, rank))
+    kernels = pool_kernels(few, rank, sketch, EVALUATION)
     return Pool.sized(kernels, few.inputs, parameter_sizes(few.outputs))
 
 

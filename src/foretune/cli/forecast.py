@@ -12,6 +12,7 @@ import foretune
 from foretune.candidates.adam import planned_run
 from foretune.candidates.candidate import formulas_for, kernel_label, parameter_sizes
 from foretune.candidates.evidence import Pool
+from foretune.candidates.sketched import NOT_MEASURED, chosen_sketch, measured_error, sketch_reason
 from foretune.candidates.verdict import DECISIONS, EXIT_CODES, Decision
 from foretune.cli.beside import real_runs
 from foretune.cli.deliver import deliver, keep_report
@@ -33,7 +34,7 @@ from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks
 from foretune.cli.worker_options import WorkerOptions
 from foretune.cli.workers import crew_for, source_of
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.experiment import EVALUATION, Experiment
 from foretune.experiment.folder import FORECAST
 from foretune.experiment.inputs import Inputs
 from foretune.experiment.page import kernel_descriptions
@@ -45,14 +46,12 @@ from foretune.forecasting.cost import SKETCH_ERROR, WARM_UP, forecast_cost
 from foretune.forecasting.figures import with_real_runs
 from foretune.forecasting.forecast import pool_forecast
 from foretune.forecasting.page import ForecastData, Seen, forecast_page
-from foretune.forecasting.sketched import needs_sketch, sample_sizes, sketch_error, sketch_for, sketch_reason
 from foretune.handover.files import refuse_foreign
 from foretune.handover.next_run import NextRun
 from foretune.handover.track import tracked_interval
-from foretune.kernels.compute import kernels_of
-from foretune.kernels.features import Blocked, TangentFeatures
+from foretune.kernels.features import Blocked
 from foretune.kernels.formula import Formula
-from foretune.kernels.job import Job, joint_job
+from foretune.kernels.job import Job
 from foretune.kernels.sketch import Sketch
 from foretune.labelling.section import sample_labels
 from foretune.page import Fact, Page
@@ -162,12 +161,11 @@ def _asked_kernels(recipe: ForecastRecipe, errors: Console) -> _AskedKernels:
     found.work.memory = run.memory
     if wanted.warm_up and not run.plan:
         found = _warmed(found, wanted.warm_up, errors)
-    job = joint_job(found.outputs, *found.examples, chosen_blocks(recipe.blocks, found.outputs))
+    job = found.kernel_job(EVALUATION, chosen_blocks(recipe.blocks, found.outputs))
     with busy(errors, "ask peft what it adapts"):
         able = adaptable(found.outputs, job.kinds)
     formulas = formulas_for(job.kinds, listed(wanted, "rank"), able.targets)
-    sketched = wanted.features == "sketched" or (wanted.features == "auto" and needs_sketch(job, formulas, run.memory))
-    sketch = sketch_for(job, formulas, run.memory, on_disk=run.out is not None) if sketched else None
+    sketch = chosen_sketch(job, formulas, run.memory, wanted.features, on_disk=run.out is not None)
     planned = planned_run(len(found.split.train), wanted.steps, wanted.epochs, wanted.batch_size, wanted.schedule)
     return _AskedKernels(found, job, able, formulas, sketch, planned)
 
@@ -193,14 +191,14 @@ def _computed(asked: _AskedKernels, recipe: ForecastRecipe, workers: WorkerOptio
     run, settings = recipe.run, Settings(recipe.run.out, as_yaml("forecast", recipe.groups))
     if sketch is None:
         job.refuse_too_large(formulas, run.memory)
-    inputs = inputs_of(found, errors)
-    inputs = replace(inputs, warm_up=recipe.wanted.warm_up, warnings=(*inputs.warnings, *asked.able.notes))
-    record = record_of(found, about(found, repeatable(recipe.groups)))
     with crew_for(workers, source_of(recipe.model), found.outputs.lm) as found.work.crew:
         kernels = shown_kernels(found, job, formulas, settings, errors, sketch)
+    inputs = inputs_of(found, job, errors)
+    inputs = replace(inputs, warm_up=recipe.wanted.warm_up, warnings=(*inputs.warnings, *asked.able.notes))
+    record = record_of(found, about(found, repeatable(recipe.groups)))
     if sketch is not None:
         off = _measured(found, kernels, formulas, recipe.blocks, errors)
-        said = (sketch_reason(job, formulas, run.memory, sketch), *off)
+        said = (sketch_reason(job, formulas, run.memory, sketch), off)
         inputs = replace(inputs, warnings=(*inputs.warnings, *said))
     return _Computed(inputs, named(found, record, kernels), kernels)
 
@@ -226,7 +224,7 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
         labels = sample_labels(found)
     batch, steps = planned.batch_of(inputs.n_train), planned.steps_for(inputs.n_train)
     compared = len(result.comparison.candidates)
-    costs = forecast_cost(found.work.stages.finished, len(inputs.y), batch, steps, compared)
+    costs = forecast_cost(found.work.stages.finished, inputs.forward_seconds, batch, steps, compared)
     with busy(errors, "ask peft for the adapters"):
         then = onward(result, found, asked.able, recipe.model)
     descriptions = kernel_descriptions(kernels)
@@ -269,17 +267,12 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
 
 def _measured(
     found: Experiment, kernels: Mapping[str, Blocked], formulas: list[Formula], blocks: BlockOptions, errors: Console
-) -> tuple[str, ...]:
+) -> str:
     """The error of the sketch on a few examples, in words."""
-    features = {label: each for label, each in kernels.items() if isinstance(each, TangentFeatures)}
-    n, v = sample_sizes(found.inputs)
-    if not v:
-        return ("How far the sketch is off was not measured: there are too many outputs, or no validation examples.",)
     names = chosen_blocks(blocks, found.outputs)
     with reported(found, SKETCH_ERROR, errors):
-        few = joint_job(found.outputs, found.split.train[:n], found.split.validation[:v], names)
-        exact = kernels_of(few, formulas, found.work.memory, progress=found.work.progress)
-        return (sketch_error(features, exact, found.inputs, parameter_sizes(found.outputs)).words,)
+        off = measured_error(found, kernels, formulas, found.inputs, names)
+    return NOT_MEASURED if off is None else off.words
 
 
 def _warmed(found: Experiment, steps: int, errors: Console) -> Experiment:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from foretune.cli.fields import Panel, option
+from foretune.cli.options import KernelFeatures
 from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, NotWith, NumberRange, Numbers, Whole
-
-_SKETCHED = "Kernels: exact, or sketched, linear in the examples. auto sketches where exact ones do not fit."
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class ForecastOptions:
         option(Panel.RUN, "Compute the kernel after this many real training steps (AdamW at 5e-5, batches of 16)."),
         Whole(0),
     ] = 0
-    features: Annotated[Literal["auto", "exact", "sketched"], option(Panel.RUN, _SKETCHED)] = "auto"
+    features: KernelFeatures = "auto"
     exit_code: Annotated[
         bool,
         option(

@@ -23,7 +23,7 @@ from foretune.cli.settings import as_yaml, repeatable
 from foretune.cli.setup import chosen_blocks, made_formulas
 from foretune.cli.worker_options import WorkerOptions
 from foretune.cli.workers import crew_for, source_of
-from foretune.experiment.experiment import Experiment
+from foretune.experiment.experiment import EVALUATION, Experiment
 from foretune.experiment.folder import FORECAST, SETTINGS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
 from foretune.experiment.record import kernels_with, named, record_of
@@ -32,7 +32,7 @@ from foretune.forecasting.plan import KernelCostData, kernel_cost_page
 from foretune.kernels.cost import kernel_cost, sketch_cost
 from foretune.kernels.features import Blocked
 from foretune.kernels.formula import Formula
-from foretune.kernels.job import Job, joint_job
+from foretune.kernels.job import Job
 from foretune.kernels.lora import LoRA
 from foretune.kernels.sketch import Sketch
 from foretune.pages.console import Console, progress_console
@@ -69,18 +69,17 @@ def run_kernel(
     places = kernel_places(run.out, report.json, [each.label for each in formulas])
     found = loaded_experiment(ExperimentOptions(model, data, outputs), places, None if run.plan else run.out, errors)
     found.work.memory = run.memory
-    job = joint_job(found.outputs, *found.examples, chosen_blocks(blocks, found.outputs))
+    job = found.kernel_job(EVALUATION, chosen_blocks(blocks, found.outputs))
     if run.plan or run.out is None:
         return deliver_plan(job, formulas, run, report, found)
     job.refuse_too_large(formulas, run.memory)
-    inputs = inputs_of(found, errors)
-    if any(isinstance(each, LoRA) for each in formulas):
-        inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
-    record = record_of(found, about(found, repeatable(settings)))
     repeated = Settings(run.out, as_yaml("kernel", settings))
     with crew_for(workers, source_of(model), found.outputs.lm) as found.work.crew:
         kernels = shown_kernels(found, job, formulas, repeated, errors)
-    record = named(found, record, kernels)
+    inputs = inputs_of(found, job, errors)
+    if any(isinstance(each, LoRA) for each in formulas):
+        inputs = replace(inputs, warnings=(*inputs.warnings, *bypassed_notes(job.kinds)))
+    record = named(found, record_of(found, about(found, repeatable(settings))), kernels)
     numbers = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=found.work.stages.finished)
     page = kernel_page(kernels, run.out, facts_of(found), inputs.warnings, numbers)
     if not (run.out / FORECAST).exists():  # whose report it is

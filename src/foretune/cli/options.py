@@ -39,6 +39,12 @@ DeviceOption = Annotated[
 KernelMemory = Annotated[
     str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
 ]
+KernelFeatures = Annotated[
+    Literal["auto", "exact", "sketched"],
+    option(
+        Panel.RUN, "Kernels: exact, or sketched, linear in the examples. auto sketches where exact ones do not fit."
+    ),
+]
 TaskFolders = Annotated[
     Path | None,
     option(

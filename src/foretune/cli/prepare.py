@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ from foretune.cli.workers import source_of
 from foretune.experiment.asked import Asked, asked, reading
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.inputs import Inputs
+from foretune.experiment.precision import precision_note
+from foretune.kernels.job import Job
 from foretune.model.load import HALF, LanguageModel
 from foretune.page import Fact
 from foretune.pages.console import Console
@@ -117,7 +119,17 @@ def about(experiment: Experiment, settings: dict[str, object]) -> dict[str, obje
     }
 
 
-def inputs_of(found: Experiment, errors: Console) -> Inputs:
-    """Labels, pretrained outputs and features of the whole split."""
+def inputs_of(found: Experiment, job: Job, errors: Console) -> Inputs:
+    """Labels, pretrained outputs and features of the whole split; with a note of how far half precision is off.
+
+    Args:
+        found: the experiment.
+        job: its kernels.
+        errors: where progress is shown.
+    """
     with reported(found, "pretrained outputs", errors):
-        return found.inputs
+        inputs = found.inputs
+    if found.outputs.lm.dtype not in HALF:
+        return inputs
+    with busy(errors, "compare with float32"):
+        return replace(inputs, warnings=(*inputs.warnings, *precision_note(found, list(job.kinds))))

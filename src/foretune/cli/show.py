@@ -12,9 +12,9 @@ from foretune.cli.labels_options import LABELS
 from foretune.cli.options import ReportOptions, ShowOptions
 from foretune.errors import UsageError
 from foretune.experiment.asked import kept_reading
-from foretune.experiment.folder import EXPERIMENT, FORECAST
+from foretune.experiment.folder import EXPERIMENT, FORECAST, KERNELS
 from foretune.experiment.page import KernelData, kernel_descriptions, kernel_page
-from foretune.experiment.record import read_kernel, read_record
+from foretune.experiment.record import KeptKernels, read_record
 from foretune.finetune.page import run_page
 from foretune.finetune.report import RESULT, read_report
 from foretune.forecasting.figures import with_real_runs
@@ -86,17 +86,25 @@ def kept_page(place: Path) -> Page:
     report = read_report(place)
     if report is not None:
         return run_page(report, place, kept_reading(report.about))
-    if (place / EXPERIMENT.file).is_file():
-        return _kernels(place)
+    around = (place, *place.absolute().parents[1:2])
+    folder = next((each for each in around if _is_of_experiment(place.absolute(), each)), None)
+    if folder is not None:
+        return _kernels(folder)
     raise UsageError(
         f"{place} holds no finished result: expected one of {', '.join(_PAGES)}, {RESULT} and {EXPERIMENT.file} there. "
         "Repeat the command that made it."
     )
 
 
+def _is_of_experiment(place: Path, folder: Path) -> bool:
+    """Whether a folder is that of an experiment, and a place is it, or one of its kernels."""
+    return (folder / EXPERIMENT.file).is_file() and (place == folder.absolute() or place.parent.name == KERNELS)
+
+
 def _kernels(folder: Path) -> Page:
     """The page of a folder of kernels, from its record."""
     record, _ = read_record(folder)
-    kernels = {label: read_kernel(folder, record, label) for label in record.kernels}
+    kept = KeptKernels(folder, record)
+    kernels = {label: kept.read(label) for label in record.kernel_labels}
     data = KernelData(**vars(record), kernel=kernel_descriptions(kernels), stages=())
     return kernel_page(kernels, folder, kept_reading(record.about), (), data)

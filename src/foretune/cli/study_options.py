@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from foretune.cli.fields import Panel, argument, option
-from foretune.cli.options import DeviceOption, KernelMemory, TaskFolders
+from foretune.cli.options import DeviceOption, KernelFeatures, KernelMemory, TaskFolders
 from foretune.cli.ranges import (
     AT_LEAST_1,
     MOST_RANK,
@@ -181,6 +181,7 @@ class ValidateOptions:
             "--prodigy",
         ),
     ] = False
+    features: KernelFeatures = "auto"
     memory: KernelMemory = "2GiB"
     out: Annotated[
         Path,

@@ -84,6 +84,7 @@ def made_validation(
             warm_up=warm_up,
             prodigy=options.prodigy,
             memory=options.memory,
+            features=options.features,
             progress=progress,
         )
         if options.plan:

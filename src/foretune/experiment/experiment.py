@@ -14,7 +14,7 @@ import numpy as np
 
 from foretune.errors import NonFiniteError
 from foretune.experiment.data import Drawn, drawn
-from foretune.experiment.folder import EXPERIMENT, KERNELS, RUNS, WAIT, Inside, Place
+from foretune.experiment.folder import EXPERIMENT, KERNELS, RUNS, SEEN, WAIT, Inside, Place
 from foretune.experiment.function import asked_outputs, probed, with_weights
 from foretune.experiment.inputs import Inputs, forecast_inputs
 from foretune.experiment.outcome import FORMAT, Outcome, kept_outcome, outcome_of
@@ -27,12 +27,16 @@ from foretune.finetune.training import Training
 from foretune.finetune.warm_up import Warmed, warm_up_training, warmed_outputs
 from foretune.kernels.block_kernel import BlockKernel, Pattern
 from foretune.kernels.compute import kernels_of
+from foretune.kernels.feature_pass import tangent_features
+from foretune.kernels.features import TangentFeatures
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
+from foretune.kernels.sketch import Sketch
 from foretune.model.fingerprint import outputs_identity
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel, load_model
 from foretune.model.outputs import Outputs
+from foretune.model.readings import Readings
 from foretune.progress import Progress, Stages
 from foretune.shapes import Int
 from foretune.store.kept import identity_hash, kept_value, value_in
@@ -64,6 +68,8 @@ class Work:
     crew: Crew | None = None
 
 
+EVALUATION = ("validation", "test")
+"""The parts of a split that no model is trained on."""
 Model = LanguageModel | str | Callable[[], LanguageModel]
 """A language model, its name, or what makes it."""
 
@@ -81,6 +87,7 @@ class Experiment:
         folder: where results are kept; None where nothing is.
         work: how the work is done.
         warm_up: steps that the model was trained before.
+        known: what the model has said of some examples before.
     """
 
     setting: Setting
@@ -92,6 +99,12 @@ class Experiment:
     folder: Path | None = None
     work: Work = field(default_factory=Work)
     warm_up: int = 0
+    known: Readings | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def readings(self) -> Readings:
+        """What the model says of examples, from whatever pass they have gone through."""
+        return Readings(self.outputs) if self.known is None else self.known.under(self.outputs)
 
     @cached_property
     def identity(self) -> dict[str, object]:
@@ -136,10 +149,14 @@ class Experiment:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """Labels, pretrained outputs and features of all examples."""
+        """Labels, pretrained outputs and features of all examples; after kernels the model runs on no example again."""
         report = self.work.progress or (lambda *_: None)
         return forecast_inputs(
-            self.outputs, self.task, self.split, done=lambda done, total: report("pretrained outputs", done, total)
+            self.readings,
+            self.task,
+            self.split,
+            lambda done, total: report("pretrained outputs", done, total),
+            self._below(SEEN),
         )
 
     @property
@@ -148,16 +165,36 @@ class Experiment:
         return self.split.train, [*self.split.validation, *self.split.test]
 
     def kernels(
-        self, formulas: Sequence[Formula], parts: Sequence[str] = ("validation", "test"), blocks: Pattern | None = None
+        self, formulas: Sequence[Formula], parts: Sequence[str] = EVALUATION, blocks: Pattern | None = None
     ) -> dict[str, BlockKernel]:
         """Kernels by label: train x (train, then the examples of `parts`)."""
         job = self.kernel_job(parts, blocks)
         return kernels_of(job, formulas, self.work.memory, self.kernel_place(parts, blocks, job), self.work.progress)
 
+    def features(
+        self, formulas: Sequence[Formula], sketch: Sketch, parts: Sequence[str], blocks: Pattern | None = None
+    ) -> dict[str, TangentFeatures]:
+        """The same, sketched and held as features.
+
+        Args:
+            formulas, parts, blocks: see `kernels`.
+            sketch: makes the features.
+        """
+        job, work = self.kernel_job(parts, blocks), self.work
+        place = self.features_place(parts, blocks, job, sketch)
+        return tangent_features(job, formulas, sketch, work.memory, place, work.progress)
+
+    def features_place(self, parts: Sequence[str], blocks: Pattern | None, job: Job, sketch: Sketch) -> Path | None:
+        """Where `features` keeps them."""
+        place = self.kernel_place(parts, blocks, job)
+        return None if place is None else place / f"features-{identity_hash({'sketch': repr(sketch)})[:12]}"
+
     def kernel_job(self, parts: Sequence[str], blocks: Pattern | None = None) -> Job:
-        """The examples and blocks of `kernels`."""
+        """The examples and blocks of `kernels`; its pass keeps what the model says of them."""
         evaluation = [example for part in parts for example in getattr(self.split, part)]
-        return joint_job(self.outputs, self.split.train, evaluation, blocks)
+        job = joint_job(self.outputs, self.split.train, evaluation, blocks)
+        job.source.readings = self.readings
+        return job
 
     def kernel_place(self, parts: Sequence[str], blocks: Pattern | None, job: Job) -> Path | None:
         """Where `kernels` keeps its kernels, each in a folder of its label."""
@@ -237,7 +274,7 @@ class Experiment:
             UsageError: steps below one, or a model in half precision.
             NonFiniteError: the loss became infinite or undefined.
         """
-        warm = replace(self, outputs=self._warm_up(steps).outputs, folder=None, warm_up=steps)
+        warm = replace(self, outputs=self._warm_up(steps).outputs, folder=None, warm_up=steps, known=None)
         folder = self._warm_up_folder(steps)
         return warm if folder is None else warm.kept_in(Inside(folder))
 
@@ -305,7 +342,7 @@ def load_experiment(
         if place is not None:
             made = made.kept_in(Place(place) if isinstance(place, Path) else place)
         if isinstance(made.outputs, HeadLogits) and setting.question.head == "probe":
-            made = replace(made, outputs=_probed(made.outputs, made))
+            made = replace(made, outputs=_probed(made.outputs, made), known=made.readings)
     return made
 
 
@@ -328,10 +365,10 @@ def _probed(head: HeadLogits, made: Experiment) -> HeadLogits:
     """The outputs with the head of linear probing: the one that was kept, so that other threads find the same."""
     folder = made.folder
     if folder is None:
-        return probed(head, made.task, made.split)
+        return probed(head, made.task, made.split, made.readings)
     file = folder / "head.safetensors"
     if not file.exists():
-        layer = probed(head, made.task, made.split).module.output_layer
+        layer = probed(head, made.task, made.split, made.readings).module.output_layer
         with held(folder, wait=WAIT):
             if not file.exists():  # by another process, since
                 write_tensors(file, {"weight": layer.weight, "bias": layer.bias})

@@ -2,6 +2,7 @@
 
     experiment.json    the model and the examples that everything here is of, and which kernels the commands made
     head.safetensors   a head that starts from the linear-probing solution
+    seen.safetensors   pretrained outputs and features of all examples
     kernels/LABEL/     kernels of the commands, train x (train, validation, test) (foretune.kernels.folder); those of the
                        studies stand in kernels/PARTS/ of the same kind
     runs/NAME/         grids of fine-tuning runs (foretune.finetune): point-0, point-1 and so on
@@ -30,6 +31,8 @@ from foretune.store.workspace import sweep
 SETTINGS, FORECAST = "run.yaml", "forecast.json"
 KERNELS, RUNS = "kernels", "runs"
 """The folders of kernels and of fine-tuning runs in that of an experiment."""
+SEEN = "seen.safetensors"
+"""What the model says of the examples."""
 WAIT = 60.0
 """Seconds to wait for another process that describes the same folder."""
 EXPERIMENT = FolderKind(

@@ -19,6 +19,7 @@ from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
 from foretune.model.load import LanguageModel
 from foretune.model.outputs import Outputs
+from foretune.model.readings import Readings
 from foretune.text.split import Split
 from foretune.text.task import Task
 
@@ -58,7 +59,7 @@ def asked_outputs(question: Question, lm: LanguageModel, task: Task, seed: int) 
     )
 
 
-def probed(head: HeadLogits, task: Task, split: Split) -> HeadLogits:
+def probed(head: HeadLogits, task: Task, split: Split, known: Readings | None = None) -> HeadLogits:
     """The same with the head that solves linear probing on the training examples.
 
     The regularisation strength is chosen on validation.
@@ -67,12 +68,13 @@ def probed(head: HeadLogits, task: Task, split: Split) -> HeadLogits:
         head: any head of the task's classes.
         task: labels and metric.
         split: training and validation examples are read.
+        known: what the model has said before, and what it says now.
 
     Raises:
         DataError, NonFiniteError: see `head_probe`.
     """
     examples = [*split.train, *split.validation]
-    features = outputs_and_features(head, examples).features
+    features = outputs_and_features(head, examples, known=known).features
     y, n = np.array(task.targets(examples)), len(split.train)
     probe = head_probe(features[:n], y[:n], features[n:], y[n:], task.metric)
     return with_weights(head, torch.from_numpy(probe.weight), torch.from_numpy(probe.bias))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from foretune.errors import DataError
+from foretune.experiment.seen import SeenOutputs, kept_seen
 from foretune.model.batches import outputs_and_features
 from foretune.model.head import HeadLogits
-from foretune.model.outputs import Outputs
+from foretune.model.readings import Readings
 from foretune.shapes import Float64, Int
+from foretune.text.example import Example
 from foretune.text.split import Split
 from foretune.text.task import Task
 
@@ -38,6 +41,7 @@ class Inputs:
         warnings: about the data.
         warm_up: steps of real training (`finetune.warm_up`) before outputs, features and kernels were taken.
         head: start of a classification head, `probed`, or `drawn` at random; empty where words answer.
+        forward_seconds: seconds that a forward pass took for an example; not a number where nobody knows.
     """
 
     y: Int[np.ndarray, " e"]
@@ -51,6 +55,7 @@ class Inputs:
     warnings: tuple[str, ...] = ()
     warm_up: int = 0
     head: str = ""
+    forward_seconds: float = float("nan")
 
     @property
     def start(self) -> str:
@@ -68,30 +73,28 @@ class Inputs:
 
 
 def forecast_inputs(
-    outputs: Outputs,
+    known: Readings,
     task: Task,
     split: Split,
-    batch: int | None = None,
     done: Callable[[int, int], None] = lambda *_: None,
+    file: Path | None = None,
 ) -> Inputs:
-    """Run the model forward over a split.
+    """What the model says of a split; it runs forward over what nobody has read before.
 
     Args:
-        outputs: the model as a function.
+        known: what the model has said before, and what it says now.
         task: labels and metric.
         split: few-shot data.
-        batch: examples per forward pass; as many as suit the device when left out.
         done: called with the number of examples finished and of all.
+        file: keeps outputs and features, and is read where it is there.
 
     Raises:
         DataError: there are no test examples.
+        StorageError: the file is damaged or cannot be written.
     """
-    if not split.test:
-        raise DataError(
-            "No test examples are left beside training and validation. Use a smaller --k or --n, or add rows."
-        )
-    examples = [*split.train, *split.validation, *split.test]
-    found = outputs_and_features(outputs, examples, batch, done)
+    refuse_untested(split)
+    examples, outputs = [*split.train, *split.validation, *split.test], known.outputs
+    found = kept_seen(file, lambda: _seen(known, examples, done))
     return Inputs(
         y=np.array(task.targets(examples)),
         f0=found.outputs,
@@ -103,4 +106,22 @@ def forecast_inputs(
         metric=task.metric,
         warnings=found.notes,
         head=("drawn" if outputs.drawn else "probed") if isinstance(outputs, HeadLogits) else "",
+        forward_seconds=found.forward_seconds,
     )
+
+
+def refuse_untested(split: Split) -> None:
+    """See that there are examples for the test.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not split.test:
+        raise DataError(
+            "No test examples are left beside training and validation. Use a smaller --k or --n, or add rows."
+        )
+
+
+def _seen(known: Readings, examples: list[Example], done: Callable[[int, int], None]) -> SeenOutputs:
+    found = outputs_and_features(known.outputs, examples, done=done, known=known)
+    return SeenOutputs(found.outputs, found.features, found.notes, known.forward_seconds)

@@ -11,8 +11,8 @@ from typing import Any
 from foretune.analysis.scores import Score
 from foretune.analysis.solvers import Solution
 from foretune.experiment.folder import KERNELS
-from foretune.experiment.record import Record
-from foretune.kernels.features import Blocked
+from foretune.experiment.record import FEATURES_FOLDER, Record
+from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.page import Cell, Column, Fact, Page, Span, Table
 from foretune.progress import Stage
 
@@ -60,6 +60,7 @@ class SolveData:
         sizes: how many examples are for training, validation and test.
         choose: what chose hyperparameters: `validation` or `cv`.
         blocks: globs of the blocks whose kernels were added up; null for all.
+        sketched: labels of the kernels that are held as features.
         zero_shot: score of the pretrained outputs on the test examples.
         solutions: one for each kernel and solver.
     """
@@ -70,6 +71,7 @@ class SolveData:
     sizes: Mapping[str, int]
     choose: str
     blocks: str | None
+    sketched: Sequence[str]
     zero_shot: Score
     solutions: Sequence[Solved]
 
@@ -98,12 +100,13 @@ def kernel_page(
     rows: list[tuple[Cell, ...]] = []
     for label, kernel in kernels.items():
         b, n, c, m, _ = kernel.shape
-        rows.append((label, b, f"{n} x {m}", c))
+        rows.append((label, b, f"{n} x {m}", c, _held(kernel)))
     header = (
         Column("kernel", words=True),
         Column("blocks", "d"),
         Column("examples", words=False),
         Column("outputs", "d"),
+        Column("held as", words=True, drop=1),
     )
     count = len(kernels)
     return Page(
@@ -111,7 +114,7 @@ def kernel_page(
         answer=f"{count} kernel{'s' if count > 1 else ''} in {folder}: {', '.join(kernels)}",
         about=about,
         facts=(
-            Fact("Written", ", ".join(str(folder / KERNELS / label) for label in kernels), 6),
+            Fact("Written", ", ".join(dict.fromkeys(_place(folder, *each) for each in kernels.items())), 6),
             cost_fact(data.stages),
         ),
         notes=tuple(notes),
@@ -122,14 +125,26 @@ def kernel_page(
     )
 
 
-def solve_page(record: Record, start: Score, found: Sequence[Solved], remark: str, data: object) -> Page:
+def _held(kernel: Blocked) -> str:
+    """How a kernel is held."""
+    if isinstance(kernel, TangentFeatures):
+        return f"features, {kernel.width(kernel.names):,} numbers for an example and output"
+    return "exact"
+
+
+def _place(folder: Path, label: str, kernel: Blocked) -> str:
+    """The folder of a kernel."""
+    return str(folder / KERNELS / (FEATURES_FOLDER if isinstance(kernel, TangentFeatures) else label))
+
+
+def solve_page(record: Record, start: Score, found: Sequence[Solved], notes: Sequence[str], data: object) -> Page:
     """The scores of all solvers, the pretrained model's own on top.
 
     Args:
         record: of the folder.
         start: score of the pretrained outputs.
         found: solutions.
-        remark: what a reader must know; empty for nothing.
+        notes: what a reader must know.
         data: the same for programs.
     """
     metric, sizes = record.task["metric"], record.sizes
@@ -170,7 +185,7 @@ def solve_page(record: Record, start: Score, found: Sequence[Solved], remark: st
             f"validation, {sizes['test']} test examples)"
         ),
         answer=answer,
-        notes=(remark,) if remark else (),
+        notes=tuple(notes),
         tables=(Table(columns, tuple(rows)),),
         kind="solve",
         data=data,

@@ -11,10 +11,12 @@ from foretune.finetune.cost import training_cost
 from foretune.finetune.methods import Method
 from foretune.finetune.training import Training
 from foretune.kernels.block_kernel import Pattern
-from foretune.kernels.cost import kernel_cost
+from foretune.kernels.cost import KernelCost, kernel_cost, sketch_cost
+from foretune.kernels.feature_folder import has_features
 from foretune.kernels.folder import is_finished
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
+from foretune.kernels.sketch import Sketch
 from foretune.page import Fact, Page, Quantity, Table
 
 _MIB = 2**20
@@ -27,10 +29,18 @@ class KernelWork:
     Attributes:
         job: their examples and blocks.
         passes: their formulas, those that are computed together in one list.
+        sketch: how they are sketched; None where they are exact.
     """
 
     job: Job
     passes: Sequence[Sequence[Formula]]
+    sketch: Sketch | None = None
+
+    def costs(self, memory: str | int) -> list[KernelCost]:
+        """What each pass costs. Raises as `kernel_cost` does."""
+        if self.sketch is None:
+            return [kernel_cost(self.job, formulas, memory) for formulas in self.passes]
+        return [sketch_cost(self.job, formulas, self.sketch, memory, on_disk=True) for formulas in self.passes]
 
 
 @dataclass(frozen=True)
@@ -109,10 +119,17 @@ def study_plan(
 
 
 def missing_kernels(
-    cell: Experiment, formulas: Sequence[Formula], parts: Sequence[str], blocks: Pattern | None = None
+    cell: Experiment,
+    formulas: Sequence[Formula],
+    parts: Sequence[str],
+    blocks: Pattern | None = None,
+    sketch: Sketch | None = None,
 ) -> list[KernelWork]:
-    """The kernels of `Experiment.kernels` that are not kept. Args as there."""
+    """The kernels of `Experiment.kernels`, or with a sketch of `Experiment.features`, that are not kept. Args as there."""
     job = cell.kernel_job(parts, blocks)
+    if sketch is not None:
+        held = cell.features_place(parts, blocks, job, sketch)
+        return [] if held is not None and has_features(held) else [KernelWork(job, [formulas], sketch)]
     place = cell.kernel_place(parts, blocks, job)
     missing = [each for each in formulas if place is None or not is_finished(place / each.label)]
     return [KernelWork(job, [missing])] if missing else []
@@ -142,7 +159,7 @@ def _cell_plan(
         rates: task, sample and method -> seconds of one run, filled as they are measured.
     """
     work = asked(cell)
-    needed = [kernel_cost(each.job, formulas, cell.work.memory) for each in work.kernels for formulas in each.passes]
+    needed = [cost for each in work.kernels for cost in each.costs(cell.work.memory)]
     left, finished, seconds = 0, 0, sum(each.seconds for each in needed)
     for method, grid in work.grids:
         kept = cell.finished_runs(method, grid)

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import numpy as np
 from foretune.errors import KernelFolderError, UsageError, nearest
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import EXPERIMENT, KERNELS, WAIT, folder_description
+from foretune.experiment.inputs import refuse_untested
 from foretune.experiment.items import AskedCell, CellJob
 from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
-from foretune.kernels.feature_folder import FEATURES
+from foretune.kernels.feature_folder import read_features
 from foretune.kernels.feature_pass import tangent_features
-from foretune.kernels.features import Blocked
-from foretune.kernels.folder import read_description
+from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
 from foretune.kernels.items import InParts
 from foretune.kernels.job import Job
@@ -35,7 +36,7 @@ from foretune.store.lock import held
 from foretune.work.crew import Crew
 
 _F0 = "pretrained-outputs"
-_FEATURES = "features"
+FEATURES_FOLDER = "features"
 """The folder of tangent features beside those of kernels."""
 
 
@@ -51,6 +52,7 @@ class Record:
         y: class numbers of the examples.
         f0: pretrained outputs of the examples.
         kernels: label -> hash of everything that determines the kernel.
+        features: label -> the same of kernels that are held as features.
         about: settings, versions and costs, for readers.
     """
 
@@ -61,7 +63,13 @@ class Record:
     y: Int[np.ndarray, " e"]
     f0: Float64[np.ndarray, "e c"]
     kernels: Mapping[str, str] = field(default_factory=dict)
+    features: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kernel_labels(self) -> list[str]:
+        """The labels of all kernels; one that is there both ways counts once."""
+        return list(dict.fromkeys([*self.kernels, *self.features]))
 
 
 def record_of(experiment: Experiment, about: Mapping[str, Any]) -> Record:
@@ -101,16 +109,18 @@ def kernels_with(
 
     Raises:
         UsageError: a folder holds another kernel.
+        DataError: there are no test examples.
         StorageError: the disk is full or the folder cannot be written.
     """
+    refuse_untested(experiment.split)
     folder, work = experiment.folder, experiment.work
 
     def made(where: Path | None, started: Callable[[], None]) -> Mapping[str, Blocked]:
         parts = None if work.crew is None else _in_parts(experiment, job, work.crew)
         if sketch is None:
-            tiles = None if parts is None or where is None else parts.tiles(where)
-            return kernels_of(job, formulas, work.memory, where, work.progress, started, tiles)
-        out = None if where is None else where / _FEATURES
+            carry = None if parts is None or where is None else parts.kernels(where)
+            return kernels_of(job, formulas, work.memory, where, work.progress, started, carry)
+        out = None if where is None else where / FEATURES_FOLDER
         chunks = None if parts is None or out is None else parts.chunks(formulas, sketch, out)
         return tangent_features(job, formulas, sketch, work.memory, out, work.progress, started, chunks)
 
@@ -151,10 +161,12 @@ def named(experiment: Experiment, record: Record, kernels: Mapping[str, Blocked]
     with held(folder, wait=WAIT):
         before = EXPERIMENT.present(folder)
         EXPERIMENT.refuse_other(folder, before["identity"], record.identity)
-        made = {label: kernel for label, kernel in kernels.items() if isinstance(kernel, BlockKernel)}
-        hashes = {label: identity_hash(kernel.description) for label, kernel in made.items()}
-        record = replace(record, kernels={**before["kernels"], **hashes})
-        changed: Any = plain({"kernels": record.kernels, "about": record.about})
+        hashes: dict[type, dict[str, str]] = {BlockKernel: {}, TangentFeatures: {}}
+        for label, kernel in kernels.items():
+            hashes[type(kernel)][label] = identity_hash(kernel.description)
+        features = hashes[TangentFeatures] or before.get("features", {})  # of one pass: they replace those before
+        record = replace(record, kernels={**before["kernels"], **hashes[BlockKernel]}, features=features)
+        changed: Any = plain({"kernels": record.kernels, "features": record.features, "about": record.about})
         EXPERIMENT.describe(folder, record.identity, {**before, **changed})
     return record
 
@@ -172,50 +184,76 @@ def read_record(folder: Path) -> tuple[Record, str]:
             f"{folder} is not a folder of kernels: it has no {EXPERIMENT.file}. Make one with `foretune kernel MODEL DATA "
             f"--out {shlex.quote(str(folder))}`."
         )
-    if not values.get("kernels"):
-        if FEATURES.is_in(folder / KERNELS / _FEATURES):
-            raise KernelFolderError(
-                f"{folder} has features instead of kernels (--features sketched), which no solver reads. Make kernels of "
-                "fewer examples: `foretune kernel MODEL DATA --out NEW`."
-            )
+    if not (values.get("kernels") or values.get("features")):
         within = sorted(str(place.parent) for place in folder.glob(f"warm-up/*/{EXPERIMENT.file}"))
         where = f"Those after a warm-up are in {', '.join(within)}." if within else "Repeat the command that made it."
         raise KernelFolderError(f"{folder} has no finished kernel. {where}")
     file = folder / "values" / f"{_F0}.json"
     f0 = EXPERIMENT.whole(folder, lambda: read_kept(file)["value"]["f0"])
     known = {name: values[name] for name in ("identity", "task", "outputs", "sizes", "kernels", "about")}
-    y = np.array(values["y"], dtype=int)
-    return Record(y=y, f0=np.array(f0, dtype=float), **known), str(values.get("foretune", "an older version"))
+    y, features = np.array(values["y"], dtype=int), values.get("features", {})
+    record = Record(y=y, f0=np.array(f0, dtype=float), features=features, **known)
+    return record, str(values.get("foretune", "an older version"))
 
 
-def read_kernel(folder: Path, record: Record, label: str) -> BlockKernel:
-    """One kernel of an experiment's folder.
+@dataclass(frozen=True)
+class KeptKernels:
+    """The kernels in the folder of an experiment.
 
-    Raises:
-        KernelFolderError: there is none of this label, it is unfinished, or it is not of the record's examples and labels.
-        StorageError: it is damaged.
+    Attributes:
+        folder: the experiment's.
+        record: what it says.
     """
-    if label not in record.kernels:
-        known = ", ".join(record.kernels) or "none"
-        raise KernelFolderError(
-            f"{folder} has no finished kernel {label!r}; it has {known}.{nearest(label, record.kernels)}"
-        )
-    place, file = folder / KERNELS / label, folder / EXPERIMENT.file
-    identity = read_description(place)["identity"]
-    if not EXPERIMENT.same(identity["outputs"], record.outputs):
-        raise KernelFolderError(
-            f"{place} was made with other labels or another prompt than {file} describes: "
-            f"{_shown(identity['outputs'])} against {_shown(record.outputs)}. Repeat the run in a new folder."
-        )
-    kernel = BlockKernel.open(place)
-    (n, c), total = kernel.array.shape[1:3], sum(record.sizes.values())
-    expected = (record.sizes["train"], record.f0.shape[1], total)
-    if (n, c, kernel.array.shape[3]) != expected or not is_of(identity, record.kernels[label]):
-        raise KernelFolderError(
-            f"{place} does not belong to {file}: the kernel has {n} x {kernel.array.shape[3]} examples and {c} outputs, "
-            f"expected {expected[0]} x {expected[2]} and {expected[1]}. Repeat the run in a new folder."
-        )
-    return kernel
+
+    folder: Path
+    record: Record
+
+    def read(self, label: str) -> Blocked:
+        """One kernel: the exact one where it is there, else its features.
+
+        Raises:
+            KernelFolderError: there is none of this label, it is unfinished, or it is not of the record's examples and
+                labels.
+            StorageError: it is damaged.
+        """
+        record = self.record
+        if label not in record.kernel_labels:
+            known = ", ".join(record.kernel_labels) or "none"
+            raise KernelFolderError(
+                f"{self.folder} has no finished kernel {label!r}; it has {known}.{nearest(label, record.kernel_labels)}"
+            )
+        if label not in record.kernels:
+            kernel = self._features.get(label)
+            if kernel is None:
+                raise self._strange(self.folder / KERNELS / FEATURES_FOLDER, f"it has no features {label!r}")
+            return self._own(kernel, self.folder / KERNELS / FEATURES_FOLDER, record.features[label])
+        place = self.folder / KERNELS / label
+        return self._own(BlockKernel.open(place), place, record.kernels[label])
+
+    @cached_property
+    def _features(self) -> Mapping[str, TangentFeatures]:
+        return read_features(self.folder / KERNELS / FEATURES_FOLDER)
+
+    def _own(self, kernel: Blocked, place: Path, hash: str) -> Blocked:
+        """A kernel that is of the record's examples and labels."""
+        self._refuse_other_question(place, kernel.description)
+        _, n, c, total, _ = kernel.shape
+        expected = (self.record.sizes["train"], self.record.f0.shape[1], sum(self.record.sizes.values()))
+        if (n, c, total) != expected or not is_of(kernel.description, hash):
+            what = f"the kernel has {n} x {total} examples and {c} outputs"
+            raise self._strange(place, f"{what}, expected {expected[0]} x {expected[2]} and {expected[1]}")
+        return kernel
+
+    def _refuse_other_question(self, place: Path, identity: Mapping[str, Any]) -> None:
+        if not EXPERIMENT.same(identity["outputs"], self.record.outputs):
+            raise KernelFolderError(
+                f"{place} was made with other labels or another prompt than {self.folder / EXPERIMENT.file} describes: "
+                f"{_shown(identity['outputs'])} against {_shown(self.record.outputs)}. Repeat the run in a new folder."
+            )
+
+    def _strange(self, place: Path, why: str) -> KernelFolderError:
+        file = self.folder / EXPERIMENT.file
+        return KernelFolderError(f"{place} does not belong to {file}: {why}. Repeat the run in a new folder.")
 
 
 def _shown(outputs: Mapping[str, Any]) -> str:

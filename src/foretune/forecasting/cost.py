@@ -39,12 +39,12 @@ class ForecastCost:
     assumption: str
 
 
-def forecast_cost(stages: Sequence[Stage], examples: int, batch: int, steps: int, candidates: int) -> ForecastCost:
+def forecast_cost(stages: Sequence[Stage], forward: float, batch: int, steps: int, candidates: int) -> ForecastCost:
     """The forecast against the runs that it replaces.
 
     Args:
         stages: measured, with those of `FORECAST_STAGES`, perhaps `WARM_UP`.
-        examples: that went forward through the model in `pretrained outputs`.
+        forward: seconds of a forward pass for an example, measured.
         batch: training examples per step.
         steps: of a run.
         candidates: that were simulated.
@@ -56,7 +56,6 @@ def forecast_cost(stages: Sequence[Stage], examples: int, batch: int, steps: int
     missing = [name for name in FORECAST_STAGES if name not in seconds]
     if missing:
         raise UsageError(f"No stage {missing[0]!r} was measured; expected {', '.join(FORECAST_STAGES)}.")
-    forward = seconds["pretrained outputs"] / examples
     run = _TRAINING_OVER_FORWARD * forward * batch * steps
     runs, warm_up = candidates * len(GRID), seconds.get(WARM_UP, 0.0)
     return ForecastCost(

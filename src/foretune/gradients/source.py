@@ -14,9 +14,11 @@ from foretune.gradients.capture import Pass, UnruledError, capture
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.footprint import footprint
 from foretune.gradients.uses import NotPerExampleError
-from foretune.model.encoding import Encoded
+from foretune.model.encoding import Batch, Encoded
 from foretune.model.outputs import Outputs
 from foretune.model.padding import one_at_a_time
+from foretune.model.readings import Readings
+from foretune.shapes import Float
 from foretune.text.example import Example
 
 Found = TypeVar("Found")
@@ -35,7 +37,10 @@ class GradientSource:
         matrices: weights of linear layers -> whether they are (inputs, outputs).
         single: one example per forward pass, because the model mixes examples, reads padding, or has parameters without
             a rule.
+        readings: keeps what the model says of the examples on the way; None where nobody asks.
     """
+
+    readings: Readings | None = None
 
     def __init__(self, outputs: Outputs, examples: Sequence[Example], names: Sequence[str]) -> None:
         self.outputs = outputs
@@ -48,6 +53,7 @@ class GradientSource:
                 "The model's weights were made inside torch.inference_mode(), where tensors have no gradient. Load the "
                 "model outside of it."
             )
+        self.examples = examples
         self.encoded: list[Encoded] = [outputs.encode(example) for example in examples]
         self.lengths = [len(encoded.ids) for encoded in self.encoded]
         self.direct: frozenset[str] = frozenset()
@@ -125,7 +131,7 @@ class GradientSource:
         try:
             with torch.inference_mode(False), self.outputs.lock:
                 encoded = self.outputs.collate([self.encoded[place] for place in positions])
-                return what(Pass(lambda: self.outputs.forward(encoded), positions, encoded["input_ids"].shape[1]))
+                return what(Pass(lambda: self._forward(encoded, positions), positions, encoded["input_ids"].shape[1]))
         except NotPerExampleError:
             if self.single:
                 raise
@@ -141,6 +147,11 @@ class GradientSource:
                 stacklevel=2,
             )
         return None
+
+    def _forward(self, batch: Batch, positions: Sequence[int]) -> Float[Tensor, "n c"]:
+        if self.readings is None:
+            return self.outputs.forward(batch)
+        return self.readings.forward(batch, [self.examples[place] for place in positions])
 
 
 def _batch_that_shapes_can_tell(examples: int, tokens: int) -> int:

@@ -92,8 +92,13 @@ class BlockKernel:
             names: of the blocks.
             examples: of the first so many examples against themselves only; all without it.
         """
-        places = [place for place, name in enumerate(self.names) if name in set(names)]
-        return self.array[places, :examples, :, :examples].sum(0)
+        wanted = set(names)
+        places = [place for place, name in enumerate(self.names) if name in wanted]
+        few = self.array[0, :examples, :, :examples]
+        found = np.empty(few.shape)
+        for row in range(len(few)):  # one after the other: the blocks of all would be copied
+            found[row] = self.array[places, row, :, : few.shape[2]].sum(0)
+        return found
 
     def total(self) -> Float64[np.ndarray, "n c m d"]:
         """The kernel of all blocks together."""

@@ -30,9 +30,15 @@ def device_bytes(memory: str | int, device: torch.device) -> int:
     """
     if memory != AUTO or device.type != "cuda":
         return memory_bytes(memory)
+    return int(_CARD * free_memory(device))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a card, or on the host."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
     free, _ = torch.cuda.mem_get_info(device)
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(_CARD * (free + kept))
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def sizes_on(device: torch.device, budget: int, outputs: int) -> Sizes:
@@ -55,7 +61,7 @@ def refuse_beyond_host(arrays: int) -> None:
     Raises:
         UsageError: they take more than half of what is free.
     """
-    free = psutil.virtual_memory().available
+    free = free_memory(torch.device("cpu"))
     if arrays > _HOST * free:
         raise UsageError(
             f"The kernels take {memory_text(arrays)} of the host's memory. {memory_text(free)} are free, and at most "

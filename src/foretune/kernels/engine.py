@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,15 +23,27 @@ from foretune.kernels.formula import Formula, overflow
 from foretune.kernels.job import Job, job_description
 from foretune.kernels.law import check_law
 from foretune.kernels.memory_plan import TilePlan
-from foretune.kernels.projected import projected_features_of
+from foretune.kernels.projected import missing_parts, projected_features_of
 from foretune.kernels.projection import Projection
 from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.kernels.tile_work import KernelTarget, TileWork, contract_into, kernel_target, missing_tiles
 from foretune.progress import Progress
 from foretune.store.lock import held
 
-Carry = Callable[[Sequence[Formula], Sequence[tuple[int, int]]], None]
-"""Has tiles of some formulas made, which share a plan, each in the formula's folder."""
+
+@runtime_checkable
+class Carry(Protocol):
+    """Has parts of kernels made that share a plan, each in its formula's folder."""
+
+    def tiles(self, formulas: Sequence[Formula], tiles: Sequence[tuple[int, int]]) -> None:
+        """Has tiles made."""
+        ...
+
+    def projected(self, projections: Sequence[Projection], parts: Sequence[range]) -> None:
+        """Has the projected gradients of these examples made."""
+        ...
+
+
 PARTS = 8
 """Parts of the columns beside the rows where tiles are made by a crew."""
 
@@ -91,7 +104,11 @@ def _carried(job: Job, plan: TilePlan, targets: Sequence[KernelTarget], carry: C
     """Have tiles made that are missing; then hold the folders, so that nobody drops tiles while they are read."""
     walked = [target for target in targets if not isinstance(target.formula, Projection)]
     if walked:
-        carry([target.formula for target in walked], missing_tiles(job, plan, walked))
+        carry.tiles([target.formula for target in walked], missing_tiles(job, plan, walked))
+    projected = [target for target in targets if target not in walked]
+    missing = missing_parts(job, [target.folder for target in projected])
+    if missing:
+        carry.projected([target.formula for target in projected if isinstance(target.formula, Projection)], missing)
     for folder in (target.folder for target in targets if target.folder is not None):
         hold.enter_context(held(folder.path, wait=WAIT))
 

@@ -1,6 +1,7 @@
 """Folders of tangent features: one file for each chunk of examples, written whole, and one readable description.
 
-    features.json           names of the blocks, numbers per block, and everything that determines the values, with its hash
+    features.json           names and widths of the blocks, numbers of examples and outputs, and everything that determines
+                            the values, with its hash; once all chunks are there, which parameters had no factor rule
     chunks/START-STOP.npy   float32 of examples START to STOP - 1, block after block (examples, c, width of the block) in
                             one row, with a checksum; `np.load` reads it
 
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from foretune.errors import KernelFolderError
+from foretune.kernels.features import Chunk, TangentFeatures
 from foretune.kernels.folder import WAIT
+from foretune.kernels.passing import chunks_of
 from foretune.shapes import Float32
 from foretune.store.kept import DamagedError, FolderKind, identity_hash, read_array, write_array
 from foretune.store.lock import held
@@ -24,10 +28,12 @@ from foretune.store.workspace import sweep
 FEATURES = FolderKind(
     "feature",
     "features.json",
-    2,
+    3,
     "Make the features again in a new folder: `foretune forecast MODEL DATA --features sketched --out NEW`.",
     folders=("chunks",),
 )
+_FINISHED = "direct"
+"""Of a description: which parameters had no factor rule, as soon as all chunks are there."""
 
 
 class FeatureFolder:
@@ -45,6 +51,7 @@ class FeatureFolder:
 
     def __init__(self, path: Path, identity: Mapping[str, object], others: Mapping[str, object]) -> None:
         self.path, self._hash = path, identity_hash(identity)
+        self._identity, self._others = identity, others
         with held(path, wait=WAIT):
             before = FEATURES.described(path)
             if before is None:
@@ -81,7 +88,66 @@ class FeatureFolder:
 
     def file(self, places: range) -> Path:
         """Where the chunk of these examples is, or will be."""
-        return self.path / "chunks" / f"{places.start}-{places.stop}.npy"
+        return _chunk_file(self.path, places)
+
+    def finish(self, kinds: str) -> None:
+        """Write that all chunks are there.
+
+        Args:
+            kinds: which parameters had no factor rule.
+
+        Raises:
+            StorageError: the disk is full or the folder cannot be written.
+        """
+        if FEATURES.present(self.path).get(_FINISHED) != kinds:
+            FEATURES.describe(self.path, self._identity, {**self._others, _FINISHED: kinds})
 
     def _of(self, places: range, kinds: str) -> str:
-        return identity_hash({"features": self._hash, "places": [places.start, places.stop], "direct": kinds})
+        return _chunk_hash(self._hash, places, kinds)
+
+
+def _chunk_hash(features: str, places: range, kinds: str) -> str:
+    return identity_hash({"features": features, "places": [places.start, places.stop], "direct": kinds})
+
+
+def has_features(path: Path) -> bool:
+    """Whether a folder has all chunks of some features."""
+    return FEATURES.is_in(path) and _FINISHED in FEATURES.present(path)
+
+
+def read_features(path: Path) -> dict[str, TangentFeatures]:
+    """The features of a finished folder by label; every chunk is read once, to see that it is whole.
+
+    Raises:
+        UsageError, KernelFolderError: there are none, or not all.
+        StorageError: a chunk is damaged, or this version cannot read the folder.
+    """
+    described = FEATURES.described(path)
+    if described is None:
+        raise KernelFolderError(
+            f"{path} is not a feature folder: it has no {FEATURES.file}. Make one with `foretune forecast MODEL DATA "
+            "--features sketched --out NEW`."
+        )
+    if _FINISHED not in described:
+        raise KernelFolderError(f"{path} is unfinished. Repeat the command that made it: it goes on where it stopped.")
+    identity, c = described["identity"], described["outputs"]
+    files = [(places, _chunk_file(path, places)) for places in chunks_of(described["examples"], identity["chunk"])]
+
+    def checked() -> None:
+        for places, file in files:
+            read_array(file, _chunk_hash(described["hash"], places, described[_FINISHED]))
+
+    FEATURES.whole(path, checked)
+    chunks = [Chunk(file, len(places), c) for places, file in files]
+    common = {name: value for name, value in identity.items() if name != "formulas"}
+    starts, first, found = np.cumsum([0, *described["widths"]]).tolist(), 0, {}
+    for (label, names), formula in zip(described["blocks"].items(), identity["formulas"], strict=True):
+        own = tuple(starts[first : first + len(names) + 1])
+        about = {**common, "formula": formula}
+        found[label] = TangentFeatures(tuple(names), chunks, own, first, described["n"], about)
+        first += len(names)
+    return found
+
+
+def _chunk_file(path: Path, places: range) -> Path:
+    return path / "chunks" / f"{places.start}-{places.stop}.npy"

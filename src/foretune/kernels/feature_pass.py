@@ -89,19 +89,23 @@ def feature_pass(
             f"Tangent features are of SGD() and LoRA(...), not of {other}. Use block_kernels for its kernel."
         )
     description = {**job_description(job), "sketch": repr(sketch), "chunk": CHUNK}
-    folder = _folder(out, description, blocks, sketch)
+    folder = None if out is None else _folder(Path(out), job, description, blocks, sketch)
     return FeaturePass(job, blocks, sketch, memory, folder, description, progress or (lambda *_: None))
 
 
 def _folder(
-    out: str | Path | None, description: Mapping[str, object], blocks: Mapping[Formula, Sequence[str]], sketch: Sketch
-) -> FeatureFolder | None:
-    if out is None:
-        return None
+    out: Path, job: Job, description: Mapping[str, object], blocks: Mapping[Formula, Sequence[str]], sketch: Sketch
+) -> FeatureFolder:
     identity = {**description, "formulas": [repr(formula) for formula in blocks]}
-    return FeatureFolder(
-        Path(out), identity, {"blocks": {f.label: list(names) for f, names in blocks.items()}, "k": sketch.k}
-    )
+    others = {
+        "blocks": {formula.label: list(names) for formula, names in blocks.items()},
+        "widths": _widths(wanted_of(job, blocks, sketch), len(landmark_places(job, sketch))),
+        "n": job.n,
+        "examples": len(job.columns),
+        "outputs": job.source.outputs.n_outputs,
+        "k": sketch.k,
+    }
+    return FeatureFolder(out, identity, others)
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,8 @@ class FeaturePass:
                     values = self.folder.write(places, kinds, values)
             found.append(Chunk(values, len(places), c))
             self.progress("tangent features", places.stop, total)
+        if self.folder is not None:
+            self.folder.finish(" ".join(sorted(self.job.source.direct)))
         return found
 
     def _chunk(self, places: range) -> Float32[np.ndarray, " _"]:

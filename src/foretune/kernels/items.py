@@ -1,4 +1,4 @@
-"""The work items of kernels: a tile, and a chunk of tangent features, each written to the kernels' own folder.
+"""The work items of kernels: a tile, a chunk of tangent features, one of projected gradients, each in a file of its own.
 
 A worker holds the factors of its row tile while column tiles pass by, and captures what it contracts itself: no factor
 travels. Where all rows fit into one tile, with `w` workers,
@@ -17,6 +17,9 @@ from foretune.kernels.engine import Carry
 from foretune.kernels.feature_pass import FeaturePass, feature_pass
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job
+from foretune.kernels.projected import part_name
+from foretune.kernels.projected_work import ProjectedMaker
+from foretune.kernels.projection import Projection
 from foretune.kernels.sketch import Sketch
 from foretune.kernels.tile_work import TileMaker
 from foretune.progress import Progress
@@ -120,6 +123,34 @@ class ChunkItem:
 
 
 @dataclass(frozen=True)
+class ProjectedItem:
+    """The projected gradients of some examples.
+
+    Attributes:
+        begun: the examples.
+        projections: how gradients are projected.
+        memory: budget of a worker.
+        out: the folder of each kernel.
+        places: of the examples.
+    """
+
+    begun: BegunJob
+    projections: tuple[Projection, ...]
+    memory: str | int
+    out: tuple[Path, ...]
+    places: range
+
+    def carry_out(self, bench: Bench) -> Path:
+        """As `Item`."""
+        maker = bench.kept("projected", self.out, self._maker(bench), most=1)
+        with claimed(self.out[0] / "tiles" / f"{part_name(self.places)}.npy"):
+            return maker.written(self.places)
+
+    def _maker(self, bench: Bench) -> Callable[[], ProjectedMaker]:
+        return lambda: ProjectedMaker(self.begun.made(bench), self.projections, self.memory, self.out)
+
+
+@dataclass(frozen=True)
 class InParts:
     """Kernels whose parts a crew makes, in their folders.
 
@@ -137,19 +168,13 @@ class InParts:
     memory: str | int
     progress: Progress | None = None
 
-    def tiles(self, where: Path) -> Carry:
-        """Has tiles made.
+    def kernels(self, where: Path) -> Carry:
+        """Has the parts of kernels made.
 
         Args:
             where: folder of the kernels' folders.
         """
-
-        def carry(formulas: Sequence[Formula], tiles: Sequence[tuple[int, int]]) -> None:
-            begun, out = BegunJob.of(self.asked, self.job), tuple(where / formula.label for formula in formulas)
-            items = [TileItem(begun, tuple(formulas), self.memory, out, tile) for tile in tiles]
-            self.crew.carry_out("kernel tiles", items, self.progress)
-
-        return carry
+        return KernelsInParts(self, where)
 
     def chunks(self, formulas: Sequence[Formula], sketch: Sketch, out: Path) -> Callable[[Sequence[range]], None]:
         """Has chunks of tangent features made.
@@ -164,3 +189,32 @@ class InParts:
             self.crew.carry_out("chunks of tangent features", items, self.progress)
 
         return carry
+
+
+@dataclass(frozen=True)
+class KernelsInParts:
+    """Has tiles and projected gradients made.
+
+    Attributes:
+        parts: by whom, and of what.
+        where: folder of the kernels' folders.
+    """
+
+    parts: InParts
+    where: Path
+
+    def tiles(self, formulas: Sequence[Formula], tiles: Sequence[tuple[int, int]]) -> None:
+        """As `Carry`."""
+        begun, memory, out = self._begun(formulas)
+        items = [TileItem(begun, tuple(formulas), memory, out, tile) for tile in tiles]
+        self.parts.crew.carry_out("kernel tiles", items, self.parts.progress)
+
+    def projected(self, projections: Sequence[Projection], parts: Sequence[range]) -> None:
+        """As `Carry`."""
+        begun, memory, out = self._begun(projections)
+        items = [ProjectedItem(begun, tuple(projections), memory, out, places) for places in parts]
+        self.parts.crew.carry_out("projected gradients", items, self.parts.progress)
+
+    def _begun(self, formulas: Sequence[Formula]) -> tuple[BegunJob, str | int, tuple[Path, ...]]:
+        begun = BegunJob.of(self.parts.asked, self.parts.job)
+        return begun, self.parts.memory, tuple(self.where / formula.label for formula in formulas)

@@ -115,7 +115,10 @@ def _features(
         kept = EXPERIMENT.whole(file.parent, lambda: read_tensors(file))
         notes = bytes(kept["notes"].tolist()).decode()
         return kept["features"].double().numpy(), tuple(filter(None, notes.split("\n")))
-    found = outputs_and_features(outputs, examples, done=lambda done, total: report("features", done, total))
+    known = experiment.readings.under(outputs)
+    found = outputs_and_features(
+        outputs, examples, done=lambda done, total: report("features", done, total), known=known
+    )
     if file is not None:
         notes = torch.tensor(list("\n".join(found.notes).encode()), dtype=torch.uint8)
         write_tensors(file, {"features": torch.from_numpy(found.features), "notes": notes})

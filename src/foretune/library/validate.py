@@ -60,6 +60,7 @@ def validate(
     evaluate_every: int = 8,
     warm_up: str | int | Sequence[int] | None = None,
     prodigy: bool = False,
+    features: Literal["auto", "exact", "sketched"] = "auto",
     memory: str = "2GiB",
     out: str | Path = "runs/validate",
     engine: Literal["local", "ray"] = "local",

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from foretune.errors import UsageError
 from foretune.model.device import examples_a_pass
 from foretune.model.encoding import Batch, Encoded
-from foretune.model.finite import non_finite
 from foretune.model.lost_text import lost_piece
 from foretune.model.outputs import Outputs
 from foretune.model.padding import one_at_a_time
+from foretune.model.readings import Readings
 from foretune.shapes import Float64
 from foretune.text.example import Example, as_examples
 
@@ -119,7 +120,11 @@ def constant(values: Float64[np.ndarray, "e i"]) -> bool:
 
 
 def outputs_and_features(
-    outputs: Outputs, rows: Rows, batch: int | None = None, done: Callable[[int, int], None] = lambda *_: None
+    outputs: Outputs,
+    rows: Rows,
+    batch: int | None = None,
+    done: Callable[[int, int], None] = lambda *_: None,
+    known: Readings | None = None,
 ) -> OutputsAndFeatures:
     """The model's outputs and features.
 
@@ -128,6 +133,7 @@ def outputs_and_features(
         rows: examples in any order.
         batch: examples per forward pass; as many as suit the device when left out.
         done: called with the number of examples finished and of all.
+        known: what the model has said before; it runs on the other rows only, which are added.
 
     Raises:
         UsageError: no rows, or a batch size below one.
@@ -135,15 +141,13 @@ def outputs_and_features(
     """
     examples = as_examples(rows)
     encoded = _encoded(outputs, examples)
-    f0: list[np.ndarray] = [np.empty(0)] * len(encoded)
-    features, finished = list(f0), 0
+    known = known or Readings(outputs)
+    new = [place for place, example in enumerate(examples) if example not in known]
+    finished = len(examples) - len(new)
     size = examples_a_pass(outputs.lm.device) if batch is None else batch
-    for places, part in _batches(outputs, encoded, size):
-        logits, hidden = (tensor.double().cpu().numpy() for tensor in outputs.logits_and_features(part))
-        if not (np.isfinite(logits).all() and np.isfinite(hidden).all()):
-            raise non_finite(outputs, part)
-        for row, place in enumerate(places):
-            f0[place], features[place] = logits[row], hidden[row]
+    for places, part in _batches(outputs, [encoded[place] for place in new], size) if new or not examples else ():
+        with torch.no_grad():
+            known.forward(part, [examples[new[place]] for place in places])
         finished += len(places)
         done(finished, len(encoded))
     texts = {(example.text, example.text2) for example in examples}
@@ -152,9 +156,9 @@ def outputs_and_features(
         for example, item in zip(examples, encoded, strict=True)
         if not (item.dropped or item.mostly_unknown)
     ]
-    hidden = np.stack(features)
+    f0, hidden = known.of(examples)
     return OutputsAndFeatures(
-        np.stack(f0),
+        f0,
         hidden,
         cut=sum(item.cut for item in encoded),
         unknown=sum(item.mostly_unknown for item in encoded),

@@ -127,6 +127,17 @@ class HeadLogits(Outputs):
         super().__init__(lm, module.eval(), encode, n_outputs, difference=difference)
         self.pooling, self.seed, self.drawn = pooling, seed, weight is None
 
+    def of_features(self, features: Float[Tensor, "n i"]) -> Float[Tensor, "n c"]:
+        """What the head says of pooled features, without a graph."""
+        layer = self.module.output_layer
+        with torch.no_grad():
+            logits = layer(features.to(layer.weight))
+        return logits[:, 1:] - logits[:, :1] if self.difference else logits
+
+    def reads_as(self, other: HeadLogits) -> bool:
+        """Whether its features are those of another head."""
+        return self.lm is other.lm and (self.pooling, self.encode.limit) == (other.pooling, other.encode.limit)
+
     @property
     def description(self) -> dict[str, object]:
         """What determines the outputs besides the weights, for result files."""

@@ -12,6 +12,7 @@ from foretune.model.kinds import kind_of
 from foretune.model.load import LanguageModel
 from foretune.model.load_report import check_finite
 from foretune.model.outputs import base_of, body_of
+from foretune.model.placement import refuse_packed, refuse_scattered
 
 _HOW = "Pass the model with its tokenizer: forecast(model, data, tokenizer=tokenizer)."
 
@@ -28,7 +29,8 @@ def live_model(module: nn.Module, tokenizer: Any) -> LanguageModel:
 
     Raises:
         UsageError: it is not a transformers model, or there is no tokenizer.
-        ModelError: an encoder-decoder, of which only a folder is read.
+        ModelError: an encoder-decoder, of which only a folder is read; or weights that are not all on one device, or
+            quantised in a way that cannot be read.
         NonFiniteError: weights are infinite or undefined.
     """
     base: Any = base_of(module)
@@ -50,6 +52,8 @@ def live_model(module: nn.Module, tokenizer: Any) -> LanguageModel:
     if words.pad_token_id is None:
         words.pad_token = words.eos_token or words.unk_token
     words.padding_side = "right"
+    refuse_scattered(name, read)
+    refuse_packed(name, read)
     made = LanguageModel(read.eval(), words, name, None, kind)
     check_finite(name, read, made.dtype)
     return made

@@ -23,6 +23,7 @@ from foretune.model.bypassed import bypassed
 from foretune.model.encoding import Accepted, Batch, Encoded, PlainEncoder, padded
 from foretune.model.load import LanguageModel
 from foretune.model.parameters import ParameterFilter, holds_outputs_in_columns, parameter_kind
+from foretune.model.placement import refuse_packed, refuse_scattered
 from foretune.model.sharing import shared_copy
 from foretune.shapes import Float
 from foretune.text.example import Example, as_examples
@@ -212,20 +213,29 @@ class Outputs:
 
     def logits_and_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
         """f(theta0, batch) and the pretrained features that the output layer reads, without a graph."""
+        with torch.no_grad():
+            return self.forward_with_features(batch)
+
+    def forward_with_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
+        """`forward`, and the pretrained features that the output layer reads; these without a graph."""
+        with self._running(batch):
+            parts = [self._with_features(part) for part in self._parts(batch)]
+        logits, features = zip(*parts, strict=True)
+        return (logits[0], features[0]) if len(parts) == 1 else (torch.cat(logits), torch.cat(features))
+
+    def _with_features(self, batch: Batch) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n i"]]:
         read: list[Tensor] = []
         hidden: list[Tensor] = []
-        with self._running(batch):
-            handles = [
-                self.module.output_layer.register_forward_pre_hook(lambda _, args: read.append(args[0])),
-                self.module.body.register_forward_hook(lambda _, _args, out: hidden.append(out[0])),
-            ]
-            try:
-                with torch.no_grad():
-                    logits = self.module(batch)
-            finally:
-                for handle in handles:
-                    handle.remove()
-        return logits, picked((read or hidden)[0], batch["position"])
+        handles = [
+            self.module.output_layer.register_forward_pre_hook(lambda _, args: read.append(args[0])),
+            self.module.body.register_forward_hook(lambda _, _args, out: hidden.append(out[0])),
+        ]
+        try:
+            logits = self.module(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, picked((read or hidden)[0].detach(), batch["position"])
 
 
 def _outer(name: str) -> str:
@@ -298,7 +308,13 @@ def picked(tensor: Float[Tensor, "n t k"], position: Tensor) -> Float[Tensor, "n
 
 
 def answering_copy(lm: LanguageModel) -> Any:
-    """A copy of the model on the same weights, experts written as loops over plain linear layers."""
+    """A copy of the model on the same weights, experts written as loops over plain linear layers.
+
+    Raises:
+        ModelError: its weights are not all on one device, or are packed so that they cannot be read.
+    """
+    refuse_scattered(lm.name, lm.module)
+    refuse_packed(lm.name, lm.module)
     model: Any = shared_copy(lm.module)
     inner = base_of(model)
     if hasattr(inner, "set_experts_implementation"):

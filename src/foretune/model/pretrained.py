@@ -16,6 +16,7 @@ from foretune.errors import ForetuneError, ModelError, nearest
 from foretune.model.builtin import MODELS
 from foretune.model.kinds import kind_of, loading_class
 from foretune.model.load_report import check_finite, check_report
+from foretune.model.placement import refuse_packed
 from foretune.model.weight_files import check_downloaded, check_weights_folder, odd_expert
 
 _FEWEST_TOKENS = 3
@@ -102,6 +103,7 @@ def loaded_parts(source: Source, dtype: torch.dtype, kind: str | None) -> tuple[
     module, report = source.load(
         loader, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **weights, **options
     )
+    refuse_packed(source.name, module)
     check_report(source.name, module, report, kind)
     check_finite(source.name, module, dtype)
     snapshot = None if source.local else source.snapshot(config)

@@ -20,6 +20,11 @@ def shared_copy(module: nn.Module) -> nn.Module:
     return _copied(module, lambda tensor: tensor.detach())
 
 
+def precise_copy(module: nn.Module) -> nn.Module:
+    """A structural copy of `module` with its weights in float32; what is not a floating-point number stays as it is."""
+    return _copied(module, lambda tensor: tensor.detach().float() if tensor.is_floating_point() else tensor.detach())
+
+
 def weightless_copy(module: nn.Module) -> nn.Module:
     """A structural copy of `module` whose parameters have shapes and no values: it costs no memory."""
     return _copied(module, lambda tensor: tensor.detach().to("meta"))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from foretune.candidates.candidate import Candidate
+from foretune.candidates.pool import pool_sketch
+from foretune.candidates.sketched import Features
 from foretune.experiment.items import AskedCell, AskedGrid, carry_out_runs
 from foretune.store.lock import claimed
 from foretune.validation.runs import (
@@ -31,16 +33,18 @@ class CandidatesOf:
     Attributes:
         asked: the cell.
         rank: of LoRA; None for full tuning.
+        features: whether kernels are sketched, see `ValidationStudy`.
     """
 
     asked: AskedCell
     rank: int | None
+    features: Features
 
     def carry_out(self, bench: Bench) -> Path:
         """As `Item`."""
         cell = self.asked.opened(bench)
         with claimed(cell.place_of("candidates")):
-            candidates_of(cell, self.rank)
+            candidates_of(cell, self.rank, pool_sketch(cell, self.rank, self.features))
         return cell.place_of("")
 
 
@@ -79,9 +83,10 @@ def carry_out_validation(study: ValidationStudy, crew: Crew) -> None:
     """
     every = [(task, seed) for seed in study.seeds for task in study.tasks]
     asked = [AskedCell(*study.asked(task, seed), study.memory) for task, seed in every]
-    crew.carry_out("experiments", [CandidatesOf(each, study.rank) for each in asked], study.progress)
+    crew.carry_out("experiments", [CandidatesOf(each, study.rank, study.features) for each in asked], study.progress)
     cells = [study.cell(task, seed) for task, seed in every]
-    chosen = chosen_candidates([kept_candidates(cell, study.rank) or [] for cell in cells], study.candidates)
+    known = [kept_candidates(cell, study.rank, study.sketch(cell)) or [] for cell in cells]
+    chosen = chosen_candidates(known, study.candidates)
     parts = list(zip(asked, cells, chosen, strict=True))
     grids = [
         AskedGrid(each, cell, item.tuning, grid)

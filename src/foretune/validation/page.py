@@ -48,7 +48,7 @@ def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
     stopped = stopped_runs(cells)
     return Page(
         title=f"Does the forecast rank {len(cells[0].names)} candidates of {study.lm.name}?",
-        notes=(*_notes(study), *warm_up_notes(study)),
+        notes=(*_notes(study), *warm_up_notes(study), *_sketch_notes(cells)),
         tables=(
             _ranking_table(data, LOSS),
             _ranking_table(data, SCORE),
@@ -72,6 +72,11 @@ def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
         kind="validate",
         data=data,
     )
+
+
+def _sketch_notes(cells: Sequence[Measured]) -> tuple[str, ...]:
+    """How the kernels of each task and seed are sketched and how far they are off."""
+    return tuple(f"{cell.task}, seed {cell.seed}: {cell.sketched}" for cell in cells if cell.sketched)
 
 
 def _notes(study: ValidationStudy) -> tuple[str, ...]:

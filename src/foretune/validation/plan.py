@@ -30,13 +30,15 @@ def validation_plan(study: ValidationStudy) -> StudyPlan:
 
 def _work(study: ValidationStudy, cell: Experiment) -> StudyWork:
     """What is asked of a cell; of its candidates, those that are known before the kernels."""
-    kept = kept_candidates(cell, study.rank)
+    sketch = study.sketch(cell)
+    kept = kept_candidates(cell, study.rank, sketch)
     known = _named(cell, study.rank) if kept is None else kept
     chosen = matching_labels([item.label for item in known], study.candidates)
     grids = [(item.tuning, grid) for item in known if item.label in chosen for grid in study.grids]
     if kept is not None:
         return StudyWork(grids)
-    return StudyWork(grids, missing_kernels(cell, pool_formulas(study.rank), PARTS, pool_blocks(cell, study.rank)))
+    formulas, blocks = pool_formulas(study.rank), pool_blocks(cell, study.rank)
+    return StudyWork(grids, missing_kernels(cell, formulas, PARTS, blocks, sketch))
 
 
 def _named(cell: Experiment, rank: int | None) -> list[Candidate]:

@@ -19,9 +19,10 @@ from foretune.analysis.scores import predicted_classes, score
 from foretune.candidates.adam import PredictedRun
 from foretune.candidates.announced import Announced
 from foretune.candidates.candidate import PROBING, Candidate
-from foretune.candidates.pool import pool_of
+from foretune.candidates.pool import pool_of, pool_sketch
 from foretune.candidates.rules import RULES, rate_rules
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants
+from foretune.candidates.sketched import Features
 from foretune.errors import UsageError, nearest
 from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import Beside, Place
@@ -30,11 +31,12 @@ from foretune.experiment.sample import Sample
 from foretune.experiment.setting import PROBED_HEAD, DataSource, Question, Setting
 from foretune.finetune.optimisers import ProdigyOptimiser
 from foretune.finetune.training import Training
+from foretune.kernels.sketch import Sketch
 from foretune.model.load import LanguageModel
 from foretune.progress import Progress
 from foretune.shapes import Float64
 from foretune.text.builtin import load_task
-from foretune.validation.seen import KeptEvidence
+from foretune.validation.seen import KeptEvidence, sketch_key
 
 FEWEST = 4
 """Candidates that a ranking needs."""
@@ -56,6 +58,7 @@ class ValidationStudy:
         warm_up: numbers of steps; `AFTER_WARM_UP` are taken again on the kernel after each of them.
         prodigy: whether every candidate is trained by Prodigy too, which finds its own rate.
         memory: budget of kernels above the model's own memory.
+        features: whether kernels are `exact`, `sketched`, or sketched where exact ones do not fit (`auto`).
         progress: called as the work goes on.
     """
 
@@ -73,6 +76,7 @@ class ValidationStudy:
     warm_up: tuple[int, ...] = ()
     prodigy: bool = False
     memory: str = "2GiB"
+    features: Features = "auto"
     progress: Progress | None = None
 
     @property
@@ -94,6 +98,10 @@ class ValidationStudy:
         """
         setting, place = self.asked(task, seed)
         return load_experiment(setting, self.lm, place, self.work)
+
+    def sketch(self, cell: Experiment) -> Sketch | None:
+        """How the kernels of a cell are sketched; None where they are exact."""
+        return pool_sketch(cell, self.rank, self.features)
 
     def asked(self, task: str, seed: int) -> tuple[Setting, Place]:
         """What is asked of a task and a seed, and where the cell is kept."""
@@ -135,6 +143,7 @@ class Measured:
         rule_rates: name of a rule for learning rates (`candidates.rules`) -> its rate for every candidate.
         prodigy: what Prodigy reached with every candidate, in one run each; empty where it was not asked for.
         announced: what a forecast announces for every candidate.
+        sketched: how the kernels are sketched and how far they are off, in words; empty for exact ones.
     """
 
     task: str
@@ -152,6 +161,7 @@ class Measured:
     rule_rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     prodigy: tuple[Outcome, ...] = ()
     announced: tuple[Announced, ...] = ()
+    sketched: str = ""
 
     @property
     def losses(self) -> Float64[np.ndarray, " k"]:
@@ -169,25 +179,26 @@ class Measured:
         return np.array([outcome.test_score if outcome.failure is None else 0.0 for outcome in self.outcomes])
 
 
-def candidates_of(cell: Experiment, rank: int | None) -> list[Candidate]:
+def candidates_of(cell: Experiment, rank: int | None, sketch: Sketch | None = None) -> list[Candidate]:
     """The forecast's candidates of one method on a cell, linear probing left out; kept."""
     kept = cell.value(
-        *_candidates_place(cell, rank),
-        lambda: {"candidates": [asdict(item) for item in pool_of(cell, rank).candidates]},
+        *_candidates_place(cell, rank, sketch),
+        lambda: {"candidates": [asdict(item) for item in pool_of(cell, rank, sketch=sketch).candidates]},
     )
     return _compared(kept, rank)
 
 
-def kept_candidates(cell: Experiment, rank: int | None) -> list[Candidate] | None:
+def kept_candidates(cell: Experiment, rank: int | None, sketch: Sketch | None = None) -> list[Candidate] | None:
     """The candidates that `candidates_of` kept on a cell before; None where it did not."""
-    kept = cell.kept(*_candidates_place(cell, rank))
+    kept = cell.kept(*_candidates_place(cell, rank, sketch))
     return None if kept is None else _compared(kept, rank)
 
 
-def _candidates_place(cell: Experiment, rank: int | None) -> tuple[str, dict[str, object]]:
+def _candidates_place(cell: Experiment, rank: int | None, sketch: Sketch | None) -> tuple[str, dict[str, object]]:
     """The name and the key of the candidates that are kept."""
-    key = {"rank": rank, **determinants(len(cell.split.train) * cell.outputs.n_outputs)}
-    return f"candidates-{'full' if rank is None else f'r{rank}'}", key
+    key = {"rank": rank, **determinants(len(cell.split.train) * cell.outputs.n_outputs), **sketch_key(sketch)}
+    method = "full" if rank is None else f"r{rank}"
+    return f"candidates-{method}{'' if sketch is None else '-sketched'}", key
 
 
 def _compared(kept: Mapping[str, Any], rank: int | None) -> list[Candidate]:
@@ -237,7 +248,8 @@ def measured_candidates(study: ValidationStudy) -> list[Measured]:
     if not study.tasks or not study.seeds or not study.grid:
         raise UsageError("A validation needs at least one task, one seed and one learning rate.")
     cells = [study.cell(task, seed) for seed in study.seeds for task in study.tasks]
-    chosen = chosen_candidates([candidates_of(cell, study.rank) for cell in cells], study.candidates)
+    known = [candidates_of(cell, study.rank, study.sketch(cell)) for cell in cells]
+    chosen = chosen_candidates(known, study.candidates)
     return [measured_cell(study, cell, items) for cell, items in zip(cells, chosen, strict=True)]
 
 
@@ -264,10 +276,11 @@ def measured_cell(study: ValidationStudy, cell: Experiment, chosen: Sequence[Can
         if study.prodigy:
             prodigy.append(cell.outcome(candidate.tuning, study.prodigy_grid))
     start = cell.value("start", {}, lambda: _start(cell))
-    seen = _before_training(cell, chosen, study.grid)
+    kept = KeptEvidence(cell, chosen, study.grid, sketch=study.sketch(cell))
+    seen = _before_training(kept)
     n, after = len(cell.split.train), {}
     for steps in study.warm_up:
-        after |= KeptEvidence(cell, chosen, study.grid, steps).scores(AFTER_WARM_UP)
+        after |= replace(kept, warm_up=steps).scores(AFTER_WARM_UP)
     return Measured(
         task=cell.task.name,
         seed=cell.setting.seed,
@@ -280,13 +293,14 @@ def measured_cell(study: ValidationStudy, cell: Experiment, chosen: Sequence[Can
         warm_up_seconds=seconds,
         epoch=max(math.ceil(n / training.batch_of(n)) for training in study.grid),
         prodigy=tuple(prodigy),
-        announced=KeptEvidence(cell, chosen, study.grid).announced,
+        announced=replace(kept).announced,
+        sketched=kept.sketched,
     )
 
 
-def _before_training(cell: Experiment, chosen: Sequence[Candidate], grid: Sequence[Training]) -> dict[str, Any]:
+def _before_training(kept: KeptEvidence) -> dict[str, Any]:
     """Scores, curves, reach and rates by rule of every candidate; the kernels that they are from are not held longer."""
-    seen, rules = KeptEvidence(cell, chosen, grid), rate_rules(chosen[0].rank)
+    seen, rules = replace(kept), rate_rules(kept.chosen[0].rank)
     scores = seen.scores(SCORES)
     curves = seen.values("predicted curves", lambda item: [asdict(run) for run in item.adam])
     reach = seen.values("reach of Adam", lambda item: item.reach(seen.steps))

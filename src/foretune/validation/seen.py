@@ -10,12 +10,19 @@ from typing import Any
 from foretune.candidates.announced import ANNOUNCED, Announced, announced, announcing_pool
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Evidence, Pool
-from foretune.candidates.pool import pool_of
+from foretune.candidates.pool import pool_blocks, pool_formulas, pool_of
 from foretune.candidates.scores import SCORES, determinants, warmed_name
+from foretune.candidates.sketched import NOT_MEASURED, measured_error
 from foretune.experiment.experiment import Experiment
 from foretune.finetune.training import Training
 from foretune.finetune.warm_up import warm_up_training
+from foretune.kernels.sketch import Sketch
 from foretune.store.kept import identity_hash
+
+
+def sketch_key(sketch: Sketch | None) -> dict[str, object]:
+    """What determines a value that rests on sketched kernels, beside the rest."""
+    return {} if sketch is None else {"sketch": repr(sketch)}
 
 
 @dataclass(frozen=True)
@@ -27,18 +34,20 @@ class KeptEvidence:
         chosen: the candidates that are run.
         grid: settings of the runs.
         warm_up: steps; 0 for the model before training.
+        sketch: how kernels are sketched; None for exact ones.
     """
 
     cell: Experiment
     chosen: Sequence[Candidate]
     grid: Sequence[Training]
     warm_up: int = 0
+    sketch: Sketch | None = None
 
     @cached_property
     def pool(self) -> Pool:
         """With the kernels of all of them."""
         cell = self.cell.warmed(self.warm_up) if self.warm_up else self.cell
-        return pool_of(cell, self.chosen[0].rank, self.grid)
+        return pool_of(cell, self.chosen[0].rank, self.grid, self.sketch)
 
     @property
     def steps(self) -> int:
@@ -62,8 +71,24 @@ class KeptEvidence:
         found = self._kept("announced", self._announced, {"test": ANNOUNCED})
         return tuple(Announced(**each) for each in found)
 
+    @property
+    def sketched(self) -> str:
+        """How the kernels are sketched and how far they are off, in words; kept. Empty for exact ones."""
+        sketch, rank = self.sketch, self.chosen[0].rank
+        if sketch is None:
+            return ""
+
+        def measured() -> dict[str, str]:
+            off = measured_error(
+                self.cell, self.pool.kernels, pool_formulas(rank), self.pool.inputs, pool_blocks(self.cell, rank)
+            )
+            return {"words": NOT_MEASURED if off is None else off.words}
+
+        off = self.cell.value("error-of-the-sketch", {"rank": rank, **sketch_key(sketch)}, measured)["words"]
+        return f"Kernels are sketched, {sketch.k} numbers for each block, output and example. {off}"
+
     def _announced(self) -> list[Any]:
-        pool = announcing_pool(self.cell, self.chosen[0].rank)
+        pool = announcing_pool(self.cell, self.chosen[0].rank, self.sketch)
         return [asdict(announced(pool, candidate)) for candidate in self.chosen]
 
     def _kept(self, name: str, of: Callable[[], list[Any]], rests_on: Mapping[str, object]) -> list[Any]:
@@ -71,6 +96,7 @@ class KeptEvidence:
         asked = {
             "methods": [repr(candidate.tuning) for candidate in self.chosen],
             "grid": [repr(point) for point in self.grid],
+            **sketch_key(self.sketch),
         }
         name = warmed_name(name, self.warm_up)
         file = f"{name.replace(',', '').replace(' ', '-')}-{identity_hash(asked)[:12]}"

@@ -79,6 +79,7 @@ class AsymmetricKernel(KernelSolver):
         target_scale: factor on the targets.
     """
 
+    whole: ClassVar[bool] = True
     factor_parameters: ClassVar[tuple[str, ...]] = ("strength",)
     positive: ClassVar[tuple[str, ...]] = ("gamma", "f0_scale", "target_scale")
     default_grid: ClassVar[Grid] = {"f0_scale": F0_SCALES, "gamma": GAMMAS, "strength": STRENGTHS}

@@ -65,6 +65,8 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
     """Hyperparameters that have to be above zero."""
     default_grid: ClassVar[Grid] = {"f0_scale": F0_SCALES, "strength": STRENGTHS}
     """The grid that is searched unless another is given: Malladi et al. 2023, Table 3."""
+    whole: ClassVar[bool] = False
+    """Whether it needs every entry of the kernel, so that features are multiplied out for it."""
 
     strength: float
     f0_scale: float

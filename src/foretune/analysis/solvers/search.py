@@ -67,7 +67,7 @@ def joint_data(
     y: Int[np.ndarray, " e"],
     validation: int,
     metric: str = "accuracy",
-    reversed: Float64[np.ndarray, "n c e c"] | None = None,
+    reversed: Kernel | None = None,
 ) -> JointData:
     """The data of a joint kernel: training examples against training, validation and test examples, in this order.
 

@@ -32,6 +32,8 @@ class _SupportVectors(KernelSolver):
         intercept_: intercept of the machine.
     """
 
+    whole: ClassVar[bool] = True
+
     C: float
     tolerance: float
     machine_: SVC | SVR

@@ -1,4 +1,4 @@
-"""When a forecast goes over to sketched kernels, and how far these are off on a few examples, measured.
+"""When kernels are sketched instead of exact, and how far the sketched ones are off on a few examples, measured.
 
 A sample of examples is given both kernels. What is compared is what a forecast reads: the kernel of the whole model
 (relative Frobenius norm), its largest eigenvalue, the score that regression of the labels predicts on examples held out,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -16,18 +17,22 @@ from foretune.analysis.feature_kernel import dense
 from foretune.analysis.rank_statistics import rank_correlation
 from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.spectrum import largest_eigenvalue
-from foretune.candidates.candidate import ParameterSizes, kernel_label, named_candidates
+from foretune.candidates.candidate import ParameterSizes, kernel_label, named_candidates, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.candidates.joint import train_matrix
+from foretune.experiment.experiment import Experiment
 from foretune.experiment.inputs import Inputs
+from foretune.kernels.block_kernel import Pattern
 from foretune.kernels.budget import device_bytes
+from foretune.kernels.compute import kernels_of
 from foretune.kernels.feature_pass import bytes_of_example
 from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
-from foretune.kernels.job import Job
+from foretune.kernels.job import Job, joint_job
 from foretune.kernels.memory_plan import machine_memory, memory_text
 from foretune.kernels.sketch import Sketch
 
+Features = Literal["auto", "exact", "sketched"]
 SAMPLE = 64
 """Training examples, and as many held out, that both kernels are made of; with c outputs a c-th of them."""
 _LEAST = 8
@@ -35,6 +40,9 @@ FINE = Sketch(1024, landmarks=32)
 """Orders candidates as exact kernels do, for about 1.6 times the work of the usual sketch (docs/results/scale.md)."""
 _FEW = 2000
 """Rows, all examples times outputs, up to which it is taken."""
+
+
+NOT_MEASURED = "How far the sketch is off was not measured: there are too many outputs, or no validation examples."
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,22 @@ class SketchError:
             f"{self.largest:.1%}, and label regression scores {self.sketched_score:.2f} (exact: {self.exact_score:.2f})"
         )
         return f"{told}." if np.isnan(self.ranks) else f"{told}; candidates' ranks correlate by {self.ranks:.2f}."
+
+
+def chosen_sketch(
+    job: Job, formulas: Sequence[Formula], memory: str | int, features: Features, *, on_disk: bool
+) -> Sketch | None:
+    """How kernels are sketched; None where they are exact.
+
+    Args:
+        job: the examples.
+        formulas: of the kernels.
+        memory: budget above the model's own.
+        features: `exact`, `sketched`, or `auto`: sketched where exact ones do not fit.
+        on_disk: features go to files.
+    """
+    wanted = features == "sketched" or (features == "auto" and needs_sketch(job, formulas, memory))
+    return sketch_for(job, formulas, memory, on_disk=on_disk) if wanted else None
 
 
 def needs_sketch(job: Job, formulas: Sequence[Formula], memory: str | int) -> bool:
@@ -101,6 +125,32 @@ def sketch_reason(job: Job, formulas: Sequence[Formula], memory: str | int, sket
 
 def _bytes(job: Job, formulas: Sequence[Formula]) -> int:
     return sum(job.array_bytes(formula) for formula in formulas)
+
+
+def measured_error(
+    experiment: Experiment,
+    kernels: Mapping[str, Blocked],
+    formulas: Sequence[Formula],
+    inputs: Inputs,
+    blocks: Pattern | None = None,
+) -> SketchError | None:
+    """How far the sketched kernels of an experiment are off; None where the exact ones of a few examples would be large.
+
+    Args:
+        experiment: model and examples.
+        kernels: of all examples.
+        formulas: of the kernels.
+        inputs: of all examples.
+        blocks: that take part.
+    """
+    features = {label: each for label, each in kernels.items() if isinstance(each, TangentFeatures)}
+    n, v = sample_sizes(inputs)
+    if not v:
+        return None
+    split, work = experiment.split, experiment.work
+    few = joint_job(experiment.outputs, split.train[:n], split.validation[:v], blocks)
+    exact = kernels_of(few, formulas, work.memory, progress=work.progress)
+    return sketch_error(features, exact, inputs, parameter_sizes(experiment.outputs))
 
 
 def sample_sizes(inputs: Inputs) -> tuple[int, int]:
