@@ -34,7 +34,7 @@ FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
 _SIGNS, _LORA = UsedWith("formula", ("signgd", "asymmetric")), UsedWith("formula", ("lora",))
 _PROJECTION = UsedWith("formula", ("projection",))
 DeviceOption = Annotated[
-    str, option(Panel.MODEL, "Where to compute: cpu, cuda, cuda:1 (the second GPU) or mps."), Device()
+    str, option(Panel.MODEL, "Where to compute: cpu, cuda, or cuda:1 (the second GPU)."), Device()
 ]
 KernelMemory = Annotated[
     str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
