@@ -8,7 +8,10 @@ from typing import Annotated, Literal
 from foretune.cli.fields import Panel, option
 from foretune.cli.ranges import AT_LEAST_1, MOST_RANK, NotWith, NumberRange, Numbers, Whole
 
-_SKETCHED = "Kernels: exact, or sketched, linear in the examples. auto sketches where exact ones do not fit."
+_SKETCHED = (
+    "Exact kernels, or sketched ones, whose cost grows only in proportion to the examples; auto sketches where exact "
+    "ones do not fit into memory."
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,12 @@ class ForecastOptions:
         Literal["constant", "linear", "cosine"],
         option(
             Panel.TRAINING,
-            "Schedule of its learning rate: constant, or falling to zero at the last step (linear, cosine).",
+            "Schedule of the learning rate in that run: constant, or falling to zero at the last step (linear, cosine).",
         ),
     ] = "constant"
     rank: Annotated[
         str,
-        option(Panel.METHOD, "LoRA: ranks that you would train, such as 8; all are compared."),
+        option(Panel.METHOD, "LoRA: ranks to compare, such as 8 or 4,16."),
         Numbers("1,8,64", 1, MOST_RANK),
     ] = "1,4,16,64"
     warm_up: Annotated[

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 from typer.models import ArgumentInfo
 
 from foretune.cli.foreign import SAME, Given, is_foreign, own_options, own_words
 from foretune.cli.held import Held
+from foretune.cli.help import Command as ShownCommand
 from foretune.cli.ranges import Choice, List, Rule, UsedWith
 from foretune.cli.ranges import typed as typed_name
 from foretune.errors import UsageError, nearest
@@ -132,7 +132,10 @@ def command(
 
     parameters = [
         inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=_shown(hints[field.name])
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(field),
+            annotation=_shown(field.name, hints[field.name]),
         )
         for field in known.values()
     ]
@@ -218,13 +221,15 @@ def _check(name: str, hint: Any, values: Mapping[str, object], default: object) 
             rule.check(option, values[name], values)
 
 
-def _shown(hint: Any) -> Any:
+def _shown(name: str, hint: Any) -> Any:
     """What typer is told of an option.
 
     Numbers and choices are text to it, read and checked here with messages of our own; it completes the words of a choice.
     """
     info, words, kind = copy.copy(hint.__metadata__[0]), _choices(hint), _number_kind(hint)
     text = Annotated[str | None if type(None) in get_args(hint.__origin__) else str, info]
+    if isinstance(hint.__metadata__[0], ArgumentInfo):
+        info.metavar = name.upper()
     if kind is not None:
         info.metavar = f"<{kind.__name__}>"
         return text
@@ -238,7 +243,7 @@ def _shown(hint: Any) -> Any:
     return text
 
 
-class Command(TyperCommand):
+class Command(ShownCommand):
     """A command that reads the spellings of other programs, and refuses empty words.
 
     No option means an empty word; an unset shell variable is what they mostly are.
