@@ -96,7 +96,7 @@ ANSWERS = {
     "no": "Adapting is not expected to beat linear probing. Linear probing: no: training is not expected to help. Accuracy "
     "0.85 (head of linear probing, as it starts) -> 0.86 (95%: 0.74 - 0.92).\nA linear probe alone: 0.83, the majority "
     "label: 0.42.",
-    "cannot tell": "It cannot be told: validation examples gain, test examples do not. Matthews correlation 0.123 "
+    "cannot tell": "It cannot be told: a gain on validation examples, none on test examples. Matthews correlation 0.123 "
     "(head of linear probing, as it starts, threshold set on validation) -> 0.124 (95%: 0.074 - 0.192).\nA linear probe "
     "alone: 0.111, the majority label: 0.000.",
 }

@@ -136,13 +136,13 @@ def forecast_page(found: PoolForecast, costs: ForecastCost, stages: Sequence[Sta
 _ANSWERS: dict[Verdict, str] = {
     "help": "Yes.",
     "may": "Perhaps: the gain is within the interval.",
-    "cannot tell": "It cannot be told: validation examples gain, test examples do not.",
+    "cannot tell": "It cannot be told: a gain on validation examples, none on test examples.",
     "no": "No: training is not expected to help.",
 }
 _ANSWERS_OF_PROBING: dict[Verdict, str] = {
     "help": "Yes, by linear probing. Adapting is not expected to beat it.",
     "may": "Perhaps, by linear probing: the gain is within the interval. Adapting is not expected to beat it.",
-    "cannot tell": "It cannot be told: with linear probing validation examples gain, test examples do not. Adapting is not "
+    "cannot tell": "It cannot be told: linear probing gains on validation examples, not on test examples. Adapting is not "
     "expected to beat it.",
     "no": "No: neither linear probing nor adapting is expected to help.",
 }
