@@ -195,7 +195,10 @@ def test_show_refuses_what_is_not_a_result(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"a": 1}')
     (tmp_path / "old.json").write_text('{"format": 0, "foretune": "0.0.9"}')
     assert_refused(run_cli("show", tmp_path / "nothing"), "does not exist")
-    assert_refused(run_cli("show", tmp_path), "holds no finished result")
+    assert_refused(run_cli("show", tmp_path), "holds no finished result", "Repeat the command")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "page.json").write_text("{}")
+    assert_refused(run_cli("show", tmp_path), f"Type for example: foretune show {tmp_path / 'inner'}")
     assert_refused(run_cli("show", tmp_path / "other.json"), "is not a result of foretune")
     assert_refused(run_cli("show", tmp_path / "old.json"), "format 0", "expected format 1")
 

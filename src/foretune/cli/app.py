@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 import foretune
+from foretune.cli.command import Command, Program
 from foretune.cli.forecast_options import ForecastOptions
-from foretune.cli.help import Group
 from foretune.cli.labels_options import ExplainOptions, LabelsOptions
 from foretune.cli.options import (
     AnswerOptions,
@@ -32,7 +32,7 @@ from foretune.cli.options import (
     ShowOptions,
     TaskName,
 )
-from foretune.cli.settings import Command, command
+from foretune.cli.settings import command
 from foretune.cli.solve_options import SolverOptions
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions, ValidateOptions
 from foretune.cli.track_options import TrackOptions
@@ -235,7 +235,7 @@ SPELLINGS = {"behavior": "behaviour"}
 
 app = typer.Typer(
     name="foretune",
-    cls=Group,
+    cls=Program,
     help="Forecast the fine-tuning of a pretrained language model from a few dozen labelled examples.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
