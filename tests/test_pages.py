@@ -126,6 +126,17 @@ def test_a_number_of_the_answer_is_never_cut_off(answer: str, question: str, wid
     assert text.count("a text of people") < 30
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "a falling one"])
+def test_a_number_keeps_the_unit_on_the_line_behind_it(schedule: str) -> None:
+    text = (
+        f"AdamW at 2.2e-02 ({schedule}; the highest tried, so try lower too), batches of 8, 20 steps, best checkpoint by "
+        "validation loss (0.670 nats expected)."
+    )
+    page = dataclasses.replace(PAGE, facts=(Fact("How?", text, 2), *PAGE.facts[1:]))
+    for width in range(80, 100):
+        assert "(0.670 nats expected)." in " ".join(shown(page, width).split())
+
+
 def test_a_short_page_says_the_answer_and_where_the_rest_is() -> None:
     short, long = shown(PAGE), shown(PAGE, details=True)
     assert "Yes. Accuracy 0.60 -> 0.84." in short and "foretune show DIR --details" in short
