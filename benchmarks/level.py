@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=400)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--evaluate-every", type=int, default=4)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--output", choices=("head", "prompt"), default="head")
     parser.add_argument("--candidates", default="*")
@@ -97,7 +98,7 @@ def main() -> None:
         optimiser=AdamWOptimiser(options.rate),
         batch_size=16,
         epochs=options.epochs,
-        evaluate_every=4,
+        evaluate_every=options.evaluate_every,
         best_by="loss",
         dropout=False,
     )

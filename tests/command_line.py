@@ -27,6 +27,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+LONGEST = 600
+"""Seconds after which a forked process ends by SIGALRM: what waits for a pipe fails, and does not stop all tests."""
 _LATE = {"COLUMNS"}  # read by each command, never by a module that is imported
 _MODULES = (
     "foretune.cli.behaviour", "foretune.cli.env", "foretune.cli.forecast", "foretune.cli.kernel", "foretune.cli.reproduce",
@@ -132,6 +134,7 @@ def _settle(call: Call, streams: list[int]) -> None:
     sys.path[0] = call.cwd if call.code is None else ""
     sys.argv = ["-c", *call.arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.alarm(LONGEST)
 
 
 def _run(call: Call) -> None:

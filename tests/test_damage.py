@@ -146,7 +146,8 @@ def test_a_damaged_file_of_a_run_is_refused_or_without_effect(name: str, run: Pa
         result = run_cli("behaviour", copied, *options)
         if result.returncode == 0:
             assert numbers(target) == expected, kind
-            assert kind.startswith("flipped") or name in ("run.yaml", "report.html")
+            probed_again = name == "head.safetensors" and kind == "deleted"
+            assert kind.startswith("flipped") or name in ("run.yaml", "report.html") or probed_again, kind
         else:
             assert_refused(result)
 

@@ -126,6 +126,8 @@ def command_of(folder: Path) -> str | None:
     """The name of the command that made a folder, by the first line of its settings; None where that is not known."""
     file = folder / SETTINGS
     try:
+        if not file.is_file():  # opening a pipe waits for somebody who writes
+            return None
         with file.open(encoding="utf-8") as opened:
             first = opened.readline(200)
     except (OSError, UnicodeDecodeError):
