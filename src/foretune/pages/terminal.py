@@ -154,7 +154,8 @@ def _beside(
         lines, limit = folded(visible(fact.text), room).split("\n"), min(most or fact.lines, fact.lines)
         if fact.name not in _QUOTED:
             limit = max([limit, *(at for at, line in enumerate(lines, 1) if _DIGIT.search(line))])
-            limit += len(lines) - limit == 1 and cell_len(lines[-1]) <= _UNIT and bool(_DIGIT.search(lines[-2]))
+            ends = len(lines) - limit == 1 and cell_len(lines[-1]) <= _UNIT and bool(_DIGIT.search(lines[-2]))
+            limit += ends and most != 1
         if not whole and len(lines) > limit:
             lines = [*lines[: limit - 1], _whole_numbers(lines[limit - 1], _shortened(lines[limit - 1], room))]
         name = f"{visible(fact.name)}{' ' * (names - cell_len(fact.name))}"
