@@ -14,6 +14,9 @@ DOCS = ROOT / "docs"
 NOT_OURS = ("results", "_build", "reference/generated")
 """Folders of docs/ with measured pages, which name the command that makes them, and with pages made from the code."""
 
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+_PROGRAMS = re.compile(r"(?:Next: )?(?:[A-Z_]+=\S+ )*((?:foretune|python|make|pip|uv|docker|ray) .*)")
 _FENCE = re.compile(r"^```(\{code-block\} )?(\w+)[^\n]*\n(?::caption: (\S+)\n)?(.*?)^```", re.MULTILINE | re.DOTALL)
 _LOOP = re.compile(r"^for (\w+) in (.*?); do (.*); done$")
 
@@ -51,6 +54,23 @@ def steps(page: Path) -> list[Step]:
         elif language == "python":
             found.append(Step("python", text))
     return found
+
+
+def mentions(page: Path) -> list[str]:
+    """The commands that a page names where they are not to be typed in order: in its text, and in blocks of text."""
+    text = page.read_text(encoding="utf-8")
+    lines = [
+        line for language, block in _BLOCK.findall(text) if language in ("", "text") for line in block.splitlines()
+    ]
+    bare = _BLOCK.sub("", _FENCE.sub("", text))
+    spans = [" ".join(span.split()) for span in _INLINE.findall(bare)]
+    typed = [found[1] for each in (*lines, *spans) if (found := _PROGRAMS.fullmatch(each.strip()))]
+    return [part.strip() for each in typed for part in each.partition("  #")[0].split(" && ")]
+
+
+def measured_pages() -> list[Path]:
+    """The pages of results, and what stands beside the documentation."""
+    return [ROOT / "CONTRIBUTING.md", *sorted((DOCS / "results").rglob("*.md"))]
 
 
 def unrolled(line: str) -> Iterator[str]:

@@ -176,3 +176,15 @@ def test_a_pipe_as_settings_file_is_refused_instead_of_waited_for(tmp_path: Path
     os.mkfifo(tmp_path / "pipe")
     result = run_cli("kernel", "m", "d", "--out", tmp_path / "o", "--config", tmp_path / "pipe")
     assert_refused(result, "is a pipe", "Expected a regular file")
+
+
+@pytest.mark.parametrize(
+    ("typed", "remedy"),
+    [
+        ("--plan true", "--plan takes no value: leave 'true' out."),
+        ("--quiet False", "--quiet takes no value: leave both out."),
+        ("--difference false", "--difference takes no value: write --no-difference instead."),
+    ],
+)
+def test_a_value_behind_a_flag_is_refused_with_what_is_meant(typed: str, remedy: str) -> None:
+    assert_refused(run_cli("forecast", "no-model", "no-data.csv", *typed.split()), remedy)

@@ -193,7 +193,8 @@ def test_a_no_hands_over_nothing_and_says_so(model_folder, tmp_path: Path) -> No
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out" / "forecast.json").read_text())
     assert record["verdict"] == "no"
-    assert "Nothing to run" in result.stdout and "train.py" not in " ".join(record["page"]["next"])
+    assert "report.html. The forecast says no, so no train.py is written" in " ".join(result.stdout.split())
+    assert "train.py" not in " ".join(record["page"]["next"])
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert not names & {"train.py", "trl.yaml", "adapter_config.json", "rows", WRITTEN}
     refused = run_cli("tune", "--from", "out/forecast.json", "--out", "run", cwd=tmp_path)

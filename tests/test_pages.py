@@ -96,7 +96,7 @@ ANSWERS = {
     "no": "Adapting is not expected to beat linear probing. Linear probing: no: training is not expected to help. Accuracy "
     "0.85 (head of linear probing, as it starts) -> 0.86 (95%: 0.74 - 0.92).\nA linear probe alone: 0.83, the majority "
     "label: 0.42.",
-    "cannot tell": "It cannot be told: validation examples gain, test examples do not. Matthews correlation 0.123 "
+    "cannot tell": "It cannot be told: a gain on validation examples, none on test examples. Matthews correlation 0.123 "
     "(head of linear probing, as it starts, threshold set on validation) -> 0.124 (95%: 0.074 - 0.192).\nA linear probe "
     "alone: 0.111, the majority label: 0.000.",
 }
@@ -124,6 +124,17 @@ def test_a_number_of_the_answer_is_never_cut_off(answer: str, question: str, wid
             last = max(at for at, word in enumerate(words) if any(map(str.isdigit, word)))
             assert " ".join(words[: last + 1]) in text
     assert text.count("a text of people") < 30
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "a falling one"])
+def test_a_number_keeps_the_unit_on_the_line_behind_it(schedule: str) -> None:
+    text = (
+        f"AdamW at 2.2e-02 ({schedule}; the highest tried, so try lower too), batches of 8, 20 steps, best checkpoint by "
+        "validation loss (0.670 nats expected)."
+    )
+    page = dataclasses.replace(PAGE, facts=(Fact("How?", text, 2), *PAGE.facts[1:]))
+    for width in range(80, 100):
+        assert "(0.670 nats expected)." in " ".join(shown(page, width).split())
 
 
 def test_a_short_page_says_the_answer_and_where_the_rest_is() -> None:
@@ -195,7 +206,10 @@ def test_show_refuses_what_is_not_a_result(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"a": 1}')
     (tmp_path / "old.json").write_text('{"format": 0, "foretune": "0.0.9"}')
     assert_refused(run_cli("show", tmp_path / "nothing"), "does not exist")
-    assert_refused(run_cli("show", tmp_path), "holds no finished result")
+    assert_refused(run_cli("show", tmp_path), "holds no finished result", "Repeat the command")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "page.json").write_text("{}")
+    assert_refused(run_cli("show", tmp_path), f"Type for example: foretune show {tmp_path / 'inner'}")
     assert_refused(run_cli("show", tmp_path / "other.json"), "is not a result of foretune")
     assert_refused(run_cli("show", tmp_path / "old.json"), "format 0", "expected format 1")
 

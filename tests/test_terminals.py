@@ -381,3 +381,20 @@ def test_no_option_name_is_cut_at_80_columns(command: str) -> None:
     }
     hidden = {name for option in found.params if getattr(option, "hidden", False) for name in option.opts}
     assert names and names - hidden <= words
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_arguments_as_its_texts_do_and_gives_no_type_to_flags(command: str) -> None:
+    shown = run_cli(command, "--help", env={"COLUMNS": "80"}).stdout
+    usage = re.sub(r"\s+", " ", shown.partition(".")[0])
+    arguments = [each for each in COMMANDS[command].params if each.param_type_name == "argument"]
+    assert [name in usage for each in arguments for name in [str(each.name).upper()]] == [True] * len(arguments)
+    assert "{" not in usage and "<bool>" not in shown
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_room_for_its_texts_at_80_columns(command: str) -> None:
+    shown = run_cli(command, "--help", env={"COLUMNS": "80"}).stdout
+    for line in shown.splitlines():
+        found = re.match(r"\W{1,3} {1,5}--[a-z-]+,? +(<[a-z]+> +)?(?=\S)", line)
+        assert found is None or 80 - found.end() >= 35, line

@@ -167,7 +167,7 @@ def candidate(
         blocks: parameter names, without those of a head.
         rank: of LoRA; None for full tuning.
         sizes: shapes of the parameters.
-        head: parameters of a classification head that are trained beside, `trained_head(kernels, sizes)`.
+        head: parameters of a classification head that are trained too, `trained_head(kernels, sizes)`.
     """
     count = trained_parameters(blocks, rank, sizes) + trained_parameters(head, None, sizes)
     return Candidate(name, kind, tuple(blocks), rank, count, head=tuple(head))

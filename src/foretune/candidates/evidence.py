@@ -128,7 +128,7 @@ class Pool:
         return self.of(candidate.blocks, candidate.rank, candidate.head)
 
     def of(self, blocks: tuple[str, ...], rank: int | None, head: tuple[str, ...]) -> Evidence:
-        """The same for blocks, a rank (None for full tuning), and the parameters of a head that is trained beside."""
+        """The same for blocks, a rank (None for full tuning), and the parameters of a head that is trained too."""
         return self._known.setdefault((frozenset(blocks), rank, head), Evidence(self, blocks, rank, head))
 
     def forget(self, candidate: Candidate) -> None:

@@ -1,7 +1,7 @@
 """A greedy search for a set of modules: each step adds the one with the best predicted gain per trainable parameter.
 
 The gain is the fall of the ridge risk at the set's own scale (`risk`); an empty set has risk 1, or that of the head
-where a head is trained beside. It looks at training examples only. The names of the sets, layers and module types, do
+where a head is trained too. It looks at training examples only. The names of the sets, layers and module types, do
 not restrict what it may choose.
 """
 
@@ -66,7 +66,7 @@ def greedy_path(
         y: targets.
         costs: module -> trainable parameters.
         effort: most steps, and how many modules stay in the search after the first.
-        start: kernel of what is trained beside, a head for example; nothing without one.
+        start: kernel of what is trained too, a head for example; nothing without one.
     """
     total = np.zeros((len(y), len(y))) if start is None else start
     risk, path, left = relative_risk_alone(total, y), [], list(kernels)

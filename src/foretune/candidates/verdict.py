@@ -2,8 +2,8 @@
 
 help          the predicted score lies above that before training, and so does its interval
 may           the predicted score lies above, its interval does not
-no            no simulated step lowers the validation loss, or neither validation nor test examples gain
-cannot tell   validation examples gain, test examples do not
+no            no simulated step lowers the validation loss, or there is no gain on validation or test examples
+cannot tell   a gain on validation examples, none on test examples
 
 A program that has to decide reads three words: `go` after help, `no-go` after no, and `cannot tell` after the other two,
 in which the data do not carry a decision. `foretune validate` counts how often each is right.

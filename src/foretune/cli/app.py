@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import foretune
+from foretune.cli.command import Command, Program
 from foretune.cli.forecast_options import ForecastOptions
 from foretune.cli.labels_options import ExplainOptions, LabelsOptions
 from foretune.cli.options import (
@@ -31,7 +32,7 @@ from foretune.cli.options import (
     ShowOptions,
     TaskName,
 )
-from foretune.cli.settings import Command, command
+from foretune.cli.settings import command
 from foretune.cli.solve_options import SolverOptions
 from foretune.cli.study_options import BudgetOptions, ReproduceOptions, ValidateOptions
 from foretune.cli.track_options import TrackOptions
@@ -102,7 +103,7 @@ COMMANDS: Mapping[str, Entry] = {
         _read,
     ),
     "labels": Entry(
-        """Find the labels of DATA that look wrong to MODEL, and estimate how many are; no training.
+        """Find the labels of DATA that look wrong to MODEL, and estimate how many are wrong. Nothing is trained.
 
         Example: foretune labels minilm reviews.csv --write corrected.csv
         """,
@@ -129,7 +130,7 @@ COMMANDS: Mapping[str, Entry] = {
         },
     ),
     "kernel": Entry(
-        """Compute the kernels of all parameter blocks on a few examples of DATA, and write them to the folder --out.
+        """Compute the kernels of all parameter blocks of MODEL on a few examples of DATA, into the folder --out.
 
         Example: foretune kernel minilm movies --k 16 --formula sgd,signgd,asymmetric,lora --rank 1,8,64 --out runs/movies
         """,
@@ -193,7 +194,7 @@ COMMANDS: Mapping[str, Entry] = {
         _check_tasks,
     ),
     "track": Entry(
-        """Show forecasts beside the runs that `foretune tune --from` made of them: how far they are to be trusted.
+        """Show how good forecasts were: each one beside its run by `foretune tune --from`.
 
         Example: foretune track --on
         """,
@@ -234,6 +235,7 @@ SPELLINGS = {"behavior": "behaviour"}
 
 app = typer.Typer(
     name="foretune",
+    cls=Program,
     help="Forecast the fine-tuning of a pretrained language model from a few dozen labelled examples.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -21,7 +21,7 @@ def run_env() -> None:
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows = [*versions().items()]
     rows.append(("built-in models", ", ".join(MODELS)))
-    rows.append(("devices", ", ".join(["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])])))
+    rows.append(("devices", ", ".join(["cpu", *cuda])))
     rows.append(("threads", str(torch.get_num_threads())))
     rows.append(("cache", str(Path(cache_folder()))))
     rows.append(("offline", "yes" if os.environ.get("HF_HUB_OFFLINE") else "no"))

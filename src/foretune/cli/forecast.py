@@ -258,8 +258,8 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
     )
     page = forecast_page(result, costs, found.work.stages.finished, seen, numbers)
     if out is not None:
-        handed = handed_over(out, then.run) or f"Nothing to run. {then.why_none}"
-        page = replace(page, facts=(*page.facts, Fact("Written", handed, 1)))
+        handed = handed_over(out, then.run) or f"{out}: report.html. {then.why_none}"
+        page = replace(page, facts=(*page.facts, Fact("Written", handed, 1 if then.run else 2)))
         write_page_json(out / FORECAST, page, foretune.__version__)
         keep_report(out, with_real_runs(page, real_runs(out)))
     return MadeForecast(page, numbers.decision, then.run)

@@ -33,12 +33,12 @@ class ForecastOptions:
         Literal["constant", "linear", "cosine"],
         option(
             Panel.TRAINING,
-            "Schedule of its learning rate: constant, or falling to zero at the last step (linear, cosine).",
+            "Schedule of the learning rate in that run: constant, or falling to zero at the last step (linear, cosine).",
         ),
     ] = "constant"
     rank: Annotated[
         str,
-        option(Panel.METHOD, "LoRA: ranks that you would train, such as 8; all are compared."),
+        option(Panel.METHOD, "LoRA: ranks to compare, such as 8 or 4,16."),
         Numbers("1,8,64", 1, MOST_RANK),
     ] = "1,4,16,64"
     warm_up: Annotated[

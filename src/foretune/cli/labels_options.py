@@ -25,7 +25,9 @@ class RowKernelOptions:
         Literal["features", "gradients"],
         option(Panel.RUN, "Compare rows by the model's features, or by its gradients, which takes minutes."),
     ] = "features"
-    seed: Annotated[int, option(Panel.RUN, "Seed of the random head whose gradients are compared."), SEED] = 13
+    seed: Annotated[
+        int, option(Panel.RUN, "Seed of what is drawn at random, such as the head for --kernel gradients."), SEED
+    ] = 13
     memory: KernelMemory = "2GiB"
 
 
@@ -37,7 +39,7 @@ class LabelsOptions(RowKernelOptions):
         Path | None,
         option(
             Panel.RUN,
-            "Write a copy of DATA with the likely labels in place of the suspicious ones to this new .csv, .tsv or .jsonl "
+            "Write a copy of DATA with the likely labels instead of the suspicious ones to this new .csv, .tsv or .jsonl "
             "file.",
         ),
     ] = None
@@ -46,7 +48,7 @@ class LabelsOptions(RowKernelOptions):
         option(Panel.RUN, "Rank the texts of this file, or hub dataset, by what their labels would teach."),
     ] = None
     batch: Annotated[
-        int | None, option(Panel.RUN, "How many rows of --unlabelled to choose.  [default: 20]"), AT_LEAST_1
+        int | None, option(Panel.RUN, "Number of rows of --unlabelled to choose.  [default: 20]"), AT_LEAST_1
     ] = None
     forecast: Annotated[
         Path | None,

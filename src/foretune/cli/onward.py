@@ -138,7 +138,7 @@ def handed_over(folder: Path, run: NextRun | None) -> str:
     if run is None:
         return ""
     shown = dict.fromkeys(name.split("/")[0] for name in write_next_run(folder, run, foretune.__version__))
-    return f"{folder}: {', '.join(shown)}"
+    return f"{folder}: {', '.join(['report.html', *shown])}"
 
 
 def _why_none(result: PoolForecast, found: Experiment, model: ModelOptions) -> str | None:

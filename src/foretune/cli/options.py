@@ -33,16 +33,16 @@ from foretune.model.parameters import ParameterFilter
 FORMULAS = ("sgd", "signgd", "asymmetric", "lora", "projection")
 _SIGNS, _LORA = UsedWith("formula", ("signgd", "asymmetric")), UsedWith("formula", ("lora",))
 _PROJECTION = UsedWith("formula", ("projection",))
-DeviceOption = Annotated[
-    str, option(Panel.MODEL, "Where to compute: cpu, cuda, cuda:1 (the second GPU) or mps."), Device()
-]
+DeviceOption = Annotated[str, option(Panel.MODEL, "Where to compute: cpu, cuda, or cuda:1 (the second GPU)."), Device()]
 KernelMemory = Annotated[
     str, option(Panel.RUN, "Memory budget for kernels, in addition to the model's own memory."), Memory()
 ]
 KernelFeatures = Annotated[
     Literal["auto", "exact", "sketched"],
     option(
-        Panel.RUN, "Kernels: exact, or sketched, linear in the examples. auto sketches where exact ones do not fit."
+        Panel.RUN,
+        "Exact kernels, or sketched ones, whose cost grows only in proportion to the examples; auto sketches where exact "
+        "ones do not fit into memory.",
     ),
 ]
 TaskFolders = Annotated[
@@ -81,7 +81,7 @@ class ModelOptions:
         Literal["causal", "masked", "encoder"] | None,
         option(
             Panel.MODEL,
-            "Load the model as causal, masked or encoder (no words).  [default: as it was trained]",
+            "Load the model as causal, masked or encoder (no language-model head).  [default: as it was trained]",
         ),
     ] = None
     trust_remote_code: Annotated[
@@ -146,7 +146,7 @@ class DataOptions(RowOptions):
         bool,
         option(
             Panel.DATA,
-            "Train on all rows except those for validation: k per label, at most a tenth of them.",
+            "Train on all rows except test rows and validation rows: k per label, at most a tenth.",
             "--full-data",
         ),
     ] = False
@@ -163,7 +163,7 @@ class AnswerOptions:
         option(
             Panel.OUTPUT,
             "Let the model answer with label words after a prompt, or with a classification head; auto is a prompt "
-            "where the model has words.",
+            "if the model has a language-model head.",
         ),
     ] = "auto"
     task: Annotated[
@@ -318,7 +318,10 @@ class CardOptions:
     result: Annotated[Path, argument("A folder made by `foretune forecast`, `tune` or `kernel`, or a file of --json.")]
     out: Annotated[
         Path | None,
-        option(Panel.RUN, "Write the card to this .md file instead of the screen; a card that was changed is kept."),
+        option(
+            Panel.RUN,
+            "Write the card to this .md file instead of the screen; a file that you changed is never replaced.",
+        ),
     ] = None
     debug: Annotated[bool, option(Panel.RUN, "Show the traceback of an error.", "--debug")] = False
 
@@ -359,7 +362,11 @@ class RunOptions:
         False
     )
     out: Annotated[
-        Path | None, option(Panel.RUN, "Folder for kernels and run.yaml; a stopped run in it is resumed.")
+        Path | None,
+        option(
+            Panel.RUN,
+            "Folder for report.html, train.py, forecast.json and kernels; a stopped forecast in it is resumed.",
+        ),
     ] = None
 
 

@@ -197,7 +197,7 @@ class Device(Rule):
     def check(self, option: str, value: object, others: Mapping[str, object]) -> None:
         """As `Rule`."""
         if not re.fullmatch(r"cpu|mps|(cuda|xpu)(:[0-9]+)?", str(value)):
-            raise UsageError(f"{option} {value!r}: expected cpu, cuda, cuda:1 (the second of several) or mps.")
+            raise UsageError(f"{option} {value!r}: expected cpu, cuda, or cuda:1 (the second GPU).")
 
 
 @dataclass(frozen=True)

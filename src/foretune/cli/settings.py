@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from typer.core import TyperCommand
 from typer.models import ArgumentInfo
 
-from foretune.cli.foreign import SAME, Given, is_foreign, own_options, own_words
+from foretune.cli.command import BLANK
+from foretune.cli.foreign import SAME, Given, is_foreign, own_options
 from foretune.cli.held import Held
 from foretune.cli.ranges import Choice, List, Rule, UsedWith
 from foretune.cli.ranges import typed as typed_name
@@ -28,8 +28,6 @@ from foretune.text.quoted import quoted
 from foretune.text.yaml_values import given, key_nodes, plain_values, yaml_root, yaml_text
 
 _NOT_REPEATED = {"forecast", "exit_code", "plan", "debug", "quiet", "verbose", "details"}
-_BLANK = ("--delimiter",)
-"""Options that may be a blank or a tab."""
 _TRUTH = ("true", "false", "yes", "no", "on", "off")
 
 
@@ -78,7 +76,7 @@ def _typed(where: str, value: object, name: str, *, flag: bool, several: bool) -
         UsageError: the option takes one value, or not this kind.
     """
     if isinstance(value, str):
-        if not value or (not value.strip() and typed_name(name) not in _BLANK):
+        if not value or (not value.strip() and typed_name(name) not in BLANK):
             raise UsageError(f"{where} is empty. Leave it out, or give it a value.")
         if flag and value.lower() not in _TRUTH:
             raise UsageError(f"{where} is {value!r}; expected true or false.")
@@ -132,7 +130,10 @@ def command(
 
     parameters = [
         inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=_shown(hints[field.name])
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(field),
+            annotation=_shown(field.name, hints[field.name]),
         )
         for field in known.values()
     ]
@@ -218,13 +219,15 @@ def _check(name: str, hint: Any, values: Mapping[str, object], default: object) 
             rule.check(option, values[name], values)
 
 
-def _shown(hint: Any) -> Any:
+def _shown(name: str, hint: Any) -> Any:
     """What typer is told of an option.
 
     Numbers and choices are text to it, read and checked here with messages of our own; it completes the words of a choice.
     """
     info, words, kind = copy.copy(hint.__metadata__[0]), _choices(hint), _number_kind(hint)
     text = Annotated[str | None if type(None) in get_args(hint.__origin__) else str, info]
+    if isinstance(hint.__metadata__[0], ArgumentInfo):
+        info.metavar = name.upper()
     if kind is not None:
         info.metavar = f"<{kind.__name__}>"
         return text
@@ -236,34 +239,6 @@ def _shown(hint: Any) -> Any:
     info.metavar = "<choice>"
     info.autocompletion = lambda incomplete: [word for word in words if word.startswith(incomplete)]
     return text
-
-
-class Command(TyperCommand):
-    """A command that reads the spellings of other programs, and refuses empty words.
-
-    No option means an empty word; an unset shell variable is what they mostly are.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As typer, after a look at the words.
-
-        Raises:
-            UsageError: one is empty.
-        """
-        for before, word in zip(["", *args], args, strict=False):
-            option, separator, value = word.partition("=")
-            named = option if separator and option.startswith("--") else before if before.startswith("--") else ""
-            given_value = value if separator and option.startswith("--") else word
-            if not given_value or (not given_value.strip() and named not in _BLANK):
-                what = f"{named} is empty" if named else "An argument is empty"
-                raise UsageError(f"{what}. Leave it out, or give it a value; an unset shell variable is empty, too.")
-        known = {
-            option.removeprefix("--").replace("-", "_"): bool(getattr(parameter, "is_flag", False))
-            for parameter in self.params
-            for option in (*parameter.opts, *parameter.secondary_opts)
-            if option.startswith("--")
-        }
-        return super().parse_args(ctx, own_words(args, known))
 
 
 def _default(field: dataclasses.Field) -> object:

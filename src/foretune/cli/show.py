@@ -90,9 +90,13 @@ def kept_page(place: Path) -> Page:
     folder = next((each for each in around if _is_of_experiment(place.absolute(), each)), None)
     if folder is not None:
         return _kernels(folder)
+    inner = sorted(file.parent for name in (*_PAGES, RESULT) for file in place.glob(f"*/{name}"))
+    remedy = "Repeat the command that made it."
+    if inner:
+        remedy = f"Of its folders {len(inner)} hold one. Type for example: foretune show {shlex.quote(str(inner[0]))}"
     raise UsageError(
         f"{place} holds no finished result: expected one of {', '.join(_PAGES)}, {RESULT} and {EXPERIMENT.file} there. "
-        "Repeat the command that made it."
+        f"{remedy}"
     )
 
 

@@ -124,7 +124,7 @@ class ValidateOptions:
         bool,
         option(
             Panel.DATA,
-            "Train on all rows except those for validation: 32 or --k per label, at most a tenth of them.",
+            "Train on all rows except test rows and validation rows: 32 or --k per label, at most a tenth.",
             "--full-data",
         ),
     ] = False

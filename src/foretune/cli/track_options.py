@@ -14,15 +14,15 @@ class TrackOptions:
     """Whether runs are recorded."""
 
     on: Annotated[
-        bool, option(Panel.RUN, "From now on record every `foretune tune --from` in the cache folder.", "--on")
+        bool, option(Panel.RUN, "From now on, record every run of `foretune tune --from` in the cache folder.", "--on")
     ] = False
     off: Annotated[
         bool,
-        option(Panel.RUN, "Record no longer; the records stay.", "--off"),
+        option(Panel.RUN, "Stop recording, and keep the records.", "--off"),
         NotWith("on"),
     ] = False
     clear: Annotated[
         bool,
-        option(Panel.RUN, "Delete every record, and record no longer.", "--clear"),
+        option(Panel.RUN, "Stop recording, and delete all records.", "--clear"),
         NotWith("on"),
     ] = False

@@ -75,7 +75,7 @@ class MethodOptions(
         bool,
         option(
             Panel.METHOD,
-            "Leave the head of a classifier or language model as it is; it is trained beside the rest otherwise.",
+            "Do not train the head of the classifier or language model.  [default: it is trained too]",
             "--exclude-head",
         ),
         UsedWith("method", ("ft", "lora", "bitfit", "linearized")),
@@ -135,7 +135,7 @@ class TrainingOptions(
         str | None,
         option(
             Panel.TRAINING,
-            "Trackers that the losses of every evaluation are sent to, separated by commas: "
+            "Send the losses of every evaluation to these trackers, separated by commas: "
             f"{', '.join(TRACKERS)}.  [default: none]",
         ),
         Words("tensorboard,wandb", (*TRACKERS, NONE)),
@@ -196,7 +196,8 @@ class BehaviourOptions:
         int | None,
         option(
             Panel.BEHAVIOUR,
-            "Largest number of training examples to measure on, for kernel and chi.  [default: all that fit in --memory]",
+            "Largest number of training examples to measure on, for the kernel and the output derivative chi.  "
+            "[default: all that fit in --memory]",
         ),
         AT_LEAST_1,
     ] = None

@@ -64,6 +64,8 @@ def _read(account: Account) -> Iterator[tuple[str, str, int]]:
     out = [f"{count:,} row{'s' if count > 1 else ''} {reason}" for reason, count in account.left_out.items()]
     (first, count), *others = account.used.items()
     used = [f"{count:,} examples for {first}", *(f"{count:,} for {name}" for name, count in others)]
+    if not any(count for _, count in others):
+        used = [f"all {count:,} labelled rows"]
     yield "Read", "; ".join(files), 2
     yield "Labels", ", ".join([*labels, *more]), 1
     if out:

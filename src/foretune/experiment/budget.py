@@ -50,7 +50,7 @@ class Budget:
         """What was cut, in words."""
         found = []
         if self.steps is not None:
-            found.append(f"{self.steps} steps instead of 32 k C")
+            found.append(f"{self.steps} steps instead of 32 per training example")
         if self.evaluate_every is not None:
             found.append(f"an evaluation every {self.evaluate_every} steps")
         if self.batch_sizes is not None:

@@ -94,7 +94,7 @@ def with_weights(head: HeadLogits, weight: Tensor, bias: Tensor) -> HeadLogits:
 
 
 def single_output(outputs: Outputs, seed: int) -> Outputs:
-    """The same with one random output in place of a head of several classes: its gradients know no class.
+    """The same with one random output instead of a head of several classes: its gradients know no class.
 
     Args:
         outputs: the model as a function; label words answer as they do.

@@ -136,17 +136,18 @@ def forecast_page(found: PoolForecast, costs: ForecastCost, stages: Sequence[Sta
 _ANSWERS: dict[Verdict, str] = {
     "help": "Yes.",
     "may": "Perhaps: the gain is within the interval.",
-    "cannot tell": "It cannot be told: validation examples gain, test examples do not.",
+    "cannot tell": "It cannot be told: a gain on validation examples, none on test examples.",
     "no": "No: training is not expected to help.",
 }
 _ANSWERS_OF_PROBING: dict[Verdict, str] = {
     "help": "Yes, by linear probing. Adapting is not expected to beat it.",
     "may": "Perhaps, by linear probing: the gain is within the interval. Adapting is not expected to beat it.",
-    "cannot tell": "It cannot be told: with linear probing validation examples gain, test examples do not. Adapting is not "
+    "cannot tell": "It cannot be told: linear probing gains on validation examples, not on test examples. Adapting is not "
     "expected to beat it.",
     "no": "No: neither linear probing nor adapting is expected to help.",
 }
 """What is said first where nothing beats linear probing, which is then what would be trained."""
+_NO_BEYOND_THE_PROBE = "No: training is not expected to beat the linear probe that the head starts from."
 
 
 def short_answer(found: PoolForecast, metric: str) -> str:
@@ -176,13 +177,17 @@ def _works(found: PoolForecast, metric: str) -> str:
     word = "no" if picked is None else picked.verdict
     score = found.predicted.score
     said = (_ANSWERS if found.advice.beats_probing is not False else _ANSWERS_OF_PROBING)[word]
+    probed = "linear probing" in found.started
+    if probed and word == "no":
+        said = _NO_BEYOND_THE_PROBE
     beside = ", threshold set on validation" if found.thresholded else ""
     change = (
         f"{metric[0].upper()}{metric[1:]} {before.value:.2f} ({found.started}{beside}) -> {score.value:.2f} "
         f"(95%: {score.low:.2f} - {score.high:.2f})."
     )
     probe, majority = found.probe.value, found.majority.value
-    return f"{said} {change}\nA linear probe alone: {probe:.2f}, the majority label: {majority:.2f}."
+    alone = "A probe without threshold" if probed and found.thresholded else "A linear probe alone"
+    return f"{said} {change}\n{alone}: {probe:.2f}, the majority label: {majority:.2f}."
 
 
 def _what(found: PoolForecast, picked: Recommendation) -> str:

@@ -54,7 +54,7 @@ class NextRun:
         adapter: arguments of `peft.LoraConfig`; None where weights are tuned in full.
         adapter_start: module -> the matrix A that its adapter starts with, of which the forecast is; B is zero.
         blocks: parameters that are tuned in full, without those of a head.
-        trains_head: whether the head is trained beside.
+        trains_head: whether the head is trained too.
         modules: names of the modules that get adapters, in the loaded model.
         learning_rate, batch, steps, every: of AdamW; every so many steps the run is evaluated.
         schedule: of the learning rate, as transformers names it.

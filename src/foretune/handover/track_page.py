@@ -34,7 +34,8 @@ def _answer(found: TrackRecord) -> str:
     )
     if not found.runs:
         return f"{state}. There is no run yet."
-    return f"{state}. {len(found.runs)} runs so far: accuracy off by {100 * found.off:.1f} points."
+    runs = "1 run" if len(found.runs) == 1 else f"{len(found.runs)} runs"
+    return f"{state}. {runs} so far: accuracy off by {100 * found.off:.1f} points."
 
 
 def _facts(found: TrackRecord) -> tuple[Fact, ...]:

@@ -1,4 +1,4 @@
-"""A copy of a file with the likely labels in place of the suspicious ones."""
+"""A copy of a file with the likely labels instead of the suspicious ones."""
 
 from __future__ import annotations
 

@@ -108,10 +108,11 @@ def explain_page(data: ExplainData, about: tuple[Fact, ...], notes: Sequence[str
         notes: of how the texts were read.
     """
     first = data.explained[0]
+    others = "rows" if first.asked.row < 0 else "other rows"
     return Page(
         title=f"What predictions on {data.data} rest on, asked of {data.model}",
         answer=(
-            f"{_name(first)}: {first.predicted} by the other rows; row {first.rows[0].row} helped most, row "
+            f"{_name(first)}: {first.predicted} by the {others}; row {first.rows[0].row} helped most, row "
             f"{first.rows[-1].row} hurt most"
         ),
         about=about,

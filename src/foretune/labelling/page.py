@@ -127,7 +127,7 @@ def _agreement(result: Suspicion) -> str:
 
 def _contradictions(twins: Sequence[Twins]) -> str:
     same = sum(pair.same for pair in twins)
-    return f"{same} pairs of rows have the same text and different labels, {len(twins) - same} nearly the same text"
+    return f"pairs of rows with different labels: {same} with the same text, {len(twins) - same} with nearly the same"
 
 
 def _notes(result: Suspicion) -> tuple[str, ...]:
@@ -145,4 +145,4 @@ def _next_tables(found: NextRows | None) -> tuple[Table, ...]:
     columns = (Column("row", "d"), Column("teaches", ".1%"), Column("text", words=True))
     rows = tuple((row.row, row.gain, short_text(row)) for row in found.rows)
     few = tuple(range(min(_SHOWN, len(rows))))
-    return (Table(columns, rows, f"To label next, of {found.unlabelled}", few=few),)
+    return (Table(columns, rows, f"Rows to label next, the first {len(found.rows)} of {found.unlabelled}", few=few),)

@@ -98,7 +98,7 @@ def load_model(
     Args:
         name: `smollm2`, `minilm`, `bert-tiny`, a hub id, a local model folder, or a `.gguf` file.
         dtype: `float32`, `float64`, `bfloat16`, `float16` or a torch dtype.
-        device: `cpu`, `cuda`, `cuda:1`, `mps`.
+        device: `cpu`, `cuda`, `cuda:1`.
         revision: branch, tag or commit on the hub.
         kind: `causal`, `masked` or `encoder`; by default what the model's configuration says it was trained as.
         trust_remote_code: run Python code that comes with the model.
@@ -166,12 +166,14 @@ def _device(device: str | torch.device) -> torch.device:
         where = torch.device(device)
         if where.type == "meta" or (where.type == "cpu" and where.index):
             raise RuntimeError("PyTorch knows no such device")
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, dtype=torch.float64, device=where)
+    except (RuntimeError, AssertionError, TypeError) as error:
         first = str(error).splitlines()[0].rstrip(".")
         count = torch.cuda.device_count()
         if str(device).startswith("cuda"):
             first = f"PyTorch sees {count} CUDA devices" if count else "PyTorch sees no CUDA device"
+        if str(device).startswith("mps"):
+            first = "kernels are summed in float64, which mps does not have"
         raise UsageError(f"Device {str(device)!r} cannot be used here: {first}. Try --device cpu.") from error
     return where
 

@@ -33,6 +33,8 @@ _LEVELS: tuple[_Level, ...] = ((None, None), (1, None), (1, 2), (1, 1))
 """Lines for each fact of the question and of the answer, from what they ask for to the least; a number is never cut off."""
 _QUOTED = ("Prompt", "Words", "Example", "Note")
 """Facts that quote the user, whose numbers may be cut off."""
+_UNIT = 20
+"""Characters of a last line that may belong to the number on the line before: `nats expected).`"""
 _DIGIT = re.compile(r"\d")
 _NEXT = "Next: "
 
@@ -152,6 +154,8 @@ def _beside(
         lines, limit = folded(visible(fact.text), room).split("\n"), min(most or fact.lines, fact.lines)
         if fact.name not in _QUOTED:
             limit = max([limit, *(at for at, line in enumerate(lines, 1) if _DIGIT.search(line))])
+            ends = len(lines) - limit == 1 and cell_len(lines[-1]) <= _UNIT and bool(_DIGIT.search(lines[-2]))
+            limit += ends and most != 1
         if not whole and len(lines) > limit:
             lines = [*lines[: limit - 1], _whole_numbers(lines[limit - 1], _shortened(lines[limit - 1], room))]
         name = f"{visible(fact.name)}{' ' * (names - cell_len(fact.name))}"

@@ -19,9 +19,9 @@ class Engine:
 
     Attributes:
         engine: run workers as processes of this machine (local) or on a Ray cluster (ray).
-        workers: number of workers; each loads the model and has a --memory of its own.
-        address: of the Ray cluster, such as auto or 10.0.0.1:6379; None for a Ray of this machine.
-        cpus_per_worker: threads of each worker, and CPUs that Ray keeps for it; None for its share of this process's.
+        workers: number of workers; each loads the model and has a --memory of its own; None for no workers.
+        address: address of the Ray cluster, such as auto or 10.0.0.1:6379; None for Ray on this machine.
+        cpus_per_worker: threads of each worker, and CPUs that Ray keeps for it; None for an equal share of the threads.
         gpus_per_worker: GPUs of each worker, such as 1 or 0.5; None for 1 on Ray with --device cuda, else 0.
     """
 

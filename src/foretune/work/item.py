@@ -1,7 +1,8 @@
 """A work item: inputs -> one file, written whole. What is there already is not made again.
 
-Items know where their results go and hand back no values: whoever started them reads the files. A worker keeps what all
-items need (a model, above all), which it opens once; an item that another command makes at the moment comes back later.
+Items know where their results go and hand back no values: the process that started them reads the files. A worker
+keeps what all items need (a model, above all), which it opens once. An item that another command makes at the moment comes
+back later.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Workers that are processes of this machine: a pool of `concurrent.futures` each, so that one that dies takes no other.
 
-Workers ignore Ctrl-C, which is for whoever started them, and end with that process however it ends. They print to
+Workers ignore Ctrl-C, which is for the process that started them, and end with that process however it ends. They print to
 standard error only.
 """
 

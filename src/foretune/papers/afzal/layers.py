@@ -93,7 +93,7 @@ class LayerChoice(PlacementsPage[Layers]):
         """The kernels, both risks, and what differs from the paper."""
         training = single_training(study.budget)
         return (
-            f"Model {study.lm.name} with a random head, trained beside; tasks {', '.join(study.tasks)}; k = "
+            f"Model {study.lm.name} with a random head, which is trained too; tasks {', '.join(study.tasks)}; k = "
             f"{', '.join(map(str, study.ks))} examples per label; seeds {', '.join(map(str, study.seeds))}.",
             f"K and S are kernels of LoRA of rank {RANK} at the start on the training examples, K with the head; sigma = "
             f"{SIGMA:g} lambda_max of the kernel with adapters on all linear layers. y is what the pretrained outputs "

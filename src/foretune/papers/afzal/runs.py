@@ -95,7 +95,7 @@ def projections(outputs: Outputs, what: str) -> dict[str, list[str]]:
 
 
 def placement(name: str, blocks: Sequence[str], sizes: ParameterSizes, head: Sequence[str]) -> Candidate:
-    """LoRA of rank 8 on some weights, the head trained beside."""
+    """LoRA of rank 8 on some weights; the head is trained too."""
     return candidate(name, "projections", blocks, RANK, sizes, head)
 
 

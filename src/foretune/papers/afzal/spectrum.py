@@ -96,7 +96,7 @@ class SpectrumAgainstTraining(PlacementsPage[Points]):
             f"Model {study.lm.name} with a random head; tasks {', '.join(study.tasks)}; k = "
             f"{', '.join(map(str, study.ks))} examples per label for training; seeds {', '.join(map(str, study.seeds))}; "
             f"at most {study.test} test examples.",
-            f"Runs: LoRA of rank {RANK}, the head trained beside, AdamW at {training.optimiser.learning_rate:g}, "
+            f"Runs: LoRA of rank {RANK} and the head, AdamW at {training.optimiser.learning_rate:g}, "
             f"batches of {training.batch_size}, {length}, a constant rate; scores are those after the last step.",
             f"K is the kernel of adapters and head on the training examples at the start; sigma = {SIGMA:g} "
             "lambda_max of the kernel with adapters on all linear layers, the same for all placements.",
