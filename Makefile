@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Shapes and types of arguments are checked while the tests run.
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal \
-	--jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
+# Shapes and types of arguments are checked while the tests run: of most modules, in `make sweep` of all.
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist worksteal
+MOST := --jaxtyping-packages=$$($(BIN)/python -m tests.shapes)
+ALL := --jaxtyping-packages=foretune.gradients,foretune.kernels,foretune.analysis,beartype.beartype
 
 .PHONY: demo lint test check sweep docs format schema benchmark clean
 
@@ -18,13 +19,13 @@ lint: $(READY)
 	$(BIN)/pyright
 
 check: lint
-	$(PYTEST) -m "not slow and not sweep"
+	$(PYTEST) $(MOST) -m "not slow and not sweep"
 
 test: $(READY)
-	$(PYTEST) -m "not sweep"
+	$(PYTEST) $(MOST) -m "not sweep"
 
 sweep: $(READY)
-	$(PYTEST) -m sweep
+	$(PYTEST) $(ALL) -m sweep
 
 docs: $(READY)
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html

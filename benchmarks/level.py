@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--output", choices=("head", "prompt"), default="head")
     parser.add_argument("--candidates", default="*")
+    parser.add_argument("--memory", default="2GiB")
     options = parser.parse_args()
     lm = load_model(options.model)
     run = Training(
@@ -120,6 +121,7 @@ def main() -> None:
                 data=options.data,
                 candidates=tuple(options.candidates.split(",")),
                 output={"head": PROBED_HEAD, "prompt": PROMPT}[options.output],
+                memory=options.memory,
             )
             (real,) = measured_candidates(study)
             cell = study.cell(task, seed)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 LONGEST = 600
 """Seconds after which a forked process ends by SIGALRM: what waits for a pipe fails, and does not stop all tests."""
-_LATE = {"COLUMNS"}  # read by each command, never by a module that is imported
+_LATE = {"COLUMNS", "FORETUNE_CACHE"}  # read by each command, never by a module that is imported
 _MODULES = (
     "foretune.cli.behaviour", "foretune.cli.env", "foretune.cli.forecast", "foretune.cli.kernel", "foretune.cli.reproduce",
     "foretune.cli.solve", "foretune.cli.tasks", "foretune.cli.tune", "foretune.cli.validate",

@@ -83,7 +83,7 @@ def test_sketched_kernels_are_unbiased(name: str, landmarks: int) -> None:
     outputs = outputs_of(language_model(family(name)), difference=True)
     job = job_of(outputs)
     exact = ft.kernels_of(job, formulas_of(job))
-    drawn = [tangent_features(job_of(outputs), formulas_of(job), Sketch(16, seed, landmarks)) for seed in range(24)]
+    drawn = [tangent_features(job_of(outputs), formulas_of(job), Sketch(16, seed, landmarks)) for seed in range(12)]
     for label, kernel in exact.items():
         found = np.stack([product(each[label], kernel.names) for each in drawn])
         spread = found.std(0) / np.sqrt(len(found))

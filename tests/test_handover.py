@@ -45,11 +45,11 @@ def forecast(model_folder, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 def ran(folder: Path) -> tuple[list[dict], str]:
     """The log of `train.py` in a process in which foretune cannot be imported, and what it printed."""
-    code = "import runpy, sys; sys.modules['foretune'] = None; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
-    result = subprocess.run(
-        [sys.executable, "-W", "error::SyntaxWarning", "-c", code, "train.py"],
-        cwd=folder, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    code = (
+        "import runpy, sys, warnings; warnings.simplefilter('error', SyntaxWarning); sys.modules['foretune'] = None; "
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0])"
+    )
+    result = run_code(code, "train.py", cwd=folder)
     assert result.returncode == 0, result.stderr
     return json.loads((folder / "trained" / "log.json").read_text())["log"], result.stdout
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -69,9 +68,7 @@ def test_the_wheel_runs_where_only_its_dependencies_are(built: dict[str, Path], 
 def test_uv_makes_an_environment_without_pip_in_which_a_built_in_model_is_fetched(
     kind: str, built: dict[str, Path], tmp_path: Path
 ) -> None:
-    uv = shutil.which("uv")
-    if uv is None:
-        pytest.skip("uv is not installed")
+    uv = Path(sys.executable).with_name("uv")
     home = tmp_path / "fresh"
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")

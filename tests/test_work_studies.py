@@ -137,7 +137,7 @@ def studies(bert_folder: Path, mr_data: Path, lm: LanguageModel, tmp_path: Path)
     yield Study(lm, ("mr",), (4,), (13, 21), 12, tmp_path / "cells", mr_data, cut)
 
 
-@pytest.mark.parametrize("name", ["lpft-features", "afzal-layers"])
+@pytest.mark.parametrize("name", [pytest.param("lpft-features", marks=pytest.mark.sweep), "afzal-layers"])
 def test_a_page_in_parts_is_the_page_and_trains_nothing_more(
     name: str, studies: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
