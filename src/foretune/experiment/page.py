@@ -115,10 +115,10 @@ def kernel_page(
         about=about,
         facts=(
             Fact("Written", ", ".join(dict.fromkeys(_place(folder, *each) for each in kernels.items())), 6),
-            cost_fact(data.stages),
+            *([cost_fact(data.stages)] if data.stages else []),  # nobody knows what a kept one cost
         ),
         notes=tuple(notes),
-        tables=(Table(header, tuple(rows)), stage_table(data.stages)),
+        tables=(Table(header, tuple(rows)), *([stage_table(data.stages)] if data.stages else [])),
         next=(f"foretune solve {shlex.quote(str(folder))}",),
         kind="kernel",
         data=data,
