@@ -11,7 +11,11 @@ import torch
 
 from foretune.experiment.folder import EXPERIMENT
 from foretune.shapes import Float64
-from foretune.store.tensors import read_tensors, write_tensors
+from foretune.store.kept import whole
+from foretune.store.tensors import read_remark, read_tensors, write_tensors
+
+_SECONDS = "forward_seconds"
+"""A remark beside the tensors: it is another one each time, and no number depends on it."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ def kept_seen(file: Path | None, made: Callable[[], SeenOutputs]) -> SeenOutputs
         found = made()
         written = {name: torch.from_numpy(getattr(found, name)) for name in ("outputs", "features")}
         notes = torch.tensor(list("\n".join(found.notes).encode()), dtype=torch.uint8)
-        seconds = torch.tensor(found.forward_seconds, dtype=torch.float64)
-        write_tensors(file, {**written, "notes": notes, "forward_seconds": seconds})
+        write_tensors(file, {**written, "notes": notes}, **{_SECONDS: repr(found.forward_seconds)})
     kept = EXPERIMENT.whole(file.parent, lambda: read_tensors(file))
     notes = tuple(filter(None, bytes(kept["notes"].tolist()).decode().split("\n")))
-    return SeenOutputs(kept["outputs"].numpy(), kept["features"].numpy(), notes, float(kept["forward_seconds"]))
+    seconds = EXPERIMENT.whole(file.parent, lambda: whole(file, lambda: float(read_remark(file, _SECONDS) or "nan")))
+    return SeenOutputs(kept["outputs"].numpy(), kept["features"].numpy(), notes, seconds)

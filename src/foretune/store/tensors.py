@@ -70,6 +70,22 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def read_remark(file: Path, name: str) -> str | None:
+    """What `write_tensors` was told beside the tensors, for readers only; None where it was not told.
+
+    Raises:
+        DamagedError: the file cannot be read.
+    """
+    from safetensors import safe_open
+
+    def read() -> str | None:
+        with safe_open(file, framework="pt") as opened:
+            return (opened.metadata() or {}).get(name)
+
+    refuse_streams(file)
+    return whole(file, read)
+
+
 def _read(file: Path) -> tuple[dict[str, Tensor], str | None]:
     from safetensors import safe_open
 
