@@ -186,7 +186,10 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize(("options", "sizes"), SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [pytest.param(*SIZES[each], id=each, marks=[pytest.mark.sweep] * (each in ("k", "all"))) for each in SIZES],
+)
 def test_every_command_takes_every_sample(options, sizes, bert_folder: Path, file: Path, tmp_path: Path) -> None:
     written = {}
     for command, how in {"forecast": (), "kernel": (), "tune": ("--steps", 1)}.items():

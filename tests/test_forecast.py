@@ -153,7 +153,7 @@ def test_the_predicted_change_of_weights_is_that_of_training_the_features() -> N
     assert score.change == pytest.approx(np.linalg.norm(theta) / 10)
 
 
-@pytest.mark.parametrize("margin", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("margin", [0.5, *(pytest.param(each, marks=pytest.mark.sweep) for each in (1.0, 1.5))])
 def test_the_spread_covers_the_mean_loss_over_other_draws_of_the_examples(margin: float) -> None:
     wanted = candidate("layer 2", "layer", NAMES[4:6], None, WEIGHTS)
     found = []

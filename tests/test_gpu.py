@@ -23,6 +23,7 @@ from tests.conftest import family
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
+@pytest.mark.sweep
 def test_the_small_benchmark_finds_the_cpu_exact(tmp_path) -> None:
     asked = ["--device", "cpu", "--small", "--sections", "exactness,speed", "--out", str(tmp_path)]
     assert benchmark.main(asked) == 0

@@ -149,7 +149,7 @@ PACKED = {
 }
 
 
-@pytest.mark.parametrize("packing", PACKED)
+@pytest.mark.parametrize("packing", ["integers", pytest.param("eight bits", marks=pytest.mark.sweep)])
 def test_packed_weights_from_the_hub_are_seen_as_those_of_a_folder(packing, llama, tmp_path, data_file) -> None:
     folder = tmp_path / "model"
     shutil.copytree(llama, folder)
