@@ -7,6 +7,7 @@ option off, which leaves 20 characters a line for the text at 80 columns.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -38,6 +39,9 @@ class Command(TyperCommand):
         Raises:
             UsageError: one is empty.
         """
+        flags = {
+            name: each.secondary_opts for each in self.params for name in each.opts if getattr(each, "is_flag", False)
+        }
         for before, word in zip(["", *args], args, strict=False):
             option, separator, value = word.partition("=")
             named = option if separator and option.startswith("--") else before if before.startswith("--") else ""
@@ -45,7 +49,7 @@ class Command(TyperCommand):
             if not given_value or (not given_value.strip() and named not in BLANK):
                 what = f"{named} is empty" if named else "An argument is empty"
                 raise UsageError(f"{what}. Leave it out, or give it a value; an unset shell variable is empty, too.")
-            self._check_flag(before, word)
+            _check_flag(flags, before, word)
         known = {
             option.removeprefix("--").replace("-", "_"): bool(getattr(parameter, "is_flag", False))
             for parameter in self.params
@@ -54,16 +58,6 @@ class Command(TyperCommand):
         }
         return super().parse_args(ctx, own_words(args, known))
 
-    def _check_flag(self, option: str, word: str) -> None:
-        """Refuse true or false after an option that takes no value."""
-        off = {
-            name: each.secondary_opts for each in self.params for name in each.opts if getattr(each, "is_flag", False)
-        }
-        if option in off and word.lower() in ("true", "false"):
-            no = f"write {off[option][0]} instead" if off[option] else "leave both out"
-            remedy = f"leave {word!r} out" if word.lower() == "true" else no
-            raise UsageError(f"{option} takes no value: {remedy}.")
-
 
 class Program(TyperGroup):
     """The command `foretune` itself, whose help is shown in this way."""
@@ -71,6 +65,23 @@ class Program(TyperGroup):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
         TyperGroup.format_help(_shown(self, ctx), ctx, formatter)
+
+
+def _check_flag(flags: Mapping[str, Sequence[str]], option: str, word: str) -> None:
+    """Refuse true or false after an option that takes no value.
+
+    Args:
+        flags: option -> the names that turn it off.
+        option: the word before.
+        word: what was typed.
+
+    Raises:
+        UsageError: it is a flag.
+    """
+    if option in flags and word.lower() in ("true", "false"):
+        no = f"write {flags[option][0]} instead" if flags[option] else "leave both out"
+        remedy = f"leave {word!r} out" if word.lower() == "true" else no
+        raise UsageError(f"{option} takes no value: {remedy}.")
 
 
 def _shown(command: Any, context: Any) -> Any:

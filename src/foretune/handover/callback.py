@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -123,7 +122,7 @@ def predicted_curve(forecast: Any) -> Mapping[int, float]:
         place = Path(forecast) / FORECAST if Path(forecast).is_dir() else Path(forecast)
         try:
             if not place.is_file():
-                raise FileNotFoundError(errno.ENOENT, "it is not a file")
+                raise FileNotFoundError("it is not a file")
             forecast = json.loads(place.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"{place} is not a forecast ({error}). Name the forecast.json of a folder.") from error

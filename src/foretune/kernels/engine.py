@@ -105,10 +105,10 @@ def _carried(job: Job, plan: TilePlan, targets: Sequence[KernelTarget], carry: C
     walked = [target for target in targets if not isinstance(target.formula, Projection)]
     if walked:
         carry.tiles([target.formula for target in walked], missing_tiles(job, plan, walked))
-    projected = [target for target in targets if target not in walked]
-    missing = missing_parts(job, [target.folder for target in projected])
+    projected = [(target.formula, target.folder) for target in targets if isinstance(target.formula, Projection)]
+    missing = missing_parts(job, [folder for _, folder in projected])
     if missing:
-        carry.projected([target.formula for target in projected if isinstance(target.formula, Projection)], missing)
+        carry.projected([projection for projection, _ in projected], missing)
     for folder in (target.folder for target in targets if target.folder is not None):
         hold.enter_context(held(folder.path, wait=WAIT))
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 
 from foretune.kernels.folder import KERNEL
-from foretune.kernels.job import Job, job_description
-from foretune.kernels.memory_plan import TilePlan
+from foretune.kernels.job import Job
 from foretune.kernels.passing import steadily
 from foretune.kernels.projected import part_name, part_of
 from foretune.kernels.projection import Projection
-from foretune.kernels.tile_work import kernel_target
+from foretune.kernels.tile_work import begun_targets
 
 
 @dataclass
@@ -34,12 +33,10 @@ class ProjectedMaker:
     out: Sequence[Path]
 
     def __post_init__(self) -> None:
-        common = job_description(self.job)
-        pairs = zip(self.projections, self.out, strict=True)
-        targets = [(each, kernel_target(self.job, each, common, path).folder) for each, path in pairs]
-        self.folders = {each: folder for each, folder in targets if folder is not None}
-        plans = [folder.plan for folder in self.folders.values() if folder.plan]
-        self.batch = TilePlan(**plans[0]).batch
+        targets, plan = begun_targets(self.job, self.projections, self.out)
+        pairs = zip(self.projections, targets, strict=True)
+        self.folders = {each: target.folder for each, target in pairs if target.folder is not None}
+        self.batch = plan.batch
 
     @torch.inference_mode(False)
     def written(self, places: range) -> Path:

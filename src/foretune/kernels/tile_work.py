@@ -115,6 +115,20 @@ def _is_missing(target: KernelTarget, work: TileWork, i: int, j: int) -> bool:
     return target.folder is not None and not mirror and not target.folder.has_tile(f"{i}-{j}")
 
 
+def begun_targets(job: Job, formulas: Sequence[Formula], out: Sequence[Path]) -> tuple[list[KernelTarget], TilePlan]:
+    """Kernels whose folders are begun, and the plan that they share.
+
+    Args:
+        job: as it was begun.
+        formulas: those that share a plan.
+        out: the folder of each.
+    """
+    common = job_description(job)
+    targets = [kernel_target(job, each, common, path) for each, path in zip(formulas, out, strict=True)]
+    plans = [target.folder.plan for target in targets if target.folder is not None and target.folder.plan]
+    return targets, TilePlan(**plans[0])
+
+
 @dataclass
 class TileMaker:
     """Makes single tiles of kernels whose folders are begun; the factors of the last row tile are held.
@@ -132,11 +146,8 @@ class TileMaker:
     out: Sequence[Path]
 
     def __post_init__(self) -> None:
-        common = job_description(self.job)
-        pairs = zip(self.formulas, self.out, strict=True)
-        self.targets = [kernel_target(self.job, formula, common, path) for formula, path in pairs]
-        plans = [target.folder.plan for target in self.targets if target.folder is not None and target.folder.plan]
-        self.work = TileWork(self.job, TilePlan(**plans[0]), lambda *_: None, 0)
+        self.targets, plan = begun_targets(self.job, self.formulas, self.out)
+        self.work = TileWork(self.job, plan, lambda *_: None, 0)
         self._left: tuple[int, Tile] | None = None
 
     @torch.inference_mode(False)
