@@ -93,8 +93,9 @@ def main() -> None:
     parser.add_argument("--output", choices=("head", "prompt"), default="head")
     parser.add_argument("--candidates", default="*")
     parser.add_argument("--memory", default="2GiB")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    lm = load_model(options.model)
+    lm = load_model(options.model, device=options.device)
     run = Training(
         optimiser=AdamWOptimiser(options.rate),
         batch_size=16,

@@ -15,11 +15,14 @@ OUT/k16/, k64/    the pages so far, as `foretune validate` writes them
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+from pydantic import TypeAdapter
 
 import foretune
 from foretune.candidates.adam import planned_run
@@ -39,25 +42,33 @@ PLACEMENTS = "layer model.layers.12,mlp.down_proj,query and value,all linear"
 
 def studies(lm: LanguageModel, k: int, options: argparse.Namespace) -> Iterator[ValidationStudy]:
     """One study a cell, seed by seed, so that every task is there early."""
-    for seed in map(int, options.seeds.split(",")):
-        for task in options.tasks.split(","):
-            run = planned_run(k * len(load_task(task).labels))
-            rates = map(float, options.rates.split(","))
-            yield ValidationStudy(
-                lm=lm,
-                tasks=(task,),
-                sample=FewShot(k),
-                seeds=(seed,),
-                test=options.test,
-                rank=options.rank,
-                grid=tuple(replace(run, optimiser=AdamWOptimiser(rate)) for rate in rates),
-                root=options.out / options.model,
-                data=options.data,
-                candidates=tuple(options.candidates.split(",")),
-                output=PROMPT,
-                prodigy=options.prodigy,
-                memory=options.memory,
-            )
+    named = options.cells or ",".join(
+        f"{task}-{seed}" for seed in options.seeds.split(",") for task in options.tasks.split(",")
+    )
+    for cell in named.split(","):
+        task, seed = cell.split("-")
+        run = planned_run(k * len(load_task(task).labels))
+        rates = map(float, options.rates.split(","))
+        yield ValidationStudy(
+            lm=lm,
+            tasks=(task,),
+            sample=FewShot(k),
+            seeds=(int(seed),),
+            test=options.test,
+            rank=options.rank,
+            grid=tuple(replace(run, optimiser=AdamWOptimiser(rate)) for rate in rates),
+            root=options.out / options.model,
+            data=options.data,
+            candidates=tuple(options.candidates.split(",")),
+            output=PROMPT,
+            prodigy=options.prodigy,
+            memory=options.memory,
+        )
+
+
+def cells_of(page: Path) -> list[Measured]:
+    """The cells of a page, as they were measured."""
+    return [TypeAdapter(Measured).validate_python(cell) for cell in json.loads(page.read_text())["cells"]]
 
 
 def write(cells: list[Measured], study: ValidationStudy, k: int, options: argparse.Namespace) -> None:
@@ -81,15 +92,25 @@ def main() -> None:
     parser.add_argument("--tasks", default="mr,sst2,subj,cola,trec,mpqa")
     parser.add_argument("--k", default="16,64", help="training examples per label")
     parser.add_argument("--seeds", default="13,21,42")
+    parser.add_argument("--cells", default="", help="these alone, such as mr-13,subj-21, instead of tasks times seeds")
     parser.add_argument("--rates", default="2e-4,1e-3,3e-3")
     parser.add_argument("--candidates", default=PLACEMENTS)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--test", type=int, default=400)
     parser.add_argument("--memory", default="4GiB")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--prodigy", action="store_true", help="one more run of each placement, by Prodigy")
+    parser.add_argument(
+        "--join", type=Path, nargs="+", help="compute nothing: one page of the cells of these page.json"
+    )
     parser.add_argument("--plan", action="store_true", help="list the cells and stop")
     options = parser.parse_args()
-    lm = load_model(options.model)
+    lm = load_model(options.model, device=options.device)
+    if options.join:
+        cells = [cell for file in options.join for cell in cells_of(file)]
+        k = int(options.k)
+        write(cells, next(studies(lm, k, options)), k, options)
+        return
     for k in map(int, options.k.split(",")):
         cells: list[Measured] = []
         for study in studies(lm, k, options):

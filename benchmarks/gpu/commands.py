@@ -31,14 +31,21 @@ def commands(record: Record, device: str, *, small: bool) -> None:
         _write_rows(folder / "rows.jsonl", 400)
         _saved(TINY["llama, prompt"], folder / "tiny")
         one_after_another: list[list[Line]] = [
-            [("kernel", "tiny", *_FEW, "--formula", "sgd,signgd,lora,projection", "--out", "kernel", *at)],
+            [
+                ("kernel", "tiny", *_FEW, "--formula", "sgd,signgd,lora,projection", "--out", "kernel", *at),
+                ("solve", "kernel"),
+            ],
             [
                 ("tune", "tiny", *_FEW, "--method", "lora", "--steps", 8, "--out", "lora", *at),
                 ("behaviour", "lora", "--segment-examples", 1, "--segment-points", 1),
             ],
             [("forecast", "tiny", *_FEW, "--warm-up", 1, *at)],
+            [
+                ("forecast", "tiny", *_FEW, "--features", "sketched", "--out", "features", *at),
+                ("labels", "tiny", "rows.jsonl", *_PROMPT, *at),
+            ],
         ]
-        with record.guarded("the command line on a tiny model, three processes at a time"):
+        with record.guarded("the command line on a tiny model, four processes at a time"):
             _run_all(record, table, folder, one_after_another[: 1 if small else None])
         if small:
             return
@@ -50,6 +57,15 @@ def commands(record: Record, device: str, *, small: bool) -> None:
             record.figure(what="stages of the forecast", **{stage["name"]: float(stage["seconds"]) for stage in stages})
             named = ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in stages)
             table.notes.append(f"Stages of the 135M forecast (k = 16, 64 test examples): {named}.")
+        with record.guarded("foretune forecast of the MiniLM-size model from features"):
+            _saved(SIZES["MiniLM-size encoder, head"], folder / "encoder")
+            _write_rows(folder / "many.jsonl", 5000)
+            many = ("many.jsonl", "--output", "head", "--n", 2000, "--test", 300, "--features", "sketched")
+            _run_all(record, table, folder, [[("forecast", "encoder", *many, *at, "--json", "many.json")]])
+            stages = json.loads((folder / "many.json").read_text())["stages"]
+            record.figure(what="stages from features", **{stage["name"]: float(stage["seconds"]) for stage in stages})
+            named = ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in stages)
+            table.notes.append(f"Stages of the forecast from features of 2,000 rows: {named}.")
 
 
 def _write_rows(file: Path, count: int) -> None:

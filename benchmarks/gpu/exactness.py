@@ -42,6 +42,7 @@ FORMULAS: tuple[Formula, ...] = (
     ft.Rademacher(64),
 )
 _FLOOR, _SIGNS, _TIMES = 1e-5, 0.02, 10
+_HALVES = ("bfloat16 on the card", "bfloat16 on the CPU")
 Values = dict[str, np.ndarray]
 
 
@@ -49,35 +50,51 @@ def exactness(record: Record, device: str, *, small: bool) -> None:
     """The section: kernels, features, the law, training, warm-up and linearization on tiny random models."""
     table = Table(
         "Exactness",
-        ("model", "what", "float64 on the card", "float32 on the card", "float32 on the CPU", "may be"),
-        notes=["Relative error against float64 on the CPU with the same weights."],
+        ("model", "what", "float64 on the card", "float32 on the card", "float32 on the CPU", "may be", *_HALVES),
+        notes=[
+            "Relative error against float64 on the CPU with the same weights. bfloat16 rounds them too, and is not judged."
+        ],
     )
     record.tables.append(table)
     names = list(TINY)[:2] if small else list(TINY)
     for name in names:
         with record.guarded(f"kernels of {name}"):
-            _compared(record, table, name, device, lambda outputs: _kernels(outputs, few=small))
+            _compared(record, table, name, device, lambda outputs: _kernels(outputs, few=small), halves=True)
     for name in names[:1] if small else ("llama, prompt", "bert, head"):
         for what, values in _TRAINING.items():
             with record.guarded(f"{what}, {name}"):
                 _compared(record, table, name, device, values)
 
 
-def _compared(record: Record, table: Table, name: str, device: str, values: Callable[[Outputs], Values]) -> None:
-    """One model's values at four places: the truth, the card in both precisions, the CPU in float32."""
+def _compared(
+    record: Record, table: Table, name: str, device: str, values: Callable[[Outputs], Values], *, halves: bool = False
+) -> None:
+    """One model's values at four places: the truth, the card in both precisions, the CPU in float32; and in bfloat16."""
     model = TINY[name]
     base = model.made()
     places = ((torch.float64, "cpu"), (torch.float64, device), (torch.float32, device), (torch.float32, "cpu"))
     truth, *others = (_at(model, name, base, dtype, where, values) for dtype, where in places)
+    half = [_at(model, name, base, torch.bfloat16, where, values) for where in (device, "cpu") if halves]
     for what, expected in truth.items():
         double, single, beside = (_error(found[what], expected) for found in others)
+        rounded = [_error(found[what], expected) for found in half]
         floor = _SIGNS if what in _SIGNED else _FLOOR
         allowed = max(_TIMES * beside, floor)
         exact = max(model.exact, 1e-6 if what in _TRAINED else 0.0)
-        record.figure(model=name, what=what, card64=double, card32=single, cpu32=beside)
-        table.rows.append(
-            (name, what, f"{double:.1e}", f"{single:.1e}", f"{beside:.1e}", f"{exact:.0e}, {allowed:.0e}")
+        record.figure(
+            model=name,
+            what=what,
+            card64=double,
+            card32=single,
+            cpu32=beside,
+            **dict(zip(_HALVES, rounded, strict=False)),
         )
+        table.rows.append(
+            (
+                name, what, f"{double:.1e}", f"{single:.1e}", f"{beside:.1e}", f"{exact:.0e}, {allowed:.0e}",
+                *(f"{error:.1e}" for error in rounded or (np.nan, np.nan)),
+            )
+        )  # fmt: skip
         if not (double <= exact and single <= allowed):
             record.misses.append(f"{name}, {what}: {double:.1e} in float64, {single:.1e} in float32")
 
@@ -112,7 +129,7 @@ def _kernels(outputs: Outputs, *, few: bool) -> Values:
     check_law(job.source, {formula: formula.blocks(job.kinds) for formula in formulas}, range(job.n), BATCH)
     found: Values = {label: kernel.array for label, kernel in ft.kernels_of(job, formulas).items()}
     if not few:
-        with patch.object(Job, "plan", lambda *_: TilePlan(batch=2, rows=3, columns=4, passes=0, peak=0)):
+        with patch.object(Job, "plan", lambda *_, **__: TilePlan(batch=2, rows=3, columns=4, passes=0, peak=0)):
             found["sgd, in tiles"] = ft.kernels_of(job, formulas[:1])["sgd"].array
     inputs = outputs_and_features(outputs, [*train, *others])
     return {**found, "outputs": inputs.outputs, "features": inputs.features}
