@@ -41,6 +41,9 @@ benchmark: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps nngeometry==0.4
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.memory
+	$(PYTHON) -m venv build/peers
+	build/peers/bin/python -m pip install --quiet -c constraints.txt . bergson==2.5.1 dattri-llm==0.1.0 backpack-for-pytorch==1.7.1
+	build/peers/bin/python -m benchmarks.peers --out docs/results/peers.md
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
