@@ -43,6 +43,7 @@ benchmark: $(READY)
 	$(BIN)/python -m benchmarks.memory
 	$(PYTHON) -m venv build/peers
 	build/peers/bin/python -m pip install --quiet -c constraints.txt . bergson==2.5.1 dattri-llm==0.1.0 backpack-for-pytorch==1.7.1
+	build/peers/bin/python -m pip uninstall --quiet --yes torchvision torchaudio  # bergson's, of another build of torch
 	build/peers/bin/python -m benchmarks.peers --out docs/results/peers.md
 
 $(READY): pyproject.toml constraints.txt
@@ -51,4 +52,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) demo.json docs/_build docs/reference/generated docs/jupyter_execute
+	rm -rf $(VENV) build/peers demo.json docs/_build docs/reference/generated docs/jupyter_execute

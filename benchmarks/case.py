@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import foretune as ft
 from foretune.model.outputs import Outputs
@@ -37,3 +42,19 @@ class Measured:
     trace: float
     note: str = ""
     flops: float = 0.0
+
+
+def in_a_process(benchmark: str, *words: object, threads: int | None = None) -> dict[str, Any]:
+    """What `python -m BENCHMARK --one WORDS` prints last, as JSON; `failed` and why where it prints none.
+
+    Args:
+        benchmark: the module.
+        words: model, method and so on.
+        threads: of every library; as the environment says when left out.
+    """
+    command = [sys.executable, "-m", benchmark, "--one", *map(str, words)]
+    environment = {**os.environ, **({} if threads is None else {"OMP_NUM_THREADS": str(threads)})}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if result.returncode:
+        return {"failed": (result.stderr.strip().splitlines() or ["killed"])[-1][:160]}
+    return json.loads(result.stdout.splitlines()[-1])

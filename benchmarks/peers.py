@@ -3,21 +3,20 @@
     python -m benchmarks.peers --out peers.md --threads 1,2
     OMP_NUM_THREADS=1 python -m benchmarks.peers --one dattri minilm 32
 
-Needs an environment of its own: `pip install torch==2.13.0 bergson==2.5.1 dattri-llm==0.1.0 backpack-for-pytorch==1.7.1`,
-with foretune's own packages. Every measurement is a process of its own; methods take turns, and the median of three counts.
-All ways run the same examples in batches of eight by length, and are held against foretune's kernel, entry by entry.
+Needs an environment of its own, which `make benchmark` makes: foretune, bergson 2.5.1, dattri-llm 0.1.0 and
+backpack-for-pytorch 1.7.1, without the torchvision and torchaudio that come with them. Every measurement is a process of
+its own; methods take turns, and the median of three counts. All ways run the same examples in batches of eight by length,
+and are held against foretune's kernel, entry by entry.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor
 
 import foretune as ft
-from benchmarks.case import Case
+from benchmarks.case import Case, in_a_process
 from foretune.model.outputs import Outputs
 from foretune.progress import peak_memory
 from foretune.text.example import Example
@@ -38,8 +37,9 @@ HEADER = """# Packages that keep the gradients of examples
 `python -m benchmarks.peers --out docs/results/peers.md` makes the tables (`make benchmark` installs what it needs
 in an environment of its own). The kernel of the weights of all linear layers, float32, one output; movie-review
 snippets; median of {repeats} processes, ways taking turns. A way starts from the loaded model and ends with the
-kernel. Peak is above the loaded model. *Off* is the relative distance from foretune's kernel. bergson's sketch is an
-approximation, everything else is exact.
+kernel. Where a package can take gradients of frozen layers, only the table of tokens is trained, so that autograd
+forms no gradient of a weight. Peak is above the loaded model. *Off* is the relative distance from foretune's kernel.
+bergson's sketch is an approximation, everything else is exact.
 """
 
 
@@ -71,11 +71,30 @@ def restored(kernel: Tensor, batches: list[tuple[list[int], dict[str, Tensor]]])
     return kernel[back][:, back].double().numpy()
 
 
+def gram(layers: Iterable[list[Tensor]]) -> Tensor:
+    """The sum of the products of what each layer holds of the examples, batch by batch."""
+    held = (torch.cat([part.flatten(1) for part in parts]) for parts in layers)
+    return sum(((rows @ rows.T).double() for rows in held), torch.zeros(()))
+
+
+def train_only(outputs: Outputs, wanted: Iterable[torch.nn.Linear | torch.nn.Embedding]) -> None:
+    """Nothing requires a gradient but the weights of some modules."""
+    outputs.module.requires_grad_(False)
+    for module in wanted:
+        module.weight.requires_grad_(True)
+
+
+def token_table(outputs: Outputs) -> torch.nn.Embedding:
+    """Where gradients can start without autograd forming one of a linear weight."""
+    return next(module for module in outputs.module.modules() if isinstance(module, torch.nn.Embedding))
+
+
 def bergson(outputs: Outputs, examples: list[Example], projection: int | None = None) -> np.ndarray:
     """Bergson's hooks collect a dense gradient, or a sketch, of every example; then products."""
     from bergson.collector.gradient_collectors import TraceCollector
     from bergson.gradients import GradientProcessor
 
+    train_only(outputs, [token_table(outputs)])  # as bergson's own runs do
     outputs.module.device = torch.device("cpu")
     collector = TraceCollector(
         model=outputs.module,
@@ -90,16 +109,7 @@ def bergson(outputs: Outputs, examples: list[Example], projection: int | None = 
             collector.with_batch(torch.ones_like(batch["attention_mask"], dtype=torch.bool))
             outputs.forward(batch).sum().backward()
             outputs.module.zero_grad()
-    total = torch.zeros(len(examples), len(examples), dtype=torch.float64)
-    for parts in collector.mod_grads.values():
-        rows = torch.cat([part.reshape(len(part), -1) for part in parts])
-        total += (rows @ rows.T).double()
-    return restored(total, batches)
-
-
-def bergson_sketch(outputs: Outputs, examples: list[Example]) -> np.ndarray:
-    """The same with bergson's default sketch of 16 x 16 numbers a module."""
-    return bergson(outputs, examples, 16)
+    return restored(gram(collector.mod_grads.values()), batches)
 
 
 def backpack(outputs: Outputs, examples: list[Example]) -> np.ndarray:
@@ -109,10 +119,7 @@ def backpack(outputs: Outputs, examples: list[Example]) -> np.ndarray:
     from backpack.extensions import BatchGrad
 
     layers = [extend(module) for module in linear_layers(outputs).values()]
-    for parameter in outputs.module.parameters():
-        parameter.requires_grad_(False)
-    for layer in layers:
-        layer.weight.requires_grad_(True)
+    train_only(outputs, layers)
     batches = in_batches(outputs, examples)
     held: dict[int, list[Tensor]] = {}
     for _, batch in batches:
@@ -120,14 +127,10 @@ def backpack(outputs: Outputs, examples: list[Example]) -> np.ndarray:
             outputs.forward(batch).sum().backward()
         for number, layer in enumerate(layers):
             if hasattr(layer.weight, "grad_batch"):
-                held.setdefault(number, []).append(layer.weight.grad_batch.flatten(1))
+                held.setdefault(number, []).append(layer.weight.grad_batch)
                 del layer.weight.grad_batch
             layer.weight.grad = None
-    total = torch.zeros(len(examples), len(examples), dtype=torch.float64)
-    for parts in held.values():
-        rows = torch.cat(parts)
-        total += (rows @ rows.T).double()
-    return restored(total, batches)
+    return restored(gram(held.values()), batches)
 
 
 def dattri(outputs: Outputs, examples: list[Example]) -> np.ndarray:
@@ -151,14 +154,13 @@ def dattri(outputs: Outputs, examples: list[Example]) -> np.ndarray:
         def forward(self, **batch: Tensor) -> Tensor:
             return outputs.forward(batch)
 
-    for parameter in outputs.module.parameters():
-        parameter.requires_grad_(False)
-    for layer in linear_layers(outputs).values():
-        layer.weight.requires_grad_(True)
+    train_only(outputs, [token_table(outputs)])
     batches, model = in_batches(outputs, examples), Named()
     names = [f"inner.{name}" for name in linear_layers(outputs)]
     hooked = HookManagerConfig(
-        hook_types=dict.fromkeys(names, LINEAR_IO), module_kwargs={name: {"has_bias": False} for name in names}
+        hook_types=dict.fromkeys(names, LINEAR_IO),
+        module_kwargs={name: {"has_bias": False} for name in names},
+        include_frozen=True,
     )
     with HookManager(model, config=hooked, callbacks=[Keep()]).collect(deregister_on_exit=True):
         for _, batch in batches:
@@ -177,7 +179,7 @@ WAYS: dict[str, Callable[[Outputs, list[Example]], np.ndarray]] = {
     "foretune": own,
     "dattri": dattri,
     "bergson": bergson,
-    "bergson-sketch": bergson_sketch,
+    "bergson-sketch": partial(bergson, projection=16),
     "backpack": backpack,
 }
 NAMES = {
@@ -193,8 +195,6 @@ def measured(way: str, model: str, n: int) -> dict[str, float]:
     """Seconds, CPU seconds, bytes above the loaded model, and the distance from foretune's kernel."""
     outputs, examples = Case(model, n, difference=True).outputs()
     own(outputs, examples[:2])  # threads and libraries start
-    for parameter in outputs.module.parameters():
-        parameter.requires_grad_(way != "foretune")
     with peak_memory() as peak:
         wall, cpu = time.perf_counter(), time.process_time()
         kernel = WAYS[way](outputs, examples)
@@ -205,22 +205,12 @@ def measured(way: str, model: str, n: int) -> dict[str, float]:
     return {"wall": wall, "cpu": cpu, "peak": (peak.peak - peak.before) / 2**30, "off": off}
 
 
-def in_a_process(way: str, model: str, n: int, threads: int) -> dict[str, float] | str:
-    """One measurement, or why there is none."""
-    command = [sys.executable, "-m", "benchmarks.peers", "--one", way, model, str(n)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if result.returncode:
-        return (result.stderr.strip().splitlines() or ["killed"])[-1][:200]
-    return json.loads(result.stdout.splitlines()[-1])
-
-
 def table(model: str, n: int, threads: int, ways: list[str]) -> str:
     """One case as a table."""
-    runs: dict[str, list[dict[str, float] | str]] = {way: [] for way in ways}
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(REPEATS):
         for way in ways:
-            runs[way].append(in_a_process(way, model, n, threads))
+            runs[way].append(in_a_process("benchmarks.peers", way, model, n, threads=threads))
     medians: dict[str, dict[str, float]] = {}
     lines = [
         f"### {model}, N = {n}, {threads} thread(s)\n",
@@ -228,9 +218,9 @@ def table(model: str, n: int, threads: int, ways: list[str]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for way in ways:
-        good = [run for run in runs[way] if not isinstance(run, str)]
+        good = [run for run in runs[way] if "failed" not in run]
         if not good:
-            lines.append(f"| {NAMES[way]} | {runs[way][0]} | | | | | |")
+            lines.append(f"| {NAMES[way]} | {runs[way][0]['failed']} | | | | | |")
             continue
         medians[way] = found = {key: statistics.median(run[key] for run in good) for key in good[0]}
         beside = medians["foretune"]
@@ -247,16 +237,17 @@ def main() -> None:
     parser.add_argument("--one", nargs=3, metavar=("WAY", "MODEL", "N"))
     parser.add_argument("--out", type=Path, default=Path("peers.md"))
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--ways", default=",".join(WAYS), help="beside foretune")
     asked = parser.parse_args()
     if asked.one:
         way, model, n = asked.one
         print(json.dumps(measured(way, model, int(n))))
         return
     parts = [HEADER.format(repeats=REPEATS)]
+    ways = list(dict.fromkeys(["foretune", *asked.ways.split(",")]))
     for threads in map(int, asked.threads.split(",")):
         for model, n in CASES:
-            parts.append(table(model, n, threads, asked.ways.split(",")))
+            parts.append(table(model, n, threads, ways))
             print(parts[-1], flush=True)
     asked.out.write_text("\n".join(parts), encoding="utf-8")
 

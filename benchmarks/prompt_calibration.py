@@ -40,20 +40,23 @@ from foretune.validation.runs import Measured, ValidationStudy, measured_candida
 PLACEMENTS = "layer model.layers.12,mlp.down_proj,query and value,all linear"
 
 
+def asked_cells(options: argparse.Namespace) -> list[tuple[str, int]]:
+    """Task and seed of every cell."""
+    if options.cells:
+        return [(task, int(seed)) for task, _, seed in (cell.rpartition("-") for cell in options.cells.split(","))]
+    return [(task, seed) for seed in map(int, options.seeds.split(",")) for task in options.tasks.split(",")]
+
+
 def studies(lm: LanguageModel, k: int, options: argparse.Namespace) -> Iterator[ValidationStudy]:
     """One study a cell, seed by seed, so that every task is there early."""
-    named = options.cells or ",".join(
-        f"{task}-{seed}" for seed in options.seeds.split(",") for task in options.tasks.split(",")
-    )
-    for cell in named.split(","):
-        task, seed = cell.split("-")
+    for task, seed in asked_cells(options):
         run = planned_run(k * len(load_task(task).labels))
         rates = map(float, options.rates.split(","))
         yield ValidationStudy(
             lm=lm,
             tasks=(task,),
             sample=FewShot(k),
-            seeds=(int(seed),),
+            seeds=(seed,),
             test=options.test,
             rank=options.rank,
             grid=tuple(replace(run, optimiser=AdamWOptimiser(rate)) for rate in rates),
@@ -105,6 +108,8 @@ def main() -> None:
     )
     parser.add_argument("--plan", action="store_true", help="list the cells and stop")
     options = parser.parse_args()
+    if options.join and "," in options.k:
+        parser.error("--join makes the page of one k: add --k 16")
     lm = load_model(options.model, device=options.device)
     if options.join:
         cells = [cell for file in options.join for cell in cells_of(file)]

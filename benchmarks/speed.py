@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks.case import Case
+from benchmarks.case import Case, in_a_process
 from benchmarks.methods import METHODS
 
 REPEATS = 3
@@ -46,13 +44,7 @@ NAMES = {
 
 def measure(method: str, case: Case) -> dict[str, object]:
     """One measurement in a process of its own."""
-    outputs = "difference" if case.difference else "both"
-    command = [sys.executable, "-m", "benchmarks.speed", "--one", method, case.model, str(case.n), outputs]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        reason = (result.stderr.strip().splitlines() or ["killed"])[-1]
-        return {"failed": reason[:160]}
-    return json.loads(result.stdout.splitlines()[-1])
+    return in_a_process("benchmarks.speed", method, case.model, case.n, "difference" if case.difference else "both")
 
 
 def medians(case: Case, methods: tuple[str, ...]) -> dict[str, dict[str, object]]:

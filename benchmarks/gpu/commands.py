@@ -51,21 +51,27 @@ def commands(record: Record, device: str, *, small: bool) -> None:
             return
         with record.guarded("foretune forecast of the 135M model"):
             _saved(SIZES["135M Llama, prompt"], folder / "model")
-            asked = ("forecast", "model", "rows.jsonl", *_PROMPT, *at, "--json", "forecast.json")
-            _run_all(record, table, folder, [[asked]])
-            stages = json.loads((folder / "forecast.json").read_text())["stages"]
-            record.figure(what="stages of the forecast", **{stage["name"]: float(stage["seconds"]) for stage in stages})
-            named = ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in stages)
-            table.notes.append(f"Stages of the 135M forecast (k = 16, 64 test examples): {named}.")
+            asked: Line = ("forecast", "model", "rows.jsonl", *_PROMPT, *at)
+            _run_forecast(record, table, folder, asked, "forecast of the 135M model (k = 16, 64 test examples)")
         with record.guarded("foretune forecast of the MiniLM-size model from features"):
             _saved(SIZES["MiniLM-size encoder, head"], folder / "encoder")
             _write_rows(folder / "many.jsonl", 5000)
             many = ("many.jsonl", "--output", "head", "--n", 2000, "--test", 300, "--features", "sketched")
-            _run_all(record, table, folder, [[("forecast", "encoder", *many, *at, "--json", "many.json")]])
-            stages = json.loads((folder / "many.json").read_text())["stages"]
-            record.figure(what="stages from features", **{stage["name"]: float(stage["seconds"]) for stage in stages})
-            named = ", ".join(f"{stage['name']} {stage['seconds']:.1f} s" for stage in stages)
-            table.notes.append(f"Stages of the forecast from features of 2,000 rows: {named}.")
+            _run_forecast(
+                record, table, folder, ("forecast", "encoder", *many, *at), "forecast from features of 2,000 rows"
+            )
+
+
+def _run_forecast(record: Record, table: Table, folder: Path, line: Line, what: str) -> None:
+    """A forecast, and what it says of its stages."""
+    _run_all(record, table, folder, [[(*line, "--json", "forecast.json")]])
+    stages = {
+        stage["name"]: float(stage["seconds"]) for stage in json.loads((folder / "forecast.json").read_text())["stages"]
+    }
+    record.figure(what=f"stages of the {what}", **stages)
+    table.notes.append(
+        f"Stages of the {what}: {', '.join(f'{name} {seconds:.1f} s' for name, seconds in stages.items())}."
+    )
 
 
 def _write_rows(file: Path, count: int) -> None:

@@ -77,24 +77,14 @@ def _compared(
     half = [_at(model, name, base, torch.bfloat16, where, values) for where in (device, "cpu") if halves]
     for what, expected in truth.items():
         double, single, beside = (_error(found[what], expected) for found in others)
-        rounded = [_error(found[what], expected) for found in half]
+        rounded = {each: _error(found[what], expected) for each, found in zip(_HALVES, half, strict=False)}
         floor = _SIGNS if what in _SIGNED else _FLOOR
         allowed = max(_TIMES * beside, floor)
         exact = max(model.exact, 1e-6 if what in _TRAINED else 0.0)
-        record.figure(
-            model=name,
-            what=what,
-            card64=double,
-            card32=single,
-            cpu32=beside,
-            **dict(zip(_HALVES, rounded, strict=False)),
-        )
-        table.rows.append(
-            (
-                name, what, f"{double:.1e}", f"{single:.1e}", f"{beside:.1e}", f"{exact:.0e}, {allowed:.0e}",
-                *(f"{error:.1e}" for error in rounded or (np.nan, np.nan)),
-            )
-        )  # fmt: skip
+        record.figure(model=name, what=what, card64=double, card32=single, cpu32=beside, **rounded)
+        errors = (f"{error:.1e}" for error in (double, single, beside))
+        halved = (f"{rounded[each]:.1e}" if halves else "" for each in _HALVES)
+        table.rows.append((name, what, *errors, f"{exact:.0e}, {allowed:.0e}", *halved))
         if not (double <= exact and single <= allowed):
             record.misses.append(f"{name}, {what}: {double:.1e} in float64, {single:.1e} in float32")
 
