@@ -24,7 +24,7 @@ from foretune.labelling.kernel import MOST_SQUARE, RowKernel, kernel_with_others
 from foretune.labelling.next_rows import NextRows, rows_to_label, unlabelled_rows
 from foretune.labelling.page import LabelsData, labels_page
 from foretune.labelling.rows import as_training
-from foretune.labelling.suspicious import Suspicion, suspicion_of
+from foretune.labelling.suspicious import suspicion_of
 from foretune.model.load import LanguageModel
 from foretune.page import Page
 from foretune.pages.console import Console, progress_console
@@ -71,7 +71,7 @@ def made_labels(
         kernel = row_kernel(found, found.split.train, wanted.kernel)
     with found.work.stages.stage("compare each row with the others"), busy(errors, "compare each row with the others"):
         result = suspicion_of(read.rows, kernel)
-    chosen = _next_rows(wanted, read, found, kernel, result)
+    chosen = _next_rows(wanted, read, found, kernel)
     budget = None
     if len(read.rows.rows) <= MOST_SQUARE:
         with found.work.stages.stage("learning curve"), busy(errors, "fit parts of the rows"):
@@ -97,7 +97,7 @@ def made_labels(
         about={"settings": repeatable(settings), **said(found), "versions": versions()},
         stages=found.work.stages.finished,
     )
-    page = labels_page(result, numbers, facts_of(found), kernel.notes, _next(asked, wanted))
+    page = labels_page(result, numbers, facts_of(found), kernel.notes, _next(asked, wanted, len(read.rows.rows)))
     if wanted.out is not None:
         write_text(wanted.out / SETTINGS, as_yaml("labels", settings))
         write_page_json(wanted.out / LABELS, page, foretune.__version__)
@@ -105,9 +105,7 @@ def made_labels(
     return page
 
 
-def _next_rows(
-    wanted: LabelsOptions, read: ReadRows, found: Experiment, kernel: RowKernel, result: Suspicion
-) -> NextRows | None:
+def _next_rows(wanted: LabelsOptions, read: ReadRows, found: Experiment, kernel: RowKernel) -> NextRows | None:
     """The rows of --unlabelled to label next; None without it.
 
     Raises:
@@ -125,7 +123,7 @@ def _next_rows(
         )
     with found.work.stages.stage("choose rows"):
         factors = kernel_with_others(found, kernel, [row.example for row in rows])
-        return rows_to_label(factors, len(read.rows.rows), rows, result.strength, wanted.batch or _BATCH)
+        return rows_to_label(factors, read.rows.y, len(read.rows.labels), rows, wanted.batch or _BATCH)
 
 
 @dataclass(frozen=True)
@@ -176,9 +174,14 @@ def prepared_rows(
     return load_experiment(setting, load, next(iter(places.folders), None), work, as_training(read.found, read.rows))
 
 
-def _next(asked: LabelsAsked, wanted: LabelsOptions) -> tuple[str, ...]:
-    """The corrected copy, where none was written of rows that have a name."""
-    if wanted.write is not None or isinstance(asked.model.model, Held) or isinstance(asked.data.data, Held):
+def _next(asked: LabelsAsked, wanted: LabelsOptions, rows: int) -> tuple[str, ...]:
+    """The corrected copy, where none was written, and the slower kernel; of rows that have a name."""
+    if isinstance(asked.model.model, Held) or isinstance(asked.data.data, Held):
         return ()
-    words = typed_again((asked.model, asked.data, asked.answer))
-    return (shlex.join(["foretune", "labels", *words, "--write", "corrected.csv"]),)
+    command = ["foretune", "labels", *typed_again((asked.model, asked.data, asked.answer))]
+    further = []
+    if wanted.kernel == "features" and rows <= MOST_SQUARE:
+        further.append(["--kernel", "gradients"])
+    if wanted.write is None:
+        further.append(["--write", "corrected.csv"])
+    return tuple(shlex.join([*command, *words]) for words in further)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import scipy.linalg
+from scipy.special import softmax
+
 from foretune.analysis.batch_choice import chosen_batch
-from foretune.analysis.example_kernel import Factors
+from foretune.analysis.example_kernel import Factors, kernel_factors
+from foretune.analysis.leave_one_out import ridge_left_out
 from foretune.labelling.rows import Row, RowsToAsk
+from foretune.shapes import Int
 from foretune.text.example import Rows
 from foretune.text.rows import require_columns
 from foretune.text.task import Task
@@ -56,16 +62,22 @@ def unlabelled_rows(rows: Rows, task: Task, known: RowsToAsk) -> tuple[Row, ...]
     return tuple(found)
 
 
-def rows_to_label(factors: Factors, labelled: int, rows: Sequence[Row], ridge: float, count: int) -> NextRows:
+def rows_to_label(
+    factors: Factors, y: Int[np.ndarray, " n"], classes: int, rows: Sequence[Row], count: int
+) -> NextRows:
     """The rows to label next.
 
     Args:
         factors: of the kernel between the labelled rows and then these.
-        labelled: how many rows are.
+        y: class numbers of the labelled rows.
+        classes: how many there are.
         rows: unlabelled ones.
-        ridge: of the fit.
         count: rows to choose.
     """
-    found = chosen_batch(factors.matrix, labelled, ridge, count)
+    kernel, n = factors.matrix, len(y)
+    fit = ridge_left_out(kernel_factors(kernel[:n, :n]), y, classes)
+    alpha = scipy.linalg.solve(kernel[:n, :n] + fit.strength * np.eye(n), np.eye(classes)[y], assume_a="pos")
+    unclear = 1 - (softmax(fit.sharpness * (kernel[n:, :n] @ alpha), axis=1) ** 2).sum(1)
+    found = chosen_batch(kernel, n, fit.strength, unclear, count)
     pairs = zip(found.places, found.gains, strict=True)
     return NextRows(tuple(NextRow(**vars(rows[int(place)]), gain=float(gain)) for place, gain in pairs), len(rows))
