@@ -14,6 +14,8 @@ from foretune.analysis.label_noise import label_noise
 from foretune.analysis.leave_one_out import left_out, logistic_left_out, ridge_left_out
 from foretune.analysis.solvers import KernelLogistic, sample_major
 from foretune.errors import UsageError
+from foretune.labelling.next_rows import rows_to_label
+from foretune.labelling.rows import Row
 from tests.oracles import left_out_one_by_one
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -162,3 +164,16 @@ def test_each_row_of_a_batch_takes_away_the_most_weighted_variance_that_is_left(
         assert others[int(place)] == pytest.approx(min(others.values()), rel=1e-6)
         known.append(labelled + int(place))
         assert (before - left(known)) / first == pytest.approx(gain, rel=1e-5)
+
+
+def test_rows_that_are_all_clear_are_chosen_apart() -> None:
+    """Two tight groups, a label each: no row is in doubt, and the first two chosen are not of one group."""
+    generator = np.random.default_rng(0)
+    centres = np.repeat(np.eye(2) * 50, 20, axis=0)
+    phi = centres + 1e-3 * generator.standard_normal((40, 2))
+    known, others = [*range(5), *range(20, 25)], [*range(5, 20), *range(25, 40)]
+    factors = kernel_factors(gaussian(phi[[*known, *others]]))
+    rows = [Row("made up", i, str(i), None, None) for i in others]
+    found = rows_to_label(factors, np.repeat([0, 1], 5), 2, rows, 2)
+    assert {row.row < 20 for row in found.rows} == {True, False}
+    assert all(0 < row.gain <= 1 for row in found.rows)

@@ -18,6 +18,9 @@ from foretune.text.example import Rows
 from foretune.text.rows import require_columns
 from foretune.text.task import Task
 
+LEAST_UNCLEAR = 1e-3
+"""No row is taken for perfectly clear: where all are nearly so, they differ by their variance alone."""
+
 
 @dataclass(frozen=True)
 class NextRow(Row):
@@ -78,6 +81,6 @@ def rows_to_label(
     fit = ridge_left_out(kernel_factors(kernel[:n, :n]), y, classes)
     alpha = scipy.linalg.solve(kernel[:n, :n] + fit.strength * np.eye(n), np.eye(classes)[y], assume_a="pos")
     unclear = 1 - (softmax(fit.sharpness * (kernel[n:, :n] @ alpha), axis=1) ** 2).sum(1)
-    found = chosen_batch(kernel, n, fit.strength, unclear, count)
+    found = chosen_batch(kernel, n, fit.strength, np.maximum(unclear, LEAST_UNCLEAR), count)
     pairs = zip(found.places, found.gains, strict=True)
     return NextRows(tuple(NextRow(**vars(rows[int(place)]), gain=float(gain)) for place, gain in pairs), len(rows))
