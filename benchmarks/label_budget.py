@@ -27,18 +27,18 @@ from foretune.model.head import HeadLogits
 from foretune.model.load import load_model
 from foretune.text.example import Example
 
-TIMES, SUBSETS, ASKED, MOST = (2, 4), 60, 20, 1500
+TIMES, SUBSETS, ASKED = (2, 4), 60, 20
 
 
 def features_of(task: str, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """Features and class numbers of the first different texts in a random order."""
-    file = options.out / f"{options.model}-{task}.npz"
+    file = options.out / f"{options.model}-{task}-{options.rows}.npz"
     if not file.exists():
         parts = [(options.data / task / f"{name}.jsonl").open() for name in ("train", "test")]
         rows = list(
             {row["text"]: row for part in parts for row in map(json.loads, reversed(part.readlines()))}.values()
         )
-        rows = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))[:MOST]]
+        rows = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))[: options.rows]]
         labels = sorted({row["label"] for row in rows})
         head = HeadLogits(load_model(options.model), 2, "mean", difference=True, max_length=64)
         found = outputs_and_features(head, [Example(row["text"]) for row in rows])
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--tasks", default="mr,subj,trec,sst2,mpqa")
     parser.add_argument("--seeds", default="13,21,42")
     parser.add_argument("--n", type=int, default=256)
+    parser.add_argument("--rows", type=int, default=1500, help="of a task, all in all")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -26,10 +26,10 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from foretune.analysis.label_noise import label_noise
 from foretune.analysis.leave_one_out import ridge_left_out
 from foretune.experiment.data import found_examples
-from foretune.experiment.experiment import load_experiment
+from foretune.experiment.experiment import Experiment, Model, Work, load_experiment
 from foretune.experiment.setting import DataSource, Question, Setting
 from foretune.labelling.kernel import row_kernel
-from foretune.labelling.rows import as_training, labelled_rows
+from foretune.labelling.rows import RowsToAsk, as_training, labelled_rows
 from foretune.text.builtin import load_rows
 
 SHARE, FOLDS, UNCLEAR = 0.1, 5, 1.0
@@ -95,15 +95,22 @@ def scores(kernels: dict[str, tuple], features: np.ndarray, y: np.ndarray, seed:
     return found
 
 
+def every_row(
+    setting: Setting, model: Model, folder: Path | None = None, work: Work | None = None
+) -> tuple[Experiment, RowsToAsk]:
+    """A model asked of all rows of a setting, as `foretune labels` asks it; and the rows."""
+    found = found_examples(setting)
+    read = labelled_rows(found)
+    return load_experiment(setting, model, folder, work, as_training(found, read)), read
+
+
 def cell(model: str, task: str, options: argparse.Namespace) -> tuple[dict, np.ndarray, list[dict]]:
     """Kernels, features and rows of a task."""
     rows = rows_of(task, options.data, options.n)
     setting = Setting(DataSource(rows), test=None, question=Question(output="head", head="random", max_length=64))
-    found = found_examples(setting)
-    read = labelled_rows(found)
     place = options.out / model / f"{task}-{options.n}"
     place.mkdir(parents=True, exist_ok=True)
-    made = load_experiment(setting, model, place, found=as_training(found, read))
+    made, read = every_row(setting, model, place)
     kernels = {}
     for how in options.kernels.split(","):
         start = time.perf_counter()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foretune.analysis.losses import targets
+from foretune.finetune.losses import CrossEntropy
 from foretune.finetune.methods import LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.model.encoding import Encoded
@@ -75,9 +75,8 @@ def many_runs(
     wanted: Sequence[Wanted],
     rate: float,
     steps: int,
-    method: LoRATuning | None = None,
 ) -> list[np.ndarray]:
-    """The logits of each run for the rows that it is asked of, (m, c).
+    """The logits of each run, of LoRA with its default rank and layers, for the rows that it is asked of: (m, c).
 
     Args:
         outputs: of a model without adapters; it keeps its weights.
@@ -85,19 +84,17 @@ def many_runs(
         wanted: the runs, as many training rows in each.
         rate: of AdamW.
         steps: as many in each run.
-        method: rank and the like; rank 8 on all linear layers by default.
     """
-    started = (method or LoRATuning()).start(outputs)
+    started = LoRATuning().start(outputs)
     learnt = _adapters(started, len(wanted))
     optimiser = AdamWOptimiser(rate).on(learnt)
     order = np.stack([run.batches(steps) for run in wanted], axis=1)  # (steps, runs, b)
     for rows in order:
         logits = started.module(started.collate([encoded[i] for i in rows.ravel()]))
         y = np.concatenate([run.y[part] for run, part in zip(wanted, rows, strict=True)])
-        goals = torch.from_numpy(targets(y, logits.shape[1])).to(logits)
-        losses = -nn.functional.logsigmoid(goals * logits) if logits.shape[1] == 1 else -goals * logits.log_softmax(1)
+        loss = len(wanted) * CrossEntropy().mean(logits, torch.from_numpy(y).to(logits.device))
         optimiser.zero_grad()
-        (losses.sum() / rows.shape[1]).backward()
+        loss.backward()
         optimiser.step()
     return _asked(started, encoded, wanted)
 
@@ -111,20 +108,16 @@ def _adapters(started: Outputs, runs: int) -> list[nn.Parameter]:
     for layer in [each for each in started.module.modules() if hasattr(each, "lora_A")]:
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         made.append(_Linears(layer.base_layer, a, layer.scaling["default"], runs, len(b)))
-        _put(places[id(layer)], made[-1])
+        setattr(*places[id(layer)], made[-1])
     for parameter in started.module.parameters():
         parameter.requires_grad_(False)
     if isinstance(started, HeadLogits):
         made.append(_Heads(started.module.head, runs))
         started.module.head = made[-1]
-    learnt = [parameter for each in made for name, parameter in each.named_parameters(recurse=False)]
+    learnt = [parameter for each in made for parameter in each.parameters(recurse=False)]
     for parameter in learnt:
         parameter.requires_grad_()
     return learnt
-
-
-def _put(place: tuple[nn.Module, str], module: nn.Module) -> None:
-    setattr(*place, module)
 
 
 @torch.no_grad()

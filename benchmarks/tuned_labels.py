@@ -35,14 +35,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 
-from benchmarks.labels import FOLDS, SCORES, UNCLEAR, changed, rows_of
+from benchmarks.labels import FOLDS, SCORES, UNCLEAR, changed, every_row, rows_of
 from benchmarks.many_runs import BATCH, Wanted, many_runs
 from foretune.analysis.example_kernel import Factors, gaussian, kernel_factors
 from foretune.analysis.influence import row_influences
 from foretune.analysis.learning_curve import continued, part_errors
 from foretune.analysis.leave_one_out import ridge_left_out
-from foretune.experiment.data import found_examples
-from foretune.experiment.experiment import Experiment, Work, load_experiment
+from foretune.analysis.losses import LogLoss, targets
+from foretune.experiment.experiment import Experiment, Work
 from foretune.experiment.setting import DataSource, Question, Setting
 from foretune.finetune.methods import LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
@@ -53,7 +53,7 @@ from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
 from foretune.labelling.kernel import row_kernel
 from foretune.labelling.next_rows import rows_to_label
-from foretune.labelling.rows import Row, as_training, labelled_rows
+from foretune.labelling.rows import Row
 from foretune.model.encoding import Encoded
 from foretune.model.load import LanguageModel, load_model
 from foretune.text.split import Split
@@ -142,9 +142,7 @@ def cell_of(lm: LanguageModel, task: str, rows: list[dict], options: argparse.Na
     else:
         source, question = DataSource(plain), Question(output="head", head="random", max_length=64)
     setting = Setting(source, test=None, question=question)
-    found = found_examples(setting)
-    read = labelled_rows(found)
-    made = load_experiment(setting, lm, None, Work(memory=options.memory), as_training(found, read))
+    made, read = every_row(setting, lm, work=Work(memory=options.memory))
     kernel = row_kernel(made, made.split.train)
     ordered = [rows[row.row] for row in read.rows]
     return Cell(made, ordered, read.y, read.labels, kernel.features, options.rate, options.epochs, options.at_once)
@@ -177,7 +175,7 @@ def wrong(lm: LanguageModel, task: str, seed: int, options: argparse.Namespace) 
             first = np.argsort(-each, kind="stable")[:20]
             yield {
                 "kind": kind, "method": name, "aupr": average_precision_score(bad, each),
-                "first": float(bad[first].mean()), "seconds": seconds[name], "agreement": float((y == cell.y).mean()),
+                "first": float(bad[first].mean()), "seconds": seconds[name],
             }  # fmt: skip
 
 
@@ -191,10 +189,8 @@ def by_margin(cell: Cell, known: list[int], left: np.ndarray) -> np.ndarray:
 
 def by_foretune(cell: Cell, known: list[int], left: np.ndarray) -> np.ndarray:
     """The rows of `foretune labels --unlabelled`."""
-    factors, rows = (
-        kernel_factors(gaussian(cell.features[[*known, *left]])),
-        [Row("", int(i), "", None, None) for i in left],
-    )
+    factors = kernel_factors(gaussian(cell.features[[*known, *left]]))
+    rows = [Row("", int(i), "", None, None) for i in left]
     found = rows_to_label(factors, cell.y[known], cell.classes, rows, ROUND)
     return np.array([row.row for row in found.rows])
 
@@ -261,17 +257,12 @@ def summed(cell: Cell, n: int, options: argparse.Namespace) -> tuple[dict[str, n
     seconds["foretune, gradients"] = time.perf_counter() - start
     start = time.perf_counter()
     run = cell.whole_run(n)
-    p = log_softmax(
-        np.hstack([0 * run.test_logits, run.test_logits]) if run.test_logits.shape[1] == 1 else run.test_logits, axis=1
-    )
     seconds["one run"] = time.perf_counter() - start
     start = time.perf_counter()
     job = separate_job(run.outputs, cell.made.split.train, None, list(run.parameters_after))
     blocks = kernels_of(job, [SGD()], options.memory)["sgd"].total()  # (m, c, m, c)
-    doubt = np.eye(cell.classes)[cell.y] - np.exp(p)
-    doubt = doubt[:, 1:] if blocks.shape[1] == 1 else doubt
-    side = np.eye(cell.classes)[cell.y]
-    side = 2 * side[:, 1:] - 1 if blocks.shape[1] == 1 else side
+    side = targets(cell.y, blocks.shape[1])
+    doubt = -LogLoss().derivative(run.test_logits.copy(), side)
     slopes = np.einsum("ic,icjd,jd->ij", side[asked], blocks[n:, :, :n], doubt[:n])
     values["gradients of the run, inner products"] = slopes
     mixed = np.einsum("icjc->ij", blocks)

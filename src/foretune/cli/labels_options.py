@@ -23,7 +23,7 @@ class RowKernelOptions:
 
     kernel: Annotated[
         Literal["features", "gradients"],
-        option(Panel.RUN, "Compare rows by the model's features, or by its gradients: slower, and finds more."),
+        option(Panel.RUN, "Compare rows by the model's features, or by its gradients: slower, and often better."),
     ] = "features"
     seed: Annotated[
         int, option(Panel.RUN, "Seed of what is drawn at random, such as the head for --kernel gradients."), SEED
