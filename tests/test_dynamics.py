@@ -237,7 +237,9 @@ def test_validation_chooses_rate_and_steps_and_the_test_has_no_say() -> None:
     chosen = next(run for run in best.curves if run.learning_rate == best.learning_rate)
     assert best.test_score == chosen.test_score[list(chosen.steps).index(best.steps)]
     (again,) = curves(space, GradientDescent(best.learning_rate, 4), best.steps)
-    assert_close(best.outputs, again.outputs, 1e-8)
+    assert again.validation_loss[-1] == pytest.approx(best.validation_loss)
+    told = best_run(space, GradientDescent(1.0, 4), 200, typical=typical_learning_rate(space, GradientDescent(1.0, 4)))
+    assert (told.learning_rate, told.steps, told.test_loss) == (best.learning_rate, best.steps, best.test_loss)
     flipped = replace(space, y=np.concatenate([y[:20], 1 - y[20:]]))
     other = best_run(flipped, GradientDescent(1.0, 4), 200)
     assert (other.learning_rate, other.steps) == (best.learning_rate, best.steps)

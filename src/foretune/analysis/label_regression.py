@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.feature_kernel import Kernel
+from foretune.analysis.feature_kernel import Kernel, Matrix
 from foretune.analysis.losses import targets
-from foretune.analysis.spectrum import Spectrum, spectrum
+from foretune.analysis.resolvent import Resolvent
+from foretune.analysis.spectrum import Spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
 
@@ -78,14 +79,24 @@ def label_regression(
     mean = wanted[:n].mean(0)
     centred = wanted - mean
     scale = float((centred[n:] ** 2).sum(1).mean()) or 1.0
-    eigen = eigen or spectrum(joint[:, :, :n].reshape(n * c, n * c))
-    if not eigen.largest:
+    factors = eigen or Resolvent.of(joint[:, :, :n].reshape(n * c, n * c))
+    if not factors.largest:
         return LabelRegression((centred[n:] ** 2).sum(1) / scale, np.tile(mean, (columns - n, 1)), max(strengths))
-    apart = joint[:, :, n:].reshape(n * c, -1).T @ eigen.vectors  # (v * c, n * c)
-    shares = eigen.vectors.T @ centred[:n].reshape(-1)
+    apart, known = joint[:, :, n:].reshape(n * c, -1).T, centred[:n].reshape(-1)  # (v * c, n * c)
     found = []
-    for strength in strengths:
-        fitted = (apart @ (shares / (np.clip(eigen.values, 0, None) + strength * eigen.largest))).reshape(-1, c)
+    for strength, every in zip(strengths, _fitted(factors, apart, known, strengths), strict=True):
+        fitted = every.reshape(-1, c)
         errors = ((fitted[: len(y) - n] - centred[n:]) ** 2).sum(1) / scale
         found.append(LabelRegression(errors, fitted + mean, strength))
     return min(found, key=lambda fit: fit.error)
+
+
+def _fitted(
+    factors: Spectrum | Resolvent, apart: Matrix, known: Float64[np.ndarray, " k"], strengths: Sequence[float]
+) -> list[Float64[np.ndarray, " w"]]:
+    """Outputs of the columns behind the training ones, for each strength."""
+    ridges = [strength * factors.largest for strength in strengths]
+    if isinstance(factors, Resolvent):
+        return [factors.across(apart, known, ridge) for ridge in ridges]
+    across, shares, values = factors.across(apart), factors.coordinates(known), np.clip(factors.values, 0, None)
+    return [across @ (shares / (values + ridge)) for ridge in ridges]

@@ -16,25 +16,50 @@ from scipy.sparse.linalg import ArpackError, eigsh
 
 from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
 from foretune.errors import UsageError
-from foretune.shapes import Float64
+from foretune.shapes import Float, Float64
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Eigenvalues and eigenvectors of a symmetric kernel matrix.
 
+    The eigenvectors of a kernel that is held as features, `U = Phi V / S` for `Phi'Phi = V S^2 V'`, are not multiplied out:
+    what is asked of them goes through the features.
+
     Attributes:
         values: float64, ascending; of a kernel that is held as features those above zero only.
-        vectors: eigenvectors as columns.
+        turned: eigenvectors as columns; of a kernel that is held as features `V / S`.
+        features: Phi; None for a kernel that is an array.
     """
 
     values: Float64[np.ndarray, " j"]
-    vectors: Float64[np.ndarray, "k j"]
+    turned: Float64[np.ndarray, "_ j"]
+    features: Float[np.ndarray, "k _"] | None = None
 
     @property
     def size(self) -> int:
         """Rows of the kernel."""
-        return len(self.vectors)
+        return len(self.turned) if self.features is None else len(self.features)
+
+    @property
+    def vectors(self) -> Float64[np.ndarray, "k j"]:
+        """The eigenvectors as columns."""
+        return self.turned if self.features is None else self.features.astype(np.float64) @ self.turned
+
+    def coordinates(self, y: Float64[np.ndarray, " k"]) -> Float64[np.ndarray, " j"]:
+        """U'y."""
+        return self.turned.T @ (y if self.features is None else y @ self.features)
+
+    def combined(self, weights: Float64[np.ndarray, " j"]) -> Float64[np.ndarray, " k"]:
+        """U weights."""
+        found = self.turned @ weights
+        return found if self.features is None else self.features @ found
+
+    def across(self, cross: Matrix) -> Float64[np.ndarray, "r j"]:
+        """K(x, X) U of some examples x, `K(x, X)` being the same kernel against the examples X of this spectrum."""
+        if isinstance(cross, FeatureMatrix) and self.features is not None:
+            return cross.left.astype(np.float64) @ (self.turned * self.values)  # phi(x)' Phi'Phi V / S
+        return cross @ self.vectors
 
     @property
     def largest(self) -> float:
@@ -73,7 +98,7 @@ class Spectrum:
         """
         if not sigma > 0:
             raise UsageError(f"sigma is {sigma}; expected more than zero.")
-        shares = (self.vectors.T @ y) ** 2
+        shares = self.coordinates(y) ** 2
         outside = max(float(y @ y - shares.sum()), 0.0) if len(self.values) < self.size else 0.0
         return float((sigma * shares / (sigma + np.clip(self.values, 0, None))).sum()) + outside
 
@@ -112,7 +137,7 @@ def _of_features(matrix: FeatureMatrix) -> Spectrum:
         return spectrum(matrix.dense())
     values, turned = scipy.linalg.eigh(matrix.gram)
     kept = values > len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
-    return Spectrum(values[kept], matrix.left.astype(np.float64) @ (turned[:, kept] / np.sqrt(values[kept])))
+    return Spectrum(values[kept], turned[:, kept] / np.sqrt(values[kept]), matrix.left)
 
 
 _DENSE = 128

@@ -24,7 +24,16 @@ from functools import cached_property
 import numpy as np
 
 from foretune.analysis.bounds import Bracket
-from foretune.analysis.dynamics import BestRun, Curves, FunctionSpace, GradientDescent, LogLoss, best_run, curves
+from foretune.analysis.dynamics import (
+    BestRun,
+    Curves,
+    FunctionSpace,
+    GradientDescent,
+    LogLoss,
+    best_run,
+    curves,
+    typical_learning_rate,
+)
 from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.label_regression import LabelRegression, label_regression
 from foretune.analysis.output_derivative import chi
@@ -249,7 +258,8 @@ class Evidence:
             return relative_risk_alone(train_matrix(self.kernel), train_targets(self.inputs))
         parts = [(self.blocks, self.rank), (self.head, None)]
         small = [first_examples(self.pool.kernel_of(names, rank), names, few) for names, rank in parts if names]
-        return relative_risk_alone(np.sum(small, axis=0), train_targets(self.inputs)[: few * c])
+        kernel = small[0] if len(small) == 1 else small[0] + small[1]
+        return relative_risk_alone(train_matrix(kernel), train_targets(self.inputs)[: few * c])
 
     @cached_property
     def space(self) -> FunctionSpace:
@@ -257,9 +267,15 @@ class Evidence:
         return function_space(self.kernel, self.inputs)
 
     @cached_property
+    def typical_rate(self) -> float:
+        """The largest stable learning rate of full-batch gradient descent, around which rates are searched."""
+        return typical_learning_rate(self.space, GradientDescent(1.0), self.spectrum.largest)
+
+    @cached_property
     def descent(self) -> BestRun:
         """Full-batch gradient descent at learning rates of the candidate's own."""
-        return best_run(self.space, GradientDescent(1.0), self.pool.effort.steps, self.pool.effort.every)
+        effort = self.pool.effort
+        return best_run(self.space, GradientDescent(1.0), effort.steps, effort.every, self.typical_rate)
 
     @cached_property
     def lowest(self) -> LowestLoss:
@@ -295,9 +311,8 @@ class Evidence:
     def ridge(self) -> GridPoint:
         """Kernel ridge regression with validation's choice of hyperparameters."""
         inputs = self.inputs
-        return solve_on_grid(
-            named_solver("ridge"), joint_data(self.kernel, inputs.f0, inputs.y, inputs.n_validation, inputs.metric)
-        ).chosen
+        data = joint_data(self.kernel, inputs.f0, inputs.y, inputs.n_validation, inputs.metric, eigen=self.spectrum)
+        return solve_on_grid(named_solver("ridge"), data).chosen
 
     @cached_property
     def adam(self) -> tuple[PredictedRun, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from foretune.analysis.feature_kernel import dense
 from foretune.analysis.losses import targets
 from foretune.candidates.candidate import (
     Candidate,
@@ -23,7 +24,7 @@ from foretune.candidates.candidate import (
     trained_parameters,
 )
 from foretune.candidates.effort import Effort
-from foretune.candidates.joint import first_examples
+from foretune.candidates.joint import first_examples, train_matrix
 from foretune.candidates.risk import relative_risk_alone
 from foretune.experiment.inputs import Inputs
 from foretune.kernels.features import Blocked
@@ -88,7 +89,7 @@ def _small_kernels(
     """Training kernels of the modules, on the first examples."""
     _, n, c, _, _ = kernel.shape
     few = _examples(n, c, effort)
-    return {module: first_examples(kernel, names, few) for module, names in members.items()}
+    return {module: dense(train_matrix(first_examples(kernel, names, few))) for module, names in members.items()}
 
 
 def _small_targets(inputs: Inputs, effort: Effort) -> Float64[np.ndarray, " k"]:

@@ -16,21 +16,28 @@ from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.features import Blocked
+from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.shapes import Float64
 
 DENSE = 1024
 """Rows of a training kernel, examples times outputs, up to which features are multiplied out."""
+_FEW = 256
+"""The same where only the first examples are looked at, for many candidates."""
 
 
 def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
     """The joint kernel of some blocks together."""
     if isinstance(kernel, BlockKernel):
         return kernel.summed(names)
-    _, n, c, _, _ = kernel.shape
-    if n * c > DENSE:
-        return FeatureKernel.joint(side_by_side(kernel.of(names), kernel.width(names), n=n), n)
-    return multiplied_out((features for _, features in kernel.of(names)), n)
+    return _summed(kernel, names, kernel.n, DENSE)
+
+
+def _summed(kernel: TangentFeatures, names: Sequence[str], n: int, dense: int, examples: int | None = None) -> Kernel:
+    """Of the first n examples against all, or against the first of them; an array up to so many rows."""
+    blocks = kernel.of(names, examples)
+    if n * kernel.shape[2] > dense:
+        return FeatureKernel.joint(side_by_side(blocks, kernel.width(names), n=n), n)
+    return multiplied_out((features for _, features in blocks), n)
 
 
 class JointParts(Sequence[Kernel]):
@@ -63,12 +70,11 @@ class JointParts(Sequence[Kernel]):
         return FeatureKernel.joint(next(kernel.of([name]))[1], kernel.n)
 
 
-def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Float64[np.ndarray, "k k"]:
-    """The training kernel of some blocks on the first training examples, as a matrix."""
-    k = examples * kernel.shape[2]
+def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Kernel:
+    """The training kernel of some blocks on the first training examples."""
     if isinstance(kernel, BlockKernel):
-        return kernel.summed(names, examples).reshape(k, k)
-    return multiplied_out((features for _, features in kernel.of(names, examples)), examples).reshape(k, k)
+        return kernel.summed(names, examples)
+    return _summed(kernel, names, examples, _FEW, examples)
 
 
 def function_space(joint: Kernel, inputs: Inputs) -> FunctionSpace:

@@ -45,7 +45,7 @@ def with_spreads(ranked: Sequence[ScoredCandidate], pool: Pool, criterion: Crite
     draws = resamples(inputs, effort)
     places = _compared(ranked, effort, distinct=criterion is LABEL_ERROR)
     seen = {place: pool.evidence(ranked[place]) for place in places}
-    losses = {place: resampled_losses(found.space, draws, effort) for place, found in seen.items()}
+    losses = {place: resampled_losses(found.space, draws, effort, found.typical_rate) for place, found in seen.items()}
     probing = next((losses[place] for place in places if ranked[place].kind == PROBING), None)
     values = losses
     if criterion is LABEL_ERROR:
@@ -83,9 +83,12 @@ def resamples(inputs: Inputs, effort: Effort) -> list[tuple[Int[np.ndarray, " n"
 
 
 def resampled_losses(
-    space: FunctionSpace, draws: Sequence[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " v"]]], effort: Effort
+    space: FunctionSpace,
+    draws: Sequence[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " v"]]],
+    effort: Effort,
+    typical: float,
 ) -> Float64[np.ndarray, " s"]:
-    """The simulated validation loss of a candidate on each resample."""
+    """The simulated validation loss of a candidate on each resample, at rates around a typical one."""
     start, losses = GradientDescent(1.0), []
     for train, validation in draws:
         rows = np.concatenate([train, validation])
@@ -93,7 +96,7 @@ def resampled_losses(
         moves = drawn.train_matrix.any()  # an expert that no drawn example visits does not
         losses.append(
             lowest_loss(
-                best_run(drawn, start, effort.steps, effort.every).curves if moves else curves(drawn, start, 0)
+                best_run(drawn, start, effort.steps, effort.every, typical).curves if moves else curves(drawn, start, 0)
             ).loss
         )
     return np.array(losses)

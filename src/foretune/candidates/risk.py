@@ -9,11 +9,11 @@ kernel. 0 is a perfect fit of the training targets, 1 is none.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 
 from foretune.analysis.bounds import Bracket, risk_bounds
-from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
-from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
+from foretune.analysis.feature_kernel import Matrix
+from foretune.analysis.resolvent import Resolvent
+from foretune.analysis.spectrum import Spectrum
 from foretune.shapes import Float64
 
 RELATIVE_SIGMA = 0.01
@@ -35,13 +35,8 @@ def relative_risk(eigen: Spectrum, y: Float64[np.ndarray, " k"]) -> Bracket:
 
 def relative_risk_alone(kernel: Matrix, y: Float64[np.ndarray, " k"]) -> float:
     """The exact risk of `relative_risk` without a spectrum: lambda_max and one triangular solve."""
-    largest = largest_eigenvalue(kernel)
-    if not largest:
+    resolvent = Resolvent.of(kernel)
+    if not resolvent.largest:
         return 1.0
-    sigma = RELATIVE_SIGMA * largest
-    if isinstance(kernel, FeatureMatrix):
-        gram, shared = kernel.gram, kernel.left.T.astype(np.float64) @ y
-        lower = scipy.linalg.cho_factor(gram + sigma * np.eye(len(gram)), lower=True, overwrite_a=True)
-        return float((y @ y - shared @ scipy.linalg.cho_solve(lower, shared)) / (y @ y))
-    lower = scipy.linalg.cho_factor(kernel + sigma * np.eye(len(y)), lower=True, overwrite_a=True, check_finite=False)
-    return float(sigma * (y @ scipy.linalg.cho_solve(lower, y, check_finite=False)) / (y @ y))
+    sigma = RELATIVE_SIGMA * resolvent.largest
+    return float(sigma * (y @ resolvent.solved(y, sigma)) / (y @ y))

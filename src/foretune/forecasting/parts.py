@@ -67,7 +67,7 @@ def whole_and_parts(inputs: Inputs, kernel: Blocked) -> tuple[Part, tuple[Part, 
 def _part(
     name: str, kind: str, blocks: list[str], joint: Kernel, eigen: Spectrum, sigma: float, inputs: Inputs
 ) -> Part:
-    data = joint_data(joint, inputs.f0, inputs.y, inputs.n_validation, inputs.metric)
+    data = joint_data(joint, inputs.f0, inputs.y, inputs.n_validation, inputs.metric, eigen=eigen)
     regression = solve_on_grid(KernelRidge(), data)
     return Part(
         name=name,

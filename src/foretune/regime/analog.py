@@ -57,7 +57,7 @@ def analog_solution(
     from sklearn.exceptions import ConvergenceWarning
 
     kernel, *reverse = kernels
-    data = joint_data(kernel, f0, y, validation, metric, *reverse)
+    data = joint_data(kernel, f0, y, validation, metric, reverse[0] if reverse else None)
     with warnings.catch_warnings():  # without a ridge separable examples have no optimum; `converged` says so
         warnings.simplefilter("ignore", ConvergenceWarning)
         return solve_on_grid(named_solver(analog_solver(formula)), data)

@@ -46,12 +46,12 @@ def closed_form_curves(space: FunctionSpace, descent: Descent, steps: Sequence[i
         raise UsageError(f"Steps {list(steps)}; expected ascending numbers from zero, one at least.")
     eigen = spectrum(space.train_matrix)
     n, lr = space.n, descent.learning_rate
-    shares = eigen.vectors.T @ (space.targets - space.f0)[:n].reshape(-1)
+    shares = eigen.coordinates((space.targets - space.f0)[:n].reshape(-1))
     decay = lr * (descent.proximal + np.clip(eigen.values, 0, None) / n)
     record = CurveRecorder(space, np.array([lr]))
     with np.errstate(over="ignore", invalid="ignore"):  # divergence is found in the losses
         for step in steps:
-            a = (eigen.vectors @ (lr / n * shares * _geometric_sum(decay, step))).reshape(1, n, -1)
+            a = eigen.combined(lr / n * shares * _geometric_sum(decay, step)).reshape(1, n, -1)
             f = record.evaluated(int(step), a)
     return record.curves(a, f)[0]
 

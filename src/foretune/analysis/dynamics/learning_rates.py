@@ -47,7 +47,6 @@ class BestRun:
         learning_rate, steps: the choice; 0 steps say that the pretrained outputs do best.
         validation_score, validation_loss: score and loss on validation examples at that step.
         test_score, test_loss: test score and loss at that step; test examples have no say, not a number without any.
-        outputs: outputs f of all rows at that step.
         curves: every learning rate that was tried.
     """
 
@@ -57,25 +56,30 @@ class BestRun:
     validation_loss: float
     test_score: float
     test_loss: float
-    outputs: Float64[np.ndarray, "r c"] = field(repr=False)
     curves: tuple[Curves, ...] = field(repr=False)
 
 
-def typical_learning_rate(space: FunctionSpace, descent: Descent) -> float:
+def typical_learning_rate(space: FunctionSpace, descent: Descent, largest: float | None = None) -> float:
     """The scale of useful learning rates.
 
     For gradient descent 2 / curvature (`stable_learning_rate`); for sign steps, which no curvature bounds, the rate at
     which one step moves some training output by one.
+
+    Args:
+        space: kernel and loss.
+        descent: how a run steps; its own learning rate does not matter.
+        largest: lambda_max of the training kernel, where it is known already.
 
     Raises:
         UsageError: a kernel of zeros without a proximal term.
     """
     train = space.train_matrix
     if isinstance(descent, SignDescent):
-        largest = float(np.abs(dense(train)).max())
-        rate = 1 / largest if largest else float("inf")
+        entry = float(np.abs(dense(train)).max())
+        rate = 1 / entry if entry else float("inf")
     else:
-        largest = largest_eigenvalue(train) if symmetric(train) else float(np.linalg.norm(dense(train), 2))
+        if largest is None:
+            largest = largest_eigenvalue(train) if symmetric(train) else float(np.linalg.norm(dense(train), 2))
         stable = stable_learning_rate(largest, space.n, space.f0.shape[1], descent.proximal)
         rate = stable.squared if isinstance(space.loss, HalfSquaredLoss) else stable.cross_entropy
     if not np.isfinite(rate):
@@ -121,7 +125,9 @@ def _edge(
     return (float(rates[first - 1]) if first else 0.0), (float(rates[first]) if first < len(rates) else float("inf"))
 
 
-def best_run(space: FunctionSpace, descent: Descent, steps: int, every: int = 10) -> BestRun:
+def best_run(
+    space: FunctionSpace, descent: Descent, steps: int, every: int = 10, typical: float | None = None
+) -> BestRun:
     """The learning rate, of `GRID` times the typical one, and number of steps with the best validation score.
 
     Ties go to the smaller validation loss, then to fewer steps, then to the rate that comes first.
@@ -131,13 +137,15 @@ def best_run(space: FunctionSpace, descent: Descent, steps: int, every: int = 10
         descent: how a run steps; its own learning rate does not matter.
         steps: the most steps to take.
         every: steps between evaluations.
+        typical: the typical rate, where it is known already; `typical_learning_rate` without one.
 
     Raises:
         UsageError: there are no validation examples, or a number is out of range.
     """
     if not space.n_validation:
         raise UsageError("There are no validation examples to choose by; expected validation >= 1 evaluation rows.")
-    typical = typical_learning_rate(space, descent)
+    if typical is None:
+        typical = typical_learning_rate(space, descent)
     runs = curves(space, descent, steps, every, [factor * typical for factor in GRID])
     points = [
         (-run.validation_score[place], run.validation_loss[place], run.steps[place], number, place)
@@ -146,15 +154,12 @@ def best_run(space: FunctionSpace, descent: Descent, steps: int, every: int = 10
     ]
     *_, number, place = min(points)
     run = runs[number]
-    length = int(run.steps[place])
-    again = curves(space, descent, length, max(length, 1), [run.learning_rate])
     return BestRun(
         learning_rate=run.learning_rate,
-        steps=length,
+        steps=int(run.steps[place]),
         validation_score=float(run.validation_score[place]),
         validation_loss=float(run.validation_loss[place]),
         test_score=float(run.test_score[place]),
         test_loss=float(run.test_loss[place]),
-        outputs=again[0].outputs,
         curves=runs,
     )

@@ -159,7 +159,7 @@ class KernelSolver(ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
     def _factorised(self, problem: Problem) -> Any:
-        return spectrum(problem.matrix)
+        return problem.eigen or spectrum(problem.matrix)
 
     def _kernel_outputs(self, cross: Matrix, reversed: Matrix | None) -> Float64[np.ndarray, "m c"]:
         """K(x, X) alpha."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
+from foretune.analysis.spectrum import Spectrum
 from foretune.errors import UsageError
 from foretune.shapes import Float, Float64, Int
 
@@ -26,6 +27,7 @@ class Problem:
         classes: the labels, ascending.
         outputs: number of outputs c.
         f0: pretrained outputs, if there are any.
+        eigen: spectrum of the matrix, where it is known already.
     """
 
     matrix: Matrix
@@ -33,6 +35,7 @@ class Problem:
     classes: np.ndarray
     outputs: int
     f0: Float64[np.ndarray, "n c"] | None
+    eigen: Spectrum | None = None
 
 
 def sample_major(kernel: Float[np.ndarray, "n c m d"]) -> Float[np.ndarray, "n m c d"]:

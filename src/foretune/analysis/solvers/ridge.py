@@ -58,7 +58,7 @@ class KernelRidge(KernelSolver):
         self.operator_norm_ = factors.largest
         ridge = self.strength * self.operator_norm_
         column = wanted.reshape(-1)
-        alpha = factors.vectors @ ((factors.vectors.T @ column) * self._inverse(factors, ridge))
+        alpha = factors.combined(factors.coordinates(column) * self._inverse(factors, ridge))
         self.residual_ = relative_residual(problem.matrix @ alpha + ridge * alpha, column)
         self.dual_coef_ = alpha.reshape(wanted.shape)
         self.rank_ = factors.rank

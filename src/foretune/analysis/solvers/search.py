@@ -7,7 +7,7 @@ needs none. Test examples never choose.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from foretune.analysis.feature_kernel import Kernel
 from foretune.analysis.scores import predicted_classes, score
 from foretune.analysis.solvers.estimator import Grid, KernelSolver, Point, class_probabilities
 from foretune.analysis.solvers.problem import Problem, posed
-from foretune.analysis.spectrum import symmetric
+from foretune.analysis.spectrum import Spectrum, symmetric
 from foretune.errors import UsageError, nearest
 from foretune.shapes import Float64, Int
 
@@ -34,6 +34,7 @@ class JointData:
         validation: v, how many of the evaluation examples come first and choose.
         metric: `accuracy`, `f1` or `matthews`.
         reversed: for an asymmetric kernel, `evaluation` with the roles of its rows and columns exchanged.
+        eigen: spectrum of the training kernel, where it is known already.
     """
 
     train: Kernel
@@ -45,6 +46,7 @@ class JointData:
     validation: int
     metric: str = "accuracy"
     reversed: Kernel | None = None
+    eigen: Spectrum | None = None
 
     def problem(self) -> Problem:
         """What a solver is fitted to.
@@ -58,7 +60,7 @@ class JointData:
         found = np.concatenate([self.y_train, self.y_evaluation])
         if found.min() < 0 or found.max() >= labels:
             raise UsageError(f"Labels run from {found.min()} to {found.max()}; expected class numbers below {labels}.")
-        return posed_problem
+        return replace(posed_problem, eigen=self.eigen)
 
 
 def joint_data(
@@ -68,6 +70,7 @@ def joint_data(
     validation: int,
     metric: str = "accuracy",
     reversed: Kernel | None = None,
+    eigen: Spectrum | None = None,
 ) -> JointData:
     """The data of a joint kernel: training examples against training, validation and test examples, in this order.
 
@@ -77,6 +80,7 @@ def joint_data(
         validation: how many examples after the training ones choose.
         metric: `accuracy`, `f1` or `matthews`.
         reversed: of an asymmetric kernel `<phi_s, phi_t>`, the other orientation `<phi_t, phi_s>` of the same examples.
+        eigen: spectrum of the training kernel, where it is known already.
 
     Raises:
         UsageError: an asymmetric kernel without its other orientation: new examples have the other role in it.
@@ -100,6 +104,7 @@ def joint_data(
         validation=validation,
         metric=metric,
         reversed=None if back is None else new,
+        eigen=eigen,
     )
 
 
