@@ -224,6 +224,20 @@ def test_cross_entropy_is_stable_up_to_its_bound_at_least() -> None:
     assert signs.stable > 0
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, LOSSES, OUTPUTS)
+def test_an_example_that_counts_twice_is_two_examples(seed: int, loss, c: int) -> None:
+    jacobian, f0, y = linear_model(seed, 5, 4, c, 12)
+    counts = np.random.default_rng(seed).integers(1, 4, 5)
+    again = np.concatenate([np.repeat(np.arange(5), counts), np.arange(5, 9)])
+    repeated = space_of(jacobian[again], f0[again], y[again], int(counts.sum()), loss)
+    counted = space_of(jacobian, f0, y, 5, loss, counts=counts)
+    (many,), (few,) = (curves(space, GradientDescent(0.3), 25, 5) for space in (repeated, counted))
+    assert_close(few.train_loss, many.train_loss)
+    assert_close(few.validation_loss, many.validation_loss)
+    assert_close(few.outputs, many.outputs[np.unique(again, return_index=True)[1]])
+
+
 def test_validation_chooses_rate_and_steps_and_the_test_has_no_say() -> None:
     jacobian, f0, y = linear_model(3, 12, 20, 2, 30)
     truth = np.random.default_rng(4).normal(size=30)
@@ -274,6 +288,11 @@ def test_what_does_not_fit_is_refused() -> None:
             "batches of 2",
         ),
         (lambda: closed_form_curves(replace(space, loss=HalfSquaredLoss()), descent, [2, 1]), "ascending"),
+        (
+            lambda: closed_form_curves(replace(space, loss=HalfSquaredLoss(), counts=np.ones(4, int)), descent, [1]),
+            "counts=None",
+        ),
+        (lambda: replace(space, counts=np.zeros(4, int)), "1 or more"),
         (lambda: best_run(replace(space, validation=0), descent, 5), "validation >= 1"),
         (lambda: stability_edge(space, descent, rise=1.0), "above one"),
         (lambda: typical_learning_rate(replace(space, kernel=0 * space.kernel), descent), "only zeros"),

@@ -47,6 +47,22 @@ def test_the_scale_of_a_kernel_does_not_matter(seed: int, scale: float) -> None:
     assert there.strength == here.strength
 
 
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.sampled_from([1, 3]))
+def test_an_example_that_counts_twice_is_two_examples(seed: int, c: int) -> None:
+    joint, y = problem(seed, c)
+    n = len(joint)
+    counts = np.random.default_rng(seed).integers(1, 4, n)
+    rows = np.repeat(np.arange(n), counts)
+    columns = np.concatenate([rows, np.arange(n, len(y))])
+    many = label_regression(joint[rows][:, :, columns], y[columns])
+    few = label_regression(joint, y, counts=counts)
+    assert few.errors == pytest.approx(many.errors, rel=1e-6, abs=1e-9)
+    assert few.outputs == pytest.approx(many.outputs, rel=1e-6, abs=1e-8)
+    with pytest.raises(UsageError, match="1 or more"):
+        label_regression(joint, y, counts=0 * counts)
+
+
 def test_examples_without_labels_are_predicted_and_change_nothing() -> None:
     joint, y = problem(3, 3)
     every, some = label_regression(joint, y, [1e-2]), label_regression(joint, y[:8], [1e-2])

@@ -168,6 +168,16 @@ def dense(kernel: Kernel | Matrix) -> np.ndarray:
     return kernel.dense() if isinstance(kernel, FeatureKernel | FeatureMatrix) else kernel
 
 
+def scaled(matrix: Matrix, rows: Float64[np.ndarray, " r"] | None, columns: Float64[np.ndarray, " s"]) -> Matrix:
+    """The matrix with each row, where factors for them come, and each column times a factor."""
+    if isinstance(matrix, FeatureMatrix):
+        right = matrix.right * columns[:, None].astype(matrix.right.dtype)
+        left = matrix.left if rows is None else matrix.left * rows[:, None].astype(matrix.left.dtype)
+        return FeatureMatrix(left, right)
+    found = matrix * columns
+    return found if rows is None else found * rows[:, None]
+
+
 def frobenius(matrix: Matrix) -> float:
     """The Frobenius norm."""
     if isinstance(matrix, FeatureMatrix):

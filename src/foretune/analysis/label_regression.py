@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.feature_kernel import Kernel, Matrix
+from foretune.analysis.feature_kernel import Kernel, Matrix, scaled
 from foretune.analysis.losses import targets
 from foretune.analysis.resolvent import Resolvent
 from foretune.analysis.spectrum import Spectrum
@@ -56,6 +56,7 @@ def label_regression(
     y: Int[np.ndarray, " m"],
     strengths: Sequence[float] = STRENGTHS,
     eigen: Spectrum | None = None,
+    counts: Int[np.ndarray, " n"] | None = None,
 ) -> LabelRegression:
     """Ridge regression of labels on a kernel, judged on the examples behind the training ones.
 
@@ -65,9 +66,10 @@ def label_regression(
         y: class numbers of its columns up to the last held-out one.
         strengths: ridges to choose from, over lambda_max; by the held-out error.
         eigen: spectrum of the training kernel, where it is known already.
+        counts: how often each training example counts; None for once. A spectrum cannot come beside them.
 
     Raises:
-        UsageError: no held-out examples, another number of labels, or a strength that is not positive.
+        UsageError: no held-out examples, another number of labels or counts, or a strength that is not positive.
     """
     n, c, columns, _ = joint.shape
     if not n < len(y) <= columns or not all(strength > 0 for strength in strengths):
@@ -76,13 +78,26 @@ def label_regression(
             "columns behind the training ones, a label for these and the training ones, and strengths above zero."
         )
     wanted = targets(y, c)
-    mean = wanted[:n].mean(0)
+    if counts is not None and (eigen is not None or counts.shape != (n,) or counts.min() < 1):
+        raise UsageError(
+            f"counts are {counts}; expected one for each of {n} training rows, 1 or more, and no spectrum."
+        )
+    mean = np.average(wanted[:n], axis=0, weights=counts)
     centred = wanted - mean
     scale = float((centred[n:] ** 2).sum(1).mean()) or 1.0
-    factors = eigen or Resolvent.of(joint[:, :, :n].reshape(n * c, n * c))
+    train, apart, known = (
+        joint[:, :, :n].reshape(n * c, n * c),
+        joint[:, :, n:].reshape(n * c, -1).T,
+        centred[:n].reshape(-1),
+    )
+    if (
+        counts is not None
+    ):  # ridge regression with an example twice is that with both sides of its row times the root of 2
+        roots = np.sqrt(np.repeat(counts, c))
+        train, apart, known = scaled(train, roots, roots), scaled(apart, None, roots), known * roots
+    factors = eigen or Resolvent.of(train)
     if not factors.largest:
         return LabelRegression((centred[n:] ** 2).sum(1) / scale, np.tile(mean, (columns - n, 1)), max(strengths))
-    apart, known = joint[:, :, n:].reshape(n * c, -1).T, centred[:n].reshape(-1)  # (v * c, n * c)
     found = []
     for strength, every in zip(strengths, _fitted(factors, apart, known, strengths), strict=True):
         fitted = every.reshape(-1, c)

@@ -91,8 +91,9 @@ def resampled_losses(
     """The simulated validation loss of a candidate on each resample, at rates around a typical one."""
     start, losses = GradientDescent(1.0), []
     for train, validation in draws:
-        rows = np.concatenate([train, validation])
-        drawn = FunctionSpace(space.kernel[rows][:, :, train], space.f0[rows], space.y[rows], space.loss)
+        once, counts = np.unique(train, return_counts=True)
+        rows = np.concatenate([once, validation])
+        drawn = FunctionSpace(space.kernel[rows][:, :, once], space.f0[rows], space.y[rows], space.loss, counts=counts)
         moves = drawn.train_matrix.any()  # an expert that no drawn example visits does not
         losses.append(
             lowest_loss(
@@ -110,8 +111,9 @@ def resampled_label_errors(
     """The label error of a candidate on each resample."""
     errors = []
     for train, validation in draws:
-        columns = np.concatenate([train, validation])
-        errors.append(label_regression(tangent[train][:, :, columns], inputs.y[columns]).error)
+        once, counts = np.unique(train, return_counts=True)
+        columns = np.concatenate([once, validation])
+        errors.append(label_regression(tangent[once][:, :, columns], inputs.y[columns], counts=counts).error)
     return np.array(errors)
 
 

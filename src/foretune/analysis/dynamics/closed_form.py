@@ -31,16 +31,17 @@ def closed_form_curves(space: FunctionSpace, descent: Descent, steps: Sequence[i
         steps: where to evaluate, ascending; the last one gives coefficients and outputs.
 
     Raises:
-        UsageError: another loss or descent, an asymmetric kernel, or steps out of order.
+        UsageError: another loss or descent, an asymmetric kernel, counts, or steps out of order.
     """
     if not isinstance(space.loss, HalfSquaredLoss) or not isinstance(descent, GradientDescent):
         raise UsageError(
             f"There is no closed form for {space.loss} and {descent}, only for HalfSquaredLoss() and GradientDescent. "
             "Call curves(...) to simulate the steps."
         )
-    if (descent.batch or space.n) < space.n:
+    if (descent.batch or space.n) < space.n or space.counts is not None:
         raise UsageError(
-            f"There is no closed form for batches of {descent.batch}; expected batch=None, or curves(...)."
+            f"There is no closed form for batches of {descent.batch} and counts {space.counts}; expected batch=None and "
+            "counts=None, or curves(...)."
         )
     if not len(steps) or steps[0] < 0 or (np.diff(steps) <= 0).any():
         raise UsageError(f"Steps {list(steps)}; expected ascending numbers from zero, one at least.")

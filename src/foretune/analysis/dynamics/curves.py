@@ -56,7 +56,8 @@ class CurveRecorder:
         self.matrix, self.targets = space.matrix, space.targets
         stop = space.n + space.n_validation
         self.parts = (slice(0, space.n), slice(space.n, stop), slice(stop, None))
-        self.limit = DIVERGED * max(float(space.loss.values(space.f0, self.targets)[: space.n].mean()), 1.0)
+        before = space.loss.values(space.f0, self.targets)[: space.n]
+        self.limit = DIVERGED * max(float(np.average(before, weights=space.counts)), 1.0)
         self.diverged = np.zeros(len(rates), dtype=bool)
         self.steps: list[int] = []
         self.losses: list[Float64[np.ndarray, "l part"]] = []
@@ -68,12 +69,13 @@ class CurveRecorder:
         f = (a.reshape(len(a), -1) @ self.matrix.T).reshape(len(a), *self.space.f0.shape)
         f += self.space.f0
         values = self.space.loss.values(f, self.targets)  # (l, r)
-        self.diverged |= ~(values[:, self.parts[0]].mean(1) <= self.limit)  # an undefined loss is not below the limit
-        values[self.diverged] = np.inf
+        train = np.average(values[:, self.parts[0]], axis=1, weights=self.space.counts)
+        self.diverged |= ~(train <= self.limit)  # an undefined loss is not below the limit
+        values[self.diverged], train[self.diverged] = np.inf, np.inf
         scores = np.column_stack([self._scores(f[:, part], self.space.y[part]) for part in self.parts[1:]])
         scores[self.diverged] = np.nan
         self.steps.append(step)
-        self.losses.append(np.column_stack([_means(values[:, part]) for part in self.parts]))
+        self.losses.append(np.column_stack([train, *(_means(values[:, part]) for part in self.parts[1:])]))
         self.scores.append(scores)
         self.each.append(values[:, self.parts[1]].copy())  # not a view, which would keep all rows
         return f

@@ -24,7 +24,7 @@ from foretune.analysis.dynamics.space import FunctionSpace
 from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
 from foretune.analysis.schedule import Schedule, rate_factor
 from foretune.errors import UsageError
-from foretune.shapes import Float64, Int
+from foretune.shapes import Float, Float64, Int
 
 
 def curves(
@@ -73,8 +73,9 @@ class _Runs:
         n, c = space.n, space.f0.shape[1]
         self.descent, self.loss = descent, space.loss
         self.f0, self.targets = space.f0[:n].astype(np.float64), space.targets[:n]
-        self.rows = space.train_matrix
-        self.block = np.empty(0) if isinstance(self.rows, FeatureMatrix) else np.empty((n, c, n * c))
+        self.rows = _smaller(space.train_matrix)
+        self.counts = None if space.counts is None else space.counts[:, None].astype(np.float64)
+        self.block = np.empty(0) if isinstance(self.rows, FeatureMatrix) else np.empty((n, c, n * c), self.rows.dtype)
         self.a = np.zeros((len(lr), n, c))
         self.rate = lr[:, None, None].copy()
 
@@ -82,15 +83,20 @@ class _Runs:
         """One step of every run over the same training examples, at a share of its rate."""
         runs, n, c = self.a.shape
         picked = slice(None) if len(batch) == n else batch  # all examples, in whichever order
-        f = (self.a.reshape(runs, -1) @ self._rows_of(batch).T).reshape(runs, -1, c)
-        f += self.f0[picked]
+        rows = self._rows_of(batch)
+        a = self.a.reshape(runs, -1)
+        f = ((a if isinstance(rows, FeatureMatrix) else a.astype(rows.dtype)) @ rows.T).reshape(runs, -1, c) + self.f0[
+            picked
+        ]
         change = self.descent.direction(self.loss.derivative(f, self.targets[picked]))
         rate = self.rate * factor
-        change *= rate / len(batch)
+        if self.counts is not None:
+            change *= self.counts[picked]
+        change *= rate / (len(batch) if self.counts is None else self.counts[picked].sum())
         self.a *= 1 - rate * self.descent.proximal
         self.a[:, picked] -= change
 
-    def _rows_of(self, batch: Int[np.ndarray, " b"]) -> Matrix:
+    def _rows_of(self, batch: Int[np.ndarray, " b"]) -> Float[np.ndarray, "r s"] | FeatureMatrix:
         """The kernel's rows of a batch; all of them, in their own order, for all examples."""
         _, n, c = self.a.shape
         if len(batch) == n:
@@ -103,6 +109,13 @@ class _Runs:
     def stop(self, diverged: np.ndarray) -> None:
         """Set diverged runs to rest, where nothing overflows."""
         self.a[diverged], self.rate[diverged] = 0.0, 0.0
+
+
+def _smaller(rows: Matrix) -> Float[np.ndarray, "r s"] | FeatureMatrix:
+    """Features, multiplied out in their own precision where a product with the array is the cheaper one."""
+    if isinstance(rows, FeatureMatrix) and len(rows) <= rows.left.shape[1] + rows.right.shape[1]:
+        return rows.left @ rows.right.T
+    return rows
 
 
 def _given_batches(n: int, batches: Sequence[Int[np.ndarray, " _"]], steps: int) -> Iterator[Int[np.ndarray, " _"]]:

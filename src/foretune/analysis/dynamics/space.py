@@ -28,6 +28,7 @@ class FunctionSpace:
         loss: loss of one example; training minimises its mean.
         validation: how many evaluation examples come first and choose; None for all. The rest are for the test.
         metric: `accuracy`, `f1` or `matthews`.
+        counts: how often each training example counts in mean losses; None for once.
 
     Raises:
         UsageError: a shape does not fit, a number is not finite, or a label is not a class number.
@@ -39,6 +40,7 @@ class FunctionSpace:
     loss: OutputLoss = field(default_factory=LogLoss)
     validation: int | None = None
     metric: str = "accuracy"
+    counts: Int[np.ndarray, " n"] | None = None
 
     def __post_init__(self) -> None:
         rows, c = self.f0.shape
@@ -57,6 +59,8 @@ class FunctionSpace:
             raise UsageError(
                 f"Labels run from {self.y.min()} to {self.y.max()}; expected class numbers below {classes}."
             )
+        if self.counts is not None and (self.counts.shape != (self.n,) or self.counts.min() < 1):
+            raise UsageError(f"counts are {self.counts}; expected one for each of {self.n} training rows, 1 or more.")
         if not 0 <= self.n_validation <= rows - self.n:
             raise UsageError(
                 f"validation is {self.validation}, but the kernel has {rows - self.n} evaluation rows; expected no more."
