@@ -37,7 +37,7 @@ from foretune.gradients.factors import FactorBatch
 from foretune.gradients.source import GradientSource
 from foretune.kernels import feature_pass
 from foretune.kernels.feature_folder import read_features
-from foretune.kernels.feature_pass import bytes_of_example, tangent_features
+from foretune.kernels.feature_pass import fits, tangent_features
 from foretune.kernels.memory_plan import Footprint, Sizes, one_pass_batch, tile_plan
 from foretune.kernels.sketch import Sketch
 from foretune.store.kept import write_kept
@@ -338,10 +338,13 @@ def test_few_rows_have_the_finer_sketch_where_it_can_be_held() -> None:
     outputs = outputs_of(language_model(family("bert-encoder")), difference=True)
     job = job_of(outputs)
     many = ft.joint_job(outputs, EXAMPLES[:N], EXAMPLES * 400)
-    small = 2 * bytes_of_example(job, {each: each.blocks(job.kinds) for each in formulas_of(job)}, FINE)
+    blocks = {each: each.blocks(job.kinds) for each in formulas_of(job)}
     assert sketch_for(job, formulas_of(job), "1GiB", on_disk=False) == FINE
-    assert sketch_for(job, formulas_of(job), small, on_disk=True) == FINE
-    assert sketch_for(job, formulas_of(job), small, on_disk=False) == Sketch()
+    for on_disk in (True, False):
+        budgets = [size << 20 for size in range(1, 1025)]
+        least = next(size for size in budgets if fits(job, blocks, FINE, size, on_disk=on_disk))
+        assert sketch_for(job, formulas_of(job), least, on_disk=on_disk) == FINE
+        assert sketch_for(job, formulas_of(job), least - (1 << 20), on_disk=on_disk) == Sketch()
     assert sketch_for(many, formulas_of(job), "100GiB", on_disk=False) == Sketch()
 
 

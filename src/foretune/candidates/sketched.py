@@ -25,7 +25,7 @@ from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import Pattern
 from foretune.kernels.budget import device_bytes
 from foretune.kernels.compute import kernels_of
-from foretune.kernels.feature_pass import bytes_of_example
+from foretune.kernels.feature_pass import fits
 from foretune.kernels.features import Blocked, TangentFeatures
 from foretune.kernels.formula import Formula
 from foretune.kernels.job import Job, joint_job
@@ -98,7 +98,7 @@ def needs_sketch(job: Job, formulas: Sequence[Formula], memory: str | int) -> bo
 
 
 def sketch_for(job: Job, formulas: Sequence[Formula], memory: str | int, *, on_disk: bool) -> Sketch:
-    """The finer sketch where there are so few rows that it takes minutes at most, and where its features can be held.
+    """The finer sketch where there are so few rows that it takes minutes at most, and where the budget allows it.
 
     Args:
         job: the examples.
@@ -107,8 +107,8 @@ def sketch_for(job: Job, formulas: Sequence[Formula], memory: str | int, *, on_d
         on_disk: features go to files.
     """
     few = len(job.columns) * job.source.outputs.n_outputs <= _FEW
-    held = len(job.columns) * bytes_of_example(job, {each: each.blocks(job.kinds) for each in formulas}, FINE)
-    return FINE if few and (on_disk or held <= device_bytes(memory, job.device) // 2) else Sketch()
+    blocks = {each: each.blocks(job.kinds) for each in formulas}
+    return FINE if few and fits(job, blocks, FINE, memory, on_disk=on_disk) else Sketch()
 
 
 def sketch_reason(job: Job, formulas: Sequence[Formula], memory: str | int, sketch: Sketch) -> str:

@@ -147,6 +147,17 @@ def pass_sizes(
     return PassSizes(batch_within(job, memory, beside + factors * (few + group)), group, held)
 
 
+def fits(
+    job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch, memory: str | int, *, on_disk: bool
+) -> bool:
+    """Whether a budget allows a pass."""
+    try:
+        pass_sizes(job, blocks, sketch, memory, on_disk=on_disk)
+    except UsageError:
+        return False
+    return True
+
+
 def bytes_of_example(job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch) -> int:
     """Bytes of the features of one example."""
     widths = _widths(wanted_of(job, blocks, sketch), len(landmark_places(job, sketch)))
