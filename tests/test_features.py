@@ -30,7 +30,7 @@ from foretune.cli import solve
 from foretune.cli.options import ReportOptions
 from foretune.cli.solve import run_solve
 from foretune.cli.solve_options import SolverOptions
-from foretune.errors import KernelFolderError, UsageError
+from foretune.errors import KernelFolderError, StorageError, UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.source import GradientSource
@@ -188,6 +188,17 @@ def test_a_damaged_chunk_is_named_and_made_again(tmp_path) -> None:
     with pytest.warns(UserWarning, match=f"{file.name}.*computed again"):
         found = tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")["sgd"]
     assert np.array_equal(found.chunks[0].values, before)
+
+
+def test_what_stands_under_the_name_of_a_chunk_and_never_was_one_is_refused_and_stays(tmp_path) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")
+    (file,) = (tmp_path / "f" / "chunks").iterdir()
+    np.save(file, np.zeros(3, np.float32))
+    before = file.read_bytes()
+    with pytest.raises(StorageError, match=f"{file.name} is not as foretune writes its arrays.*Move it: mv -- "):
+        tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")
+    assert file.read_bytes() == before
 
 
 def test_a_folder_of_other_features_is_refused(tmp_path) -> None:
