@@ -11,7 +11,7 @@ from typing import overload
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, LogLoss
-from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix, multiplied_out, side_by_side
+from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix, side_by_side
 from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
@@ -25,12 +25,10 @@ DENSE = 1024
 
 def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
     """The joint kernel of some blocks together."""
-    if isinstance(kernel, BlockKernel):
-        return kernel.summed(names)
     _, n, c, _, _ = kernel.shape
-    if n * c > DENSE:
-        return FeatureKernel.joint(side_by_side(kernel.of(names), kernel.width(names), n=n), n)
-    return multiplied_out((features for _, features in kernel.of(names)), n)
+    if isinstance(kernel, BlockKernel) or n * c <= DENSE:
+        return kernel.summed(names)
+    return FeatureKernel.joint(side_by_side(kernel.of(names), kernel.width(names), n=n), n)
 
 
 class JointParts(Sequence[Kernel]):
@@ -66,9 +64,7 @@ class JointParts(Sequence[Kernel]):
 def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Float64[np.ndarray, "k k"]:
     """The training kernel of some blocks on the first training examples, as a matrix."""
     k = examples * kernel.shape[2]
-    if isinstance(kernel, BlockKernel):
-        return kernel.summed(names, examples).reshape(k, k)
-    return multiplied_out((features for _, features in kernel.of(names, examples)), examples).reshape(k, k)
+    return kernel.summed(names, examples).reshape(k, k)
 
 
 def function_space(joint: Kernel, inputs: Inputs) -> FunctionSpace:

@@ -19,7 +19,7 @@ import numpy as np
 
 from foretune.errors import KernelFolderError
 from foretune.kernels.features import Chunk, TangentFeatures
-from foretune.kernels.folder import WAIT
+from foretune.kernels.folder import FEATURES_FILE, WAIT
 from foretune.kernels.passing import chunks_of
 from foretune.shapes import Float32
 from foretune.store.arrays import read_array, refuse_foreign_parts, write_array
@@ -29,7 +29,7 @@ from foretune.store.workspace import sweep
 
 FEATURES = FolderKind(
     "feature",
-    "features.json",
+    FEATURES_FILE,
     3,
     "Make the features again in a new folder: `foretune forecast MODEL DATA --features sketched --out NEW`.",
     folders=("chunks",),
@@ -118,13 +118,20 @@ def has_features(path: Path) -> bool:
     return FEATURES.is_in(path) and _FINISHED in FEATURES.present(path)
 
 
-def read_features(path: Path) -> dict[str, TangentFeatures]:
-    """The features of a finished folder by label; every chunk is read once, to see that it is whole.
+def read_features(folder: str | Path) -> dict[str, TangentFeatures]:
+    """The tangent features of a folder; every chunk is read once, to see that it is whole, and again when it is used.
+
+    Args:
+        folder: one with features.json: `DIR/kernels/features` of `foretune forecast --out DIR`.
+
+    Returns:
+        Label of the kernel (`sgd`, `lora-r4`) -> its features.
 
     Raises:
         UsageError, KernelFolderError: there are none, or not all.
         StorageError: a chunk is damaged, or this version cannot read the folder.
     """
+    path = Path(folder)
     described = FEATURES.described(path)
     if described is None:
         raise KernelFolderError(

@@ -36,6 +36,8 @@ KERNEL = FolderKind(
     "run.",
     folders=("tiles", "kernel.zarr"),
 )
+FEATURES_FILE = "features.json"
+"""The description of a folder that holds a kernel as features (`kernels.feature_folder`)."""
 _AXES = ("block", "row", "row_output", "column", "column_output")
 _CHECKSUM = "foretune_checksum"
 WAIT = 60.0
@@ -218,6 +220,11 @@ def read_description(path: Path) -> dict[str, Any]:
         UsageError, KernelFolderError: there is none.
         StorageError: this version cannot read it.
     """
+    if (path / FEATURES_FILE).is_file() and not KERNEL.is_in(path):
+        raise KernelFolderError(
+            f"{path} holds kernels as features: it has no {KERNEL.file} but {FEATURES_FILE}. `foretune.read_features` "
+            "reads it in Python, `foretune solve` and `foretune show` read the folder of the run."
+        )
     description = KERNEL.described(path)
     if description is None:
         raise KernelFolderError(
