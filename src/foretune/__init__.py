@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from foretune.store.version import VERSION
+
 if TYPE_CHECKING:
     from foretune.errors import ForetuneError as ForetuneError
     from foretune.handover.callback import ForecastCallback as ForecastCallback
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from foretune.text.task import Split as Split
     from foretune.text.task import Task as Task
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _WHERE = {
     "card": "foretune.library.card",
