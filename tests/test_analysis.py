@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 import foretune as ft
 from foretune.analysis.groups import layers, module_types
 from foretune.analysis.probe import head_probe, linear_probe
-from foretune.analysis.scores import best_threshold, majority, score, scored
+from foretune.analysis.scores import best_threshold, chance, majority, score, scored
 from foretune.analysis.spectrum import spectrum, stable_learning_rate
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -74,6 +74,20 @@ def test_scores_carry_intervals_that_hold_them() -> None:
     assert f1.value == pytest.approx(2 * 3 / (2 * 3 + 1))
     for item in (accuracy, f1):
         assert 0 <= item.low <= item.value <= item.high <= 1
+
+
+@pytest.mark.parametrize("right", [0, 9, 40, 64])
+def test_what_chance_does_to_a_score_is_half_its_interval_and_shrinks_with_more_examples(right: int) -> None:
+    y = np.arange(64) % 2
+    predictions = np.where(np.arange(64) < right, y, 1 - y)
+    for metric in ("accuracy", "f1"):
+        found = scored(y, predictions, metric)
+        assert chance(found, metric, 64, 64) == pytest.approx((found.high - found.low) / 2, abs=1e-6)
+    many = scored(np.tile(y, 5), np.tile(predictions, 5), "accuracy")
+    assert chance(scored(y, predictions, "accuracy"), "accuracy", 64, 320) == pytest.approx(
+        (many.high - many.low) / 2, abs=1e-6
+    )
+    assert chance(found, "f1", 64, 256) == pytest.approx((found.high - found.low) / 4)
 
 
 def test_the_threshold_maximises_the_validation_score() -> None:

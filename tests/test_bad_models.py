@@ -17,6 +17,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import foretune as ft
+from foretune.errors import UsageError
+from foretune.model import load
 from foretune.model.gguf import gguf_folder
 from tests.cases import tokenizer
 from tests.conftest import WORDS, assert_refused, run_cli, write_jsonl
@@ -139,7 +141,7 @@ def test_bad_folders_are_refused_by_name(name: str, whole_llama: Path, tmp_path:
     shutil.copytree(whole_llama, folder)
     change(folder)
     result = run_cli("kernel", folder, data_file, WORDS, "--k", 2, "--test", 4, "--out", tmp_path / "out")
-    assert_refused(result, 1, re.compile(message))
+    assert_refused(result, 2 if name == "no config" else 1, re.compile(message))
     assert not (tmp_path / "ran").exists()
     assert "Built-in models" not in result.stderr
 
@@ -157,7 +159,24 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_names_that_name_nothing(name: str, tmp_path: Path, data_file: Path) -> None:
     result = run_cli("kernel", name, data_file, "--k", 2, "--out", tmp_path / "out")
-    assert_refused(result, 2 if name == "" or len(name) == 300 else 1, re.compile(NAMES[name]))
+    assert_refused(result, 1 if name == "MiniLM" else 2, re.compile(NAMES[name]))  # without the hub nobody can tell
+
+
+def test_a_file_that_is_not_a_model_is_a_mistyped_name(tmp_path: Path, data_file: Path) -> None:
+    result = run_cli("kernel", data_file, data_file, "--k", 2, "--out", tmp_path / "out")
+    assert_refused(result, 2, "is a file; expected a model folder, a .gguf file, a hub id or a built-in name")
+
+
+def test_a_name_that_the_hub_does_not_know_is_mistyped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(place: str, **_: object) -> None:
+        raise OSError(
+            f"{place} is not a local folder and is not a valid model identifier listed on 'https://hub/models'"
+        )
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", unknown)
+    monkeypatch.setattr(load, "hub_answers", lambda: True)
+    with pytest.raises(UsageError, match=r"There is no model 'smolm2'.*Did you mean 'smollm2'\?"):
+        load.load_model("smolm2")
 
 
 GGUF = {

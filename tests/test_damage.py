@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,10 +16,12 @@ import numpy as np
 import pytest
 
 import foretune as ft
+from foretune.errors import StorageError
 from tests.command_line import ROOT
 from tests.conftest import assert_refused, run_cli, run_code
 from tests.test_cli import TILES
 from tests.test_finetune_runs import SCRIPT, long_run, undisturbed_run
+from tests.test_targets import snapshot
 
 SMALL = ("--k", 2, "--test", 6)
 
@@ -200,8 +205,19 @@ def swapped(file: Path) -> None:
     shutil.copyfile(other, file)
 
 
-TILE_DAMAGE = {**{name: DAMAGE[name] for name in ("flipped-at-0.5", "flipped-at-0.98", "emptied", "cut", "deleted")},
-               "of-another-shape": of_another_shape, "zeros": zeros, "swapped": swapped}  # fmt: skip
+def cut_in_its_last_line(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+def cut_in_its_head(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:20])
+
+
+_FLIPPED = ("flipped-at-0.0", "flipped-at-0.5", "flipped-at-0.98")
+TILE_DAMAGE = {**{name: DAMAGE[name] for name in (*_FLIPPED, "emptied", "cut", "deleted")}, "swapped": swapped,
+               "cut-in-its-last-line": cut_in_its_last_line, "cut-in-its-head": cut_in_its_head}  # fmt: skip
+NO_TILES = {"of-another-shape": of_another_shape, "zeros": zeros,
+            **{name: DAMAGE[name] for name in ("null", "not-text", "folder")}}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", TILE_DAMAGE)
@@ -219,6 +235,26 @@ def test_a_damaged_tile_is_named_and_computed_again(
     made, same = (ft.BlockKernel.open(folder / "kernels" / "sgd").array for folder in (tmp_path / "run", whole))
     assert np.array_equal(made, same)
     assert sorted(path.name for path in tile.parents[1].iterdir()) == ["kernel.json", "kernel.zarr"]
+
+
+@pytest.mark.parametrize("kind", NO_TILES)
+def test_what_stands_under_the_name_of_a_tile_and_never_was_one_is_refused_and_stays(
+    kind: str, unfinished: tuple[Path, Path], llama_folder: Path, data: Path, tmp_path: Path
+) -> None:
+    begun, whole = unfinished
+    shutil.copytree(begun, tmp_path / "run")
+    tile = sorted((tmp_path / "run" / "kernels" / "sgd" / "tiles").glob("*.npy"))[1]
+    NO_TILES[kind](tile)
+    before = snapshot(tile.parent)
+    refused = run_cli(*kernel_command(llama_folder, data, tmp_path / "run"))
+    assert_refused(refused, 1, f"{tile} is not as foretune writes its arrays", "Move it: mv -- ")
+    assert snapshot(tile.parent) == before
+    subprocess.run(["/bin/sh", "-c", "mv -- " + refused.stderr.partition("mv -- ")[2]], check=True)
+    again = run_cli(*kernel_command(llama_folder, data, tmp_path / "run"))
+    assert again.returncode == 0, again.stderr
+    made, same = (ft.BlockKernel.open(folder / "kernels" / "sgd").array for folder in (tmp_path / "run", whole))
+    assert np.array_equal(made, same)
+    assert os.listdir(tile.parent) == [f"{tile.name}.old"]  # noqa: PTH208
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +286,41 @@ def test_a_damaged_last_checkpoint_is_left_for_the_one_before(
     assert min(steps) == 5
     assert resumed.losses == undisturbed_run().losses
     np.testing.assert_array_equal(resumed.test_logits, undisturbed_run().test_logits)
+
+
+@pytest.mark.parametrize("number", [2, 4, 6, 50])
+def test_a_checkpoint_that_foretune_did_not_write_is_refused_and_stays(
+    number: int, killed: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed, tmp_path / "run")
+    foreign = tmp_path / "run" / "checkpoints" / f"checkpoint-{number}"
+    shutil.rmtree(foreign, ignore_errors=True)
+    foreign.mkdir()
+    (foreign / "model.safetensors").write_text("mine")
+    with pytest.raises(StorageError, match=rf"checkpoint-{number} is not a checkpoint that foretune wrote.*mv -- "):
+        long_run(tmp_path / "run")
+    assert (foreign / "model.safetensors").read_text() == "mine"
+
+
+def test_a_finished_run_drops_its_own_checkpoints_only(killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(killed, tmp_path / "run")
+    long_run(tmp_path / "run")
+    own, foreign = (tmp_path / "run" / "checkpoints" / f"checkpoint-{number}" for number in (6, 50))
+    shutil.copytree(killed / "checkpoints" / own.name, own)
+    foreign.mkdir()
+    (foreign / "notes.txt").write_text("mine")
+    with pytest.warns(UserWarning, match="checkpoint-50 is not a checkpoint that foretune wrote, and stays"):
+        long_run(tmp_path / "run")
+    assert not own.exists() and (foreign / "notes.txt").read_text() == "mine"
+
+
+def test_a_log_that_is_not_one_is_refused_and_stays(killed: Path, tmp_path: Path) -> None:
+    shutil.copytree(killed, tmp_path / "run")
+    (tmp_path / "run" / "log.jsonl").write_text("mine")
+    with pytest.raises(StorageError, match=r"log\.jsonl is damaged"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        long_run(tmp_path / "run")
+    assert (tmp_path / "run" / "log.jsonl").read_text() == "mine"
 
 
 def test_without_a_whole_checkpoint_the_run_starts_again_and_says_so(killed: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import foretune as ft
+from foretune.errors import UsageError
 from foretune.gradients.source import GradientSource
 from foretune.kernels import sgd, tile
 from foretune.kernels.job import Job
@@ -170,6 +171,18 @@ def test_every_family_is_covered_by_factor_rules(case) -> None:
         source.capture(range(len(ROWS)), 8)
     assert not source.direct
     assert source.single == case.single  # experts see flattened tokens
+
+
+@pytest.mark.parametrize("all_of_them", [True, False], ids=["all", "the first"])
+def test_a_weight_that_requires_a_gradient_again_is_named_with_what_to_type(*, all_of_them: bool) -> None:
+    outputs = outputs_of(language_model(BERT))
+    before = ft.block_kernels(outputs, ROWS, blocks="*layer.0*").total()
+    name, first = next(iter(outputs.module.named_parameters()))
+    (outputs.module if all_of_them else first).requires_grad_(True)
+    with pytest.raises(UsageError, match=rf"{name}' of outputs\.module requires a gradient.*requires_grad_\(False\)"):
+        ft.block_kernels(outputs, ROWS, blocks="*layer.0*")
+    outputs.module.requires_grad_(False)
+    assert np.array_equal(ft.block_kernels(outputs, ROWS, blocks="*layer.0*").total(), before)
 
 
 def test_non_finite_weights_are_reported_by_module() -> None:

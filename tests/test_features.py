@@ -31,7 +31,7 @@ from foretune.cli import solve
 from foretune.cli.options import ReportOptions
 from foretune.cli.solve import run_solve
 from foretune.cli.solve_options import SolverOptions
-from foretune.errors import KernelFolderError, UsageError
+from foretune.errors import KernelFolderError, StorageError, UsageError
 from foretune.experiment.inputs import Inputs
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.source import GradientSource
@@ -189,6 +189,17 @@ def test_a_damaged_chunk_is_named_and_made_again(tmp_path) -> None:
     with pytest.warns(UserWarning, match=f"{file.name}.*computed again"):
         found = tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")["sgd"]
     assert np.array_equal(found.chunks[0].values, before)
+
+
+def test_what_stands_under_the_name_of_a_chunk_and_never_was_one_is_refused_and_stays(tmp_path) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")
+    (file,) = (tmp_path / "f" / "chunks").iterdir()
+    np.save(file, np.zeros(3, np.float32))
+    before = file.read_bytes()
+    with pytest.raises(StorageError, match=f"{file.name} is not as foretune writes its arrays.*Move it: mv -- "):
+        tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "f")
+    assert file.read_bytes() == before
 
 
 def test_a_folder_of_other_features_is_refused(tmp_path) -> None:
@@ -436,6 +447,31 @@ def test_show_prints_what_a_feature_folder_holds(sketched_run: Path, tmp_path: P
     assert run_cli("show", copied, env={"COLUMNS": "160"}).stdout.count("numbers for an example") == 2
     (copied / "kernels" / "features" / "chunks" / "0-36.npy").write_bytes(b"nothing")
     assert_refused(run_cli("show", copied), 1, "0-36.npy is damaged", "repeat the command that made it")
+
+
+def test_features_multiply_out_to_the_kernels_of_their_blocks(tmp_path: Path) -> None:
+    """A sketch that is wider than every block is exact."""
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    exact = ft.kernels_of(job_of(outputs), [ft.SGD()])["sgd"]
+    tangent_features(job_of(outputs), [ft.SGD()], Sketch(1 << 20), out=tmp_path / "f")
+    found = ft.read_features(str(tmp_path / "f"))["sgd"]
+    assert isinstance(found, ft.TangentFeatures) and found.names == exact.names and found.shape == exact.shape
+    assert repr(found) == repr(exact).replace("BlockKernel", "TangentFeatures")
+    largest = np.abs(exact.total()).max()
+    np.testing.assert_allclose(found.total(), exact.total(), atol=1e-5 * largest)
+    np.testing.assert_allclose(found.matrix(), exact.matrix(), atol=1e-5 * largest)
+    some = exact.names[1::3]
+    np.testing.assert_allclose(found.summed(some), exact.summed(some), atol=1e-5 * largest)
+    np.testing.assert_allclose(found.summed(some, 3), exact.summed(some, 3), atol=1e-5 * largest)
+
+
+def test_a_folder_of_features_opened_as_a_kernel_names_its_reader(tmp_path: Path) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path)
+    with pytest.raises(KernelFolderError, match=r"holds kernels as features.*`foretune\.read_features` reads it"):
+        ft.BlockKernel.open(tmp_path)
+    with pytest.raises(KernelFolderError, match="not a feature folder"):
+        ft.read_features(tmp_path / "nothing")
 
 
 def test_features_are_read_back_as_they_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typer.main import get_command
 
 from foretune.cli.app import app
 from foretune.cli.foreign import INSTEAD, OFF, SAME
-from tests.conftest import WORDS, assert_refused, run_cli
+from tests.conftest import WORDS, assert_refused, many_rows, run_cli, write_jsonl
 
 SOURCE = Path(__file__).parent.parent / "src" / "foretune"
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -215,3 +215,25 @@ def test_next_lines_can_be_typed(llama_folder: Path, data_file: Path, tmp_path: 
     made = run_cli("kernel", llama_folder, data_file, WORDS, "--k", 2, "--test", 4, "--out", tmp_path / "a folder")
     words = shlex.split(hinted(made.stdout, r"Next: foretune (.*?) foretune show "))
     assert run_cli(*words).returncode == 0
+
+
+def test_the_test_size_that_a_forecast_advises_can_be_typed_and_makes_the_score_as_sure_as_it_says(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "reviews.jsonl", many_rows(240))
+    command = ("forecast", llama_folder, tmp_path / "reviews.jsonl", WORDS, "--k", 2, "--layers", 0, "--test")
+
+    def said(test: int) -> tuple[str, float]:
+        result = run_cli(*command, test, env={"COLUMNS": "80"})
+        assert result.returncode == 0, result.stderr
+        screen = " ".join(result.stdout.split())
+        low, high = map(float, re.findall(r"95%: ([\d.]+) - ([\d.]+)", screen)[0])
+        return screen.partition("How sure? ")[2], 50 * (high - low)
+
+    sure, wide = said(16)
+    words = r"16 test and 4 validation examples: the score is known to ±(\d+) points; --test (\d+) makes it ±(\d+)\."
+    found = re.match(words, sure)
+    assert found and abs(int(found[1]) - wide) <= 1 and int(found[3]) < int(found[1]), sure
+    sure, narrow = said(int(found[2]))
+    assert abs(narrow - int(found[3])) <= 2  # the score itself is another
+    assert sure.startswith(f"{found[2]} test and 4 validation examples. ")  # no row is left

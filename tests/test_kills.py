@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from foretune.store.arrays import write_array
 from tests.conftest import assert_refused, run_cli, run_code
 from tests.validations import FOUR
 
@@ -150,10 +151,9 @@ def test_a_study_killed_at_any_write_gives_the_page_of_an_unbroken_one(
 
 
 LEFTOVERS = {
-    "kernel": ("kernels/sgd/.kernel.json.abcd1234", "kernels/sgd/.kernel.zarr.x_y_z_00/zarr.json", ".run.yaml.abcd1234",
-               ".foretune-0123abcd/experiment.json", "kernels/sgd/.foretune-0123abcd/kernel.json", ".foretune-lock"),
-    "tune": ("runs/.run.json.abcd1234", ".run.yaml.abcd1234", ".foretune-0123abcd/run.yaml", "runs/.foretune-lock",
-             ".foretune-lock", "runs/best/.foretune-0123abcd/parameters.safetensors"),
+    "kernel": (".foretune-0123abcd/experiment.json", "kernels/sgd/.foretune-0123abcd/kernel.json", ".foretune-lock"),
+    "tune": (".foretune-0123abcd/run.yaml", "runs/.foretune-lock", ".foretune-lock",
+             "runs/best/.foretune-0123abcd/parameters.safetensors"),
 }  # fmt: skip
 
 
@@ -176,7 +176,14 @@ def test_a_folder_of_leftovers_counts_as_empty_and_they_are_removed(
 
 
 def test_what_only_resembles_a_leftover_is_something_else(bert_folder: Path, data: Path, tmp_path: Path) -> None:
-    for name in (".foretune-notes", ".foretune", ".kernel.json.bak", "kernel.json.abcd1234", ".git"):
+    for name in (
+        ".foretune-notes",
+        ".foretune",
+        ".kernel.json.bak",
+        ".run.yaml.original",
+        "kernel.json.abcd1234",
+        ".git",
+    ):
         (tmp_path / name).write_text("mine")
         result = run_cli(*commands(bert_folder, data)["kernel"], "--out", tmp_path)
         assert_refused(result, 2, f"it holds {name!r}")
@@ -184,17 +191,25 @@ def test_what_only_resembles_a_leftover_is_something_else(bert_folder: Path, dat
         (tmp_path / name).unlink()
 
 
-def test_tiles_of_a_finished_kernel_are_removed_and_files_of_a_user_beside_them_are_not(
+def test_tiles_of_a_finished_kernel_are_removed_and_files_of_a_user_under_such_names_are_not(
     bert_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     arguments = (*commands(bert_folder, data)["kernel"], "--out", out)
     assert run_cli(*arguments).returncode == 0
     (out / "kernels" / "sgd" / "tiles").mkdir()
-    np.save(out / "kernels" / "sgd" / "tiles" / "0-0.npy", np.zeros(3))
-    (out / "kernels" / "lora-r1" / "tiles").mkdir()
-    np.save(out / "kernels" / "lora-r1" / "tiles" / "0-0.npy", np.zeros(3))
-    (out / "kernels" / "lora-r1" / "tiles" / "notes.txt").write_text("mine")
-    assert run_cli(*arguments).returncode == 0
+    tile = out / "kernels" / "sgd" / "tiles" / "0-0.npy"
+    write_array(tile, np.zeros(3), "a tile")
+    tile.with_name("0-1.npy").write_bytes(tile.read_bytes()[:-60])  # cut short
+    tiles = out / "kernels" / "lora-r1" / "tiles"
+    tiles.mkdir()
+    write_array(tiles / "0-0.npy", np.zeros(3), "a tile")
+    np.save(tiles / "0-1.npy", np.zeros(3))
+    (tiles / "1-1.npy").write_bytes(b"mine")
+    (tiles / "notes.txt").write_text("mine")
+    again = run_cli(*arguments)
+    assert again.returncode == 0
     assert not (out / "kernels" / "sgd" / "tiles").exists()
-    assert os.listdir(out / "kernels" / "lora-r1" / "tiles") == ["notes.txt"]  # noqa: PTH208
+    assert sorted(os.listdir(tiles)) == ["0-1.npy", "1-1.npy", "notes.txt"]  # noqa: PTH208
+    for name in ("0-1.npy", "1-1.npy"):
+        assert f"{tiles / name} is not a tile that foretune wrote, and stays." in again.stderr

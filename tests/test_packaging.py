@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import foretune
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "foretune"
@@ -48,6 +52,32 @@ def test_the_source_archive_holds_the_package_and_what_builds_it(built: dict[str
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in shipped()} <= held
     assert {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"} <= held
+
+
+def test_the_version_is_one() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == foretune.__version__
+
+
+def test_a_run_from_the_sources_alone_has_their_version(bert_folder: Path, data: Path, tmp_path: Path) -> None:
+    """With PYTHONPATH only, where no distribution of foretune is installed."""
+    code = """
+import importlib.metadata, runpy, sys
+from_distribution = importlib.metadata.distribution
+def distribution(name):
+    if name == "foretune":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return from_distribution(name)
+importlib.metadata.distribution = distribution
+sys.argv[0] = "foretune"
+runpy.run_module("foretune")
+"""
+    command = ("kernel", bert_folder, data, "--k", 2, "--test", 4, "--out", "out", "--json", "kernel.json")
+    ran = subprocess.run([sys.executable, "-c", code, *map(str, command)], cwd=tmp_path, capture_output=True, text=True,
+                         check=False)  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    record = json.loads((tmp_path / "out" / "experiment.json").read_text())
+    shown = json.loads((tmp_path / "kernel.json").read_text())
+    assert record["foretune"] == shown["about"]["versions"]["foretune"] == foretune.__version__
 
 
 def test_the_wheel_runs_where_only_its_dependencies_are(built: dict[str, Path], tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ import pytest
 import torch
 
 import foretune as ft
+from foretune.store.arrays import read_array, write_array
 from foretune.store.atomic import check_file, new_folder, replacing, replacing_folder, write_text
 from foretune.store.cached import cached_folder
-from foretune.store.kept import DamagedError, read_array, read_kept, write_array, write_kept
+from foretune.store.kept import DamagedError, read_kept, write_kept
 from foretune.store.lock import held
 from foretune.store.packages import Package, cache_folder, fetched, sha256_of
 from foretune.store.tensors import read_tensors, write_tensors
@@ -65,10 +66,13 @@ def test_a_package_is_fetched_once_and_verified(index: Path) -> None:
     assert sha256_of(archive) == package.sha256
     index.unlink()  # the second time needs no index
     assert fetched(package) == archive
-    archive.write_bytes(b"damaged")
-    with pytest.raises(ft.ForetuneError, match="Could not fetch"):
+    archive.write_bytes(b"mine")
+    with (
+        pytest.raises(ft.ForetuneError, match="Could not fetch"),
+        pytest.warns(UserWarning, match=r"is not the file that was fetched.*archive\.old"),
+    ):
         fetched(package)
-    assert nothing_cached()
+    assert not archive.exists() and Path(f"{archive}.old").read_bytes() == b"mine"
 
 
 def test_a_wrong_hash_keeps_nothing(index: Path) -> None:
@@ -243,6 +247,21 @@ def test_a_cached_folder_is_made_once_and_again_when_it_is_damaged(tmp_path: Pat
         assert (folder / "weights").read_bytes() == b"1234"
     assert len(made) == 3
     assert names(folder.parent) == ["one"]
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", "deeper/notes.txt", "foretune.json"])
+def test_a_damaged_cached_folder_with_a_file_of_the_user_is_moved_aside(tmp_path: Path, foreign: str) -> None:
+    def make(folder: Path) -> None:
+        (folder / "weights").write_bytes(b"1234")
+
+    folder = cached_folder(tmp_path / "models" / "one", make)
+    (folder / "weights").write_bytes(b"1235")
+    (folder / foreign).parent.mkdir(exist_ok=True)
+    (folder / foreign).write_text("mine")
+    with pytest.warns(UserWarning, match=r"one\.old was .*one; it may hold files of yours"):
+        assert cached_folder(folder, make) == folder
+    assert (folder / "weights").read_bytes() == b"1234"
+    assert (tmp_path / "models" / "one.old" / foreign).read_text() == "mine"
 
 
 LEFT = """

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import foretune as ft
 from foretune.model.encoding import PromptEncoder
 from foretune.text.rows import read_rows
-from foretune.text.split import few_shot_split, sampled_split
+from foretune.text.split import few_shot_split, full_split, sampled_split
 from tests.cases import TASK, language_model, tokenizer
 from tests.conftest import family, many_rows
 
@@ -40,6 +40,19 @@ def test_splits_are_disjoint_balanced_and_independent_of_row_order(rows, k, seed
     for part in parts[:2]:
         assert [sum(e.label == label for e in part) for label in TASK.labels] == [k, k]
     assert TASK.few_shot(mappings[::-1], k=k, seed=seed) == split
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["part", "own test rows"])
+@pytest.mark.parametrize("draw", [few_shot_split, sampled_split])
+def test_the_spare_rows_are_those_that_a_larger_test_takes_too(draw, *, apart: bool) -> None:
+    rows = [ft.Example(**row) for row in many_rows(60)]
+    others = [ft.Example(f"{row.text} again", label=row.label) for row in rows[:30]] if apart else None
+    few = draw(rows, ["negative", "positive"], 4, 13, 5, others)
+    assert len(few.test) == 5 and few.spare > 0
+    all_of_them = draw(rows, ["negative", "positive"], 4, 13, 5 + few.spare, others)
+    assert len(all_of_them.test) == 5 + few.spare and all_of_them.spare == 0
+    assert draw(rows, ["negative", "positive"], 4, 13, 10_000, others).test == all_of_them.test
+    assert full_split(rows, ["negative", "positive"], 4, 13, 5).spare == 0  # they would be missed in training
 
 
 def test_a_seed_means_the_same_split_everywhere() -> None:

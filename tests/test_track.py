@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from foretune.analysis.scores import Score
+from foretune.errors import StorageError
 from foretune.handover.track import (
     SWITCH,
     TrackedRun,
@@ -58,10 +59,16 @@ def test_clear_leaves_what_is_not_a_record(cache: Path) -> None:
     for name in ("backup.json", "notes.txt"):
         (track_folder() / name).write_text("mine")
     (track_folder() / f"{7:016}.json").mkdir()
-    assert clear_records() == 1 and recording_since() is None
-    assert {file.name for file in track_folder().iterdir()} == {"backup.json", "notes.txt", f"{7:016}.json"}
+    (track_folder() / f"{8:016}.json").write_text('{"mine": 1}')
+    with pytest.warns(UserWarning, match=f"{8:016}.json is not a record as foretune wrote it, and stays"):
+        assert clear_records() == 1
+    assert recording_since() is None
+    left = {"backup.json", "notes.txt", f"{7:016}.json", f"{8:016}.json"}
+    assert {file.name for file in track_folder().iterdir()} == left
     (track_folder() / "track.json").write_text("mine")
     record_runs(wanted=False)
+    with pytest.raises(StorageError, match=r"track\.json is damaged.*Move it away and repeat the command: mv -- "):
+        record_runs(wanted=True)
     assert (track_folder() / "track.json").read_text() == "mine"
 
 
@@ -156,6 +163,13 @@ def test_a_run_from_a_forecast_is_recorded_once_and_only_where_wanted(
     assert not any(row["text"] in json.dumps(record) for row in many_rows(60))
     names = {file.name for file in (cache / "track").iterdir()}
     assert len(names) == 2 and SWITCH in names
+    (name,) = names - {SWITCH}
+    kept = (cache / "track" / name).read_bytes()
+    (cache / "track" / name).write_text("mine")
+    refused = run_cli(*tune, "third", cwd=tmp_path, env=env)
+    assert refused.returncode == 0 and f"{name} is damaged" in refused.stderr
+    assert (cache / "track" / name).read_text() == "mine"
+    (cache / "track" / name).write_bytes(kept)
     assert run_cli("track", "--clear", cwd=tmp_path, env=env).returncode == 0
     assert not list((cache / "track").iterdir())
 

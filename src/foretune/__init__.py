@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from foretune.store.version import VERSION
+
 if TYPE_CHECKING:
     from foretune.errors import ForetuneError as ForetuneError
     from foretune.handover.callback import ForecastCallback as ForecastCallback
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from foretune.kernels.compute import joint_kernels as joint_kernels
     from foretune.kernels.compute import kernels_of as kernels_of
     from foretune.kernels.compute import projected_features as projected_features
+    from foretune.kernels.feature_folder import read_features as read_features
+    from foretune.kernels.features import TangentFeatures as TangentFeatures
     from foretune.kernels.job import joint_job as joint_job
     from foretune.kernels.job import separate_job as separate_job
     from foretune.kernels.lora import LoRA as LoRA
@@ -55,7 +59,7 @@ if TYPE_CHECKING:
     from foretune.text.task import Split as Split
     from foretune.text.task import Task as Task
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _WHERE = {
     "card": "foretune.library.card",
@@ -94,6 +98,7 @@ _WHERE = {
     "SGD": "foretune.kernels.sgd",
     "SignGD": "foretune.kernels.signs",
     "Split": "foretune.text.task",
+    "TangentFeatures": "foretune.kernels.features",
     "Task": "foretune.text.task",
     "block_kernels": "foretune.kernels.compute",
     "joint_job": "foretune.kernels.job",
@@ -102,6 +107,7 @@ _WHERE = {
     "kernel_spectrum": "foretune.regime.operator",
     "kernels_of": "foretune.kernels.compute",
     "projected_features": "foretune.kernels.compute",
+    "read_features": "foretune.kernels.feature_folder",
     "separate_job": "foretune.kernels.job",
     "load_model": "foretune.model.load",
     "load_rows": "foretune.text.builtin",

@@ -242,17 +242,6 @@ def _mixed(
     return np.concatenate([rest, spanned.astype(sums.dtype)], axis=1).reshape(m, c, most)
 
 
-def multiplied_out(blocks: Iterable[Float[np.ndarray, "m c w"]], n: int) -> Float64[np.ndarray, "n c m c"]:
-    """The sum of some kernels as an array, the first n examples against all: one block after the other is added."""
-    total = np.zeros((0, 0, 0, 0))
-    for place, features in enumerate(blocks):
-        joint = FeatureKernel.joint(features, n)
-        if place == 0:
-            total = np.zeros(joint.shape)
-        total += joint.dense()
-    return total
-
-
 def weighted_sum(kernels: Sequence[Kernel], weights: Sequence[float]) -> Kernel:
     """The sum of kernels, arrays or features of one size, times weights that are not negative."""
     first = kernels[0]

@@ -8,6 +8,9 @@ import numpy as np
 
 from foretune.shapes import Float, Int
 
+_QUANTILE = 1.959964
+"""Of the normal distribution, for 95% on both sides."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -50,6 +53,21 @@ def scored(y: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], metric:
     draws = np.stack([generator.integers(len(y), size=len(y)) for _ in range(1000)])
     low, high = np.quantile(_of_counts(_counts(y, predictions, draws), metric), [0.025, 0.975])
     return Score(value, float(low), float(high), score(y, predictions, "accuracy"))
+
+
+def chance(found: Score, metric: str, n: int, other: int) -> float:
+    """Half the 95% interval of a score by the number of its examples alone, if there were others of them.
+
+    Args:
+        found: the score.
+        metric: `accuracy`, by Wilson's interval; the interval of another metric shrinks with the root of the number.
+        n: how many examples the score is of.
+        other: how many it would be of.
+    """
+    if metric != "accuracy":
+        return (found.high - found.low) / 2 * float(np.sqrt(n / other))
+    p, z2 = found.value, _QUANTILE**2
+    return float(np.sqrt(z2 * (p * (1 - p) / other + z2 / (4 * other**2))) / (1 + z2 / other))
 
 
 def _counts(

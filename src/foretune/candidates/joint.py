@@ -11,12 +11,12 @@ from typing import overload
 import numpy as np
 
 from foretune.analysis.dynamics import FunctionSpace, LogLoss
-from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix, multiplied_out, side_by_side
+from foretune.analysis.feature_kernel import FeatureKernel, Kernel, Matrix, side_by_side
 from foretune.analysis.losses import targets
 from foretune.analysis.spectrum import Spectrum, spectrum
 from foretune.experiment.inputs import Inputs
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.kernels.features import Blocked, TangentFeatures
+from foretune.kernels.features import Blocked
 from foretune.shapes import Float64
 
 DENSE = 1024
@@ -27,17 +27,14 @@ _FEW = 256
 
 def joint_kernel(kernel: Blocked, names: Sequence[str]) -> Kernel:
     """The joint kernel of some blocks together."""
-    if isinstance(kernel, BlockKernel):
-        return kernel.summed(names)
-    return _summed(kernel, names, kernel.n, DENSE)
+    return _summed(kernel, names, kernel.shape[1], DENSE)
 
 
-def _summed(kernel: TangentFeatures, names: Sequence[str], n: int, dense: int, examples: int | None = None) -> Kernel:
+def _summed(kernel: Blocked, names: Sequence[str], n: int, dense: int, examples: int | None = None) -> Kernel:
     """Of the first n examples against all, or against the first of them; an array up to so many rows."""
-    blocks = kernel.of(names, examples)
-    if n * kernel.shape[2] > dense:
-        return FeatureKernel.joint(side_by_side(blocks, kernel.width(names), n=n), n)
-    return multiplied_out((features for _, features in blocks), n)
+    if isinstance(kernel, BlockKernel) or n * kernel.shape[2] <= dense:
+        return kernel.summed(names, examples)
+    return FeatureKernel.joint(side_by_side(kernel.of(names, examples), kernel.width(names), n=n), n)
 
 
 class JointParts(Sequence[Kernel]):
@@ -72,8 +69,6 @@ class JointParts(Sequence[Kernel]):
 
 def first_examples(kernel: Blocked, names: Sequence[str], examples: int) -> Kernel:
     """The training kernel of some blocks on the first training examples."""
-    if isinstance(kernel, BlockKernel):
-        return kernel.summed(names, examples)
     return _summed(kernel, names, examples, _FEW, examples)
 
 

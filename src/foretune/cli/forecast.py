@@ -251,6 +251,7 @@ def made_forecast(recipe: ForecastRecipe, workers: WorkerOptions) -> MadeForecas
         about=facts_of(found),
         metric=inputs.metric,
         sizes=made.record.sizes,
+        spare=found.split.spare,
         labels=labels,
         tracked=tracked,
         snippet=then.snippet,

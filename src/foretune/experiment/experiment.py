@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from foretune.shapes import Int
 from foretune.store.kept import identity_hash, kept_value, value_in
 from foretune.store.lock import held
 from foretune.store.tensors import read_tensors, write_tensors
+from foretune.store.version import VERSION
 from foretune.text.account import Account
 from foretune.text.example import Example
 from foretune.text.split import Split
@@ -140,7 +140,7 @@ class Experiment:
             StorageError: it cannot be read or written.
         """
         y = [label for part in ("train", "validation", "test") for label in self.labels(part).tolist()]
-        others = {**self.description, "y": y, "kernels": {}, "about": {}, "foretune": version("foretune")}
+        others = {**self.description, "y": y, "kernels": {}, "about": {}, "foretune": VERSION}
         return replace(self, folder=place.claimed(self.identity, others))
 
     def labels(self, part: str) -> Int[np.ndarray, " n"]:

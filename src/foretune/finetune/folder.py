@@ -8,7 +8,8 @@
     failure.json                 of a run whose loss became infinite or undefined: why; it is not trained again
 
 A checkpoint counts when its last file, a mark, is there and every file fits the checksum in it, with the log so far; the
-checkpoint before is kept until the next is complete. One process at a time writes to a run folder.
+checkpoint before is kept until the next is complete. Its first file signs it as one of foretune's: only what is signed is
+ever deleted. One process at a time writes to a run folder.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from foretune.finetune.history import Evaluation
-from foretune.store.atomic import append_line, force_to_disk, library_writes, names_in, write_text
+from foretune.errors import StorageError
+from foretune.finetune.history import LINE_START, Evaluation
+from foretune.store.arrays import read_array, write_array
+from foretune.store.atomic import append_line, force_to_disk, library_writes, move_command, names_in, write_text
 from foretune.store.kept import (
     DamagedError,
     FolderKind,
     checksum,
     file_checksum,
     identity_hash,
-    read_array,
     read_kept,
     refuse_streams,
     whole,
-    write_array,
     write_kept,
 )
 from foretune.store.lock import held
@@ -46,7 +47,7 @@ from foretune.store.tensors import read_tensors, write_tensors
 from foretune.store.workspace import remove_folder, sweep_tree
 
 RUN = FolderKind("run", "run.json", 2, "Repeat the command that made it in a new folder.")
-_MARK = "complete"
+_MARK, _SIGN = "complete", "begun"
 _PART = re.compile(r"probing|tuning|point-\d+|[a-z-]+-[0-9a-f]{12}")
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -119,8 +120,18 @@ class RunFolder:
         return (self.path / _RESULT).exists()
 
     def resumable(self) -> Path | None:
-        """The last checkpoint that is complete and whole, or None; others are deleted, and the log ends with it."""
+        """The last checkpoint that is complete and whole, or None; others are deleted, and the log ends with it.
+
+        Raises:
+            StorageError: something else stands under the name of a checkpoint, where it would be overwritten.
+        """
         found = sorted(self._checkpoints(), key=_step)
+        for folder in found:
+            if not _is_ours(folder):
+                raise StorageError(
+                    f"{folder} is not a checkpoint that foretune wrote, and would be overwritten. Move it: "
+                    f"{move_command(folder)}"
+                )
         last = next((folder for folder in reversed(found) if self._is_whole(folder)), None)
         if not main_process():
             return last
@@ -158,9 +169,23 @@ class RunFolder:
 
     def _drop_checkpoints(self) -> None:
         for folder in self._checkpoints():
-            remove_folder(folder)
+            if _is_ours(folder):
+                remove_folder(folder)
+            else:
+                warnings.warn(f"{folder} is not a checkpoint that foretune wrote, and stays.", stacklevel=4)
         with contextlib.suppress(OSError):
             self.checkpoints.rmdir()
+
+    def sign(self, step: int) -> None:
+        """Begin the checkpoint of a step, before the trainer writes to it.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        folder = self.checkpoints / f"checkpoint-{step}"
+        with library_writes(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_kept(folder / _SIGN, {"run": self._hash})
 
     def mark(self, step: int) -> None:
         """Say that the checkpoint of a step is complete, and what is in it.
@@ -198,6 +223,9 @@ class RunFolder:
         refuse_streams(self._log)
         text = whole(self._log, lambda: self._log.read_text(encoding="utf-8"))
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        last = text.rpartition("\n")[2]  # of a kill while it was written, or somebody else's
+        if last[: len(LINE_START)] != LINE_START[: len(last)]:
+            raise DamagedError(self._log, f"its last line is not an evaluation: {last[:40]!r}")
         if up_to is None:
             return lines
         return [line for line in lines if _evaluation(self._log, line).step <= up_to]
@@ -304,6 +332,17 @@ def refuse_foreign_run(path: Path) -> None:
     RUN.described(path, parts)
     for name in parts:
         refuse_foreign_run(path / name)
+
+
+def _is_ours(checkpoint: Path) -> bool:
+    """Whether foretune made the folder of a checkpoint: it is signed, or empty."""
+    if checkpoint.is_symlink() or not checkpoint.is_dir():
+        return False
+    for name in (_SIGN, _MARK):
+        with contextlib.suppress(DamagedError):
+            read_kept(checkpoint / name)
+            return True
+    return not names_in(checkpoint)
 
 
 def _file_checksums(folder: Path) -> dict[str, str]:

@@ -10,6 +10,9 @@ from typing import Literal
 Choice = Literal["score", "loss"]
 """What the best checkpoint has on the validation examples: the highest score, or the lowest loss."""
 
+LINE_START = '{"step": '
+"""With which every line of a log begins."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -80,7 +80,9 @@ class Watch(TrainerCallback):
             self._pulled += pull(self.tuned, self.training.proximal)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Report progress."""
+        """Report progress, and sign the checkpoint that the trainer is going to write."""
+        if self.folder is not None and control.should_save and state.is_world_process_zero:
+            self.folder.sign(state.global_step)
         if self.progress is not None:
             self.progress("fine-tuning steps", state.global_step, state.max_steps)
 

@@ -192,5 +192,5 @@ def _test_size_warning(inputs: Inputs, whole: Part, start: Score) -> list[str]:
         return []
     return [
         f"With {len(inputs.y) - inputs.n_train - inputs.n_validation} test examples the score of kernel regression and "
-        "the score without training cannot be told apart; use a larger --test."
+        "the score without training cannot be told apart."
     ]

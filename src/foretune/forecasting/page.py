@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foretune.analysis.conformal import LEVEL, ConformalInterval
-from foretune.analysis.scores import Score
+from foretune.analysis.scores import Score, chance
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.verdict import Decision, Verdict
@@ -26,6 +26,10 @@ _SHOWN = 8
 _PARTS = 3
 _NAMED = 2
 """Modules of a greedy choice that are named on the screen."""
+_SURE = 0.05
+"""To how much the number of test examples should let a score be known."""
+_NUMBERS = range(50, 2001, 50)
+"""Numbers of test examples that are advised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,7 @@ class Seen:
         about: what was read and asked.
         metric: `accuracy`, `f1` or `matthews`.
         sizes: how many examples are for training, validation and test.
+        spare: how many more rows could test.
         labels: what the rows say of their labels; None for nothing.
         tracked: interval of the announced score by earlier runs; None for nothing.
         snippet: Python that makes adapters, and of which candidate it is; None where none can be made.
@@ -84,6 +89,7 @@ class Seen:
     about: tuple[Fact, ...]
     metric: str
     sizes: Mapping[str, int]
+    spare: int = 0
     labels: SampleLabels | None = None
     tracked: ConformalInterval | None = None
     snippet: Listing | None = None
@@ -224,8 +230,19 @@ def _how(picked: Recommendation) -> str:
 
 def _sure(found: PoolForecast, seen: Seen) -> str:
     """How many examples it rests on, and the first reason to doubt it."""
-    examples = f"{seen.sizes['test']} test and {seen.sizes['validation']} validation examples."
-    return " ".join([examples, *_by_track(seen.tracked), *_doubts(found)[:1]])
+    return " ".join([_tested(found.predicted.score, seen), *_by_track(seen.tracked), *_doubts(found)[:1]])
+
+
+def _tested(score: Score, seen: Seen) -> str:
+    """How many examples it rests on, and what --test would make it surer, where there are rows for that."""
+    n = seen.sizes["test"]
+    examples = f"{n} test and {seen.sizes['validation']} validation examples"
+    sure = (more for more in _NUMBERS if chance(score, seen.metric, n, more) <= _SURE)
+    more = min(next(sure, _NUMBERS[-1]), n + seen.spare)
+    now, then = (f"{100 * chance(score, seen.metric, n, size):.0f}" for size in (n, more))
+    if more <= n or now == then:
+        return f"{examples}."
+    return f"{examples}: the score is known to ±{now} points; --test {more} makes it ±{then}."
 
 
 def _by_track(interval: ConformalInterval | None) -> tuple[str, ...]:

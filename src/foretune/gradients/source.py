@@ -73,6 +73,7 @@ class GradientSource:
 
         Raises:
             NonFiniteError: see `capture`.
+            UsageError: a weight of the outputs requires a gradient.
         """
         begun, self._begun = self._begun, None
         ordered = self._ordered(positions)
@@ -126,10 +127,25 @@ class GradientSource:
     def _captured(self, run: Pass) -> FactorBatch:
         return capture(run, self.parameters, self.direct, self.matrices)
 
+    def _refuse_thawed(self) -> None:
+        """See that no weight requires a gradient: the graph would start there, and what is captured begins behind it.
+
+        Raises:
+            UsageError: one does.
+        """
+        for name, parameter in self.outputs.module.named_parameters():
+            if parameter.requires_grad:
+                raise UsageError(
+                    f"The weight {name!r} of outputs.module requires a gradient, and a kernel is computed with frozen "
+                    "weights, as they were when the outputs were made. Type outputs.module.requires_grad_(False). The "
+                    "kernel takes what the model itself trains; choose parameters there, or with blocks=."
+                )
+
     def _attempt(self, positions: tuple[int, ...], what: Callable[[Pass], Found]) -> Found | None:
         """What comes of one batch, or None after changing how batches are run."""
         try:
             with torch.inference_mode(False), self.outputs.lock:
+                self._refuse_thawed()
                 encoded = self.outputs.collate([self.encoded[place] for place in positions])
                 return what(Pass(lambda: self._forward(encoded, positions), positions, encoded["input_ids"].shape[1]))
         except NotPerExampleError:

@@ -4,13 +4,15 @@ r"""Forecasts beside what came of them, run by run: how far this user's forecast
     CACHE/track/HASH.json     one run of `foretune tune --from`: what was announced and what it reached; no text of any row
 
 Nothing is written before `foretune track --on`, nothing leaves the machine, and `foretune track --clear` deletes it. A
-run that is repeated is one record.
+run that is repeated is one record. What stands under such a name and is not as foretune wrote it is neither read, nor
+replaced, nor deleted.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -24,7 +26,7 @@ from foretune.analysis.scores import Score
 from foretune.candidates.verdict import Decision
 from foretune.finetune.report import RunReport
 from foretune.store.atomic import library_writes
-from foretune.store.kept import DamagedError, identity_hash, read_kept, write_kept
+from foretune.store.kept import DamagedError, identity_hash, own_values, read_kept, write_kept
 from foretune.store.packages import cache_folder
 
 SWITCH = "track.json"
@@ -107,11 +109,11 @@ def record_runs(*, wanted: bool) -> None:
     """Record runs from now on, or no longer; records that are there stay.
 
     Raises:
-        StorageError: the cache folder cannot be written.
+        StorageError: the cache folder cannot be written, or a file of somebody else stands there.
     """
     file = track_folder() / SWITCH
     with library_writes(file):
-        if wanted and recording_since() is None:
+        if wanted and "since" not in (own_values(file) or {}):
             file.parent.mkdir(parents=True, exist_ok=True)
             write_kept(file, {"since": _now()})
         elif not wanted and recording_since() is not None:
@@ -119,17 +121,20 @@ def record_runs(*, wanted: bool) -> None:
 
 
 def clear_records() -> int:
-    """Delete every record, and record no longer; how many there were.
+    """Delete every record, and record no longer; how many there were. What is not as foretune wrote it stays, and is named.
 
     Raises:
         StorageError: the cache folder cannot be written.
     """
-    files = _records()
+    files = {file: bool(_read(file)) for file in _records()}
     with library_writes(track_folder()):
-        for file in files:
-            file.unlink()
+        for file, own in files.items():
+            if own:
+                file.unlink()
+            else:
+                warnings.warn(f"{file} is not a record as foretune wrote it, and stays.", stacklevel=2)
     record_runs(wanted=False)
-    return len(files)
+    return sum(files.values())
 
 
 def record_run(forecast: Mapping[str, Any], run: RunReport) -> None:
@@ -140,7 +145,7 @@ def record_run(forecast: Mapping[str, Any], run: RunReport) -> None:
         run: trained as it recommends.
 
     Raises:
-        StorageError: the cache folder cannot be written.
+        StorageError: the cache folder cannot be written, or a file of somebody else stands under the name of the record.
     """
     if recording_since() is None or run.test is None or run.zero_shot is None:
         return
@@ -166,6 +171,7 @@ def record_run(forecast: Mapping[str, Any], run: RunReport) -> None:
     name = identity_hash({"forecast": identity, "run": forecast["tune_options"]})[:_DIGITS]
     file = track_folder() / f"{name}.json"
     with library_writes(file):
+        own_values(file)
         write_kept(file, asdict(found))
 
 

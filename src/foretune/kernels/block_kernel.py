@@ -41,6 +41,13 @@ def matching(names: Sequence[str], pattern: Pattern) -> list[int]:
     return chosen
 
 
+def in_words(names: Sequence[str], shape: Sequence[int]) -> str:
+    """Blocks, examples and outputs of a kernel; of the names the first and the last."""
+    blocks, n, c, m, d = shape
+    shown = names if blocks < 3 else (names[0], "...", names[-1])
+    return f"{blocks} block{'s' * (blocks != 1)} ({', '.join(shown)}), {n} x {m} examples, {c} x {d} outputs"
+
+
 @dataclass(frozen=True)
 class BlockKernel:
     """Kernels by parameter block.
@@ -57,10 +64,7 @@ class BlockKernel:
 
     def __repr__(self) -> str:
         """A line that a notebook can show: the sizes, and the first and last of the names."""
-        blocks, n, c, m, d = self.array.shape
-        names = self.names if blocks < 3 else (self.names[0], "...", self.names[-1])
-        shown = f"{blocks} block{'s' * (blocks != 1)} ({', '.join(names)})"
-        return f"BlockKernel({shown}, {n} x {m} examples, {c} x {d} outputs)"
+        return f"BlockKernel({in_words(self.names, self.shape)})"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -5,7 +5,8 @@
     chunks/START-STOP.npy   float32 of examples START to STOP - 1, block after block (examples, c, width of the block) in
                             one row, with a checksum; `np.load` reads it
 
-A run that is killed goes on with the missing chunks. A damaged one is named and computed again.
+A run that is killed goes on with the missing chunks. A damaged one is named and computed again; beside a file that was
+never one (`store.arrays.parts`) the folder is refused.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ import numpy as np
 
 from foretune.errors import KernelFolderError
 from foretune.kernels.features import Chunk, TangentFeatures
-from foretune.kernels.folder import WAIT
+from foretune.kernels.folder import FEATURES_FILE, WAIT
 from foretune.kernels.passing import chunks_of
 from foretune.shapes import Float32
-from foretune.store.kept import DamagedError, FolderKind, identity_hash, read_array, write_array
+from foretune.store.arrays import read_array, refuse_foreign_parts, write_array
+from foretune.store.kept import DamagedError, FolderKind, identity_hash
 from foretune.store.lock import held
 from foretune.store.workspace import sweep
 
 FEATURES = FolderKind(
     "feature",
-    "features.json",
+    FEATURES_FILE,
     3,
     "Make the features again in a new folder: `foretune forecast MODEL DATA --features sketched --out NEW`.",
     folders=("chunks",),
@@ -46,7 +48,7 @@ class FeatureFolder:
 
     Raises:
         UsageError: the folder belongs to another computation, or is something else.
-        StorageError: it cannot be read or written.
+        StorageError: it cannot be read or written, or a file of somebody else stands under the name of a chunk.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, object], others: Mapping[str, object]) -> None:
@@ -59,6 +61,7 @@ class FeatureFolder:
             else:
                 FEATURES.refuse_other(path, before["identity"], identity)
         sweep(path / "chunks")
+        refuse_foreign_parts(path / "chunks")
 
     def chunk(self, places: range, kinds: str) -> Path | None:
         """The file of a chunk that is on the disk already; None where it is missing, or damaged, which is said.
@@ -115,13 +118,20 @@ def has_features(path: Path) -> bool:
     return FEATURES.is_in(path) and _FINISHED in FEATURES.present(path)
 
 
-def read_features(path: Path) -> dict[str, TangentFeatures]:
-    """The features of a finished folder by label; every chunk is read once, to see that it is whole.
+def read_features(folder: str | Path) -> dict[str, TangentFeatures]:
+    """The tangent features of a folder; every chunk is read once, to see that it is whole, and again when it is used.
+
+    Args:
+        folder: one with features.json: `DIR/kernels/features` of `foretune forecast --out DIR`.
+
+    Returns:
+        Label of the kernel (`sgd`, `lora-r4`) -> its features.
 
     Raises:
         UsageError, KernelFolderError: there are none, or not all.
         StorageError: a chunk is damaged, or this version cannot read the folder.
     """
+    path = Path(folder)
     described = FEATURES.described(path)
     if described is None:
         raise KernelFolderError(

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from foretune.kernels.block_kernel import BlockKernel
+from foretune.kernels.block_kernel import BlockKernel, in_words
 from foretune.model.batches import constant
-from foretune.shapes import Float32
+from foretune.shapes import Float32, Float64
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class TangentFeatures:
-    """Features by parameter block.
+    """Features by parameter block: `foretune forecast --features sketched` writes them, `read_features` reads them.
 
     Attributes:
         names: the parameter of each block.
@@ -75,6 +75,10 @@ class TangentFeatures:
     first: int
     n: int
     description: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        """A line that a notebook can show: the sizes, and the first and last of the names."""
+        return f"TangentFeatures({in_words(self.names, self.shape)})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,6 +107,30 @@ class TangentFeatures:
             if not constant(np.stack(ends)):
                 return True
         return False
+
+    def summed(self, names: Collection[str], examples: int | None = None) -> Float64[np.ndarray, "n c m c"]:
+        """The kernel of some blocks together, multiplied out one block after the other.
+
+        Args:
+            names: of the blocks.
+            examples: of the first so many examples against themselves only; without it, the n for training against all.
+        """
+        n, c = self.n if examples is None else examples, self.shape[2]
+        m = self.shape[3] if examples is None else examples
+        found = np.zeros((n, c, m, c))
+        for _, features in self.of(names, examples):
+            left, right = (each.reshape(-1, each.shape[-1]) for each in (features[:n], features))
+            found += (left @ right.T).reshape(found.shape)
+        return found
+
+    def total(self) -> Float64[np.ndarray, "n c m c"]:
+        """The kernel of all blocks together."""
+        return self.summed(self.names)
+
+    def matrix(self) -> Float64[np.ndarray, "nc mc"]:
+        """The kernel of all blocks as a matrix: row `i * c + a`, column `j * c + e`."""
+        _, n, c, m, _ = self.shape
+        return self.total().reshape(n * c, m * c)
 
     def only(self, places: Sequence[int], n: int) -> TangentFeatures:
         """The same of some examples, the first n of which are for training."""

@@ -6,13 +6,13 @@
 
 Tiles and the array are written under a temporary name and renamed, so that a run killed at any point continues with
 the missing tiles and ends with the same bits. Each carries a checksum: a damaged tile is computed again, a damaged array
-is refused.
+is refused. What stands under the name of a tile and was never one (`store.arrays.parts`) is left as it is: an
+unfinished kernel is refused beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,17 +22,9 @@ import numpy as np
 import torch
 
 from foretune.errors import KernelFolderError, StorageError
+from foretune.store.arrays import parts, read_array, refuse_foreign_parts, write_array
 from foretune.store.atomic import new_folder
-from foretune.store.kept import (
-    DamagedError,
-    FolderKind,
-    checksum,
-    identity_hash,
-    read_array,
-    refuse_streams,
-    whole,
-    write_array,
-)
+from foretune.store.kept import DamagedError, FolderKind, checksum, identity_hash, refuse_streams, whole
 from foretune.store.lock import held
 from foretune.store.workspace import sweep
 
@@ -44,10 +36,11 @@ KERNEL = FolderKind(
     "run.",
     folders=("tiles", "kernel.zarr"),
 )
+FEATURES_FILE = "features.json"
+"""The description of a folder that holds a kernel as features (`kernels.feature_folder`)."""
 _AXES = ("block", "row", "row_output", "column", "column_output")
 _CHECKSUM = "foretune_checksum"
 WAIT = 60.0
-_TILE = re.compile(r"\d+-\d+\.npy")
 
 
 class KernelFolder:
@@ -78,6 +71,8 @@ class KernelFolder:
         sweep(path)
         if self.finished:
             _drop_tiles(path)
+        else:
+            refuse_foreign_parts(path / "tiles")
 
     def _adopt(self, before: Mapping[str, Any]) -> None:
         """Go on with the kernel that was begun here, if it is this one."""
@@ -189,9 +184,11 @@ def _drop_tiles(path: Path) -> None:
     tiles = path / "tiles"
     sweep(tiles)
     with contextlib.suppress(OSError):
-        for file in tiles.iterdir():
-            if _TILE.fullmatch(file.name):
-                file.unlink(missing_ok=True)
+        own, foreign = parts(tiles)
+        for file in own:
+            file.unlink(missing_ok=True)
+        for file in foreign:
+            warnings.warn(f"{file} is not a tile that foretune wrote, and stays.", stacklevel=3)
         tiles.rmdir()
 
 
@@ -223,6 +220,11 @@ def read_description(path: Path) -> dict[str, Any]:
         UsageError, KernelFolderError: there is none.
         StorageError: this version cannot read it.
     """
+    if (path / FEATURES_FILE).is_file() and not KERNEL.is_in(path):
+        raise KernelFolderError(
+            f"{path} holds kernels as features: it has no {KERNEL.file} but {FEATURES_FILE}. `foretune.read_features` "
+            "reads it in Python, `foretune solve` and `foretune show` read the folder of the run."
+        )
     description = KERNEL.described(path)
     if description is None:
         raise KernelFolderError(

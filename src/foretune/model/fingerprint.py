@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 
 import torch
@@ -10,11 +9,12 @@ from torch import Tensor
 
 from foretune.model.outputs import Outputs
 from foretune.store.tensors import fingerprint
+from foretune.store.version import version_of
 
 
 def versions_of(*packages: str) -> dict[str, str]:
     """The installed versions of packages that numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in packages}
+    return {name: version_of(name) for name in packages}
 
 
 def outputs_identity(outputs: Outputs, weights: Mapping[str, Tensor] | None = None) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from foretune.errors import ModelError, UsageError, nearest
+from foretune.errors import UsageError, nearest
 from foretune.model.builtin import MODELS, builtin_folder
 from foretune.model.gguf import gguf_folder
 from foretune.model.kinds import KINDS, architecture, kind_of, reads_left_to_right
@@ -104,9 +104,9 @@ def load_model(
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        UsageError: an unknown dtype, kind or device.
-        ModelError: the model cannot be found or loaded, has no safetensors weights, or lacks weights that its outputs
-            depend on.
+        UsageError: an unknown dtype, kind or device, or a name that leads to no model.
+        ModelError: the model cannot be loaded, the hub cannot be asked for it, it has no safetensors weights, or lacks
+            weights that its outputs depend on.
         NonFiniteError: weights that its outputs depend on are infinite or undefined.
     """
     chosen = _dtype(dtype)
@@ -193,7 +193,7 @@ def model_place(name: str, revision: str | None) -> tuple[str, str | None]:
         return name, revision
     if exists:
         if path.suffix.lower() != ".gguf" or not path.is_file():
-            raise ModelError(f"{name} is a file; expected a model folder, a .gguf file, a hub id or a built-in name.")
+            raise UsageError(f"{name} is a file; expected a model folder, a .gguf file, a hub id or a built-in name.")
         return str(gguf_folder(path)), revision
     if name in MODELS:
         return str(builtin_folder(name)), MODELS[name].package.version

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from foretune.errors import ForetuneError, ModelError, nearest
+from foretune.errors import ForetuneError, ModelError, UsageError, nearest
 from foretune.model.builtin import MODELS
 from foretune.model.kinds import kind_of, loading_class
 from foretune.model.load_report import check_finite, check_report
@@ -66,6 +66,7 @@ class Source:
 
         Raises:
             ModelError: whatever the library raises, with what to do about it.
+            UsageError: there is no such model.
         """
         safe: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
         if self.revision is not None and not self.local:
@@ -147,8 +148,8 @@ def _check_tokenizer(name: str, tokenizer: Any) -> None:
         )
 
 
-def _load_error(source: Source, error: Exception) -> ModelError:
-    """What a library's error while loading means for the user."""
+def _load_error(source: Source, error: Exception) -> ModelError | UsageError:
+    """What a library's error while loading means for the user; a name that leads to no model is one that was mistyped."""
     name, text = source.name, str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
     first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
@@ -175,7 +176,12 @@ def _load_error(source: Source, error: Exception) -> ModelError:
         return ModelError(f"Cannot load the model {name!r}: {first}. {_hint(error)}")
     known = f" Built-in models: {', '.join(MODELS)}.{nearest(name.lower(), MODELS)}"
     if name.endswith(".gguf") or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        return ModelError(f"There is no model folder or .gguf file {name}. Check the path.")
+        return UsageError(f"There is no model folder or .gguf file {name}. Check the path.")
+    if "not a valid model identifier" in text:
+        return UsageError(
+            f"There is no model {name!r}: it is neither a folder here nor a model on the hub that may be read without or "
+            f"with your token.{known}"
+        )
     if "safetensors" in text and "connect" not in text.lower():
         return ModelError(
             f"{name} has no safetensors weights ({first}). foretune opens no pickle files; choose a revision that has "

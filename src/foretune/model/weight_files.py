@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from foretune.errors import ModelError
+from foretune.errors import ModelError, UsageError
 
 _POINTER = b"version https://git-lfs"
 _LENGTH = struct.Struct("<Q")
@@ -43,14 +43,15 @@ def check_weights_folder(name: str, folder: Path) -> None:
     """See that a folder holds a model in safetensors files, each of them whole.
 
     Raises:
-        ModelError: the folder is an adapter or holds no model, its weights are pickle files, a file of weights is
+        UsageError: the folder holds no model.
+        ModelError: it is an adapter, its weights are pickle files, a file of weights is
             missing, empty, cut short, has another name, or stands for one that was never downloaded, a tensor stands in
             two files, or weights are packed numbers and config.json does not say how.
     """
     if (folder / "adapter_config.json").exists():
         raise _adapter(name, folder)
     if not (folder / "config.json").exists():
-        raise ModelError(
+        raise UsageError(
             f"{name} is a folder without config.json. Expected a model folder as save_pretrained writes it: config.json, "
             "*.safetensors and the tokenizer's files."
         )

@@ -162,11 +162,25 @@ def check_own_file(path: Path) -> None:
 
 def move_command(path: Path) -> str:
     """What to type to move a file or a folder out of the way, to a name that is free."""
+    return shlex.join(["mv", "--", str(path), str(_free_name(path))])
+
+
+def moved_aside(path: Path) -> Path:
+    """Move a file or a folder, which may be somebody else's, out of the way; where it is now.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    return path.rename(_free_name(path))
+
+
+def _free_name(path: Path) -> Path:
+    """`NAME.old`, or `NAME.old-2` and so on where that is taken."""
     new, number = Path(f"{path}.old"), 1
     while os.path.lexists(new):
         number += 1
         new = Path(f"{path}.old-{number}")
-    return shlex.join(["mv", "--", str(path), str(new)])
+    return new
 
 
 def refuse_changed(file: Path, ours: Callable[[Path], bool]) -> None:

@@ -1,4 +1,7 @@
-"""Folders in the cache that are made once: by one process at a time, whole, and made again when they are damaged."""
+"""Folders in the cache that are made once: by one process at a time, whole, and made again when they are damaged.
+
+A damaged one is removed where its own list of files is intact and names all that it holds; any other is moved aside.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from foretune.store.atomic import new_folder, replacing_folder
+from foretune.store.atomic import library_writes, moved_aside, names_in, new_folder, replacing_folder
 from foretune.store.kept import DamagedError, file_checksum, read_kept, whole, write_kept
 from foretune.store.lock import held
 
@@ -31,6 +34,10 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
             with new_folder(folder) as temporary:
                 _fill(temporary, make)
         elif not _is_whole(folder, said=True):
+            if not _is_ours(folder):
+                with library_writes(folder):
+                    aside = moved_aside(folder)
+                warnings.warn(f"{aside} was {folder}; it may hold files of yours.", stacklevel=2)
             with replacing_folder(folder) as temporary:
                 _fill(temporary, make)
     return folder
@@ -59,6 +66,18 @@ def _is_whole(folder: Path, *, said: bool) -> bool:
     return True
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds nothing but files of the list that was written with it."""
+    try:
+        kept, found = read_kept(folder / _FILE)["files"], {str(file.relative_to(folder)) for file in _files(folder)}
+    except DamagedError:
+        return not names_in(folder)
+    return found <= {*kept}
+
+
+def _files(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if not file.is_dir() and file != folder / _FILE]
+
+
 def _checksums(folder: Path) -> dict[str, str]:
-    files = [file for file in folder.rglob("*") if file.is_file() and file != folder / _FILE]
-    return {str(file.relative_to(folder)): file_checksum(file) for file in files}
+    return {str(file.relative_to(folder)): file_checksum(file) for file in _files(folder) if file.is_file()}

@@ -4,34 +4,28 @@ An identity is everything that determines a result, as plain values; a folder th
 another one, which differs by name. A kept file carries a checksum (XXH3, 128 bits) of its values:
 
     JSON          {..., "checksum": ...} over all other values; some, for readers only, may be left out of it
-    array         what `np.save` writes, and a last line with the checksum, which numpy passes over
+    array         what `np.save` writes, and a last line with the checksum (`foretune.store.arrays`)
     safetensors   the checksum of names, shapes, types and bytes in the metadata (`foretune.store.tensors`)
-
-The checksum of an array also covers what it is of, so that an intact file in another file's place is noticed too.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import xxhash
 
 from foretune.errors import StorageError, UsageError
-from foretune.store.atomic import check_own_file, move_command, names_in, replacing, write_text
+from foretune.store.atomic import check_own_file, move_command, names_in, write_text
 from foretune.store.json import is_written_json, strangers_in
 
 T = TypeVar("T")
 
 _KEY = "checksum"
-_TRAILER = b"\nforetune:"
-_TRAILER_LENGTH = len(_TRAILER) + 32 + 1
 
 
 class DamagedError(StorageError):
@@ -205,11 +199,20 @@ def value_in(file: Path, identity: Mapping[str, object], key: Mapping[str, objec
     Raises:
         DamagedError: as in `kept_value`.
     """
+    kept = own_values(file)
+    return kept["value"] if kept is not None and is_of({**identity, **key}, kept["hash"]) else None
+
+
+def own_values(file: Path) -> dict[str, Any] | None:
+    """The values of a kept file; None where there is none.
+
+    Raises:
+        DamagedError: what stands there is not as foretune wrote it; it is left as it is.
+    """
     if not file.exists():
         return None
     try:
-        kept = read_kept(file)
-        return kept["value"] if is_of({**identity, **key}, kept["hash"]) else None
+        return read_kept(file)
     except DamagedError as error:
         raise error.with_remedy(f"Move it away and repeat the command: {move_command(file)}") from error
 
@@ -285,44 +288,6 @@ def read_kept(file: Path, uncovered: Sequence[str] = (), format: int | None = No
     if values.pop(_KEY) != _values_checksum(values, uncovered):
         raise DamagedError(file, "its checksum does not fit its values")
     return values
-
-
-def write_array(file: Path, array: np.ndarray, of: str) -> None:
-    """Write an array that `np.load` reads, with its checksum, whole or not at all.
-
-    Args:
-        file: where to.
-        array: its values.
-        of: what they are of.
-
-    Raises:
-        StorageError: the disk is full or the place cannot be written.
-    """
-    check_own_file(file)
-    with replacing(file) as temporary:
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        content = buffer.getbuffer()
-        with temporary.open("wb") as opened:
-            opened.write(content)
-            opened.write(_TRAILER + checksum(of.encode(), content).encode() + b"\n")
-
-
-def read_array(file: Path, of: str) -> np.ndarray:
-    """An array that `write_array` wrote.
-
-    Raises:
-        DamagedError: it cannot be read, or is not what was written there.
-    """
-    refuse_streams(file)
-    try:
-        written = file.read_bytes()
-    except OSError as error:
-        raise DamagedError(file, _reason(error)) from error
-    content, trailer = written[:-_TRAILER_LENGTH], written[-_TRAILER_LENGTH:]
-    if trailer != _TRAILER + checksum(of.encode(), content).encode() + b"\n":
-        raise DamagedError(file, "its checksum does not fit its values")
-    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def refuse_streams(file: Path) -> None:

@@ -13,13 +13,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
 from foretune.errors import StorageError
-from foretune.store.atomic import check_file, library_writes, replacing
+from foretune.store.atomic import check_file, library_writes, moved_aside, replacing
 from foretune.store.workspace import temporary_folder
 
 
@@ -62,7 +63,11 @@ def fetched(package: Package) -> Path:
         if archive.exists():
             if sha256_of(archive) == package.sha256:
                 return archive
-            archive.unlink()  # damaged since: fetch again
+            warnings.warn(
+                f"{archive} is not the file that was fetched. It is fetched again; that one is now "
+                f"{moved_aside(archive)}.",
+                stacklevel=2,
+            )
         check_file(archive)  # before the download, which a cache that cannot be written would waste
         with temporary_folder() as folder:
             downloaded = _download(package, folder)

@@ -2,7 +2,8 @@
 
 Whatever foretune writes is made in a folder `.foretune-1a2b3c4d` beside its target, and moved from there when it is
 whole. The maker holds a lock (flock) on that folder, which ends with the process however the process ends: a folder of
-this name that nobody holds is a leftover, counts as nothing, and is removed by the next run.
+this name that nobody holds is a leftover, counts as nothing, and is removed by the next run. Names of this form, and
+`.foretune-lock`, are foretune's alone: nothing else is ever removed by its name.
 """
 
 from __future__ import annotations
@@ -30,8 +31,6 @@ except ImportError:  # Windows: no locks, so that no leftover is known to be one
 
 LOCK_FILE = ".foretune-lock"
 _NAME = re.compile(r"\.foretune-[0-9a-f]{8}")
-_BEFORE = re.compile(r"\.(kernel\.json|kernel\.zarr|\d+-\d+\.npy|run\.json|run\.yaml|examples\.json)\.[a-z0-9_]{8}")
-"""Temporary names of version 0.1.0."""
 _TRIES = 20
 
 
@@ -105,7 +104,7 @@ def _made(parent: Path) -> tuple[Path, int]:
 
 def is_leftover_name(name: str) -> bool:
     """Whether a name is one that foretune gives to what it keeps for a moment only."""
-    return name == LOCK_FILE or any(pattern.fullmatch(name) for pattern in (_NAME, _BEFORE))
+    return name == LOCK_FILE or _NAME.fullmatch(name) is not None
 
 
 def leftover_name(text: str) -> str:

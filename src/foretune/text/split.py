@@ -32,6 +32,7 @@ class Split:
         conflicts: rows left out because the same text came with different labels.
         overlaps: validation and test rows left out because their text stands among the other rows.
         unlabelled: rows left out because they have no label.
+        spare: examples that could test too, beyond those that were asked for; none that would be missed in training.
     """
 
     train: list[Example]
@@ -41,6 +42,12 @@ class Split:
     conflicts: int = 0
     overlaps: int = 0
     unlabelled: int = 0
+    spare: int = 0
+
+    def tested(self, examples: list[Example], most: int | None) -> Split:
+        """The same with test examples, the first so many; what is left is spare."""
+        test = examples[:most]
+        return replace(self, test=test, spare=len(examples) - len(test))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -115,7 +122,7 @@ def few_shot_split(
     if test_examples is None:
         used = {*train, *validation}
         rest = [example for example in ordered if example not in used]
-        return replace(split, test=_apart_from(rest, validation_examples or [])[:test])
+        return split.tested(_apart_from(rest, validation_examples or []), test)
     return _with_test(split, [*examples, *(validation_examples or [])], test_examples, test)
 
 
@@ -187,7 +194,7 @@ def sampled_split(
         split = _with_validation(split, examples, validation_examples, labels, None, seed)
         split = replace(split, validation=split.validation[:n])
     if test_examples is None:
-        return replace(split, test=_apart_from(list(others), validation_examples or [])[:test])
+        return split.tested(_apart_from(list(others), validation_examples or []), test)
     return _with_test(split, [*examples, *(validation_examples or [])], test_examples, test)
 
 
@@ -306,8 +313,7 @@ def _with_test(split: Split, examples: Sequence[Example], test_examples: Sequenc
             f"All {len(usable.examples)} test rows have a text that stands among the other rows. {_OTHER_TEST}"
         )
     return replace(
-        split,
-        test=apart[:test],
+        split.tested(apart, test),
         duplicates=split.duplicates + usable.duplicates,
         conflicts=split.conflicts + usable.conflicts,
         overlaps=split.overlaps + len(usable.examples) - len(apart),

@@ -1,0 +1,107 @@
+"""Arrays in files that carry their own checksum, and what else stands where such a file belongs.
+
+A file is what `np.save` writes and a last line with the checksum, which numpy passes over. The checksum also covers what
+the array is of, so that an intact file in another file's place is noticed too.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from foretune.errors import StorageError
+from foretune.store.atomic import check_own_file, move_command, replacing
+from foretune.store.kept import DamagedError, checksum, refuse_streams, whole
+
+_TRAILER = b"\nforetune:"
+_TRAILER_LENGTH = len(_TRAILER) + 32 + 1
+_PART = re.compile(r"\d+-\d+\.npy")
+
+
+def write_array(file: Path, array: np.ndarray, of: str) -> None:
+    """Write an array that `np.load` reads, with its checksum, whole or not at all.
+
+    Args:
+        file: where to.
+        array: its values.
+        of: what they are of.
+
+    Raises:
+        StorageError: the disk is full or the place cannot be written.
+    """
+    check_own_file(file)
+    with replacing(file) as temporary:
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        content = buffer.getbuffer()
+        with temporary.open("wb") as opened:
+            opened.write(content)
+            opened.write(_TRAILER + checksum(of.encode(), content).encode() + b"\n")
+
+
+def read_array(file: Path, of: str) -> np.ndarray:
+    """An array that `write_array` wrote.
+
+    Raises:
+        DamagedError: it cannot be read, or is not what was written there.
+    """
+    refuse_streams(file)
+    written = whole(file, file.read_bytes)
+    content, trailer = written[:-_TRAILER_LENGTH], written[-_TRAILER_LENGTH:]
+    if trailer != _TRAILER + checksum(of.encode(), content).encode() + b"\n":
+        raise DamagedError(file, "its checksum does not fit its values")
+    return np.load(io.BytesIO(content), allow_pickle=False)
+
+
+def parts(folder: Path) -> tuple[list[Path], list[Path]]:
+    """What stands in a folder of arrays under the name of a part, `0-64.npy`: foretune's own, and what is not.
+
+    An array of foretune's has a last line with a checksum. So what ends in such a line is foretune's, whatever its values
+    are now, and what was cut short too: an empty file, and one that ends before the last number that its head announces,
+    or within the last line. An array that is whole and has no such line, as `np.save` writes it, is somebody else's.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    named = [file for file in sorted(folder.iterdir()) if _PART.fullmatch(file.name)] if folder.is_dir() else []
+    own = [file for file in named if _is_or_was_array(file)]
+    return own, [file for file in named if file not in own]
+
+
+def refuse_foreign_parts(folder: Path) -> None:
+    """See that no array that foretune did not write stands where a part will be written.
+
+    Raises:
+        StorageError: one does.
+    """
+    for file in parts(folder)[1]:
+        raise StorageError(
+            f"{file} is not as foretune writes its arrays, and would be overwritten. Move it: {move_command(file)}"
+        )
+
+
+def _is_or_was_array(file: Path) -> bool:
+    """Whether `write_array` wrote a file, or what is left of it."""
+    if not os.path.lexists(file):  # removed since, by a process that has finished the whole
+        return True
+    if file.is_symlink() or not file.is_file():
+        return False
+    with file.open("rb") as opened:
+        size = opened.seek(0, io.SEEK_END)
+        opened.seek(max(0, size - _TRAILER_LENGTH))
+        if opened.read(len(_TRAILER)) == _TRAILER:
+            return True
+        opened.seek(0)
+        try:
+            np.lib.format.read_magic(opened)
+            shape, _, kind = np.lib.format.read_array_header_1_0(opened)
+        except ValueError:
+            opened.seek(0)
+            return np.lib.format.MAGIC_PREFIX.startswith(opened.read(len(np.lib.format.MAGIC_PREFIX)))
+        beyond = size - opened.tell() - math.prod(shape) * kind.itemsize
+        return beyond < 0 or 0 < beyond <= _TRAILER_LENGTH
