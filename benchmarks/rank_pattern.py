@@ -219,7 +219,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=600)
     parser.add_argument("--max-length", type=int, help="tokens of a text")
     parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--rates", default="3e-4,1e-3")
+    parser.add_argument("--rates", default="1e-4,3e-4,1e-3")
     parser.add_argument("--runs", type=int, default=1, help="run seeds")
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--evaluate-every", type=int, default=24)
