@@ -30,6 +30,9 @@ from foretune.experiment.inputs import Inputs
 from foretune.kernels.features import Blocked
 from foretune.shapes import Float64
 
+_ROUNDING = 1e-9
+"""A fall of the risk by less than this share of it is none."""
+
 
 def greedy_candidates(
     kernels: Mapping[str, Blocked], inputs: Inputs, sizes: ParameterSizes, effort: Effort
@@ -74,7 +77,7 @@ def greedy_path(
     for _ in range(max(effort.greedy_sizes)):
         risks = {module: relative_risk_alone(total + kernels[module], y) for module in left}
         order = sorted(left, key=lambda module: (risks[module] - risk) / costs[module])
-        if not order or risks[order[0]] >= risk:
+        if not order or risk - risks[order[0]] <= _ROUNDING * risk:
             break
         best = order[0]
         path.append(best)
