@@ -28,7 +28,7 @@ from foretune.analysis.leave_one_out import ridge_left_out
 from foretune.experiment.data import found_examples
 from foretune.experiment.experiment import Experiment, Model, Work, load_experiment
 from foretune.experiment.setting import DataSource, Question, Setting
-from foretune.labelling.kernel import row_kernel
+from foretune.labelling.kernel import label_kernel
 from foretune.labelling.rows import RowsToAsk, as_training, labelled_rows
 from foretune.text.builtin import load_rows
 
@@ -114,7 +114,7 @@ def cell(model: str, task: str, options: argparse.Namespace) -> tuple[dict, np.n
     kernels = {}
     for how in options.kernels.split(","):
         start = time.perf_counter()
-        kernel = row_kernel(made, made.split.train, how)
+        kernel = label_kernel(made, made.split.train, how)
         taken = time.perf_counter() - start
         kernels[how] = kernel.factors
         features = kernel.features

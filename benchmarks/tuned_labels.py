@@ -51,7 +51,7 @@ from foretune.finetune.training import Training
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
-from foretune.labelling.kernel import row_kernel
+from foretune.labelling.kernel import label_kernel, row_kernel
 from foretune.labelling.next_rows import rows_to_label
 from foretune.labelling.rows import Row
 from foretune.model.encoding import Encoded
@@ -153,13 +153,18 @@ def wrong(lm: LanguageModel, task: str, seed: int, options: argparse.Namespace) 
     from cleanlab.rank import get_label_quality_scores
 
     cell = cell_of(lm, task, rows_of(task, options.data, options.n), options)
-    factors, places = kernel_factors(gaussian(cell.features)), np.arange(len(cell.y))
+    start, places = time.perf_counter(), np.arange(len(cell.y))
+    gradients = label_kernel(cell.made, cell.made.split.train, "gradients").factors
+    taken = time.perf_counter() - start
+    kernels = {"features": (kernel_factors(gaussian(cell.features)), 0.0), "gradients": (gradients, taken)}
     for kind in ["human"] if task == "movies" else ["uniform", "confusable"]:
         y = cell.y if kind == "human" else changed(kind, cell.features, cell.y, seed)
         bad = np.array([abs(row["rating"]) < UNCLEAR for row in cell.rows]) if kind == "human" else y != cell.y
-        start = time.perf_counter()
-        values = {"foretune": -ridge_left_out(factors, y, cell.classes).probabilities[places, y]}
-        seconds = {"foretune": time.perf_counter() - start}
+        values, seconds = {}, {}
+        for how, (factors, taken) in kernels.items():
+            start = time.perf_counter()
+            values[f"foretune, {how}"] = -ridge_left_out(factors, y, cell.classes).probabilities[places, y]
+            seconds[f"foretune, {how}"] = taken + time.perf_counter() - start
         folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(places, y))
         for rate in options.rates:
             start = time.perf_counter()

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import foretune as ft
-from foretune.analysis.groups import layers, module_types
+from foretune.analysis.groups import closing_weights, layers, module_types
 from foretune.analysis.probe import head_probe, linear_probe
 from foretune.analysis.scores import best_threshold, chance, majority, score, scored
 from foretune.analysis.spectrum import spectrum, stable_learning_rate
@@ -130,3 +130,27 @@ def test_names_fall_into_layers_and_module_types() -> None:
     types = module_types(names)
     assert list(types) == ["embed", "attn.q", "attn.k", "head"]
     assert len(types["attn.q"]) == 11
+
+
+@pytest.mark.parametrize(
+    ("inside", "closing"),
+    [
+        (("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+          "intermediate.dense", "output.dense"), {"attention.output.dense", "output.dense"}),
+        (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+          "mlp.down_proj"), {"self_attn.o_proj", "mlp.down_proj"}),
+        (("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"), {"attn.c_proj", "mlp.c_proj"}),
+        (("self_attn.o_proj", "self_attn.qkv_proj", "mlp.gate_up_proj", "mlp.down_proj"),
+         {"self_attn.o_proj", "mlp.down_proj"}),
+        (("mixer.in_proj", "mixer.x_proj", "mixer.out_proj"), {"mixer.out_proj"}),
+    ],
+    ids=["bert", "llama", "gpt2", "phi3", "mamba"],
+)  # fmt: skip
+def test_each_attention_and_feed_forward_part_has_one_closing_layer(inside: tuple[str, ...], closing: set[str]) -> None:
+    names = [f"attention_model.layers.{i}.{name}.weight" for i in range(3) for name in inside]
+    found = closing_weights([*names, "transform.dense.weight"])
+    assert found == [name for name in names if name.split(".", 3)[3].removesuffix(".weight") in closing]
+
+
+def test_where_there_are_no_layers_all_weights_close() -> None:
+    assert closing_weights(["first.weight", "second.weight"]) == ["first.weight", "second.weight"]

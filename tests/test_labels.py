@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import foretune as ft
+from foretune.kernels.block_kernel import BlockKernel
 from foretune.labelling.rows import Row
 from foretune.labelling.twins import contradicting_twins
 from tests.conftest import assert_refused, assert_valid, run_cli
@@ -89,6 +90,9 @@ def test_a_folder_keeps_the_labels_and_reads_them_again(
     kept = json.loads((out / "labels.json").read_text())
     assert {"run.yaml", "report.html", "labels.json", "features.safetensors"} <= {file.name for file in out.iterdir()}
     assert kept["kernel"] == kernel and len(kept["rows"]) == 40
+    if kernel == "gradients":
+        names = BlockKernel.open(out / "kernels" / "layers" / "sgd").names
+        assert names and all(name.endswith("output.dense.weight") for name in names)
     again = run_cli(*arguments)
     assert again.returncode == 0, again.stderr
     assert json.loads((out / "labels.json").read_text())["rows"] == kept["rows"]

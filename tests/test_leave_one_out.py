@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foretune.analysis.batch_choice import chosen_batch
-from foretune.analysis.example_kernel import INTERCEPT, cosines, feature_factors, gaussian, kernel_factors
+from foretune.analysis.example_kernel import (
+    INTERCEPT,
+    cosine_sum,
+    cosines,
+    feature_factors,
+    gaussian,
+    kernel_factors,
+)
 from foretune.analysis.influence import row_influences
 from foretune.analysis.label_noise import label_noise
 from foretune.analysis.leave_one_out import left_out, logistic_left_out, ridge_left_out
@@ -75,6 +82,20 @@ def test_the_kernels_of_examples_are_positive_and_of_one_scale(seed: int) -> Non
         assert np.trace(found.matrix) / len(phi) == pytest.approx(1 + INTERCEPT)
         assert kernel_factors(7 * kernel).matrix == pytest.approx(found.matrix)
     assert np.diag(cosines(phi @ phi.T)) == pytest.approx(np.ones(len(phi)))
+
+
+@settings(max_examples=10, deadline=None)
+@given(SEEDS)
+def test_a_sum_of_cosines_is_the_kernel_of_unit_gradients_of_every_block(seed: int) -> None:
+    blocks = [features(seed, width=width) + 3.0 for width in (2, 5, 9)]
+    centred = [block - block.mean(0) for block in blocks]
+    units = np.concatenate([block / np.linalg.norm(block, axis=1, keepdims=True) for block in centred], axis=1)
+    found = cosine_sum(block @ block.T for block in blocks)
+    assert found == pytest.approx(units @ units.T, abs=1e-9)
+    scaled = cosine_sum(size * block @ block.T for size, block in zip((1e-4, 1.0, 1e4), blocks, strict=True))
+    assert scaled == pytest.approx(found, abs=1e-9)
+    same = np.ones((12, 4)) / 3
+    assert cosine_sum([same @ same.T, *(block @ block.T for block in blocks)]) == pytest.approx(found, abs=1e-9)
 
 
 def test_rows_that_are_all_the_same_are_refused() -> None:

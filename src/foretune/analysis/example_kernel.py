@@ -7,6 +7,7 @@ knows them: an example that is left out of the fit is left out altogether.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,8 +64,7 @@ def kernel_factors(kernel: Float64[np.ndarray, "n n"]) -> Factors:
     Raises:
         UsageError: it is not square, not symmetric or not finite; or all examples are the same to it.
     """
-    centred = kernel - kernel.mean(0)
-    found = spectrum(centred - centred.mean(1)[:, None])
+    found = spectrum(_centred(kernel))
     return _with_constant(found.values, found.vectors, len(kernel))
 
 
@@ -83,6 +83,27 @@ def cosines(kernel: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
     size = np.sqrt(np.clip(np.diag(kernel), 0, None))
     inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
     return kernel * inverse[:, None] * inverse
+
+
+def cosine_sum(blocks: Iterable[Float64[np.ndarray, "n n"]]) -> Float64[np.ndarray, "n n"]:
+    """The sum over blocks of the cosines of their centred kernels: each block and each example weighs the same in it.
+
+    A block in which all examples are the same adds nothing.
+    """
+    found = []
+    for block in blocks:
+        less = _centred(block)
+        if np.trace(less) > _SMALL * np.trace(block):
+            found.append(cosines(less))
+        else:
+            found.append(np.zeros_like(less))
+    return np.sum(found, axis=0)
+
+
+def _centred(kernel: Float64[np.ndarray, "n n"]) -> Float64[np.ndarray, "n n"]:
+    """The kernel of the gradients or features less their mean over the examples (Cortes et al. 2012, equation 2)."""
+    less = kernel - kernel.mean(0)
+    return less - less.mean(1)[:, None]
 
 
 def _with_constant(values: Float64[np.ndarray, " r"], vectors: Float64[np.ndarray, "n r"], n: int) -> Factors:

@@ -17,6 +17,7 @@ from foretune.naming import layer_number, layer_path
 _QUERY_VALUE = {"q_proj", "v_proj", "query", "value", "q_lin", "v_lin", "query_proj", "value_proj", "q", "v"}
 _KEY = {"k_proj", "key", "k_lin", "key_proj", "k"}
 _FUSED = {"c_attn", "query_key_value", "qkv_proj", "Wqkv", "in_proj"}
+_ATTENTION = ("attn", "attention")
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,29 @@ def key_weights(linear: Iterable[str]) -> list[str]:
 def query_value_weights(linear: Iterable[str]) -> list[str]:
     """The query and value projections among some weights of linear layers; none where a model fuses them with others."""
     return [name for name in linear if _module(name) in _QUERY_VALUE]
+
+
+def in_attention(name: str) -> bool:
+    """Whether a parameter belongs to attention, by its name."""
+    return any(word in name.lower() for word in _ATTENTION)
+
+
+def closing_weights(linear: Sequence[str]) -> list[str]:
+    """The last linear layer of each attention and feed-forward part; all weights where there are no layers.
+
+    What they give is added to the stream of the model (Vaswani et al. 2017, section 3.1): `o_proj` and `down_proj` of a
+    Llama, the two `output.dense` of a BERT. Query, key and value are never the last, in whatever order a model holds them.
+
+    Args:
+        linear: weights of linear layers, in the model's order.
+    """
+    last: dict[tuple[str, bool], str] = {}
+    for path, members in layers(linear).items():
+        for name in members:
+            if _module(name) not in _QUERY_VALUE | _KEY | _FUSED:
+                last[path, in_attention(name[len(path) :])] = name
+    closing = set(last.values())
+    return [name for name in linear if name in closing] or list(linear)
 
 
 def _module(name: str) -> str:

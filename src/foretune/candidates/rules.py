@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from foretune.analysis.groups import in_attention
 from foretune.candidates.evidence import Evidence, Pool
 from foretune.naming import layer_number, layer_path
 
@@ -43,7 +44,6 @@ TIMES, TIMES_SHORT, SHORT = 10, 15, 100
 """Times full tuning's rate, and for runs below so many steps."""
 RULES = f"{USUAL:g} at {WIDTH}, {FULL:g} times {TIMES} ({TIMES_SHORT} below {SHORT}), {FULL_USUAL:g}"
 """The constants of the rules for rates, as text; what is kept of them is kept for these."""
-_ATTENTION = ("attn", "attention")
 
 RateRule = Callable[[Evidence, int], float]
 """The rate for a candidate and a number of steps."""
@@ -57,7 +57,7 @@ def shallowness(seen: Evidence) -> float:
 
 def feed_forward_share(seen: Evidence) -> float:
     """The share of the blocks whose name does not belong to attention."""
-    return float(np.mean([not any(word in name.lower() for word in _ATTENTION) for name in seen.blocks] or [0.0]))
+    return float(np.mean([not in_attention(name) for name in seen.blocks] or [0.0]))
 
 
 def adapts_everything(seen: Evidence) -> float:

@@ -20,7 +20,7 @@ from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import SETTINGS, command_of, folder_description
 from foretune.labelling.budget import budget_of
 from foretune.labelling.corrected import write_copy
-from foretune.labelling.kernel import MOST_SQUARE, RowKernel, kernel_with_others, row_kernel
+from foretune.labelling.kernel import MOST_SQUARE, RowKernel, kernel_with_others, label_kernel
 from foretune.labelling.next_rows import NextRows, rows_to_label, unlabelled_rows
 from foretune.labelling.page import LabelsData, labels_page
 from foretune.labelling.rows import as_training
@@ -68,7 +68,7 @@ def made_labels(
     read = asked_rows(data, answer, errors, wanted.write)
     found = prepared_rows(asked, read, places, wanted, errors)
     with reported(found, "compare the rows", errors):
-        kernel = row_kernel(found, found.split.train, wanted.kernel)
+        kernel = label_kernel(found, found.split.train, wanted.kernel)
     with found.work.stages.stage("compare each row with the others"), busy(errors, "compare each row with the others"):
         result = suspicion_of(read.rows, kernel)
     chosen = _next_rows(wanted, read, found, kernel)

@@ -1,4 +1,10 @@
-"""The kernel between all rows that asks about their labels: of features, or of gradients.
+r"""The kernel between all rows that asks about their labels: of features, or of gradients.
+
+    K_ij = sum_l cos(g_li - mean g_l, g_lj - mean g_l)        g_li the gradient of row i in the weights of layer l
+
+Labels are asked of the last linear layer of each attention and feed-forward part (`analysis.groups.closing_weights`), each
+with the same weight. The plain sum over all linear layers, which explains predictions, is for the most part that of the
+last layers, whose gradients hardly know more than the features.
 
 Nothing in it has seen a label. A head is drawn at random, with one output whatever the classes are: a head that was fitted
 to the labels would pass them on to the gradients of everything below it.
@@ -6,18 +12,27 @@ to the labels would pass them on to the gradients of everything below it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from foretune.analysis.example_kernel import Factors, cosines, feature_factors, gaussian, kernel_factors
+from foretune.analysis.example_kernel import (
+    Factors,
+    cosine_sum,
+    cosines,
+    feature_factors,
+    gaussian,
+    kernel_factors,
+)
+from foretune.analysis.groups import closing_weights
 from foretune.errors import UsageError
 from foretune.experiment.experiment import Experiment
 from foretune.experiment.folder import EXPERIMENT, KERNELS
 from foretune.experiment.function import single_output
+from foretune.kernels.block_kernel import BlockKernel
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
@@ -49,27 +64,36 @@ class RowKernel:
     notes: tuple[str, ...]
 
 
-def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "features") -> RowKernel:
-    """The kernel between rows; what takes long is kept in the experiment's folder, if it has one.
+def label_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "features") -> RowKernel:
+    """The kernel that asks about labels; what takes long is kept in the experiment's folder, if it has one.
 
     Args:
         experiment: the model, and the folder.
         examples: the rows.
-        how: from features, which takes a forward pass, or from gradients, which takes minutes for some hundred rows.
+        how: from features, which takes a forward pass, or from the gradients of each attention's and feed-forward part's
+            last layer, which takes a fraction of a minute for some hundred rows of a small model.
 
     Raises:
         UsageError: too many rows for gradients.
         NonFiniteError: infinite or undefined outputs, features or gradients.
     """
-    outputs = single_output(experiment.outputs, experiment.setting.seed)
-    n = len(examples)
-    if how == "gradients" and n > MOST_SQUARE:
-        raise UsageError(f"{n:,} rows are too many for --kernel gradients ({MOST_SQUARE:,} at most). Leave it out.")
-    features, notes = _features(experiment, outputs, examples)
-    if how == "features":
-        return RowKernel(feature_kernel(features), "features", features, notes)
-    factors = kernel_factors(cosines(_gradients(experiment, outputs, examples)))
-    return RowKernel(factors, "gradients", features, notes)
+    return _kernel(experiment, examples, how, _layer_by_layer)
+
+
+def row_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "features") -> RowKernel:
+    """The kernel that explains predictions; what takes long is kept in the experiment's folder, if it has one.
+
+    Args:
+        experiment: the model, and the folder.
+        examples: the rows.
+        how: from features, which takes a forward pass, or from the gradients of all linear layers, which takes minutes for
+            some hundred rows.
+
+    Raises:
+        UsageError: too many rows for gradients.
+        NonFiniteError: infinite or undefined outputs, features or gradients.
+    """
+    return _kernel(experiment, examples, how, _all_layers)
 
 
 def kernel_with_others(experiment: Experiment, known: RowKernel, others: Sequence[Example]) -> Factors:
@@ -93,16 +117,49 @@ def feature_kernel(features: Float64[np.ndarray, "n i"]) -> Factors:
     return kernel_factors(gaussian(features)) if len(features) <= MOST_SQUARE else feature_factors(features)
 
 
-def _gradients(experiment: Experiment, outputs: Outputs, examples: Sequence[Example]) -> Float64[np.ndarray, "n n"]:
-    """The kernel of the weights of linear layers, summed over outputs."""
-    kinds = outputs.kinds()
-    chosen = [name for name, kind in kinds.items() if kind in ("linear", "bypassed")]
-    job = separate_job(outputs, examples, None, chosen or None)
+_Gradients = Callable[[Experiment, Outputs, Sequence[Example]], Float64[np.ndarray, "n n"]]
+"""From a model and rows to a kernel of gradients between these."""
+
+
+def _kernel(experiment: Experiment, examples: Sequence[Example], how: How, gradients: _Gradients) -> RowKernel:
+    outputs = single_output(experiment.outputs, experiment.setting.seed)
+    n = len(examples)
+    if how == "gradients" and n > MOST_SQUARE:
+        raise UsageError(f"{n:,} rows are too many for --kernel gradients ({MOST_SQUARE:,} at most). Leave it out.")
+    features, notes = _features(experiment, outputs, examples)
+    if how == "features":
+        return RowKernel(feature_kernel(features), "features", features, notes)
+    return RowKernel(kernel_factors(gradients(experiment, outputs, examples)), "gradients", features, notes)
+
+
+def _layer_by_layer(
+    experiment: Experiment, outputs: Outputs, examples: Sequence[Example]
+) -> Float64[np.ndarray, "n n"]:
+    """The cosines of each closing layer, added up."""
+    found = _gradients(experiment, outputs, examples, closing_weights(_linear(outputs)), "layers")
+    return cosine_sum(np.einsum("iaja->ij", block) for block in found.array)
+
+
+def _all_layers(experiment: Experiment, outputs: Outputs, examples: Sequence[Example]) -> Float64[np.ndarray, "n n"]:
+    """The cosines of the gradients of all linear layers together."""
+    found = _gradients(experiment, outputs, examples, _linear(outputs), "rows")
+    return cosines(np.einsum("iaja->ij", found.total()))
+
+
+def _linear(outputs: Outputs) -> list[str]:
+    """The weights of linear layers, in the model's order."""
+    return [name for name, kind in outputs.kinds().items() if kind in ("linear", "bypassed")]
+
+
+def _gradients(
+    experiment: Experiment, outputs: Outputs, examples: Sequence[Example], weights: Sequence[str], name: str
+) -> BlockKernel:
+    """The kernel of some weights; of all where a model has no linear layer."""
+    job = separate_job(outputs, examples, None, list(weights) or None)
     work, folder = experiment.work, experiment.folder
     job.refuse_too_large([SGD()], work.memory)
-    where = None if folder is None else folder / KERNELS / "rows"
-    total = kernels_of(job, [SGD()], work.memory, where, work.progress)["sgd"].total()
-    return np.einsum("iaja->ij", total)
+    where = None if folder is None else folder / KERNELS / name
+    return kernels_of(job, [SGD()], work.memory, where, work.progress)["sgd"]
 
 
 def _features(
