@@ -86,9 +86,9 @@ def budget_facts(budget: LabelBudget) -> list[Fact]:
         for point in more[:2]
     ]
     if not all(point.can_tell for point in more[:2]):
-        text = f"{now.accuracy:.2f} now; cannot tell what more would bring: {told[0]}"
+        text = f"{now.accuracy:.2f} now by a fit to the {budget.kernel}; cannot tell what more would bring: {told[0]}"
     else:
-        text = f"{now.accuracy:.2f} now, {', '.join(told)}"
+        text = f"{now.accuracy:.2f} now by a fit to the {budget.kernel}, {', '.join(told)}; training can reach more"
     found = [Fact("More labels", text)]
     if budget.adapting:
         words = {"adapting": "beats", "probe": "loses to", "cannot tell": "cannot be told from"}
