@@ -231,9 +231,8 @@ def test_the_test_size_that_a_forecast_advises_can_be_typed_and_makes_the_score_
         return screen.partition("How sure? ")[2], 50 * (high - low)
 
     sure, wide = said(16)
-    words = r"16 test and 4 validation examples: the score is known to ±(\d+) points; --test (\d+) makes it ±(\d+)\."
-    found = re.match(words, sure)
-    assert found and abs(int(found[1]) - wide) <= 1 and int(found[3]) < int(found[1]), sure
-    sure, narrow = said(int(found[2]))
-    assert abs(narrow - int(found[3])) <= 2  # the score itself is another
-    assert sure.startswith(f"{found[2]} test and 4 validation examples. ")  # no row is left
+    found = re.match(r"16 test examples: ±(\d+) points, ±(\d+) with --test (\d+)\.", sure)
+    assert found and abs(int(found[1]) - wide) <= 1 and int(found[2]) < int(found[1]), sure
+    sure, narrow = said(int(found[3]))
+    assert abs(narrow - int(found[2])) <= 2  # the score itself is another
+    assert sure.startswith(f"{found[3]} test and 4 validation examples. ")  # no row is left

@@ -24,6 +24,7 @@ from foretune.candidates.adam import PredictedRun, best_predicted
 from foretune.candidates.candidate import PROBING, Candidate, formulas_for, named_candidates, parameter_sizes
 from foretune.candidates.pool import pool_of
 from foretune.candidates.scores import SCORES
+from foretune.candidates.sketched import FINE
 from foretune.cli.data import chosen_sample
 from foretune.cli.study_options import ValidateOptions
 from foretune.cli.validate import SAMPLE, runs_grid
@@ -35,6 +36,7 @@ from foretune.finetune import engine
 from foretune.finetune.methods import BlockTuning, LoRATuning
 from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.training import Training
+from foretune.kernels.sketch import Sketch
 from foretune.model.head import HeadLogits
 from foretune.validation.data import validation_data
 from foretune.validation.items import carry_out_validation
@@ -231,7 +233,7 @@ def test_candidates_have_the_scores_of_exact_kernels_where_they_are_scored_from_
     cell, sketched = study.cell("mr", 13), replace(study, features="sketched")
     sketch = sketched.sketch(cell)
     tight = replace(study, memory="40KiB")
-    assert sketch is not None and study.sketch(cell) is None and tight.sketch(tight.cell("mr", 13)) == sketch
+    assert sketch == FINE and study.sketch(cell) is None and tight.sketch(tight.cell("mr", 13)) == Sketch()
     known = {item.label: item for item in candidates_of(cell, 2, sketch)}
     assert set(cells[0].names) <= set(known)
     seen = KeptEvidence(cell, [known[label] for label in cells[0].names], study.grid, sketch=sketch)

@@ -236,13 +236,12 @@ def _sure(found: PoolForecast, seen: Seen) -> str:
 def _tested(score: Score, seen: Seen) -> str:
     """How many examples it rests on, and what --test would make it surer, where there are rows for that."""
     n = seen.sizes["test"]
-    examples = f"{n} test and {seen.sizes['validation']} validation examples"
     sure = (more for more in _NUMBERS if chance(score, seen.metric, n, more) <= _SURE)
     more = min(next(sure, _NUMBERS[-1]), n + seen.spare)
     now, then = (f"{100 * chance(score, seen.metric, n, size):.0f}" for size in (n, more))
     if more <= n or now == then:
-        return f"{examples}."
-    return f"{examples}: the score is known to ±{now} points; --test {more} makes it ±{then}."
+        return f"{n} test and {seen.sizes['validation']} validation examples."
+    return f"{n} test examples: ±{now} points, ±{then} with --test {more}."
 
 
 def _by_track(interval: ConformalInterval | None) -> tuple[str, ...]:
