@@ -220,13 +220,18 @@ NO_TILES = {"of-another-shape": of_another_shape, "zeros": zeros,
             **{name: DAMAGE[name] for name in ("null", "not-text", "folder")}}  # fmt: skip
 
 
+def copied_with_a_tile(begun: Path, run: Path) -> Path:
+    """One of the tiles of a copy of a run that is begun."""
+    shutil.copytree(begun, run)
+    return sorted((run / "kernels" / "sgd" / "tiles").glob("*.npy"))[1]
+
+
 @pytest.mark.parametrize("kind", TILE_DAMAGE)
 def test_a_damaged_tile_is_named_and_computed_again(
     kind: str, unfinished: tuple[Path, Path], llama_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     begun, whole = unfinished
-    shutil.copytree(begun, tmp_path / "run")
-    tile = sorted((tmp_path / "run" / "kernels" / "sgd" / "tiles").glob("*.npy"))[1]
+    tile = copied_with_a_tile(begun, tmp_path / "run")
     TILE_DAMAGE[kind](tile)
     result = run_cli(*kernel_command(llama_folder, data, tmp_path / "run"))
     assert result.returncode == 0, result.stderr
@@ -242,8 +247,7 @@ def test_what_stands_under_the_name_of_a_tile_and_never_was_one_is_refused_and_s
     kind: str, unfinished: tuple[Path, Path], llama_folder: Path, data: Path, tmp_path: Path
 ) -> None:
     begun, whole = unfinished
-    shutil.copytree(begun, tmp_path / "run")
-    tile = sorted((tmp_path / "run" / "kernels" / "sgd" / "tiles").glob("*.npy"))[1]
+    tile = copied_with_a_tile(begun, tmp_path / "run")
     NO_TILES[kind](tile)
     before = snapshot(tile.parent)
     refused = run_cli(*kernel_command(llama_folder, data, tmp_path / "run"))

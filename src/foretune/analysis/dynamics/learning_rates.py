@@ -73,12 +73,12 @@ def typical_learning_rate(space: FunctionSpace, descent: Descent, largest: float
     Raises:
         UsageError: a kernel of zeros without a proximal term.
     """
-    train = space.train_matrix
     if isinstance(descent, SignDescent):
-        entry = float(np.abs(dense(train)).max())
+        entry = float(np.abs(dense(space.train_matrix)).max())
         rate = 1 / entry if entry else float("inf")
     else:
         if largest is None:
+            train = space.train_matrix
             largest = largest_eigenvalue(train) if symmetric(train) else float(np.linalg.norm(dense(train), 2))
         stable = stable_learning_rate(largest, space.n, space.f0.shape[1], descent.proximal)
         rate = stable.squared if isinstance(space.loss, HalfSquaredLoss) else stable.cross_entropy

@@ -74,7 +74,7 @@ class _Runs:
         self.descent, self.loss = descent, space.loss
         self.f0, self.targets = space.f0[:n].astype(np.float64), space.targets[:n]
         self.rows = _smaller(space.train_matrix)
-        self.counts = None if space.counts is None else space.counts[:, None].astype(np.float64)
+        self.counts = np.ones((n, 1)) if space.counts is None else space.counts[:, None].astype(np.float64)
         self.block = np.empty(0) if isinstance(self.rows, FeatureMatrix) else np.empty((n, c, n * c), self.rows.dtype)
         self.a = np.zeros((len(lr), n, c))
         self.rate = lr[:, None, None].copy()
@@ -83,16 +83,13 @@ class _Runs:
         """One step of every run over the same training examples, at a share of its rate."""
         runs, n, c = self.a.shape
         picked = slice(None) if len(batch) == n else batch  # all examples, in whichever order
-        rows = self._rows_of(batch)
-        a = self.a.reshape(runs, -1)
-        f = ((a if isinstance(rows, FeatureMatrix) else a.astype(rows.dtype)) @ rows.T).reshape(runs, -1, c) + self.f0[
-            picked
-        ]
+        rows, a = self._rows_of(batch), self.a.reshape(runs, -1)
+        if not isinstance(rows, FeatureMatrix):
+            a = a.astype(rows.dtype, copy=False)
+        f = (a @ rows.T).reshape(runs, -1, c) + self.f0[picked]
         change = self.descent.direction(self.loss.derivative(f, self.targets[picked]))
-        rate = self.rate * factor
-        if self.counts is not None:
-            change *= self.counts[picked]
-        change *= rate / (len(batch) if self.counts is None else self.counts[picked].sum())
+        rate, counts = self.rate * factor, self.counts[picked]
+        change *= rate * counts / counts.sum()
         self.a *= 1 - rate * self.descent.proximal
         self.a[:, picked] -= change
 
