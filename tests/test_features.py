@@ -79,12 +79,14 @@ def test_a_sketch_that_is_large_enough_is_exact(name: str) -> None:
                 )
 
 
-@pytest.mark.parametrize(("name", "landmarks"), [("bert-masked", 0), ("mixtral-causal", 0), ("llama-tied-causal", 2)])
-def test_sketched_kernels_are_unbiased(name: str, landmarks: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "directions"), [("bert-masked", 0), ("mixtral-causal", 0), ("llama-tied-causal", 2), ("mixtral-causal", 2)]
+)
+def test_sketched_kernels_are_unbiased(name: str, directions: int) -> None:
     outputs = outputs_of(language_model(family(name)), difference=True)
     job = job_of(outputs)
     exact = ft.kernels_of(job, formulas_of(job))
-    drawn = [tangent_features(job_of(outputs), formulas_of(job), Sketch(16, seed, landmarks)) for seed in range(12)]
+    drawn = [tangent_features(job_of(outputs), formulas_of(job), Sketch(16, seed, directions)) for seed in range(12)]
     for label, kernel in exact.items():
         found = np.stack([product(each[label], kernel.names) for each in drawn])
         spread = found.std(0) / np.sqrt(len(found))
@@ -94,16 +96,18 @@ def test_sketched_kernels_are_unbiased(name: str, landmarks: int) -> None:
 
 
 @pytest.mark.parametrize("difference", [True, False])
-def test_landmarks_leave_the_sketch_less_to_estimate_and_are_exact_for_one_output(difference: bool) -> None:
+def test_directions_leave_the_sketch_less_to_estimate_and_are_exact_for_their_examples(difference: bool) -> None:
     outputs = outputs_of(language_model(family("bert-encoder")), difference=difference)
     exact = ft.kernels_of(job_of(outputs), [ft.SGD()])["sgd"].total()
     errors = []
-    for landmarks in (0, 2):
-        drawn = [tangent_features(job_of(outputs), [ft.SGD()], Sketch(16, seed, landmarks))["sgd"] for seed in range(8)]
+    for directions in (0, 2):
+        drawn = [
+            tangent_features(job_of(outputs), [ft.SGD()], Sketch(16, seed, directions))["sgd"] for seed in range(8)
+        ]
         kernels = [product(each, each.names) for each in drawn]
         errors.append(np.sqrt(np.mean([np.square(kernel - exact).sum() for kernel in kernels])))
     assert errors[1] < 0.7 * errors[0]
-    for place in (0, 2) if difference else ():  # of two landmarks among four examples
+    for place in (0, 2) if difference else ():  # of two examples among four, in a small model
         np.testing.assert_allclose(kernels[0][place], exact[place], rtol=1e-4, atol=1e-5 * np.abs(exact).max())
 
 
@@ -141,8 +145,7 @@ def test_a_pass_holds_one_batch_whatever_the_number_of_examples(times: int, monk
     counts = captured_counts(monkeypatch)
     rows = EXAMPLES * times
     tangent_features(ft.joint_job(outputs, rows[:N], rows[N:]), [ft.SGD()], Sketch(4))
-    counts.remove(N)  # the landmarks, held throughout
-    assert max(counts) == 2 and sum(counts) == len(rows)
+    assert max(counts) == 2 and sum(counts) == len(rows) + N  # the examples of the directions before
 
 
 def test_a_projected_kernel_takes_every_example_once_whatever_the_tiles(monkeypatch) -> None:
@@ -174,7 +177,7 @@ def test_a_killed_pass_goes_on_and_ends_with_the_same_bits(tmp_path, monkeypatch
         tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "killed", progress=kill)
     counts = captured_counts(monkeypatch)
     found = tangent_features(job_of(outputs), [ft.SGD()], Sketch(8), out=tmp_path / "killed")["sgd"]
-    assert sum(counts) == N + len(ROWS) - 2  # the landmarks again
+    assert sum(counts) == N + len(ROWS) - 2  # the examples of the directions again
     for first, second in zip(whole.chunks, found.chunks, strict=True):
         assert np.array_equal(first.values, second.values)
 

@@ -62,7 +62,7 @@ def in_parts(crew: Crew, lm: LanguageModel, rows: Path, folder: Path, progress: 
     job = joint_job(found.outputs, *found.examples)
     found.work.crew = crew
     kernels_with(found, job, FORMULAS)
-    kernels_with(found, job, FORMULAS[:2], sketch=Sketch(8, landmarks=2))
+    kernels_with(found, job, FORMULAS[:2], sketch=Sketch(8, directions=2))
     return found
 
 

@@ -200,7 +200,7 @@ def side_by_side(
     """The features of the sum of some kernels: those of each side by side, or mixed where they would be many.
 
     Mixed, each feature is added with a random sign to one of some sums, so that the kernel keeps its expectation. As within
-    a block (`foretune.kernels.landmarks`) what the examples have in common with a few of them is kept exactly beside, and
+    a block (`foretune.kernels.directions`) what the examples have in common with a few of them is kept exactly beside, and
     only the rest is mixed.
 
     Args:

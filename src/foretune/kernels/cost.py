@@ -13,6 +13,7 @@ from foretune.kernels.budget import device_bytes
 from foretune.kernels.feature_pass import FeatureMaker, pass_sizes
 from foretune.kernels.formula import Formula, contracted
 from foretune.kernels.job import Job
+from foretune.kernels.passing import CHUNK, each_batch
 from foretune.kernels.sgd import SGD, contraction_flops
 from foretune.kernels.sketch import Sketch
 from foretune.kernels.tile import Tile, in_pieces_of
@@ -95,11 +96,16 @@ def sketch_cost(
     """
     blocks = {formula: formula.blocks(job.kinds) for formula in formulas}
     sizes = pass_sizes(job, blocks, sketch, memory, on_disk=on_disk)
-    maker, total = FeatureMaker(job, blocks, sketch, sizes.batch), len(job.columns)
-    places = _typical(job, max(sizes.batch, sizes.group))
-    maker.features(job.source.capture(places[: sizes.batch], sizes.batch))  # signs are drawn, landmarks taken
+    maker, total = FeatureMaker(job, blocks, sketch, sizes.batch, sizes.once), len(job.columns)
+    places = _typical(job, max(sizes.batch, CHUNK))
     start = clock(job.device)
-    maker.features(job.source.capture(places, sizes.batch))
+    maker.prepare()
+    first = clock(job.device) - start
+    for captured in each_batch(job, places[: sizes.batch], sizes.batch):
+        maker.features(captured)  # signs are drawn
+    start = clock(job.device)
+    for captured in each_batch(job, places, sizes.batch):
+        maker.features(captured)
     return KernelCost(
         train=job.n,
         evaluation=total - job.n,
@@ -107,10 +113,10 @@ def sketch_cost(
         outputs=job.source.outputs.n_outputs,
         longest=max(job.source.lengths),
         batch=sizes.batch,
-        rows=sizes.group,
-        columns=sizes.group,
+        rows=sizes.batch,
+        columns=sizes.batch,
         passes=total,
-        seconds=(clock(job.device) - start) / len(places) * total,
+        seconds=first + (clock(job.device) - start) / len(places) * total,
         memory=0 if on_disk else sizes.held,
         budget=device_bytes(memory, job.device),
         disk=sizes.held,

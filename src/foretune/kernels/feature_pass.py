@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +10,20 @@ import numpy as np
 import torch
 
 from foretune.errors import UsageError
+from foretune.gradients.factors import FactorBatch
 from foretune.kernels.budget import device_bytes
+from foretune.kernels.directions import bytes_of_directions, directions_of, examples_of, with_one_output
 from foretune.kernels.feature_folder import FeatureFolder
 from foretune.kernels.features import Chunk, TangentFeatures
 from foretune.kernels.formula import Formula, overflow
 from foretune.kernels.job import Job, job_description
-from foretune.kernels.landmarks import Landmarks
 from foretune.kernels.law import check_law
 from foretune.kernels.lora import LoRA
 from foretune.kernels.memory_plan import memory_text
 from foretune.kernels.passing import CHUNK, batch_within, chunks_of, each_batch, steadily
 from foretune.kernels.sgd import SGD
 from foretune.kernels.sketch import Sketch, Sketcher, Wanted, wanted_blocks
-from foretune.kernels.tile import Tile, in_pieces_of
+from foretune.kernels.tile import in_pieces_of
 from foretune.progress import Progress
 from foretune.shapes import Float32
 
@@ -99,7 +100,7 @@ def _folder(
     identity = {**description, "formulas": [repr(formula) for formula in blocks]}
     others = {
         "blocks": {formula.label: list(names) for formula, names in blocks.items()},
-        "widths": _widths(wanted_of(job, blocks, sketch), len(landmark_places(job, sketch))),
+        "widths": _widths(wanted_of(job, blocks, sketch), len(examples_of(job.n, sketch.directions))),
         "n": job.n,
         "examples": len(job.columns),
         "outputs": job.source.outputs.n_outputs,
@@ -114,13 +115,13 @@ class PassSizes:
 
     Attributes:
         batch: examples per forward pass.
-        group: examples whose factors are held together, so that those of landmarks are formed once for all of them.
         held: bytes of all features.
+        once: whether the factors of the examples that directions are made of are held, so that they are made once.
     """
 
     batch: int
-    group: int
     held: int
+    once: bool
 
 
 def pass_sizes(
@@ -131,7 +132,7 @@ def pass_sizes(
     Raises:
         UsageError: the memory budget is too small.
     """
-    total, few = len(job.columns), len(landmark_places(job, sketch))
+    total, count = len(job.columns), len(examples_of(job.n, sketch.directions))
     each, budget = bytes_of_example(job, blocks, sketch), device_bytes(memory, job.device)
     held = each * total
     if not on_disk and held > budget // 2:
@@ -140,11 +141,11 @@ def pass_sizes(
             f"{memory_text(budget)}. Keep them in a folder: --out DIR; or use --memory "
             f"{memory_text(2 * held).replace(' ', '')}."
         )
-    signs = 4 * sketch.k * sum(_sign_rows(job))
-    beside = each * (2 * CHUNK if on_disk else total) + 3 * signs // 2
-    factors = _factor_bytes(job)
-    group = max(1, min(CHUNK, budget // 4 // factors))
-    return PassSizes(batch_within(job, memory, beside + factors * (few + group)), group, held)
+    beside = each * (2 * CHUNK if on_disk else total) + _sign_bytes(job, sketch)
+    beside += _direction_bytes(job, blocks, sketch, count)
+    factors = count * _factor_bytes(job) * 2 // (1 + job.source.outputs.n_outputs)  # inputs, and one output
+    once = factors <= budget // 4
+    return PassSizes(batch_within(job, memory, beside + (factors if once else 0)), held, once)
 
 
 def fits(
@@ -160,7 +161,7 @@ def fits(
 
 def bytes_of_example(job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch) -> int:
     """Bytes of the features of one example."""
-    widths = _widths(wanted_of(job, blocks, sketch), len(landmark_places(job, sketch)))
+    widths = _widths(wanted_of(job, blocks, sketch), len(examples_of(job.n, sketch.directions)))
     return 4 * job.source.outputs.n_outputs * sum(widths)
 
 
@@ -170,15 +171,23 @@ def _factor_bytes(job: Job) -> int:
     return max(1, int(footprint.fixed + footprint.token * max(job.source.lengths)))
 
 
-def _sign_rows(job: Job) -> list[int]:
-    """Rows of the matrices of signs: one for each size, and as many as a table has."""
-    kinds, sizes, tables = job.kinds, set(), []
-    for name, tensor in job.source.parameters.items():
-        if kinds[name] == "embedding":
-            tables.append(len(tensor))
-        elif tensor.dim() > 1:
-            sizes.update(tensor.shape[-2:])
-    return [*sizes, *tables]
+def _sign_bytes(job: Job, sketch: Sketch) -> int:
+    """Bytes of the signs of tables, and while one part of them is drawn."""
+    kinds = job.kinds
+    rows = [len(tensor) for name, tensor in job.source.parameters.items() if kinds[name] == "embedding"]
+    return 6 * sketch.k * sum(rows)
+
+
+def _direction_bytes(job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch, count: int) -> int:
+    """Bytes of the directions of all blocks while they are made."""
+    shapes, widths = job.source.parameters, job.source.outputs.widths()
+    found = 0
+    for block in wanted_of(job, blocks, sketch):
+        if not block.exact:
+            shape = shapes[block.name].shape
+            features = widths.get(block.name, shape[-1])
+            found += bytes_of_directions(features, -(-block.entries // features), count, sketch.k)
+    return found
 
 
 def wanted_of(job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch) -> list[Wanted]:
@@ -187,15 +196,9 @@ def wanted_of(job: Job, blocks: Mapping[Formula, Sequence[str]], sketch: Sketch)
     return wanted_blocks(blocks, shapes, job.source.outputs.widths(), sketch)
 
 
-def _widths(wanted: Sequence[Wanted], landmarks: int) -> list[int]:
-    """Numbers kept of each block for an example and output, those of landmarks with them."""
-    return [block.width + (0 if block.exact else landmarks) for block in wanted]
-
-
-def landmark_places(job: Job, sketch: Sketch) -> list[int]:
-    """The training examples whose gradients are held exactly, at equal distances."""
-    count = min(job.n, sketch.landmarks)
-    return [number * job.n // count for number in range(count)]
+def _widths(wanted: Sequence[Wanted], directions: int) -> list[int]:
+    """Numbers kept of each block for an example and output, those of directions with them."""
+    return [block.width + (0 if block.exact else directions) for block in wanted]
 
 
 @dataclass
@@ -213,12 +216,12 @@ class FeaturePass:
     def __post_init__(self) -> None:
         self.chunks = chunks_of(len(self.job.columns), CHUNK)
         sizes = pass_sizes(self.job, self.blocks, self.sketch, self.memory, on_disk=self.folder is not None)
-        self.batch, self.group = sizes.batch, sizes.group
+        self.batch, self.once = sizes.batch, sizes.once
         self._begin()
 
     def _begin(self) -> None:
-        """Draw signs and take landmarks anew: the factors so far may be of another kind."""
-        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch)
+        """Draw signs and directions anew: the factors so far may be of another kind."""
+        self.maker = FeatureMaker(self.job, self.blocks, self.sketch, self.batch, self.once)
         self._direct = self.job.source.direct
 
     @property
@@ -260,59 +263,74 @@ class FeaturePass:
         return found
 
     def _chunk(self, places: range) -> Float32[np.ndarray, " _"]:
-        groups, held, order = [], [], []
+        made, order = [], []
         with in_pieces_of(self.job.sizes(self.memory).piece):
             for captured in each_batch(self.job, places, self.batch):
                 order.extend(captured.positions)
-                held.append(captured)
-                if len(order) == len(places) or sum(len(each.positions) for each in held) + self.batch > self.group:
-                    groups.append(self.maker.features(held))
-                    held = []
+                made.append(self.maker.features(captured))
         back = np.argsort(order)
-        return np.concatenate([np.concatenate(parts)[back].ravel() for parts in zip(*groups, strict=True)])
+        return np.concatenate([np.concatenate(parts)[back].ravel() for parts in zip(*made, strict=True)])
 
 
 @dataclass
 class FeatureMaker:
-    """Makes features tile after tile; signs are drawn, and landmarks taken, once."""
+    """Makes features batch after batch; signs and directions are drawn once.
+
+    Attributes:
+        job, blocks, sketch: what of.
+        batch: examples per forward pass.
+        once: whether the factors that directions are made of are held.
+    """
 
     job: Job
     blocks: Mapping[Formula, Sequence[str]]
     sketch: Sketch
     batch: int
+    once: bool
 
     def __post_init__(self) -> None:
         self.sketcher = Sketcher(self.sketch)
         self.wanted = wanted_of(self.job, self.blocks, self.sketch)
-        self.places = landmark_places(self.job, self.sketch)
-        self.landmarks: Landmarks | None = None
+        self.places = examples_of(self.job.n, self.sketch.directions)
+        self._kept: list[FactorBatch] = []
+        self._ready = False
 
     @property
     def widths(self) -> list[int]:
         """Numbers kept of each block for an example and output."""
         return _widths(self.wanted, len(self.places))
 
-    def features(self, tile: Tile) -> list[Float32[np.ndarray, "n c w"]]:
-        """The features of every block in a tile.
+    def features(self, batch: FactorBatch) -> list[Float32[np.ndarray, "n c w"]]:
+        """The features of every block in a batch.
 
         Raises:
             NonFiniteError: they are infinite or undefined.
         """
-        with torch.no_grad(), torch.autocast(tile[0].outputs.device.type, enabled=False):
-            parts = [self.sketcher.features(batch, self.wanted) for batch in tile]
-            found = [torch.cat(of_block) for of_block in zip(*parts, strict=True)]
-            mixed = [number for number, block in enumerate(self.wanted) if not block.exact]
-            if self.places and mixed:
-                psi = self._landmarks().features(tile, torch.stack([found[number] for number in mixed]))
-                for number, of_block in zip(mixed, psi, strict=True):
-                    found[number] = of_block
+        with torch.no_grad(), torch.autocast(batch.outputs.device.type, enabled=False):
+            self.prepare()
+            found = self.sketcher.features(batch, self.wanted)
         for block, of_block in zip(self.wanted, found, strict=True):
             if not torch.isfinite(of_block).all():
                 raise overflow(block.name, block.formula.label)
         return [of_block.float().cpu().numpy() for of_block in found]
 
-    def _landmarks(self) -> Landmarks:
-        if self.landmarks is None:
-            tile = self.job.source.capture(self.places, self.batch)
-            self.landmarks = Landmarks.of(tile, self.wanted, self.sketcher)
-        return self.landmarks
+    def prepare(self) -> None:
+        """Find the directions, unless they are there."""
+        if self._ready:
+            return
+        mixed = [block for block in self.wanted if not block.exact]
+        if self.places and mixed:
+            self.sketcher.hold(
+                directions_of(
+                    self._examples, self.places, lambda batch: self.sketcher.sides(batch, mixed), self.sketch.seed
+                )
+            )
+        self._kept, self._ready = [], True
+
+    def _examples(self) -> Iterable[FactorBatch]:
+        """The factors of the examples that directions are made of, of one output each."""
+        found = (with_one_output(batch, self.sketch.seed) for batch in each_batch(self.job, self.places, self.batch))
+        if not self.once:
+            return found
+        self._kept = self._kept or list(found)
+        return self._kept

@@ -5,14 +5,19 @@ For a linear layer `dW[n, c] = sum_t g[n, c, t] (outer) x[n, t]`, with random si
     phi_j(x) = u_j' dW s_j / sqrt(k) = sum_t (u_j . g_t) (s_j . x_t) / sqrt(k)        j = 1, ..., k
     E <phi(x), phi(x')> = <dW, dW'>
 
-(a row-wise Kronecker product of two sketches), so that `phi phi'` is an unbiased estimate of the block's kernel. It errs by
-the root of 2 / k for a gradient of many ranks, and of 8 / k for an outer product. What has no more than k entries is left
-as it is: a bias, the weight of a norm, a small head, and everything for a large k, where the kernel is exact. The kernel
-of LoRA of rank r has A x instead of x, with the A of `foretune.kernels.lora`: its candidates share the projected g.
+(a row-wise Kronecker product of two sketches, as in TensorSketch, Pham and Pagh 2013), so that `phi phi'` is an unbiased
+estimate of the block's kernel. It errs by the root of at most 2 / k for a gradient of many ranks, and of 8 / k for an outer
+product. What has no more than k entries is left as it is: a bias, the weight of a norm, a small head, and everything for a
+large k, where the kernel is exact. The kernel of LoRA of rank r has A x instead of x, with the A of
+`foretune.kernels.lora`: its candidates share the projected g. Of a larger block, what gradients have in common is held
+exactly beside the sketch (`foretune.kernels.directions`).
 
-Signs depend on the seed, on the names of parameters and on sizes only, not on batches, their order, or the device. One
-matrix of signs serves all blocks of one size. Each block turns the signs of its own entries at random first: given the
-matrix each estimate is unbiased, so that the errors of different blocks are uncorrelated.
+The vectors u_1, ..., u_k are `D R H`: random signs D of the block's own entries, entries that are added up until k are
+left (R, a hash), and columns of a Hadamard matrix H, in an order of its own for the inputs. A product with H takes
+`sqrt(k)` multiplications for each of the k numbers, written as `H_p (x) H_q`. All that is not D is drawn once for each size
+and shared by all blocks of it: given that, each estimate is unbiased, so that the errors of different blocks are
+uncorrelated. Signs depend on the seed, on the names of parameters and on sizes only, not on batches, their order, or the
+device.
 """
 
 from __future__ import annotations
@@ -23,18 +28,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.linalg import hadamard
 from torch import Tensor
 
 from foretune.errors import UsageError
-from foretune.gradients.factors import Dense, Factor, FactorBatch, Products, RowFactor
+from foretune.gradients.factors import Factor, FactorBatch
+from foretune.kernels.directions import Directions
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.lora import LoRA, drawn_rows, input_features
 from foretune.kernels.sgd import SGD
+from foretune.kernels.sides import Inputs, Plain, Rows, Sides, Slices, derivatives, inputs_of
 from foretune.shapes import Float, Int
 
 _PAGE = 1024
-"""Rows of a table, or entries of a vector, whose signs are drawn together."""
+"""Rows of a table whose signs are drawn together."""
+_DENSE = 64
+"""Sizes up to this one have a matrix of signs."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +54,19 @@ class Sketch:
     Attributes:
         k: numbers for each block, example and output at most.
         seed: seed of the random signs.
-        landmarks: gradients that are held exactly beside it (`foretune.kernels.landmarks`).
+        directions: in which gradients are held exactly beside it (`foretune.kernels.directions`).
 
     Raises:
-        UsageError: k below one, or landmarks below zero.
+        UsageError: k below one, or directions below zero.
     """
 
     k: int = 512
     seed: int = 0
-    landmarks: int = 16
+    directions: int = 64
 
     def __post_init__(self) -> None:
-        if self.k < 1 or self.landmarks < 0:
-            raise UsageError(f"{self}: expected k of at least 1, and at least 0 landmarks.")
+        if self.k < 1 or self.directions < 0:
+            raise UsageError(f"{self}: expected k of at least 1, and at least 0 directions.")
 
 
 @dataclass(frozen=True)
@@ -113,94 +123,152 @@ class Sketcher:
 
     sketch: Sketch
     _drawn: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
+    _held: dict[Wanted, tuple[Directions, Tensor]] = field(default_factory=dict, repr=False)
+
+    def hold(self, directions: Mapping[Wanted, Directions]) -> None:
+        """From now on hold what lies in these directions exactly, beside the sketch of the rest."""
+        for block, each in directions.items():
+            left = self._projected(each.left.T, "outputs", block.name)  # (p, k)
+            right = self._seen(block, each)
+            products = (left[:, None] * right[None]).flatten(0, 1)  # (p q, k)
+            self._held[block] = each, each.weights.T @ products / math.sqrt(self.sketch.k)
 
     def features(self, batch: FactorBatch, wanted: Sequence[Wanted]) -> list[Float[Tensor, "n c w"]]:
         """The features of every block in a batch; zero for a block without influence."""
         n, c = batch.outputs.shape
         least = torch.promote_types(batch.outputs.dtype, torch.float32)
         found: dict[Wanted, Tensor] = {}
-        users: dict[str, list[Wanted]] = {}
-        for block in wanted:
-            users.setdefault(block.name, []).append(block)
-        for name, members in users.items():
+        for name, members in _by_name(wanted).items():
             factor = batch.factors.get(name)
-            if factor is None:
-                found |= {block: batch.outputs.new_zeros(n, c, block.width, dtype=least) for block in members}
-            else:
+            if factor is not None:
                 found |= dict(zip(members, self._sketched(factor, members, least), strict=True))
-        return [found[block] for block in wanted]
+        beside = next((len(sketches) for _, sketches in self._held.values()), 0)
+        return [
+            found[block]
+            if block in found
+            else batch.outputs.new_zeros(n, c, block.width + (0 if block.exact else beside), dtype=least)
+            for block in wanted
+        ]
+
+    def sides(self, batch: FactorBatch, wanted: Sequence[Wanted]) -> dict[Wanted, Sides]:
+        """Both sides of the gradients of the blocks that have any."""
+        least = torch.promote_types(batch.outputs.dtype, torch.float32)
+        found = {}
+        for name, members in _by_name(wanted).items():
+            factor = batch.factors.get(name)
+            if factor is not None:
+                g = derivatives(factor, least)
+                found |= {block: Sides(g, self._inputs(block, factor, least)) for block in members}
+        return found
 
     def block(self, name: str, factor: Factor) -> Float[Tensor, "n c k"]:
         """The features of one block of the SGD kernel; all of it is mixed, so that those of blocks may be added."""
-        dtype = torch.promote_types(factor.tensors[-1].dtype, torch.float32)
-        return self._sketched(factor, [Wanted(SGD(), name, 0, self.sketch.k)], dtype)[0]
+        dtype, block = (
+            torch.promote_types(factor.tensors[-1].dtype, torch.float32),
+            Wanted(SGD(), name, 0, self.sketch.k),
+        )
+        sides = Sides(derivatives(factor, dtype), inputs_of(factor, block.entries, dtype))
+        return self._mixed(block, sides, self._outputs(name, sides.g))
 
     def _sketched(self, factor: Factor, members: Sequence[Wanted], dtype: torch.dtype) -> list[Float[Tensor, "n c w"]]:
         """The features of the kernels of one parameter."""
-        name = members[0].name
-        if isinstance(factor, Dense) and factor.inputs is None:
-            values = factor.values.to(dtype)
-            return [values if block.exact else self._vector(name, values, block.width) for block in members]
-        sides, found = _sides(factor, dtype), {}
-        mixed = [block for block in members if not block.exact]
-        inputs = {block: self._inputs(block, factor, dtype) for block in mixed}
-        for g in sides if mixed else ():
-            projected = self._projected(g, "outputs", name)  # (n, t, k)
-            for block, x in inputs.items():
-                found.setdefault(block, []).append((projected * x).sum(1) / math.sqrt(self.sketch.k))
+        g = derivatives(factor, dtype)
+        projected = [] if all(block.exact for block in members) else self._outputs(members[0].name, g)
+        found = []
         for block in members:
+            sides = Sides(g, self._inputs(block, factor, dtype))
             if block.exact:
-                x = self._whole_inputs(block, factor, dtype)
-                found[block] = [(g.mT @ x).flatten(1) for g in sides]
-        return [torch.stack(found[block], dim=1) for block in members]
+                x = sides.inputs.whole()
+                found.append(torch.stack([(each.mT @ x).flatten(1) for each in g], dim=1))
+            else:
+                found.append(self._mixed(block, sides, projected))
+        return found
 
-    def _inputs(self, block: Wanted, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t k"]:
-        """The inputs of a block times their signs."""
-        name = block.name
-        if isinstance(factor, RowFactor):
-            return self._rows("row", name, factor.ids, factor.values.to(dtype))
-        if isinstance(block.formula, LoRA):
-            return self._projected(self._adapted(block.formula, name, factor, dtype), "adapted", name)
-        x = self._projected(_inputs_of(factor, dtype), "inputs", name)
-        group = factor.group if isinstance(factor, Products) else None
-        return x if group is None else x * self._rows("slice", name, group, x)
+    def _outputs(self, name: str, g: Sequence[Float[Tensor, "n t o"]]) -> list[Float[Tensor, "n t k"]]:
+        """Derivatives of each output times their signs."""
+        return [self._projected(each, "outputs", name) for each in g]
 
-    def _whole_inputs(self, block: Wanted, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t i"]:
-        """The inputs that make all of a gradient: slices and rows of a table stand side by side."""
-        if isinstance(factor, RowFactor):
-            return _one_hot(factor.ids, block.width // factor.values.shape[-1], dtype)
-        if isinstance(block.formula, LoRA):
-            return self._adapted(block.formula, block.name, factor, dtype)
-        x = _inputs_of(factor, dtype)
-        if not isinstance(factor, Products) or factor.group is None:
-            return x
-        slices = block.width // factor.entries
-        return (_one_hot(factor.group, slices, dtype)[..., None] * x[..., None, :]).flatten(-2)
+    def _mixed(
+        self, block: Wanted, sides: Sides, projected: Sequence[Float[Tensor, "n t k"]]
+    ) -> Float[Tensor, "n c w"]:
+        """The sketch of a block, and beside it what lies in the directions that are held."""
+        x = self._seen_by_signs(block, sides.inputs)
+        found = [(each * x).sum(1) / math.sqrt(self.sketch.k) for each in projected]
+        if block in self._held:
+            directions, sketches = self._held[block]
+            seen = directions.seen(sides)
+            along = [directions.coordinates(each, seen) for each in sides.g]
+            found = [torch.cat([phi - a @ sketches, a], dim=-1) for phi, a in zip(found, along, strict=True)]
+        return torch.stack(found, dim=1)
 
-    def _adapted(self, formula: LoRA, name: str, factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t r"]:
-        """The inputs seen through A, in the scale of the adapter."""
-        inputs, like = input_features(name, factor), factor.tensors[-1]
-        key = ("lora", formula.init, formula.seed, name, formula.rank, dtype, like.device)
+    def _inputs(self, block: Wanted, factor: Factor, dtype: torch.dtype) -> Inputs:
+        """The inputs of a block; those of LoRA are seen through A, in the scale of the adapter."""
+        found, formula = inputs_of(factor, block.entries, dtype), block.formula
+        if not isinstance(formula, LoRA):
+            return found
+        inputs, like = input_features(block.name, factor), factor.tensors[-1]
+        key = ("lora", formula.init, formula.seed, block.name, formula.rank, dtype, like.device)
         if key not in self._drawn:
-            rows = drawn_rows(formula.init, formula.seed, name, formula.rank, inputs)
+            rows = drawn_rows(formula.init, formula.seed, block.name, formula.rank, inputs)
             self._drawn[key] = torch.from_numpy(rows.T.copy()).to(like.device, dtype)
-        return _inputs_of(factor, dtype) @ self._drawn[key] * (formula.scaling * formula.unit)
+        return Plain(found.through(self._drawn[key]) * (formula.scaling * formula.unit))
+
+    def _seen_by_signs(self, block: Wanted, inputs: Inputs) -> Float[Tensor, "_ t k"]:
+        """The inputs of a block times their signs."""
+        if isinstance(inputs, Rows):
+            return self._rows("row", block.name, inputs.ids, inputs.like)
+        found = self._projected(inputs.x, _what(block), block.name)
+        if isinstance(inputs, Slices):
+            return found * self._rows("slice", block.name, inputs.group, found)
+        return found
+
+    def _seen(self, block: Wanted, directions: Directions) -> Float[Tensor, "q k"]:
+        """The vectors that inputs are seen through, times the signs of the inputs."""
+        right = directions.right
+        if directions.inputs is Rows:
+            (ids,) = torch.where(right.any(1))
+            return right[ids].T @ self._rows("row", block.name, ids, right)
+        found = self._projected(right.unflatten(0, (directions.slices, -1)).mT, _what(block), block.name)  # (s, q, k)
+        if directions.inputs is Slices:
+            numbers = torch.arange(directions.slices, device=right.device)
+            found = found * self._rows("slice", block.name, numbers, right)[:, None]
+        return found.sum(0)
 
     def _projected(self, values: Float[Tensor, "*rest i"], what: str, name: str) -> Float[Tensor, "*rest k"]:
-        """Vectors times signs: first those of the block's own entries, then the matrix of all blocks of this size."""
-        size = values.shape[-1]
+        """Vectors times signs: first those of the block's own entries, then what all blocks of this size share."""
+        size, k = values.shape[-1], self.sketch.k
         own = self._signs((what, name), size, 1, values)[:, 0]
-        return (values * own) @ self._signs((what,), size, self.sketch.k, values)
+        if size <= _DENSE:
+            return (values * own) @ self._signs((what,), size, k, values)
+        width = 1 << (k - 1).bit_length()
+        order, kept = self._orders(what, size, width, values.device)
+        if order is None:
+            found = torch.nn.functional.pad(values * own, (0, width - size))
+        else:
+            padded = torch.nn.functional.pad(values * own, (0, len(order) - size))
+            found = padded[..., order].unflatten(-1, (-1, width)).sum(-2)
+        first = 1 << (width.bit_length() - 1) // 2
+        found = found.unflatten(-1, (first, -1))
+        found = self._hadamard(first, values) @ (found @ self._hadamard(width // first, values))
+        return found.flatten(-2)[..., kept]
 
-    def _vector(self, name: str, values: Float[Tensor, "n c p"], width: int) -> Float[Tensor, "n c k"]:
-        """A vector times signs, some entries at a time."""
-        found = values.new_zeros(*values.shape[:2], width)
-        for start in range(0, values.shape[-1], _PAGE):
-            part = values[..., start : start + _PAGE]
-            found += part @ self._signs(("vector", name, start // _PAGE), _PAGE, width, part)[: part.shape[-1]]
-        return found / math.sqrt(width)
+    def _orders(self, what: str, size: int, width: int, device: torch.device) -> tuple[Tensor | None, Tensor]:
+        """In which order entries are added up, None where there is one of each, and which columns are kept."""
+        key = ("order", what, size, width, device)
+        if key not in self._drawn:
+            generator, sums = draws(self.sketch.seed, "order", what, size), -(-size // width)
+            self._drawn[key] = torch.from_numpy(generator.permutation(sums * width)).to(device)
+            self._drawn["kept", *key] = torch.from_numpy(generator.permutation(width)[: self.sketch.k]).to(device)
+        return None if size <= width else self._drawn[key], self._drawn["kept", *key]
 
-    def _rows(self, what: str, name: str, ids: Int[Tensor, "n t"], like: Tensor) -> Float[Tensor, "n t k"]:
+    def _hadamard(self, size: int, like: Tensor) -> Float[Tensor, "s s"]:
+        """A Hadamard matrix."""
+        key = ("hadamard", size, like.dtype, like.device)
+        if key not in self._drawn:
+            self._drawn[key] = torch.from_numpy(hadamard(size)).to(like)
+        return self._drawn[key]
+
+    def _rows(self, what: str, name: str, ids: Int[Tensor, "*rest"], like: Tensor) -> Float[Tensor, "*rest k"]:
         """The signs of rows of a table, or of slices of a weight."""
         pages, places = torch.unique(ids // _PAGE, return_inverse=True)
         drawn = [self._signs((what, name, int(page)), _PAGE, self.sketch.k, like) for page in pages]
@@ -220,23 +288,14 @@ class Sketcher:
         return self._drawn[kept]
 
 
-def _sides(factor: Factor, dtype: torch.dtype) -> list[Float[Tensor, "n t o"]]:
-    """Derivatives of each output; those of a formed gradient (outputs, inputs) stand input after input."""
-    if isinstance(factor, Products):
-        return [g.to(dtype) for g in factor.g]
-    values = factor.values.to(dtype)
-    if isinstance(factor, Dense):
-        values = values.unflatten(-1, (-1, factor.inputs or 1)).mT  # (n, c, i, o)
-    return list(values.unbind(1))
+def _by_name(wanted: Sequence[Wanted]) -> dict[str, list[Wanted]]:
+    """The blocks of each parameter."""
+    found: dict[str, list[Wanted]] = {}
+    for block in wanted:
+        found.setdefault(block.name, []).append(block)
+    return found
 
 
-def _inputs_of(factor: Factor, dtype: torch.dtype) -> Float[Tensor, "n t i"]:
-    """The inputs of a linear layer; those of a formed gradient are one input after the other."""
-    if isinstance(factor, Products):
-        return factor.x.to(dtype)
-    inputs = factor.inputs or 1 if isinstance(factor, Dense) else 1
-    return torch.eye(inputs, dtype=dtype, device=factor.tensors[-1].device)[None]
-
-
-def _one_hot(numbers: Int[Tensor, "n t"], count: int, dtype: torch.dtype) -> Float[Tensor, "n t s"]:
-    return torch.nn.functional.one_hot(numbers, count).to(dtype)
+def _what(block: Wanted) -> str:
+    """Which signs the inputs of a block are multiplied with."""
+    return "adapted" if isinstance(block.formula, LoRA) else "inputs"
