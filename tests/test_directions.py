@@ -12,7 +12,7 @@ import torch
 from foretune.gradients.factors import Dense, Factor, FactorBatch, Products, RowFactor
 from foretune.kernels.directions import WIDTH, Directions, directions_of, examples_of, with_one_output
 from foretune.kernels.sgd import SGD
-from foretune.kernels.sides import Sides, derivatives, inputs_of
+from foretune.kernels.sides import Sides, derivatives, layer_inputs
 from foretune.kernels.sketch import Sketch, Sketcher, Wanted
 
 N, T, FEATURES, INPUTS = 6, 5, 70, 60
@@ -40,7 +40,7 @@ def factor_of(kind: str, outputs: int, n: int = N) -> tuple[Factor, int]:
 
 def formed(factor: Factor, entries: int) -> torch.Tensor:
     """The gradients (n, c, o, inputs of all slices or rows)."""
-    x = inputs_of(factor, entries, torch.float64).whole()
+    x = layer_inputs(factor, entries, torch.float64).whole()
     return torch.stack([g.mT @ x for g in derivatives(factor, torch.float64)], dim=1)
 
 
@@ -71,7 +71,7 @@ def test_coordinates_are_inner_products_with_orthonormal_directions(kind: str, o
     assert len(asked) == 2 and found.left.shape[1] <= WIDTH and found.right.shape[1] <= WIDTH
     whole, gradients = whole_of(found), formed(factor, entries).flatten(2).numpy()
     np.testing.assert_allclose(whole @ whole.T, np.eye(N), atol=1e-10)
-    sides = Sides(derivatives(factor, torch.float64), inputs_of(factor, entries, torch.float64))
+    sides = Sides(derivatives(factor, torch.float64), layer_inputs(factor, entries, torch.float64))
     for output, g in enumerate(sides.g):
         np.testing.assert_allclose(
             found.coordinates(g, found.seen(sides)), gradients[:, output] @ whole.T, atol=1e-9 * np.abs(gradients).max()

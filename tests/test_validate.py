@@ -348,6 +348,16 @@ def test_the_command_writes_a_page_and_json(
     assert len(record["rankings"]["test loss"]) == len(SCORES)
 
 
+@pytest.mark.parametrize("how", [(), ("--plan",), ("--workers", "2")], ids=" ".join)
+def test_a_name_that_no_candidate_can_have_is_refused_before_any_kernel(
+    how: tuple[str, ...], bert_folder: Path, mr_data: Path, tmp_path: Path
+) -> None:
+    result = run_cli("validate", bert_folder, "--tasks", "mr", "--data", mr_data, "--k", 4, "--test", 12,
+                     "--candidates", "greedy*,layer*,encoder.*.dense", "--out", tmp_path / "out", *how)  # fmt: skip
+    assert_refused(result, 2, "No candidate matches 'encoder.*.dense'; there are layer ")
+    assert not list(tmp_path.rglob("kernels/*"))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

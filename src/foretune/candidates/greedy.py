@@ -51,9 +51,13 @@ def greedy_candidates(
         path = greedy_path(small, y, costs, effort, start)
         for size in sorted({min(size, len(path)) for size in effort.greedy_sizes} - {0}):
             blocks = [name for module in path[:size] for name in members[module]]
-            name = f"greedy, {size} module{'s' if size > 1 else ''}"
-            found.append(candidate(name, "greedy", blocks, rank, sizes, head))
+            found.append(candidate(greedy_name(size), "greedy", blocks, rank, sizes, head))
     return found
+
+
+def greedy_name(size: int) -> str:
+    """The name of a candidate of so many modules."""
+    return f"greedy, {size} module{'s' if size > 1 else ''}"
 
 
 def greedy_path(

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from foretune.gradients.factors import Dense, Factor, FactorBatch, Products, RowFactor
 from foretune.kernels.draws import draws
-from foretune.kernels.sides import Inputs, Sides
+from foretune.kernels.sides import LayerInputs, Sides
 from foretune.shapes import Float, Float64, Int
 
 Key = TypeVar("Key", bound=Hashable)
@@ -53,7 +53,7 @@ class Directions:
     left: Float[Tensor, "o p"]
     right: Float[Tensor, "i q"]
     weights: Float[Tensor, "pq m"]
-    inputs: type[Inputs]
+    inputs: type[LayerInputs]
     slices: int
 
     def seen(self, sides: Sides) -> Float[Tensor, "_ t q"]:
@@ -157,7 +157,7 @@ class _Span:
     of_inputs: Float[Tensor, "i p"]
     of_features: Float[Tensor, "o q"]
     dtype: torch.dtype
-    inputs: type[Inputs]
+    inputs: type[LayerInputs]
     slices: int
 
     @classmethod

@@ -1,8 +1,8 @@
 """Both sides of gradients `dW[n, c] = sum_t g[c][n, t] (outer) x[n, t]`: derivatives of outputs, and inputs of three kinds.
 
-    Plain     x[n, t]                                 a linear layer; a formed gradient, whose inputs are unit vectors
-    Rows      x[n, t] = e_row                         an embedding table: one-hot
-    Slices    x[n, t] = e_slice (outer) x'[n, t]      a weight of several slices, as experts have
+    PlainInputs   x[n, t]                                 a linear layer; a formed gradient, whose inputs are unit vectors
+    OneHot        x[n, t] = e_row                         an embedding table: one-hot
+    SlicedInputs  x[n, t] = e_slice (outer) x'[n, t]      a weight of several slices, as experts have
 
 None is written out: each is multiplied from the right, and back.
 """
@@ -21,7 +21,7 @@ from foretune.shapes import Float, Int
 
 
 @dataclass(frozen=True)
-class Plain:
+class PlainInputs:
     """Inputs as they are.
 
     Attributes:
@@ -50,7 +50,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Rows:
+class OneHot:
     """One-hot inputs: rows of a table.
 
     Attributes:
@@ -83,7 +83,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Slices:
+class SlicedInputs:
     """Inputs of one slice of a weight each.
 
     Attributes:
@@ -124,7 +124,7 @@ class Slices:
         return (hot[..., None] * self.x[..., None, :]).flatten(-2)
 
 
-Inputs = Plain | Rows | Slices
+LayerInputs = PlainInputs | OneHot | SlicedInputs
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Sides:
     """
 
     g: Sequence[Float[Tensor, "n t o"]]
-    inputs: Inputs
+    inputs: LayerInputs
 
 
 def derivatives(factor: Factor, dtype: torch.dtype) -> list[Float[Tensor, "n t o"]]:
@@ -150,7 +150,7 @@ def derivatives(factor: Factor, dtype: torch.dtype) -> list[Float[Tensor, "n t o
     return list(values.unbind(1))
 
 
-def inputs_of(factor: Factor, entries: int, dtype: torch.dtype) -> Inputs:
+def layer_inputs(factor: Factor, entries: int, dtype: torch.dtype) -> LayerInputs:
     """The inputs of a factor, in a precision.
 
     Args:
@@ -160,7 +160,7 @@ def inputs_of(factor: Factor, entries: int, dtype: torch.dtype) -> Inputs:
     """
     if isinstance(factor, Products):
         x = factor.x.to(dtype)
-        return Plain(x) if factor.group is None else Slices(x, factor.group, entries // factor.entries)
+        return PlainInputs(x) if factor.group is None else SlicedInputs(x, factor.group, entries // factor.entries)
     if isinstance(factor, Dense):
-        return Plain(torch.eye(factor.inputs or 1, dtype=dtype, device=factor.values.device)[None])
-    return Rows(factor.ids, entries // factor.entries, factor.values.new_empty(0, dtype=dtype))
+        return PlainInputs(torch.eye(factor.inputs or 1, dtype=dtype, device=factor.values.device)[None])
+    return OneHot(factor.ids, entries // factor.entries, factor.values.new_empty(0, dtype=dtype))

@@ -38,7 +38,7 @@ from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.lora import LoRA, drawn_rows, input_features
 from foretune.kernels.sgd import SGD
-from foretune.kernels.sides import Inputs, Plain, Rows, Sides, Slices, derivatives, inputs_of
+from foretune.kernels.sides import LayerInputs, OneHot, PlainInputs, Sides, SlicedInputs, derivatives, layer_inputs
 from foretune.shapes import Float, Int
 
 _PAGE = 1024
@@ -167,7 +167,7 @@ class Sketcher:
             torch.promote_types(factor.tensors[-1].dtype, torch.float32),
             Wanted(SGD(), name, 0, self.sketch.k),
         )
-        sides = Sides(derivatives(factor, dtype), inputs_of(factor, block.entries, dtype))
+        sides = Sides(derivatives(factor, dtype), layer_inputs(factor, block.entries, dtype))
         return self._mixed(block, sides, self._outputs(name, sides.g))
 
     def _sketched(self, factor: Factor, members: Sequence[Wanted], dtype: torch.dtype) -> list[Float[Tensor, "n c w"]]:
@@ -201,9 +201,9 @@ class Sketcher:
             found = [torch.cat([phi - a @ sketches, a], dim=-1) for phi, a in zip(found, along, strict=True)]
         return torch.stack(found, dim=1)
 
-    def _inputs(self, block: Wanted, factor: Factor, dtype: torch.dtype) -> Inputs:
+    def _inputs(self, block: Wanted, factor: Factor, dtype: torch.dtype) -> LayerInputs:
         """The inputs of a block; those of LoRA are seen through A, in the scale of the adapter."""
-        found, formula = inputs_of(factor, block.entries, dtype), block.formula
+        found, formula = layer_inputs(factor, block.entries, dtype), block.formula
         if not isinstance(formula, LoRA):
             return found
         inputs, like = input_features(block.name, factor), factor.tensors[-1]
@@ -211,25 +211,25 @@ class Sketcher:
         if key not in self._drawn:
             rows = drawn_rows(formula.init, formula.seed, block.name, formula.rank, inputs)
             self._drawn[key] = torch.from_numpy(rows.T.copy()).to(like.device, dtype)
-        return Plain(found.through(self._drawn[key]) * (formula.scaling * formula.unit))
+        return PlainInputs(found.through(self._drawn[key]) * (formula.scaling * formula.unit))
 
-    def _seen_by_signs(self, block: Wanted, inputs: Inputs) -> Float[Tensor, "_ t k"]:
+    def _seen_by_signs(self, block: Wanted, inputs: LayerInputs) -> Float[Tensor, "_ t k"]:
         """The inputs of a block times their signs."""
-        if isinstance(inputs, Rows):
+        if isinstance(inputs, OneHot):
             return self._rows("row", block.name, inputs.ids, inputs.like)
         found = self._projected(inputs.x, _what(block), block.name)
-        if isinstance(inputs, Slices):
+        if isinstance(inputs, SlicedInputs):
             return found * self._rows("slice", block.name, inputs.group, found)
         return found
 
     def _seen(self, block: Wanted, directions: Directions) -> Float[Tensor, "q k"]:
         """The vectors that inputs are seen through, times the signs of the inputs."""
         right = directions.right
-        if directions.inputs is Rows:
+        if directions.inputs is OneHot:
             (ids,) = torch.where(right.any(1))
             return right[ids].T @ self._rows("row", block.name, ids, right)
         found = self._projected(right.unflatten(0, (directions.slices, -1)).mT, _what(block), block.name)  # (s, q, k)
-        if directions.inputs is Slices:
+        if directions.inputs is SlicedInputs:
             numbers = torch.arange(directions.slices, device=right.device)
             found = found * self._rows("slice", block.name, numbers, right)[:, None]
         return found.sum(0)

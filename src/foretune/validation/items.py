@@ -13,6 +13,7 @@ from typing import Any
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.pool import pool_sketch
 from foretune.candidates.sketched import Features
+from foretune.experiment.experiment import asked_experiment
 from foretune.experiment.items import AskedCell, AskedGrid, carry_out_runs
 from foretune.store.lock import claimed
 from foretune.validation.runs import (
@@ -21,6 +22,7 @@ from foretune.validation.runs import (
     chosen_candidates,
     kept_candidates,
     measured_cell,
+    refuse_unmatched,
 )
 from foretune.work.crew import Crew
 from foretune.work.item import Bench
@@ -83,6 +85,7 @@ def carry_out_validation(study: ValidationStudy, crew: Crew) -> None:
     """
     every = [(task, seed) for seed in study.seeds for task in study.tasks]
     asked = [AskedCell(*study.asked(task, seed), study.memory) for task, seed in every]
+    refuse_unmatched(asked_experiment(asked[0].setting, study.lm, study.work), study)
     crew.carry_out("experiments", [CandidatesOf(each, study.rank, study.features) for each in asked], study.progress)
     cells = [study.cell(task, seed) for task, seed in every]
     known = [kept_candidates(cell, study.rank, study.sketch(cell)) or [] for cell in cells]

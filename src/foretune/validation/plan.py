@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from foretune.candidates.candidate import PROBING, Candidate, candidates_among, parameter_sizes
 from foretune.candidates.effort import Effort
 from foretune.candidates.pool import PARTS, pool_blocks, pool_formulas
 from foretune.experiment.experiment import Experiment, asked_experiment
 from foretune.experiment.plan import StudyPlan, StudyWork, missing_kernels, study_plan
-from foretune.validation.runs import ValidationStudy, kept_candidates, matching_labels
+from foretune.validation.runs import ValidationStudy, kept_candidates, matching_labels, named_of, refuse_unmatched
 
 
 def validation_plan(study: ValidationStudy) -> StudyPlan:
@@ -18,6 +17,7 @@ def validation_plan(study: ValidationStudy) -> StudyPlan:
     """
     asked = [study.asked(task, seed) for seed in study.seeds for task in study.tasks]
     cells = [(asked_experiment(setting, study.lm, study.work), place) for setting, place in asked]
+    refuse_unmatched(cells[0][0], study)
     most = len(Effort().greedy_sizes)
     unknown = [
         f"The greedy search adds up to {most} candidates to each experiment that has no kernels yet; their runs are not "
@@ -32,19 +32,10 @@ def _work(study: ValidationStudy, cell: Experiment) -> StudyWork:
     """What is asked of a cell; of its candidates, those that are known before the kernels."""
     sketch = study.sketch(cell)
     kept = kept_candidates(cell, study.rank, sketch)
-    known = _named(cell, study.rank) if kept is None else kept
+    known = named_of(cell, study.rank) if kept is None else kept
     chosen = matching_labels([item.label for item in known], study.candidates)
     grids = [(item.tuning, grid) for item in known if item.label in chosen for grid in study.grids]
     if kept is not None:
         return StudyWork(grids)
     formulas, blocks = pool_formulas(study.rank), pool_blocks(cell, study.rank)
     return StudyWork(grids, missing_kernels(cell, formulas, PARTS, blocks, sketch))
-
-
-def _named(cell: Experiment, rank: int | None) -> list[Candidate]:
-    """The candidates that have names, linear probing left out."""
-    kinds, sizes = cell.outputs.kinds(), parameter_sizes(cell.outputs)
-    linear = [name for name, kind in kinds.items() if kind == "linear"]
-    head = tuple(name for name in sizes.head if name in kinds)
-    found = candidates_among({rank: list(kinds) if rank is None else linear}, linear, head, sizes)
-    return [item for item in found if item.kind != PROBING]

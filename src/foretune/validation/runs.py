@@ -18,7 +18,9 @@ from foretune.analysis.calibration import cross_entropy
 from foretune.analysis.scores import predicted_classes, score
 from foretune.candidates.adam import PredictedRun
 from foretune.candidates.announced import Announced
-from foretune.candidates.candidate import PROBING, Candidate
+from foretune.candidates.candidate import PROBING, Candidate, candidates_among, parameter_sizes
+from foretune.candidates.effort import Effort
+from foretune.candidates.greedy import greedy_name
 from foretune.candidates.pool import pool_of, pool_sketch
 from foretune.candidates.rules import RULES, rate_rules
 from foretune.candidates.scores import AFTER_WARM_UP, SCORES, determinants
@@ -226,9 +228,7 @@ def chosen_labels(labels: Sequence[str], globs: Sequence[str] | None) -> list[st
     Raises:
         UsageError: a glob matches none, or fewer than four are left.
     """
-    for glob in globs or ():
-        if not fnmatch.filter(labels, glob):
-            raise UsageError(f"No candidate matches {glob!r}; there are {', '.join(labels)}.{nearest(glob, labels)}")
+    _refuse_unmatched(labels, globs)
     wanted = matching_labels(labels, globs)
     if len(wanted) < FEWEST:
         raise UsageError(
@@ -236,6 +236,31 @@ def chosen_labels(labels: Sequence[str], globs: Sequence[str] | None) -> list[st
             f"of {', '.join(labels)}."
         )
     return [label for label in labels if label in wanted]
+
+
+def named_of(cell: Experiment, rank: int | None) -> list[Candidate]:
+    """The candidates that have names before any kernel, linear probing left out."""
+    kinds, sizes = cell.outputs.kinds(), parameter_sizes(cell.outputs)
+    linear = [name for name, kind in kinds.items() if kind == "linear"]
+    head = tuple(name for name in sizes.head if name in kinds)
+    found = candidates_among({rank: list(kinds) if rank is None else linear}, linear, head, sizes)
+    return [item for item in found if item.kind != PROBING]
+
+
+def refuse_unmatched(cell: Experiment, study: ValidationStudy) -> None:
+    """Before any kernel: each glob matches a candidate that has a name, or one that the greedy search could add.
+
+    Raises:
+        UsageError: one matches none.
+    """
+    greedy = [greedy_name(size) for size in range(1, max(Effort().greedy_sizes) + 1)]
+    _refuse_unmatched([item.label for item in named_of(cell, study.rank)] + greedy, study.candidates)
+
+
+def _refuse_unmatched(labels: Sequence[str], globs: Sequence[str] | None) -> None:
+    for glob in globs or ():
+        if not fnmatch.filter(labels, glob):
+            raise UsageError(f"No candidate matches {glob!r}; there are {', '.join(labels)}.{nearest(glob, labels)}")
 
 
 def measured_candidates(study: ValidationStudy) -> list[Measured]:
@@ -248,6 +273,7 @@ def measured_candidates(study: ValidationStudy) -> list[Measured]:
     if not study.tasks or not study.seeds or not study.grid:
         raise UsageError("A validation needs at least one task, one seed and one learning rate.")
     cells = [study.cell(task, seed) for seed in study.seeds for task in study.tasks]
+    refuse_unmatched(cells[0], study)
     known = [candidates_of(cell, study.rank, study.sketch(cell)) for cell in cells]
     chosen = chosen_candidates(known, study.candidates)
     return [measured_cell(study, cell, items) for cell, items in zip(cells, chosen, strict=True)]
