@@ -254,12 +254,12 @@ def refuse_unmatched(cell: Experiment, study: ValidationStudy) -> None:
         UsageError: one matches none.
     """
     greedy = [greedy_name(size) for size in range(1, max(Effort().greedy_sizes) + 1)]
-    _refuse_unmatched([item.label for item in named_of(cell, study.rank)] + greedy, study.candidates)
+    _refuse_unmatched([item.label for item in named_of(cell, study.rank)], study.candidates, greedy)
 
 
-def _refuse_unmatched(labels: Sequence[str], globs: Sequence[str] | None) -> None:
+def _refuse_unmatched(labels: Sequence[str], globs: Sequence[str] | None, possible: Sequence[str] = ()) -> None:
     for glob in globs or ():
-        if not fnmatch.filter(labels, glob):
+        if not fnmatch.filter((*labels, *possible), glob):
             raise UsageError(f"No candidate matches {glob!r}; there are {', '.join(labels)}.{nearest(glob, labels)}")
 
 
