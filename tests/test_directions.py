@@ -94,9 +94,8 @@ def test_features_keep_the_kernel_whatever_is_held(kind: str) -> None:
     kernels = []
     for seed in range(600):
         sketcher = Sketcher(Sketch(4, seed))
-        sketcher.hold(
-            directions_of(lambda: [with_one_output(first, 0)], [0, 1], partial(sketcher.sides, wanted=[wanted]), seed)
-        )
+        sides = partial(sketcher.sides, wanted=[wanted])
+        sketcher.hold(directions_of(lambda: [with_one_output(first, 0)], [0, 1], sides, seed), 2)
         psi = sketcher.features(batch, [wanted])[0].flatten(0, 1).numpy()
         kernels.append(psi @ psi.T)
     found, spread = np.mean(kernels, axis=0), np.std(kernels, axis=0) / np.sqrt(len(kernels))
@@ -114,6 +113,24 @@ def test_vectors_are_multiplied_with_signs_whose_products_are_one_on_average(siz
     mean = total / 300
     assert (np.diag(mean) == 1).all()
     assert np.abs(mean - np.eye(size)).max() < 6 / np.sqrt(300)
+
+
+@pytest.mark.parametrize("held", [("w",), ()], ids=["beside another block", "alone"])
+def test_a_block_that_no_example_of_the_directions_moves_has_features_of_the_same_width(held: tuple[str, ...]) -> None:
+    """An expert that only a later text visits: what is kept of it is its sketch, and zeros for the directions."""
+    factor, entries = factor_of("linear", 1)
+    wanted = [Wanted(SGD(), name, entries, 16) for name in ("w", "expert")]
+    first = FactorBatch(
+        (0, 1), torch.zeros(2, 1, dtype=torch.float64), dict.fromkeys(held, factor_of("linear", 1, 2)[0])
+    )
+    later = FactorBatch(tuple(range(N)), torch.zeros(N, 1, dtype=torch.float64), {"w": factor, "expert": factor})
+    sketcher, plain = Sketcher(Sketch(16)), Sketcher(Sketch(16))
+    sketcher.hold(directions_of(lambda: [first], [0, 1], partial(sketcher.sides, wanted=wanted), 0), 2)
+    for batch in (first, later):
+        assert {each.shape[-1] for each in sketcher.features(batch, wanted)} == {18}
+    expert = sketcher.features(later, wanted)[1]
+    torch.testing.assert_close(expert[..., :16], plain.features(later, wanted)[1])
+    assert not expert[..., 16:].any()
 
 
 def test_the_examples_of_directions_are_spread_over_the_training_rows() -> None:

@@ -37,7 +37,7 @@ SAMPLE = 64
 """Training examples, and as many held out, that both kernels are made of; with c outputs a c-th of them."""
 _LEAST = 8
 FINE = Sketch(1024)
-"""Orders candidates as exact kernels do, for about 1.6 times the work of the usual sketch (docs/results/scale.md)."""
+"""Orders candidates as exact kernels do, for about 1.2 times the work of the usual sketch (docs/results/scale.md)."""
 _FEW = 2000
 """Rows, all examples times outputs, up to which it is taken."""
 

@@ -45,7 +45,7 @@ class Directions:
     Attributes:
         left: orthonormal vectors of output features.
         right: orthonormal vectors of input features.
-        weights: of their products, orthonormal; a column of zeros is no direction.
+        weights: of their products, orthonormal; a column of zeros stands for none.
         inputs: of which kind they are.
         slices: of the inputs.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -320,11 +321,9 @@ class FeatureMaker:
             return
         mixed = [block for block in self.wanted if not block.exact]
         if self.places and mixed:
-            self.sketcher.hold(
-                directions_of(
-                    self._examples, self.places, lambda batch: self.sketcher.sides(batch, mixed), self.sketch.seed
-                )
-            )
+            sides = partial(self.sketcher.sides, wanted=mixed)
+            found = directions_of(self._examples, self.places, sides, self.sketch.seed)
+            self.sketcher.hold(found, len(self.places))
         self._kept, self._ready = [], True
 
     def _examples(self) -> Iterable[FactorBatch]:

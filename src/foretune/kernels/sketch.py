@@ -124,9 +124,16 @@ class Sketcher:
     sketch: Sketch
     _drawn: dict[tuple[object, ...], Tensor] = field(default_factory=dict, repr=False)
     _held: dict[Wanted, tuple[Directions, Tensor]] = field(default_factory=dict, repr=False)
+    _count: int = 0
 
-    def hold(self, directions: Mapping[Wanted, Directions]) -> None:
-        """From now on hold what lies in these directions exactly, beside the sketch of the rest."""
+    def hold(self, directions: Mapping[Wanted, Directions], count: int) -> None:
+        """From now on hold what lies in these directions exactly, beside the sketch of the rest.
+
+        Args:
+            directions: of the blocks that influence the examples which they are made of; another block has zeros there.
+            count: directions of each.
+        """
+        self._count = count
         for block, each in directions.items():
             left = self._projected(each.left.T, "outputs", block.name)  # (p, k)
             right = self._seen(block, each)
@@ -142,11 +149,10 @@ class Sketcher:
             factor = batch.factors.get(name)
             if factor is not None:
                 found |= dict(zip(members, self._sketched(factor, members, least), strict=True))
-        beside = next((len(sketches) for _, sketches in self._held.values()), 0)
         return [
             found[block]
             if block in found
-            else batch.outputs.new_zeros(n, c, block.width + (0 if block.exact else beside), dtype=least)
+            else batch.outputs.new_zeros(n, c, block.width + (0 if block.exact else self._count), dtype=least)
             for block in wanted
         ]
 
@@ -163,10 +169,8 @@ class Sketcher:
 
     def block(self, name: str, factor: Factor) -> Float[Tensor, "n c k"]:
         """The features of one block of the SGD kernel; all of it is mixed, so that those of blocks may be added."""
-        dtype, block = (
-            torch.promote_types(factor.tensors[-1].dtype, torch.float32),
-            Wanted(SGD(), name, 0, self.sketch.k),
-        )
+        dtype = torch.promote_types(factor.tensors[-1].dtype, torch.float32)
+        block = Wanted(SGD(), name, 0, self.sketch.k)
         sides = Sides(derivatives(factor, dtype), layer_inputs(factor, block.entries, dtype))
         return self._mixed(block, sides, self._outputs(name, sides.g))
 
@@ -199,6 +203,8 @@ class Sketcher:
             seen = directions.seen(sides)
             along = [directions.coordinates(each, seen) for each in sides.g]
             found = [torch.cat([phi - a @ sketches, a], dim=-1) for phi, a in zip(found, along, strict=True)]
+        elif self._count:
+            found = [torch.nn.functional.pad(phi, (0, self._count)) for phi in found]
         return torch.stack(found, dim=1)
 
     def _inputs(self, block: Wanted, factor: Factor, dtype: torch.dtype) -> LayerInputs:
