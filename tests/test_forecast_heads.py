@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import foretune as ft
-from foretune.analysis.scores import Score
 from foretune.analysis.selection import CorrectedLoss
 from foretune.candidates.candidate import (
     PROBING,
@@ -226,7 +225,7 @@ def test_a_cheaper_adapter_that_does_not_beat_linear_probing_is_not_preferred() 
     assert best.spread is not None
     tied = replace(best, rank=4, parameters=1, spread=replace(best.spread, over_probing=(-0.1, 0.2)))
     compared = Comparison((best, tied, probing), 3, (), VALIDATION_LOSS, CorrectedLoss(0.1, 0.2, 9))
-    said = advice(compared, pool_of(kernels, inputs), Score(0.5, 0.4, 0.6))
+    said = advice(compared, pool_of(kernels, inputs))
     assert said.candidate is best
     assert said.adapter is tied
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from foretune.analysis.label_regression import label_regression
+from foretune.analysis.schedule import Schedule
 from foretune.analysis.scores import scored
-from foretune.candidates.baseline import rule_for
+from foretune.candidates.adam import planned_run
+from foretune.candidates.baseline import ClassRule, rule_for
 from foretune.candidates.candidate import PROBING, ParameterSizes, candidate
 from foretune.candidates.evidence import Pool
 from foretune.candidates.prediction import prediction
@@ -22,10 +26,12 @@ def test_with_a_head_the_announced_score_is_the_mean_of_simulation_and_label_reg
     hidden = by_heart(inputs)
     item = candidate("signal", "layer", [SIGNAL], 4, WEIGHTS, HEAD)
     pool = pool_of(kernels, hidden)
-    found = pool.evidence(item).scored(item)
+    evidence = pool.evidence(item)
+    found = evidence.scored(item)
     fit = label_regression(kernels["sgd"].select([SIGNAL, *HEAD]).total(), inputs.y[: 2 * SIZE])
     labels = scored(inputs.y[2 * SIZE :], (fit.outputs[SIZE:, 0] > 0).astype(int), "accuracy")
-    simulated = found.score.score
+    assert evidence.adam_run is not None
+    simulated = rule_for(hidden).score(evidence.adam_run.outputs[SIZE:], hidden)
     assert simulated.high < labels.value  # the run does not leave a head that has learnt the examples by heart
     announced = prediction(found, pool, LABEL_ERROR).score
     assert announced.value == pytest.approx((simulated.value + labels.value) / 2)
@@ -45,10 +51,24 @@ def test_what_the_simulation_is_exact_for_or_ranks_is_predicted_by_it() -> None:
     for kind in (PROBING, "layer"):
         item = candidate("some", kind, [] if kind == PROBING else [SIGNAL], None, WEIGHTS, HEAD)
         pool = pool_of(kernels, inputs)
-        found = pool.evidence(item).scored(item)
-        announced = prediction(found, pool, LABEL_ERROR if kind == PROBING else VALIDATION_LOSS)
-        assert announced.score == found.score.score
+        evidence = pool.evidence(item)
+        announced = prediction(evidence.scored(item), pool, LABEL_ERROR if kind == PROBING else VALIDATION_LOSS)
+        run = evidence.run if kind == PROBING else evidence.adam_run
+        assert run is not None
+        assert announced.score == ClassRule().score(run.outputs[SIZE:], inputs)
         assert announced.by == "in the linear regime"
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_run_of_a_rate_is_that_of_its_curve_up_to_its_lowest_loss(schedule: Schedule) -> None:
+    kernels, inputs = synthetic()
+    item = candidate("signal", "layer", [SIGNAL], 4, WEIGHTS, HEAD)
+    pool = replace(pool_of(kernels, inputs), run=planned_run(SIZE, steps=40, schedule=schedule))
+    evidence = pool.evidence(item)
+    predicted, run = evidence.adam_rate.predicted, evidence.adam_run
+    assert predicted is not None and run is not None
+    assert run.steps[-1] == predicted.best_step
+    assert run.validation_loss[-1] == pytest.approx(predicted.lowest, rel=1e-9)
 
 
 def test_the_answer_says_what_predicts_its_score() -> None:
@@ -58,12 +78,15 @@ def test_the_answer_says_what_predicts_its_score() -> None:
     chosen = found.advice.candidate
     rule = rule_for(inputs)
     assert found.advice.predicted == prediction(chosen, pool, LABEL_ERROR, rule)
-    simulated = rule.score(pool.evidence(chosen).run.outputs[SIZE:], inputs).value
+    run = pool.evidence(chosen).adam_run
+    assert run is not None
+    simulated = rule.score(run.outputs[SIZE:], inputs).value
     assert f"predicted between a simulated run ({simulated:.2f}) and label regression" in found.answer
     assert f"accuracy {found.advice.predicted.score.value:.2f}" in found.answer
     headless = ParameterSizes({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
     bodies = {label: kernel.select("model.*") for label, kernel in kernels.items()}
     simulated = pool_forecast(pool := Pool(bodies, inputs, headless, QUICK))
-    outputs = pool.evidence(simulated.advice.candidate).run.outputs[SIZE:]
-    assert simulated.advice.predicted.score == rule.score(outputs, inputs)
+    run = pool.evidence(simulated.advice.candidate).adam_run
+    assert run is not None
+    assert simulated.advice.predicted.score == rule.score(run.outputs[SIZE:], inputs)
     assert "predicted in the linear regime for" in simulated.answer

@@ -101,7 +101,7 @@ def test_decisions_are_right_where_the_real_run_gains_as_called() -> None:
     assert [(each.calls, each.gained) for each in found.values()] == [(2, 1), (1, 0), (1, 1)]
     assert found["go"].right == 0.5 and found["no-go"].right == 1 and math.isnan(found["cannot tell"].right)
     assert calls_table(list(found.values())).texts == (
-        ("go", "2", "1", "50%"), ("no-go", "1", "0", "100%"), ("cannot tell", "1", "1", "-")
+        ("go", "2", "1", "1", "50%"), ("no-go", "1", "0", "0", "100%"), ("cannot tell", "1", "1", "1", "-")
     )  # fmt: skip
     said = announced_findings(list(found.values()), calibrations([mr]))
     assert "called for 3 of 4 runs and right for 2 of these 3" in said[1]

@@ -64,6 +64,11 @@ class PredictedRun:
         """The smallest validation loss after the start."""
         return min(self.validation_losses[1:])
 
+    @property
+    def best_step(self) -> int:
+        """The step of that loss; of equals the first."""
+        return self.steps[1:][self.validation_losses[1:].index(self.lowest)]
+
 
 def adam_kernel(parts: Sequence[Kernel], entries: Sequence[int], chi: Float64[np.ndarray, "n c"], batch: int) -> Kernel:
     """The kernel that makes gradient descent step as far as Adam does in each block; see the module.
@@ -274,6 +279,21 @@ def adam_rate(
     ).corrected
     above = next(worse, math.inf)
     return AdamRate(rates[best], above, within, lowest[best], expected, steps, batch, schedule, tried)
+
+
+def adam_run(parts: Sequence[Kernel], entries: Sequence[int], inputs: Inputs, found: AdamRate) -> Curves | None:
+    """The simulated run of the rate that was found, up to its lowest validation loss; None where no rate lowers it.
+
+    Args:
+        parts, entries, inputs: as they were given to `adam_rate`.
+        found: what it said.
+    """
+    if found.predicted is None:
+        return None
+    space, steps = _adam_space(parts, entries, inputs, found.batch), found.predicted.best_step
+    descent = GradientDescent(found.predicted.learning_rate, found.batch)
+    (run,) = curves(space, descent, steps, steps, schedule=found.schedule, scheduled=found.steps)
+    return run
 
 
 def _within(reach: float) -> tuple[float, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import Candidate, parameter_sizes
 from foretune.candidates.comparison import criterion_of
 from foretune.candidates.evidence import Pool
@@ -13,6 +12,7 @@ from foretune.candidates.prediction import prediction
 from foretune.candidates.verdict import DECISIONS, Decision, verdict
 from foretune.experiment.experiment import EVALUATION, Experiment
 from foretune.experiment.folder import Inside
+from foretune.finetune.training import Training
 from foretune.kernels.sketch import Sketch
 
 ANNOUNCED = 64
@@ -34,20 +34,23 @@ class Announced:
     decision: Decision
 
 
-def announcing_pool(cell: Experiment, rank: int | None, sketch: Sketch | None = None) -> Pool:
+def announcing_pool(
+    cell: Experiment, rank: int | None, sketch: Sketch | None = None, run: Training | None = None
+) -> Pool:
     """The pool of a cell with its first `ANNOUNCED` test examples, in a folder inside that of the cell.
 
     Args:
         cell: model and data.
         rank: of LoRA; None for full tuning.
         sketch: how kernels are sketched; None for exact ones.
+        run: the run that is to be made; its rate does not matter. `planned_run(n)` where nobody says.
     """
     split = replace(cell.split, test=cell.split.test[:ANNOUNCED])
     few = replace(cell, split=split, folder=None, known=cell.readings)
     if cell.folder is not None:
         few = few.kept_in(Inside(cell.folder / f"announced-{ANNOUNCED}"))
     kernels = pool_kernels(few, rank, sketch, EVALUATION)
-    return Pool.sized(kernels, few.inputs, parameter_sizes(few.outputs))
+    return Pool.sized(kernels, few.inputs, parameter_sizes(few.outputs), run=run)
 
 
 def announced(pool: Pool, candidate: Candidate) -> Announced:
@@ -57,8 +60,7 @@ def announced(pool: Pool, candidate: Candidate) -> Announced:
         pool: with test examples.
         candidate: one of its candidates.
     """
-    scored, rule, inputs = pool.evidence(candidate).scored(candidate), ClassRule(), pool.inputs
-    predicted = prediction(scored, pool, criterion_of(pool), rule)
-    before = rule.score(inputs.f0[inputs.n_train :], inputs)
-    word = verdict(scored.score.steps, predicted.score, before, predicted.validation_gain)
-    return Announced(predicted.score.value, predicted.score.low, predicted.score.high, DECISIONS[word])
+    scored = pool.evidence(candidate).scored(candidate)
+    predicted = prediction(scored, pool, criterion_of(pool))
+    decision = DECISIONS[verdict(predicted)]
+    return Announced(predicted.score.value, predicted.score.low, predicted.score.high, decision)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.scores import Score, best_threshold, predicted_classes, score, scored
+from foretune.analysis.scores import Gain, Score, best_threshold, gained, predicted_classes, score, scored
 from foretune.experiment.inputs import Inputs
 from foretune.shapes import Float64
 
@@ -44,6 +44,11 @@ class ClassRule:
         """The validation score of outputs of validation, then test examples."""
         threshold, n, v = self.threshold(held_out, inputs), inputs.n_train, inputs.n_validation
         return score(inputs.y[n : n + v], predicted_classes(held_out[:v], threshold), inputs.metric)
+
+    def gain(self, before: Float64[np.ndarray, "w c"], after: Float64[np.ndarray, "w c"], inputs: Inputs) -> Gain:
+        """The gain of outputs of validation, then test examples, over others, on all of them together."""
+        first, second = (predicted_classes(f, self.threshold(f, inputs)) for f in (before, after))
+        return gained(inputs.y[inputs.n_train :], first, second, inputs.metric)
 
     @property
     def words(self) -> str:

@@ -41,7 +41,7 @@ from foretune.analysis.scores import predicted_classes, scored
 from foretune.analysis.selection import ByFold, best_by_fold, folds
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
-from foretune.candidates.adam import AdamRate, PredictedRun, adam_rate, planned_run, predicted_runs, reach
+from foretune.candidates.adam import AdamRate, PredictedRun, adam_rate, adam_run, planned_run, predicted_runs, reach
 from foretune.candidates.candidate import (
     ALPHA,
     Candidate,
@@ -329,6 +329,11 @@ class Evidence:
         run = self.pool.planned
         within = self.reach(run.steps_for(self.inputs.n_train))
         return adam_rate(self.parts, self.entries, self.inputs, run, within, self.pool.validation_folds)
+
+    @cached_property
+    def adam_run(self) -> Curves | None:
+        """The simulated run of AdamW from there, up to its lowest validation loss; None where no rate lowers it."""
+        return adam_run(self.parts, self.entries, self.inputs, self.adam_rate)
 
     @property
     def derivative(self) -> Float64[np.ndarray, "n c"]:

@@ -1,9 +1,13 @@
 """Whether to train at all, as one word for programs and a sentence for readers.
 
-help          the predicted score lies above that before training, and so does its interval
-may           the predicted score lies above, its interval does not
-no            no simulated step lowers the validation loss, or there is no gain on validation or test examples
-cannot tell   a gain on validation examples, none on test examples
+help          the simulated run gains on validation and test examples, and so does the low end of the gain's interval; the
+              predicted score lies above that before training
+may           one of the two
+no            no simulated step lowers the validation loss; or nothing is gained, and the interval excludes `WORTH`
+cannot tell   nothing is gained, and the examples are too few to exclude `WORTH`
+
+Validation examples chose the rate and the step, by their loss. Where labels are drawn from the outputs before training, so
+that nothing can be gained, `help` comes up in less than 1% of the draws all the same (docs/results/verdict.md).
 
 A program that has to decide reads three words: `go` after help, `no-go` after no, and `cannot tell` after the other two,
 in which the data do not carry a decision. `foretune validate` counts how often each is right.
@@ -14,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from foretune.analysis.scores import Score
+from foretune.candidates.prediction import Prediction
 
 Verdict = Literal["help", "may", "no", "cannot tell"]
 Decision = Literal["go", "no-go", "cannot tell"]
@@ -26,6 +30,9 @@ DECISIONS: Mapping[Verdict, Decision] = {
 }
 EXIT_CODES: Mapping[Decision, int] = {"go": 0, "no-go": 3, "cannot tell": 4}
 """What `foretune forecast --exit-code` ends with; 1 and 2 are errors."""
+
+WORTH = 0.01
+"""The smallest gain that is worth a run, in units of the score."""
 
 _OF: dict[Verdict, str] = {
     "help": "Fine-tuning should help",
@@ -41,21 +48,20 @@ _OF_PROBING: dict[Verdict, str] = {
 }
 
 
-def verdict(steps: int, predicted: Score, before: Score, validation_gain: float) -> Verdict:
+def verdict(predicted: Prediction) -> Verdict:
     """The word.
 
     Args:
-        steps: of the simulated run; none lowers the validation loss where it has none.
-        predicted, before: test scores with and without training, by one rule.
-        validation_gain: of the simulated run, by that rule.
+        predicted: what training would reach.
     """
-    if steps == 0:
+    gain, higher = predicted.gain, predicted.score.value > predicted.start.value
+    if not predicted.moves:
         return "no"
-    if predicted.low > before.value:
+    if gain.low > 0 and higher:
         return "help"
-    if predicted.value > before.value:
+    if gain.value > 0 or higher:
         return "may"
-    return "cannot tell" if validation_gain > 0 else "no"
+    return "no" if gain.high < WORTH else "cannot tell"
 
 
 def claim(word: Verdict, *, beats_probing: bool | None) -> str:

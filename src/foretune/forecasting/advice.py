@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from foretune.analysis.scores import Score
 from foretune.analysis.selection import CorrectedLoss, corrected_loss
 from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import PROBING
@@ -52,7 +51,7 @@ class Advice:
     regime: tuple[str, ...]
 
 
-def advice(compared: Comparison, pool: Pool, start: Score, rule: ClassRule | None = None) -> Advice:
+def advice(compared: Comparison, pool: Pool, rule: ClassRule | None = None) -> Advice:
     """The candidate to train.
 
     It comes first by the criterion. Where that is full tuning, and a LoRA candidate of fewer parameters
@@ -62,7 +61,6 @@ def advice(compared: Comparison, pool: Pool, start: Score, rule: ClassRule | Non
     Args:
         compared: candidates, best first, with spreads.
         pool: their kernels.
-        start: score without training, by the same rule as the prediction.
         rule: how outputs become classes, `rule_for(inputs)`; without a threshold when left out.
     """
     candidates, criterion, inputs = compared.candidates, compared.criterion, pool.inputs
@@ -77,7 +75,7 @@ def advice(compared: Comparison, pool: Pool, start: Score, rule: ClassRule | Non
     expected = _expected_loss(chosen, compared, pool)
     return Advice(
         candidate=chosen,
-        verdict=verdict(chosen.score.steps, predicted.score, start, predicted.validation_gain),
+        verdict=verdict(predicted),
         predicted=predicted,
         adapter=chosen if chosen.rank is not None else next(iter(adapters), None),
         probing=probing,
@@ -85,7 +83,7 @@ def advice(compared: Comparison, pool: Pool, start: Score, rule: ClassRule | Non
         expected_loss=expected,
         reason=_reason(chosen, candidates[0], others, len(spread), criterion, expected),
         ties=tuple(item.title for item in others),
-        regime=regime(chosen, predicted.score, inputs, start),
+        regime=regime(chosen, predicted, inputs),
     )
 
 
@@ -163,17 +161,16 @@ def _reason(
     )
 
 
-def regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Score) -> tuple[str, ...]:
+def regime(chosen: ScoredCandidate, predicted: Prediction, inputs: Inputs) -> tuple[str, ...]:
     """What the kernel alone says against trusting the forecast of a candidate.
 
     Args:
         chosen: the candidate.
-        predicted: its score.
+        predicted: what it would reach.
         inputs: labels and how many examples there are.
-        start: score without training, by the same rule.
     """
-    score, found = chosen.score, []
-    if score.steps == 0:
+    score, gain, found = chosen.score, predicted.gain, []
+    if not predicted.moves:
         found.append("No simulated step lowers the validation loss: training is not expected to help.")
     if math.isinf(score.change) and chosen.kind != PROBING:
         found.append(
@@ -184,10 +181,10 @@ def regime(chosen: ScoredCandidate, predicted: Score, inputs: Inputs, start: Sco
             f"The simulated run changes the trained weights by {score.change:.1%} of their norm, above the "
             f"{LARGE_CHANGE:.0%} at which this forecast warns (a rule of thumb): a real run may leave the linear regime."
         )
-    if predicted.low <= start.value <= predicted.high:
+    if predicted.moves and gain.low <= 0:
         found.append(
-            f"The predicted gain, {predicted.value - start.value:+.2f} over {start.value:.2f} {inputs.start}, is "
-            "within the interval of the predicted score."
+            f"The simulated run gains {gain.value:+.3f} over the outputs before it, with an interval of {gain.low:+.3f} to "
+            f"{gain.high:+.3f} on {gain.examples} validation and test examples: it may be nothing."
         )
     if inputs.n_validation < MINIMUM_PER_LABEL * inputs.n_classes:
         found.append(

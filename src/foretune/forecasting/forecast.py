@@ -126,12 +126,12 @@ def pool_forecast(pool: Pool) -> PoolForecast:
     rule = rule_for(inputs)
     start = rule.score(inputs.f0[inputs.n_train :], inputs)
     compared = comparison(pool)
-    advised = advice(compared, pool, start, rule)
+    advised = advice(compared, pool, rule)
     adamw, adapter_adamw = (
         None if item is None or advised.verdict == "no" else pool.evidence(item).adam_rate
         for item in (advised.candidate, advised.adapter)
     )
-    picked = recommendation(advised, compared, pool, start, rule)
+    picked = recommendation(advised, compared, pool, rule)
     return PoolForecast(
         answer=_answer(inputs, advised, start, rule, adamw),
         verdict=advised.verdict,
@@ -164,9 +164,7 @@ def pool_forecast(pool: Pool) -> PoolForecast:
 def _answer(inputs: Inputs, advised: Advice, start: Score, rule: ClassRule, adamw: AdamRate | None) -> str:
     """The forecast in words."""
     chosen, score = advised.candidate, advised.predicted.score
-    known = f"{chosen.title} ({chosen.parameters:,} parameters, {chosen.score.steps} steps"
-    if chosen.score.steps:
-        known += f" at learning rate {chosen.score.learning_rate:.1e} of full-batch gradient descent"
+    known = f"{chosen.title} ({chosen.parameters:,} parameters"
     beside = f" ({rule.words})" if rule.words else ""
     found = (
         f"{claim(advised.verdict, beats_probing=advised.beats_probing)}: {inputs.metric} {score.value:.2f} "

@@ -9,6 +9,7 @@ from typing import Any
 from foretune.analysis.conformal import LEVEL, ConformalInterval
 from foretune.analysis.scores import Score, chance
 from foretune.candidates.candidate import PROBING, Candidate
+from foretune.candidates.prediction import Prediction
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.verdict import Decision, Verdict
 from foretune.experiment.page import stage_table
@@ -141,15 +142,15 @@ def forecast_page(found: PoolForecast, costs: ForecastCost, stages: Sequence[Sta
 
 _ANSWERS: dict[Verdict, str] = {
     "help": "Yes.",
-    "may": "Perhaps: the gain is within the interval.",
-    "cannot tell": "It cannot be told: a gain on validation examples, none on test examples.",
+    "may": "Perhaps: the gain may be chance.",
+    "cannot tell": "It cannot be told: no gain is seen, and the rows are too few to exclude one.",
     "no": "No: training is not expected to help.",
 }
 _ANSWERS_OF_PROBING: dict[Verdict, str] = {
     "help": "Yes, by linear probing. Adapting is not expected to beat it.",
-    "may": "Perhaps, by linear probing: the gain is within the interval. Adapting is not expected to beat it.",
-    "cannot tell": "It cannot be told: linear probing gains on validation examples, not on test examples. Adapting is not "
-    "expected to beat it.",
+    "may": "Perhaps, by linear probing: the gain may be chance. Adapting is not expected to beat it.",
+    "cannot tell": "It cannot be told: linear probing gains nothing here, and the rows are too few to exclude a gain. "
+    "Adapting is not expected to beat it.",
     "no": "No: neither linear probing nor adapting is expected to help.",
 }
 """What is said first where nothing beats linear probing, which is then what would be trained."""
@@ -193,7 +194,14 @@ def _works(found: PoolForecast, metric: str) -> str:
     )
     probe, majority = found.probe.value, found.majority.value
     alone = "A probe without threshold" if probed and found.thresholded else "A linear probe alone"
-    return f"{said} {change}\n{alone}: {probe:.2f}, the majority label: {majority:.2f}."
+    return f"{said} {change}\n{_gain(found.predicted)}{alone}: {probe:.2f}, the majority label: {majority:.2f}."
+
+
+def _gain(predicted: Prediction) -> str:
+    """What decides, where something moves: the gain on all labelled examples apart from training, with a space behind."""
+    gain = predicted.gain
+    interval = f"95%: {gain.low:+.2f} to {gain.high:+.2f}"
+    return f"Gain on {gain.examples} examples: {gain.value:+.2f} ({interval}). " if predicted.moves else ""
 
 
 def _what(found: PoolForecast, picked: Recommendation) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foretune.analysis.scores import Score
 from foretune.candidates.adam import AdamRate
 from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import PROBING
@@ -41,16 +40,13 @@ class Recommendation:
     regime: tuple[str, ...]
 
 
-def recommendation(
-    advised: Advice, compared: Comparison, pool: Pool, start: Score, rule: ClassRule
-) -> Recommendation | None:
+def recommendation(advised: Advice, compared: Comparison, pool: Pool, rule: ClassRule) -> Recommendation | None:
     """What to train; nothing after a no.
 
     Args:
         advised: the candidate that comes first, and the verdict on it.
         compared: all of them.
         pool: their kernels.
-        start: score without training.
         rule: how outputs become classes.
     """
     if advised.verdict == "no":
@@ -58,11 +54,10 @@ def recommendation(
     equals = _equals(advised, compared)
     for item in (*sorted(equals, key=lambda item: item.parameters), advised.candidate):
         predicted, rate = prediction(item, pool, compared.criterion, rule), pool.evidence(item).adam_rate
-        trains = item.score.steps > 0 and rate.learning_rate is not None and predicted.validation_gain > 0
+        trains = predicted.moves and predicted.validation_gain > 0
         if trains or item is advised.candidate:
-            word = verdict(item.score.steps, predicted.score, start, predicted.validation_gain)
-            notes = regime(item, predicted.score, pool.inputs, start)
-            return Recommendation(item, len(equals), word, predicted, rate, notes)
+            notes = regime(item, predicted, pool.inputs)
+            return Recommendation(item, len(equals), verdict(predicted), predicted, rate, notes)
     return None
 
 

@@ -75,6 +75,7 @@ class GradientSource:
             NonFiniteError: see `capture`.
             UsageError: a weight of the outputs requires a gradient.
         """
+        self._refuse_thawed()
         begun, self._begun = self._begun, None
         ordered = self._ordered(positions)
         batches: list[FactorBatch] = []
@@ -94,6 +95,7 @@ class GradientSource:
 
     def first_batch(self, positions: Iterable[int], batch: int) -> FactorBatch:
         """The first batch of `capture(positions, batch)`, which takes it up if it comes next."""
+        self._refuse_thawed()
         ordered = self._ordered(positions)
         found = None
         while found is None:
@@ -117,6 +119,7 @@ class GradientSource:
 
     def footprint(self, place: int) -> tuple[int, int]:
         """Bytes of the factors of one example, and of what lives besides them while they are being computed."""
+        self._refuse_thawed()
         self.single = self.single or one_at_a_time(self.outputs, self.encoded)
         weights = self.outputs.module.state_dict()
         found = None
@@ -133,19 +136,19 @@ class GradientSource:
         Raises:
             UsageError: one does.
         """
-        for name, parameter in self.outputs.module.named_parameters():
-            if parameter.requires_grad:
-                raise UsageError(
-                    f"The weight {name!r} of outputs.module requires a gradient, and a kernel is computed with frozen "
-                    "weights, as they were when the outputs were made. Type outputs.module.requires_grad_(False). The "
-                    "kernel takes what the model itself trains; choose parameters there, or with blocks=."
-                )
+        with self.outputs.lock:  # a capture elsewhere may take gradients from autograd just now
+            thawed = [name for name, each in self.outputs.module.named_parameters() if each.requires_grad]
+        if thawed:
+            raise UsageError(
+                f"The weight {thawed[0]!r} of outputs.module requires a gradient, and a kernel is computed with frozen "
+                "weights, as they were when the outputs were made. Type outputs.module.requires_grad_(False). The "
+                "kernel takes what the model itself trains; choose parameters there, or with blocks=."
+            )
 
     def _attempt(self, positions: tuple[int, ...], what: Callable[[Pass], Found]) -> Found | None:
         """What comes of one batch, or None after changing how batches are run."""
         try:
             with torch.inference_mode(False), self.outputs.lock:
-                self._refuse_thawed()
                 encoded = self.outputs.collate([self.encoded[place] for place in positions])
                 return what(Pass(lambda: self._forward(encoded, positions), positions, encoded["input_ids"].shape[1]))
         except NotPerExampleError:

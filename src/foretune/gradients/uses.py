@@ -64,6 +64,8 @@ class Use:
         received, self.received = self.received, {}
         if not received:
             return None
-        some = next(iter(received.values()))
-        zero = some.new_zeros(()).expand(some.shape)  # of an output that does not depend on this call
-        return tuple(received.get(output, zero) for output in range(self.outputs))
+        if len(received) < self.outputs:  # zero for an output that does not depend on this call
+            some = next(iter(received.values()))
+            zero = some.new_zeros(()).expand(some.shape)
+            received = {output: received.get(output, zero) for output in range(self.outputs)}
+        return tuple(received[output] for output in range(self.outputs))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.conformal import LEVEL, conformal_factor, needed_factors, stretched
-from foretune.candidates.verdict import EXIT_CODES, Decision
+from foretune.candidates.verdict import EXIT_CODES, WORTH, Decision
 from foretune.page import Quantity, Table
 from foretune.shapes import Float64
 from foretune.validation.rankings import number_cell, places_of, tasks_of
@@ -61,12 +61,15 @@ class Calls:
         decision: `go`, `no-go` or `cannot tell`.
         calls: how often it was called.
         gained: how many of these runs gained on test examples.
-        right: share of the calls that were right; not a number where nothing was called, or decided.
+        worth: how many gained more than `WORTH`.
+        right: share of the calls that were right, not a number where nothing was called, or decided: a go where the run
+            gained, a no-go where it did not gain more than `WORTH`.
     """
 
     decision: Decision
     calls: int
     gained: int
+    worth: int
     right: float
 
 
@@ -98,17 +101,18 @@ def calls(cells: Sequence[Measured]) -> list[Calls]:
         cells: of all seeds and tasks.
     """
     pairs = [
-        (told.decision, outcome.test_score > cell.start_score)
+        (told.decision, outcome.test_score - cell.start_score)
         for cell in cells
         for told, outcome in zip(cell.announced, cell.outcomes, strict=False)
         if outcome.failure is None
     ]
     found = []
     for word in EXIT_CODES if pairs else ():
-        gains = [gained for called, gained in pairs if called == word]
-        right = {"go": sum(gains), "no-go": len(gains) - sum(gains)}.get(word)
-        share = float("nan") if right is None or not gains else right / len(gains)
-        found.append(Calls(word, len(gains), sum(gains), share))
+        gains = np.array([gain for called, gain in pairs if called == word])
+        gained, worth = int((gains > 0).sum()), int((gains > WORTH).sum())
+        right = {"go": gained, "no-go": len(gains) - worth}.get(word)
+        share = float("nan") if right is None or not len(gains) else right / len(gains)
+        found.append(Calls(word, len(gains), gained, worth, share))
     return found
 
 
@@ -150,13 +154,14 @@ def calls_table(found: Sequence[Calls]) -> Table:
         found: by decision.
     """
     rows = [
-        (each.decision, Quantity(each.calls, "d"), Quantity(each.gained, "d"), _share(each.right)) for each in found
+        (each.decision, *(Quantity(n, "d") for n in (each.calls, each.gained, each.worth)), _share(each.right))
+        for each in found
     ]
     caption = (
         "Whether to tune at all, called for every candidate of every task and seed, and whether the real run's test score "
-        "lies above that before training"
+        f"lies above that before training. A go is right where it does, a no-go where it does not by more than {WORTH:g}"
     )
-    return Table(("called", "runs", "gained", "right"), tuple(rows), caption)
+    return Table(("called", "runs", "gained", f"by more than {WORTH:g}", "right"), tuple(rows), caption)
 
 
 def announced_findings(found: Sequence[Calls], calibrated: Sequence[ScoreCalibration]) -> tuple[str, ...]:
@@ -175,7 +180,7 @@ def announced_findings(found: Sequence[Calls], calibrated: Sequence[ScoreCalibra
         )
     known = {each.decision: each for each in found}
     if known and (decided := known["go"].calls + known["no-go"].calls):
-        right = known["go"].gained + known["no-go"].calls - known["no-go"].gained
+        right = known["go"].gained + known["no-go"].calls - known["no-go"].worth
         told = decided + known["cannot tell"].calls
         said.append(f"Go or no-go was called for {decided} of {told} runs and right for {right} of these {decided}.")
     return tuple(said)

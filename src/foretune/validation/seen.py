@@ -68,7 +68,7 @@ class KeptEvidence:
     @property
     def announced(self) -> tuple[Announced, ...]:
         """What a forecast announces for each candidate, from some test examples too; kept."""
-        found = self._kept("announced", self._announced, {"test": ANNOUNCED})
+        found = self._kept("announced", self._announced, {"test": ANNOUNCED, "run": "AdamW"})
         return tuple(Announced(**each) for each in found)
 
     @property
@@ -88,7 +88,7 @@ class KeptEvidence:
         return f"Kernels are sketched, {sketch.k} numbers for each block, output and example. {off}"
 
     def _announced(self) -> list[Any]:
-        pool = announcing_pool(self.cell, self.chosen[0].rank, self.sketch)
+        pool = announcing_pool(self.cell, self.chosen[0].rank, self.sketch, self.grid[0])
         return [asdict(announced(pool, candidate)) for candidate in self.chosen]
 
     def _kept(self, name: str, of: Callable[[], list[Any]], rests_on: Mapping[str, object]) -> list[Any]:

@@ -35,6 +35,7 @@ def curves(
     rates: Sequence[float] | None = None,
     batches: Sequence[Int[np.ndarray, " _"]] | None = None,
     schedule: Schedule = "constant",
+    scheduled: int | None = None,
 ) -> tuple[Curves, ...]:
     """Training curves in the linear regime, one run per learning rate, all over the same batches.
 
@@ -46,6 +47,7 @@ def curves(
         rates: learning rates; the descent's own without any.
         batches: training examples of each step, such as those of a real run; drawn by the descent's seed without any.
         schedule: how the rates change over the steps.
+        scheduled: number of steps of the schedule, for a run that is stopped before its end; `steps` without one.
 
     Raises:
         UsageError: a number is out of range, or the batches do not fit.
@@ -59,7 +61,7 @@ def curves(
     with np.errstate(over="ignore", invalid="ignore"):  # a diverging run is found, and stopped, when it is evaluated
         f = record.evaluated(0, run.a)
         for step in range(1, steps + 1):
-            run.step(next(draws), rate_factor(schedule, step - 1, steps))
+            run.step(next(draws), rate_factor(schedule, step - 1, scheduled or steps))
             if step % every == 0 or step == steps:
                 f = record.evaluated(step, run.a)
                 run.stop(record.diverged)
