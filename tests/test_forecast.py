@@ -10,7 +10,6 @@ import torch
 
 import foretune as ft
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, LogLoss, curves
-from foretune.analysis.scores import Score
 from foretune.analysis.selection import CorrectedLoss
 from foretune.candidates.candidate import (
     Candidate,
@@ -190,15 +189,14 @@ def compared(*items: ScoredCandidate) -> Comparison:
 
 def test_ties_are_said_and_adapters_go_first_among_them() -> None:
     pool = pool_of(*synthetic())
-    start = Score(0.5, 0.4, 0.6)
     best = scored_with("best", 0.3, 900, None, 0.0)
     tied = scored_with("tied", 0.31, 50, 4, -0.1)
     worse = scored_with("worse", 0.6, 10, 4, 0.1)
-    said = advice(compared(best, tied, worse), pool, start)
+    said = advice(compared(best, tied, worse), pool)
     assert said.candidate is said.adapter is tied
     assert said.ties == ("best, full tuning",)
     assert "cannot be told from the smallest (best, full tuning, 0.300)" in said.reason
-    apart = advice(compared(best, worse), pool, start)
+    apart = advice(compared(best, worse), pool)
     assert apart.candidate is best
     assert apart.adapter is worse
     assert apart.ties == ()

@@ -188,8 +188,11 @@ def loaded_modules(folder: Path, kind: str) -> set[str]:
 
 
 def test_a_no_hands_over_nothing_and_says_so(model_folder, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "reviews.jsonl", many_rows(60))
-    result = run_cli("forecast", model_folder("bert-encoder"), "reviews.jsonl", *SMALL, "--out", "out", cwd=tmp_path)
+    rows, other = many_rows(120), {"negative": "positive", "positive": "negative"}
+    (tmp_path / "reviews").mkdir()
+    write_jsonl(tmp_path / "reviews" / "train.jsonl", rows[:60])  # what these teach is wrong on the others
+    write_jsonl(tmp_path / "reviews" / "validation.jsonl", [{**row, "label": other[row["label"]]} for row in rows[60:]])
+    result = run_cli("forecast", model_folder("bert-encoder"), "reviews", *SMALL, "--out", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "out" / "forecast.json").read_text())
     assert record["verdict"] == "no"

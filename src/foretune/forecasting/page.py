@@ -8,24 +8,21 @@ from typing import Any
 
 from foretune.analysis.conformal import LEVEL, ConformalInterval
 from foretune.analysis.scores import Score, chance
-from foretune.candidates.candidate import PROBING, Candidate
-from foretune.candidates.prediction import Prediction
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.verdict import Decision, Verdict
 from foretune.experiment.page import stage_table
 from foretune.experiment.record import Record
+from foretune.forecasting.answers import how_to_train, short_answer, what_to_train, will_it_work
 from foretune.forecasting.cost import ForecastCost
 from foretune.forecasting.figures import figures, maps
 from foretune.forecasting.forecast import PoolForecast
 from foretune.forecasting.parts import Part, ranked
-from foretune.forecasting.recommended import Recommendation
 from foretune.labelling.section import SampleLabels, labels_facts, labels_figures, labels_tables
-from foretune.page import Cell, Column, Fact, Listing, Page, Span, Table, short_count
+from foretune.page import Cell, Column, Fact, Listing, Page, Span, Table
 from foretune.progress import Stage
 
 _SHOWN = 8
 _PARTS = 3
-_NAMED = 2
 """Modules of a greedy choice that are named on the screen."""
 _SURE = 0.05
 """To how much the number of test examples should let a score be known."""
@@ -140,100 +137,13 @@ def forecast_page(found: PoolForecast, costs: ForecastCost, stages: Sequence[Sta
     )
 
 
-_ANSWERS: dict[Verdict, str] = {
-    "help": "Yes.",
-    "may": "Perhaps: the gain may be chance.",
-    "cannot tell": "It cannot be told: no gain is seen, and the rows are too few to exclude one.",
-    "no": "No: training is not expected to help.",
-}
-_ANSWERS_OF_PROBING: dict[Verdict, str] = {
-    "help": "Yes, by linear probing. Adapting is not expected to beat it.",
-    "may": "Perhaps, by linear probing: the gain may be chance. Adapting is not expected to beat it.",
-    "cannot tell": "It cannot be told: linear probing gains nothing here, and the rows are too few to exclude a gain. "
-    "Adapting is not expected to beat it.",
-    "no": "No: neither linear probing nor adapting is expected to help.",
-}
-"""What is said first where nothing beats linear probing, which is then what would be trained."""
-_NO_BEYOND_THE_PROBE = "No: training is not expected to beat the linear probe that the head starts from."
-
-
-def short_answer(found: PoolForecast, metric: str) -> str:
-    """The verdict and what to train, in one short sentence."""
-    picked = found.recommended
-    if picked is None:
-        score = found.advice.predicted.score
-        return (
-            f"No: {metric} {found.before.value:.2f} now, {score.value:.2f} predicted. Training is not expected to help."
-        )
-    score = picked.predicted.score
-    word = {"help": "Yes", "may": "Perhaps", "cannot tell": "It cannot be told", "no": "No"}[picked.verdict]
-    return f"{word}: {metric} {found.before.value:.2f} -> {score.value:.2f} with {_named(picked.candidate)}."
-
-
 def _facts(found: PoolForecast, costs: ForecastCost, seen: Seen) -> tuple[Fact, ...]:
     picked = found.recommended
-    facts = [Fact("Will it work?", _works(found, seen.metric), 4)]
+    facts = [Fact("Will it work?", will_it_work(found, seen.metric), 4)]
     if picked is not None:
-        facts += [Fact("Train what?", _what(found, picked), 3), Fact("How?", _how(picked))]
+        facts += [Fact("Train what?", what_to_train(found, picked), 3), Fact("How?", how_to_train(picked))]
     labels = () if seen.labels is None else labels_facts(seen.labels)
     return (*facts, Fact("How sure?", _sure(found, seen), 3), *labels, Fact("Cost", _cost(found, costs), 1))
-
-
-def _works(found: PoolForecast, metric: str) -> str:
-    picked, before = found.recommended, found.before
-    word = "no" if picked is None else picked.verdict
-    score = found.predicted.score
-    said = (_ANSWERS if found.advice.beats_probing is not False else _ANSWERS_OF_PROBING)[word]
-    probed = "linear probing" in found.started
-    if probed and word == "no":
-        said = _NO_BEYOND_THE_PROBE
-    beside = ", threshold set on validation" if found.thresholded else ""
-    change = (
-        f"{metric[0].upper()}{metric[1:]} {before.value:.2f} ({found.started}{beside}) -> {score.value:.2f} "
-        f"(95%: {score.low:.2f} - {score.high:.2f})."
-    )
-    probe, majority = found.probe.value, found.majority.value
-    alone = "A probe without threshold" if probed and found.thresholded else "A linear probe alone"
-    return f"{said} {change}\n{_gain(found.predicted)}{alone}: {probe:.2f}, the majority label: {majority:.2f}."
-
-
-def _gain(predicted: Prediction) -> str:
-    """What decides, where something moves: the gain on all labelled examples apart from training, with a space behind."""
-    gain = predicted.gain
-    interval = f"95%: {gain.low:+.2f} to {gain.high:+.2f}"
-    return f"Gain on {gain.examples} examples: {gain.value:+.2f} ({interval}). " if predicted.moves else ""
-
-
-def _what(found: PoolForecast, picked: Recommendation) -> str:
-    first, chosen = found.advice.candidate, picked.candidate
-    if chosen.kind == PROBING:
-        return f"The head alone, by linear probing ({chosen.parameters:,} parameters)."
-    named = f"{_named(chosen)} ({chosen.parameters:,} parameters)"
-    if picked.ties == 1:
-        return f"{named}: the first by {found.comparison.criterion.name}."
-    if chosen is first:
-        return f"{picked.ties} choices tie: take the smallest, {named}. It is also first by simulation."
-    smallest = "take the smallest" if _is_smallest(found, picked) else "take the smallest that gains"
-    return (
-        f"{picked.ties} choices tie: {smallest}, {named}. First by {found.comparison.criterion.name}: {_named(first)} "
-        f"({short_count(first.parameters)})."
-    )
-
-
-def _is_smallest(found: PoolForecast, picked: Recommendation) -> bool:
-    tied = [item for item in found.comparison.candidates if item.title in found.advice.ties]
-    return all(item.parameters >= picked.candidate.parameters for item in (*tied, found.advice.candidate))
-
-
-def _how(picked: Recommendation) -> str:
-    rate = picked.adamw
-    if rate.learning_rate is None:
-        return f"No learning rate lowers the validation loss in {rate.steps} steps of AdamW, batches of {rate.batch}."
-    upper = "; the highest tried, so try lower too" if rate.at_limit else ""
-    return (
-        f"AdamW at {rate.learning_rate:.1e} ({rate.schedule}{upper}), batches of {rate.batch}, {rate.steps} steps, best "
-        f"checkpoint by validation loss ({rate.expected_loss:.3f} nats expected)."
-    )
 
 
 def _sure(found: PoolForecast, seen: Seen) -> str:
@@ -283,17 +193,6 @@ def _long_cost(found: PoolForecast, costs: ForecastCost) -> str:
         f"run for each candidate and learning rate ({costs.runs:,} runs) about {costs.comparison / 3600:,.1f} h "
         f"({costs.assumption})."
     )
-
-
-def _named(item: Candidate) -> str:
-    """A choice as a short sentence names it, the modules of a greedy one with it."""
-    if item.kind == PROBING:
-        return "the head alone"
-    if item.kind != "greedy":
-        return f"{item.label}, {item.method}"
-    modules = [".".join(name.removesuffix(".weight").split(".")[-3:]) for name in item.blocks[:_NAMED]]
-    more = f" and {len(item.blocks) - _NAMED} more" if len(item.blocks) > _NAMED else ""
-    return f"{', '.join(modules)}{more}, {item.method}"
 
 
 def _scores(found: PoolForecast, metric: str) -> Table:
