@@ -11,14 +11,17 @@ from foretune.candidates.adam import (
     EVALUATIONS,
     RATES,
     STEPS,
+    TOGETHER,
     adam_kernel,
     adam_rate,
     planned_run,
     reach,
+    reach_beside,
 )
-from foretune.candidates.candidate import ALPHA, ParameterSizes
+from foretune.candidates.candidate import ALPHA, ParameterSizes, candidate
 from foretune.experiment.inputs import Inputs
 from foretune.kernels.lora import LoRA
+from tests.test_forecast import NAMES, WEIGHTS, pool_of, synthetic
 
 PLANNED = planned_run(48)
 
@@ -106,6 +109,22 @@ def test_a_rate_is_not_made_up_where_no_step_helps() -> None:
     assert found.words.startswith("no learning rate from 1e-06 to 1e-01 lowers")
 
 
+def test_adapters_of_more_blocks_reach_less_far_and_no_farther_than_their_own_norm() -> None:
+    assert reach_beside(0.01, 6.0, 6.0) == pytest.approx(0.01 / 6)  # all blocks together
+    assert reach_beside(0.01, 2.0, 6.0) == pytest.approx(0.01 / 2)
+    assert reach_beside(0.01, 0.5, 6.0) == reach_beside(0.01, 0.0, 6.0) == 0.01
+    pool, steps = pool_of(*synthetic()), 48
+    few, every = (candidate("some", "greedy", names, 4, WEIGHTS) for names in ([NAMES[0]], list(NAMES)))
+    own = [reach(item.blocks, 4, WEIGHTS, steps) for item in (few, every)]
+    largest = [pool.evidence(item).spectrum.largest for item in (few, every)]
+    found = [pool.evidence(item).reach(steps) for item in (few, every)]
+    expected = [far * min(1.0, TOGETHER * largest[1] / each) for far, each in zip(own, largest, strict=True)]
+    assert found == pytest.approx(expected)
+    assert found[1] == pytest.approx(TOGETHER * own[1]) and found[0] > found[1]
+    full = candidate("all", "greedy", list(NAMES), None, WEIGHTS)
+    assert pool.evidence(full).reach(steps) == reach(full.blocks, None, WEIGHTS, steps)
+
+
 def test_within_reach_no_run_moves_the_weights_by_more_than_their_norm() -> None:
     generator = np.random.default_rng(4)
     w = {name: generator.standard_normal((40, 30)) for name in ("a.weight", "b.weight")}
@@ -129,7 +148,7 @@ def test_a_limited_rate_says_so() -> None:
     assert free.learning_rate is not None
     limited = adam_rate(kernels_of_blocks(blocks), [8], inputs, PLANNED, free.learning_rate / 8)
     assert limited.learning_rate == max(rate for rate in RATES if rate <= free.learning_rate / 8)
-    assert "the largest tried: a higher rate could overwrite the pretrained weights" in limited.words
+    assert "the largest tried: a higher rate could leave what the kernel describes" in limited.words
     assert adam_rate(kernels_of_blocks(blocks), [8], inputs, PLANNED, 0.0).learning_rate == RATES[0]
 
 

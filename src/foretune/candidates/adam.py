@@ -21,7 +21,15 @@ u = (T eta)^2, have moved by
 
 at most (A's entries are of mean square 1 / (3 d) for d inputs). The rate at which this is ||W_S||^2, so that what the
 weights computed is lost, is out of reach; a head alone has none. No larger rate is recommended.
-docs/results/rates/README.md has what that is worth on real grids.
+
+Where many blocks move at once, their changes meet in the outputs, and the linear regime ends earlier: with a prompt,
+adapters of all linear layers are best at a rate 10 to 30 times below that of a single layer, as lambda_max of their kernels
+has it (Lee et al. 2026, arXiv 2602.04998), while the simulation hardly tells these rates apart. There the reach of adapters
+is
+
+    min(1, TOGETHER lambda_max(all blocks) / lambda_max(S))  times the rate above
+
+docs/results/rates/README.md and docs/results/prompts/README.md have what that is worth on real grids.
 """
 
 from __future__ import annotations
@@ -154,6 +162,21 @@ def reach(blocks: Sequence[str], rank: int | None, sizes: ParameterSizes, steps:
     return norm * math.sqrt(2 / (linear + root)) / steps  # the root of u without a difference, or a square of the norm
 
 
+TOGETHER = 1 / 6
+"""To which share of their norm the adapters of all blocks may move at once, with a prompt; for `reach_beside`."""
+
+
+def reach_beside(own: float, largest: float, largest_of_all: float) -> float:
+    """The reach of adapters whose changes meet in the outputs.
+
+    Args:
+        own: `reach(blocks, rank, sizes, steps)`.
+        largest: lambda_max of the training kernel of these adapters.
+        largest_of_all: of the adapters of all blocks together.
+    """
+    return own * min(1.0, TOGETHER * largest_of_all / largest) if largest > 0 else own
+
+
 RATES = tuple(float(rate) for rate in np.geomspace(1e-6, 1e-1, 16))
 """Three a decade."""
 STEPS, BATCH, EPOCHS, EVALUATIONS = 48, 16, 3, 12
@@ -238,7 +261,7 @@ class AdamRate:
             return f"no learning rate from {tried[0]:.0e} to {tried[-1]:.0e} lowers the validation loss ({runs})"
         notes = [runs]
         if self.at_limit:
-            limit = "" if tried[-1] == RATES[-1] else ": a higher rate could overwrite the pretrained weights"
+            limit = "" if tried[-1] == RATES[-1] else ": a higher rate could leave what the kernel describes"
             notes.append(f"the largest tried{limit}")
         elif not math.isinf(self.worse_from):
             notes.append(f"from {self.worse_from:.1e} on nothing is better than the start")

@@ -41,7 +41,16 @@ from foretune.analysis.scores import predicted_classes, scored
 from foretune.analysis.selection import ByFold, best_by_fold, folds
 from foretune.analysis.solvers import GridPoint, joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import Spectrum, largest_eigenvalue
-from foretune.candidates.adam import AdamRate, PredictedRun, adam_rate, adam_run, planned_run, predicted_runs, reach
+from foretune.candidates.adam import (
+    AdamRate,
+    PredictedRun,
+    adam_rate,
+    adam_run,
+    planned_run,
+    predicted_runs,
+    reach,
+    reach_beside,
+)
 from foretune.candidates.candidate import (
     ALPHA,
     Candidate,
@@ -171,10 +180,13 @@ class Pool:
     def largest_of_all(self, rank: int | None) -> float:
         """lambda_max of the training kernel of all blocks of a method together, with the head; computed once a method."""
         if rank not in self._largest:
-            kernel = self.summed(self.kernels[kernel_label(rank)].names, rank)
-            if rank is not None and self.head:
-                kernel = kernel + self.summed(self.head, None)
-            self._largest[rank] = largest_eigenvalue(train_matrix(kernel))
+            names, head = self.kernels[kernel_label(rank)].names, self.head if rank is not None else ()
+            known = self._known.get((frozenset(names), rank, head))
+            if known is not None:  # they are a candidate
+                self._largest[rank] = known.spectrum.largest
+            else:
+                kernel = self.summed(names, rank) + self.summed(head, None) if head else self.summed(names, rank)
+                self._largest[rank] = largest_eigenvalue(train_matrix(kernel))
         return self._largest[rank]
 
 
@@ -320,8 +332,15 @@ class Evidence:
         return predicted_runs(self.parts, self.entries, self.inputs, self.pool.grid)
 
     def reach(self, steps: int) -> float:
-        """The rate from which on a run of Adam of so many steps could move the blocks by their own norm."""
-        return reach(self.blocks, self.rank, self.pool.sizes, steps)
+        """The largest rate of a run of Adam of so many steps for which the kernel speaks; see `candidates.adam`.
+
+        That adapters of many blocks end earlier was measured with prompts. Behind a head that was fitted beforehand the
+        best rates are higher than the simulation has it (docs/results/rates/README.md).
+        """
+        own = reach(self.blocks, self.rank, self.pool.sizes, steps)
+        if self.rank is None or self.pool.head:
+            return own
+        return reach_beside(own, self.spectrum.largest, self.pool.largest_of_all(self.rank))
 
     @cached_property
     def adam_rate(self) -> AdamRate:

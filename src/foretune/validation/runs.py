@@ -16,7 +16,7 @@ import numpy as np
 
 from foretune.analysis.calibration import cross_entropy
 from foretune.analysis.scores import predicted_classes, score
-from foretune.candidates.adam import PredictedRun
+from foretune.candidates.adam import TOGETHER, PredictedRun
 from foretune.candidates.announced import Announced
 from foretune.candidates.candidate import PROBING, Candidate, candidates_among, parameter_sizes
 from foretune.candidates.effort import Effort
@@ -329,7 +329,7 @@ def _before_training(kept: KeptEvidence) -> dict[str, Any]:
     seen, rules = replace(kept), rate_rules(kept.chosen[0].rank)
     scores = seen.scores(SCORES)
     curves = seen.values("predicted curves", lambda item: [asdict(run) for run in item.adam])
-    reach = seen.values("reach of Adam", lambda item: item.reach(seen.steps))
+    reach = seen.values("reach of Adam", lambda item: item.reach(seen.steps), together=TOGETHER)
     rates = seen.values(
         "rates by rule", lambda item: {name: of(item, seen.steps) for name, of in rules.items()}, rules=RULES
     )
