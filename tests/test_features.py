@@ -157,6 +157,7 @@ def test_a_projected_kernel_takes_every_example_once_whatever_the_tiles(monkeypa
     monkeypatch.setattr(Job, "plan", lambda *_, **__: TilePlan(1, 2, 2, 100, 0))
     counts = captured_counts(monkeypatch)
     found = ft.block_kernels(outputs, ROWS, formula=ft.Kronecker(8)).array
+    assert "signs='hadamard'" in repr(ft.Kronecker(8))  # of which the folder of a kernel tells
     assert sum(counts) == len(ROWS)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9 * np.abs(expected).max())
 

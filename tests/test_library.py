@@ -72,6 +72,13 @@ def test_the_docstring_of_a_function_says_what_each_keyword_is(name: str) -> Non
     assert not SCREEN & set(inspect.signature(FUNCTIONS[name]).parameters)
 
 
+def test_the_gain_that_decides_is_on_all_rows_apart_from_training(found: ft.Forecast) -> None:
+    gain, settings = found.gain, found.record["about"]["settings"]
+    assert gain["low"] <= gain["value"] <= gain["high"]
+    assert gain["examples"] == settings["test"] + 2 * settings["k"]
+    assert (found.verdict == "help") <= (gain["low"] > 0)
+
+
 def test_function_and_command_give_the_same_numbers_to_the_last_digit(
     found: ft.Forecast, folder: Path, data: Path, tmp_path: Path
 ) -> None:

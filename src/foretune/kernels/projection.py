@@ -22,7 +22,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -142,7 +142,12 @@ class Kronecker(Projection):
     """A sketch of the factors of each linear layer, without forming a gradient: see `foretune.kernels.sketch`.
 
     An embedding table is a linear layer on one-hot inputs.
+
+    Attributes:
+        signs: how signs are drawn, of which kernel folders tell: a kernel that was begun with others is not gone on with.
     """
+
+    signs: Literal["hadamard"] = "hadamard"
 
     @property
     def label(self) -> str:

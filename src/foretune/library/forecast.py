@@ -55,6 +55,15 @@ class Forecast(Result):
         return DECISIONS[self.record["verdict"]]
 
     @property
+    def gain(self) -> Mapping[str, Any]:
+        """What the verdict rests on: the simulated run's gain on all labelled examples apart from the training ones.
+
+        `value`, its 95% interval `low` and `high` (of the metric, 0 to 1), and how many `examples`.
+        """
+        found = self.record["forecast"]
+        return (found["recommended"] or found["advice"])["predicted"]["gain"]
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What is said of the data and of the kernel, among `notes`."""
         return tuple(self.record["forecast"]["warnings"])
