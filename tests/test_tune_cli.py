@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from foretune.cli.tune import RunRecipe, read_recipe, run_tune
 from foretune.cli.tuning_options import MethodOptions, TrainingOptions, TuneOptions
 from foretune.cli.worker_options import WorkerOptions
 from foretune.errors import DataError, UsageError
+from foretune.finetune.page import run_page
+from foretune.finetune.report import read_report, write_report
 from foretune.regime.measure import _fitting
 from foretune.text.split import full_split
 from tests.command_line import ENVIRONMENT
@@ -72,6 +75,24 @@ def test_a_run_folder_repeats_the_run_and_holds_what_was_printed(lora_run: Path)
     assert 0 < stage["trained"] < 4 * adapters
     assert len(record["test_logits"]) == record["about"]["sizes"]["test"] == 10
     assert 0 <= record["zero_shot"]["low"] <= record["zero_shot"]["value"] <= record["zero_shot"]["high"] <= 1
+    assert record["gain"]["value"] == pytest.approx(record["test"]["value"] - record["zero_shot"]["value"])
+    assert record["gain"]["low"] <= record["gain"]["value"] <= record["gain"]["high"]
+
+
+def test_a_report_of_an_earlier_version_is_shown_without_its_gain(lora_run: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "run"
+    shutil.copytree(lora_run, earlier)
+
+    def helped() -> str:
+        report = read_report(earlier)
+        assert report is not None
+        return next(fact.text for fact in run_page(report, earlier).facts if fact.name == "Did it help?")
+
+    report = read_report(earlier)
+    assert report is not None and report.gain is not None
+    assert f", gain {report.gain.value:+.3f} (95%: " in helped()
+    write_report(earlier, replace(report, gain=None))
+    assert ", gain" not in helped() and helped().split()[0] in {"Perhaps.", "No."}
 
 
 def test_a_finished_run_is_shown_without_training_and_another_refused(lora_run: Path) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 import foretune
-from foretune.analysis.scores import Score, predicted_classes, scored
+from foretune.analysis.scores import Gain, Score, gained, predicted_classes, scored
 from foretune.cli.deliver import check_report_place, deliver, keep_report
 from foretune.cli.early import read_by, refuse_half_weights
 from foretune.cli.followed import beside_forecast, draw_beside_forecast, followed_curve, recorded, shown_evaluations
@@ -57,6 +57,7 @@ from foretune.page import Page
 from foretune.pages.console import Console, progress_console
 from foretune.pages.html import REPORT
 from foretune.pages.progress import busy
+from foretune.shapes import Int
 from foretune.store.atomic import write_text
 from foretune.store.json import strangers_in
 from foretune.store.lock import held
@@ -220,7 +221,8 @@ def _made(
         search = found.search(chosen, grid)
     history = {line.step: line.validation_loss for line in search.best.history}
     about = {**_about(found, recipe, chosen), **beside_forecast(source, curve, history)}
-    made = run_report(search.best, None if recipe.run.grid is None else search, _zero_shot(found), about)
+    before = _beside_start(found, search.best.predictions)
+    made = run_report(search.best, None if recipe.run.grid is None else search, before, about)
     write_report(recipe.folder, made)
     draw_beside_forecast(source, recipe.folder, made)
     if source is not None and curve is not None:
@@ -249,15 +251,16 @@ def _refuse_changed(recipe: RunRecipe, found: Experiment) -> None:
         )
 
 
-def _zero_shot(found: Experiment) -> Score | None:
-    """The test score before training."""
+def _beside_start(found: Experiment, after: Int[np.ndarray, " m"]) -> tuple[Score, Gain] | None:
+    """The test score before training, and the gain of predictions over it."""
     task, test = found.task, found.split.test
     if not test:
         return None
-    before = outputs_and_features(found.outputs, test)
-    for note in before.notes:
+    start = outputs_and_features(found.outputs, test)
+    for note in start.notes:
         warnings.warn(note, stacklevel=2)
-    return scored(np.array(task.targets(test)), predicted_classes(before.outputs), task.metric)
+    y, before = np.array(task.targets(test)), predicted_classes(start.outputs)
+    return scored(y, before, task.metric), gained(y, before, after, task.metric)
 
 
 def _about(found: Experiment, recipe: RunRecipe, method: Method) -> dict[str, Any]:

@@ -105,9 +105,10 @@ def _helped(report: RunReport, metric: str) -> str:
     before, after = report.zero_shot, report.test
     if before is None or after is None:
         return "Unknown: there are no test examples."
-    gain = after.value - before.value
-    word = "Yes." if after.low > before.value else "Perhaps." if gain > 0 else "No."
-    return f"{word} Test {metric} {before.value:.3f} before -> {_shown(after)}"
+    gain, shown = report.gain, f"Test {metric} {before.value:.3f} before -> {_shown(after)}"
+    word = "Yes." if gain is not None and gain.low > 0 else "Perhaps." if after.value > before.value else "No."
+    interval = "" if gain is None else f", gain {gain.value:+.3f} (95%: {gain.low:+.3f} to {gain.high:+.3f})"
+    return f"{word} {shown}{interval}"
 
 
 def _shown(score: Score | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foretune.analysis.scores import Score
+from foretune.analysis.scores import Gain, Score
 from foretune.finetune.history import Choice, Evaluation, best_of_history
 from foretune.finetune.run import Run
 from foretune.finetune.search import GridResult
@@ -59,6 +59,7 @@ class RunReport:
         test_logits: logits of the test examples behind that score.
         points: points of a grid: settings, validation score and loss, or why there is none.
         chosen_point: number of the best of them; None without a grid.
+        gain: of the test examples, row by row; None without any, and in a report that an earlier version wrote.
     """
 
     about: Mapping[str, Any]
@@ -68,19 +69,30 @@ class RunReport:
     test_logits: Sequence[Sequence[float]]
     points: tuple[Mapping[str, Any], ...] = ()
     chosen_point: int | None = None
+    gain: Gain | None = None
 
 
-def run_report(run: Run, search: GridResult | None, zero_shot: Score | None, about: Mapping[str, Any]) -> RunReport:
-    """The report of a run, or of the best run of a grid."""
+def run_report(
+    run: Run, search: GridResult | None, before: tuple[Score, Gain] | None, about: Mapping[str, Any]
+) -> RunReport:
+    """The report of a run, or of the best run of a grid.
+
+    Args:
+        run: the run, or the best one.
+        search: the grid, if there is one.
+        before: test score before training, and the gain over it; None without test examples.
+        about: task, model, metric, settings and sizes.
+    """
     stages = [run] if run.probing is None else [run.probing, run]
     return RunReport(
         about=about,
         stages=tuple(_stage(stage, run) for stage in stages),
-        zero_shot=zero_shot,
+        zero_shot=None if before is None else before[0],
         test=run.test_score,
         test_logits=run.test_logits.tolist(),
         points=() if search is None else tuple(_point(point) for point in search.points),
         chosen_point=None if search is None else [p.training for p in search.points].index(run.training),
+        gain=None if before is None else before[1],
     )
 
 
@@ -129,7 +141,12 @@ def read_report(folder: Path) -> RunReport | None:
         for stage in values.pop("stages")
     ]
     scores = {name: None if (found := values.pop(name)) is None else Score(**found) for name in _SCORES}
-    return RunReport(**{**values, **scores, "points": tuple(values["points"])}, stages=tuple(stages))
+    gain = values.pop("gain", None)
+    return RunReport(
+        **{**values, **scores, "points": tuple(values["points"])},
+        stages=tuple(stages),
+        gain=None if gain is None else Gain(**gain),
+    )
 
 
 def write_report(folder: Path, report: RunReport) -> None:
