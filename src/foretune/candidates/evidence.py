@@ -185,7 +185,9 @@ class Pool:
             if known is not None:  # they are a candidate
                 self._largest[rank] = known.spectrum.largest
             else:
-                kernel = self.summed(names, rank) + self.summed(head, None) if head else self.summed(names, rank)
+                kernel = self.summed(names, rank)
+                if head:
+                    kernel = kernel + self.summed(head, None)
                 self._largest[rank] = largest_eigenvalue(train_matrix(kernel))
         return self._largest[rank]
 

@@ -124,7 +124,6 @@ def pool_forecast(pool: Pool) -> PoolForecast:
     without = untrained(inputs)
     whole, parts, sigma, eigenvalues = whole_and_parts(inputs, pool.kernels["sgd"])
     rule = rule_for(inputs)
-    start = rule.score(inputs.f0[inputs.n_train :], inputs)
     compared = comparison(pool)
     advised = advice(compared, pool, rule)
     adamw, adapter_adamw = (
@@ -133,11 +132,11 @@ def pool_forecast(pool: Pool) -> PoolForecast:
     )
     picked = recommendation(advised, compared, pool, rule)
     return PoolForecast(
-        answer=_answer(inputs, advised, start, rule, adamw),
+        answer=_answer(inputs, advised, rule, adamw),
         verdict=advised.verdict,
         advice=advised,
         recommended=picked,
-        before=start,
+        before=advised.predicted.start,
         thresholded=rule.thresholded,
         comparison=compared,
         started=inputs.started,
@@ -156,14 +155,14 @@ def pool_forecast(pool: Pool) -> PoolForecast:
             *rare,
             *silent_adapters(pool.kernels),
             *_warm_up_warning(inputs),
-            *_test_size_warning(inputs, whole, start),
+            *_test_size_warning(inputs, whole, advised.predicted.start),
         ),
     )
 
 
-def _answer(inputs: Inputs, advised: Advice, start: Score, rule: ClassRule, adamw: AdamRate | None) -> str:
+def _answer(inputs: Inputs, advised: Advice, rule: ClassRule, adamw: AdamRate | None) -> str:
     """The forecast in words."""
-    chosen, score = advised.candidate, advised.predicted.score
+    chosen, score, start = advised.candidate, advised.predicted.score, advised.predicted.start
     known = f"{chosen.title} ({chosen.parameters:,} parameters"
     beside = f" ({rule.words})" if rule.words else ""
     found = (

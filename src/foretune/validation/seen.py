@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from foretune.candidates.adam import TOGETHER
 from foretune.candidates.announced import ANNOUNCED, Announced, announced, announcing_pool
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Evidence, Pool
@@ -68,7 +69,7 @@ class KeptEvidence:
     @property
     def announced(self) -> tuple[Announced, ...]:
         """What a forecast announces for each candidate, from some test examples too; kept."""
-        found = self._kept("announced", self._announced, {"test": ANNOUNCED, "run": "AdamW"})
+        found = self._kept("announced", self._announced, {"test": ANNOUNCED, "run": "AdamW", "together": TOGETHER})
         return tuple(Announced(**each) for each in found)
 
     @property
