@@ -19,7 +19,7 @@ import numpy as np
 
 from foretune.analysis.losses import LogLoss
 from foretune.analysis.output_derivative import labelled
-from foretune.analysis.scores import predicted_classes
+from foretune.analysis.scores import QUANTILE, Gain, predicted_classes
 from foretune.analysis.solvers.estimator import class_probabilities
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
@@ -174,3 +174,24 @@ def temperature_scaling(
     """
     temperature = fitted_temperature(f_validation, y_validation)
     return TemperatureScaling(calibration(f, y), calibration(f / temperature.value, y), temperature)
+
+
+def loss_gained(
+    y: Int[np.ndarray, " n"], before: Float64[np.ndarray, "n c"], after: Float64[np.ndarray, "n c"]
+) -> Gain:
+    """How much lower the cross-entropy of outputs is than that of others at their best temperature, in nats.
+
+    Outputs that only become surer, or less sure, gain nothing: the temperature of those before is fitted to the same
+    examples. The interval is 1.96 standard errors of the mean over examples to either side.
+
+    Args:
+        y: class numbers.
+        before, after: outputs on the same examples.
+
+    Raises:
+        UsageError: as in `cross_entropy`.
+    """
+    best = before / fitted_temperature(before, y).value
+    fallen = LogLoss().values(best, labelled(best, y)) - LogLoss().values(after, labelled(after, y))
+    value, half = float(fallen.mean()), QUANTILE * float(fallen.std(ddof=1) / math.sqrt(len(y))) if len(y) > 1 else math.inf
+    return Gain(value, value - half, value + half, len(y))

@@ -8,7 +8,7 @@ import numpy as np
 
 from foretune.shapes import Float, Int
 
-_QUANTILE = 1.959964
+QUANTILE = 1.959964
 """Of the normal distribution, for 95% on both sides."""
 
 
@@ -57,10 +57,10 @@ def scored(y: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], metric:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much higher one score is than another on the same examples.
+    """How much better one set of outputs is than another on the same examples.
 
     Attributes:
-        value: of the metric, after minus before.
+        value: of the metric, after minus before; of a loss, before minus after.
         low, high: 95% interval.
         examples: how many there are.
     """
@@ -88,7 +88,7 @@ def gained(y: Int[np.ndarray, " n"], before: Int[np.ndarray, " n"], after: Int[n
         right, wrong = before == y, before != y
         r, w = int((wrong & (after == y)).sum()), int((right & (after != y)).sum())
         p, q = (r + 1) / (n + 2), (w + 1) / (n + 2)
-        half = _QUANTILE * float(np.sqrt((p + q - (p - q) ** 2) / (n + 2)))
+        half = QUANTILE * float(np.sqrt((p + q - (p - q) ** 2) / (n + 2)))
         return Gain((r - w) / n, max(p - q - half, -float(right.mean())), min(p - q + half, float(wrong.mean())), n)
     draws = np.random.default_rng(0).integers(n, size=(1000, n))
     scores = [_of_counts(_counts(y, predictions, draws), metric) for predictions in (before, after)]
@@ -107,7 +107,7 @@ def chance(found: Score, metric: str, n: int, other: int) -> float:
     """
     if metric != "accuracy":
         return (found.high - found.low) / 2 * float(np.sqrt(n / other))
-    p, z2 = found.value, _QUANTILE**2
+    p, z2 = found.value, QUANTILE**2
     return float(np.sqrt(z2 * (p * (1 - p) / other + z2 / (4 * other**2))) / (1 + z2 / other))
 
 

@@ -23,13 +23,15 @@ Distance to the real test score, root mean square in points, from 64 test exampl
 
 The gain is told by the rows that turn: predictions before and after on validation and test examples, row by row. The
 score's own interval, of 64 test examples, is some 20 points wide whatever training does; most rows are right both times or
-wrong both times, and say nothing of the gain.
+wrong both times, and say nothing of the gain. Their losses do: every row has a loss before and after, and the mean of the
+differences is known several times better than the gain of the score.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from foretune.analysis.calibration import loss_gained
 from foretune.analysis.scores import Gain, Score
 from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import PROBING
@@ -48,6 +50,7 @@ class Prediction:
         by: what predicts it, in words.
         moves: whether some simulated step lowers the validation loss; nothing is gained where none does.
         gain: of the simulated run over the outputs before it, on validation and test examples together.
+        loss_gain: the fall of its loss below that of the outputs before it at their best temperature, on the same, nats.
         validation_gain: the same on validation examples alone, for choices, in which test examples have no say.
     """
 
@@ -56,7 +59,13 @@ class Prediction:
     by: str
     moves: bool
     gain: Gain
+    loss_gain: Gain
     validation_gain: float
+
+    @property
+    def by_loss(self) -> bool:
+        """Whether the score rises by what may be chance, and the loss falls by more than chance."""
+        return self.gain.low <= 0 < self.gain.value and self.loss_gain.low > 0
 
 
 def prediction(
@@ -75,14 +84,14 @@ def prediction(
     run = (evidence.run if evidence.lowest.steps else None) if probing else evidence.adam_run
     before = inputs.f0[inputs.n_train :]
     after = before if run is None else run.outputs[inputs.n_train :]
-    gain = rule.gain(before, after, inputs)
+    gain, fallen = rule.gain(before, after, inputs), loss_gained(inputs.y[inputs.n_train :], before, after)
     chosen_by = rule.validation_score(after, inputs) - rule.validation_score(before, inputs)
     start, simulated = rule.score(before, inputs), rule.score(after, inputs)
     if criterion is not LABEL_ERROR or probing:
-        return Prediction(simulated, start, "in the linear regime", run is not None, gain, chosen_by)
+        return Prediction(simulated, start, "in the linear regime", run is not None, gain, fallen, chosen_by)
     labels = rule.score(evidence.labels.outputs, inputs)
     by = f"between a simulated run ({simulated.value:.2f}) and label regression ({labels.value:.2f})"
-    return Prediction(_between(simulated, labels), start, by, run is not None, gain, chosen_by)
+    return Prediction(_between(simulated, labels), start, by, run is not None, gain, fallen, chosen_by)
 
 
 def _between(a: Score, b: Score) -> Score:

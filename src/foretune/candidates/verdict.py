@@ -1,8 +1,9 @@
 """Whether to train at all, as one word for programs and a sentence for readers.
 
-help          the simulated run gains on validation and test examples, and so does the low end of the gain's interval; the
-              predicted score lies above that before training
-may           one of the two
+help          the simulated run gains on validation and test examples, and that is more than chance: the interval of the
+              gain lies above zero, or that of the fall of the loss, row by row and below that of the outputs before at
+              their best temperature; the predicted score lies above that before training
+may           it gains, or the predicted score lies above that before training, and the rest is missing
 no            no simulated step lowers the validation loss; or nothing is gained, and the interval excludes `WORTH`
 cannot tell   nothing is gained, and the examples are too few to exclude `WORTH`
 
@@ -57,7 +58,7 @@ def verdict(predicted: Prediction) -> Verdict:
     gain, higher = predicted.gain, predicted.score.value > predicted.start.value
     if not predicted.moves:
         return "no"
-    if gain.low > 0 and higher:
+    if higher and (gain.low > 0 or predicted.by_loss):
         return "help"
     if gain.value > 0 or higher:
         return "may"

@@ -182,9 +182,16 @@ def regime(chosen: ScoredCandidate, predicted: Prediction, inputs: Inputs) -> tu
             f"{LARGE_CHANGE:.0%} at which this forecast warns (a rule of thumb): a real run may leave the linear regime."
         )
     if predicted.moves and gain.low <= 0:
+        loss = predicted.loss_gain
+        meant = (
+            f"their loss falls by {loss.value:.3f} ({loss.low:.3f} to {loss.high:.3f}) nats below what the best temperature "
+            "gives without training, which is more than chance."
+            if predicted.by_loss
+            else "it may be nothing."
+        )
         found.append(
             f"The simulated run gains {gain.value:+.3f} over the outputs before it, with an interval of {gain.low:+.3f} to "
-            f"{gain.high:+.3f} on {gain.examples} validation and test examples: it may be nothing."
+            f"{gain.high:+.3f} on {gain.examples} validation and test examples: {meant}"
         )
     if inputs.n_validation < MINIMUM_PER_LABEL * inputs.n_classes:
         found.append(

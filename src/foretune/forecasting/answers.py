@@ -62,10 +62,16 @@ def will_it_work(found: PoolForecast, metric: str) -> str:
 
 
 def _gain(predicted: Prediction) -> str:
-    """What decides, where something moves: the gain on all labelled examples apart from training, with a space behind."""
-    gain = predicted.gain
+    """What decides, where something moves: the gain on all labelled examples apart from training, with a space behind.
+
+    The fall of their loss is named where it decides.
+    """
+    gain, fallen = predicted.gain, predicted.loss_gain
+    if not predicted.moves:
+        return ""
     interval = f"95%: {gain.low:+.2f} to {gain.high:+.2f}"
-    return f"Gain on {gain.examples} examples: {gain.value:+.2f} ({interval}). " if predicted.moves else ""
+    loss = f", their loss {-fallen.value:+.3f} ({-fallen.high:+.3f} to {-fallen.low:+.3f})" if predicted.by_loss else ""
+    return f"Gain on {gain.examples} examples: {gain.value:+.2f} ({interval}){loss}. "
 
 
 def what_to_train(found: PoolForecast, picked: Recommendation) -> str:
