@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score, matthews_corrcoef
 
+from foretune.analysis.calibration import loss_gained
 from foretune.analysis.scores import gained
 
 LABELS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60)
@@ -73,3 +74,34 @@ def test_other_metrics_are_those_of_scikit_learn_and_their_interval_covers(metri
         truth = {"f1": 0.15, "matthews": 0.3}[metric]
         held.append(found.low <= truth <= found.high)
     assert np.mean(held) >= 0.85
+
+
+OUTPUTS = st.lists(st.tuples(st.integers(0, 2), *[st.floats(-5, 5)] * 3), min_size=3, max_size=40)
+
+
+@given(OUTPUTS, st.floats(0.05, 20), st.sampled_from([2, 3]))
+@settings(deadline=None)
+def test_outputs_that_only_become_surer_or_less_sure_gain_no_loss(
+    rows: list[tuple[int, float, float, float]], factor: float, classes: int
+) -> None:
+    y, outputs = np.array([row[0] for row in rows]), np.array([row[1:] for row in rows])
+    before = outputs if classes == 3 else outputs[:, :1]
+    y = y if classes == 3 else y % 2
+    found = loss_gained(y, before, factor * before)
+    assert found.value <= 1e-6 and found.examples == len(y)
+    assert found.low <= found.value <= found.high
+
+
+def test_an_interval_of_the_loss_covers_its_fall_and_is_more_often_above_zero_than_that_of_the_score() -> None:
+    n, held, found, scores = 200, [], [], []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        truth = generator.normal(size=(n, 2)) * [1.5, 1.0]
+        y = (generator.random(n) < 1 / (1 + np.exp(-truth.sum(1)))).astype(int)
+        before, after = truth[:, :1], truth.sum(1)[:, None]
+        each = loss_gained(y, before, after)
+        found.append(each.value)
+        held.append((each.low, each.high))
+        scores.append(gained(y, (before[:, 0] > 0).astype(int), (after[:, 0] > 0).astype(int), "accuracy").low > 0)
+    assert np.mean([low <= np.mean(found) <= high for low, high in held]) >= 0.9
+    assert np.mean([low > 0 for low, _ in held]) > max(0.7, np.mean(scores) + 0.2)

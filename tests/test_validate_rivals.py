@@ -21,11 +21,15 @@ from foretune.errors import UsageError
 from foretune.experiment.outcome import Outcome, PointCurve
 from foretune.finetune.optimisers import AdamWOptimiser, ProdigyOptimiser
 from foretune.finetune.training import Training
+from foretune.page import Page
+from foretune.pages.json import write_page_json
+from foretune.store.json import plain
 from foretune.validation.data import validation_data
+from foretune.validation.elsewhere import placed, prior_from, require_other_tasks
 from foretune.validation.page import validation_page
 from foretune.validation.rankings import EXHAUSTIVE, LOSS, rankings
 from foretune.validation.rates import rules_table
-from foretune.validation.rivals import ONE_EPOCH, OTHER_TASKS, PRIOR, best_rule, rivals
+from foretune.validation.rivals import ONE_EPOCH, OTHER_TASKS, PRIOR, PRIOR_ELSEWHERE, best_rule, rivals
 from foretune.validation.runs import Measured, ValidationStudy, candidates_of, measured_candidates
 from tests.conftest import assert_refused, run_cli
 from tests.test_validate_rates import RATES, outcome, predicted
@@ -133,6 +137,52 @@ def test_the_best_rule_is_known_afterwards_and_other_tasks_do_not_see_the_own() 
     assert alone == {ONE_EPOCH, EXHAUSTIVE}
     flat = replace(cells[0], scores=dict.fromkeys(SCORES, (0.0,) * K))
     assert best_rule([flat], LOSS) is None
+
+
+def test_a_prior_from_other_studies_carries_over_to_another_number_of_candidates_and_does_not_see_the_own_task() -> (
+    None
+):
+    up = np.linspace(0.1, 0.9, K)
+    record = plain({"cells": [cell("mr", up), cell("subj", up), cell("trec", up[::-1])]})
+    other, here = placed(record), [cell("mr", np.linspace(0.2, 0.4, 5)), cell("trec", np.linspace(0.2, 0.4, 5))]
+    found = prior_from(other, here, LOSS)
+    assert np.abs(found[0]).max() < 1e-9  # subj and trec say the opposite of each other
+    assert np.all(np.diff(found[1]) < 0)  # mr and subj say that shallow layers are best; the own task said the opposite
+    ranked = {each.score: each for each in rivals(here, LOSS, studies=other)}
+    assert ranked[PRIOR_ELSEWHERE].by_task["trec"] == pytest.approx(1)
+    assert PRIOR_ELSEWHERE not in {each.score for each in rivals(here, LOSS)}
+    lost = (Outcome(failure="out of memory"), *cell("mr", up).outcomes[1:])
+    failed = plain({"cells": [replace(cell("mr", up), outcomes=lost)]})
+    (one,) = placed(failed)
+    assert one.ranks["test loss"].argmin() == one.ranks["test score"].argmin() == 0
+    with pytest.raises(UsageError, match="needs a study of another task"):
+        require_other_tasks((one,), ("subj", "mr"))
+    require_other_tasks(other, ("mr", "sst2"))
+
+
+def test_a_prior_of_something_else_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    page = Page("a title", (), (), kind="solve", data={})
+    write_page_json(tmp_path / "solve.json", page, "0")
+    write_page_json(
+        tmp_path / "mr.json", replace(page, kind="validate", data={"cells": [cell("mr", [0.1, 0.2, 0.3])]}), "0"
+    )
+    (tmp_path / "notes.json").write_text("{}")
+    for prior, said in {
+        "nowhere": "nowhere does not exist",
+        "notes.json": "notes.json is not a result of foretune",
+        "solve.json": "--prior solve.json holds a result of `foretune solve`; expected one of `foretune validate`",
+        "mr.json": "A prior for mr needs a study of another task",
+    }.items():
+        assert_refused(run_cli("validate", "no-model", "--tasks", "mr", "--prior", prior, cwd=tmp_path), 2, said)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_page_names_the_prior_from_other_studies(study: ValidationStudy) -> None:
+    cells = [cell("mr", np.linspace(0.1, 0.9, K)), cell("mr", np.linspace(0.1, 0.9, K), seed=21)]
+    other = placed(plain({"cells": [cell("subj", np.linspace(0.1, 0.9, 4))]}))
+    page = validation_page(validation_data(cells, {}, other), replace(study, grid=study.grid[:1]))
+    row = next(row for row in page.tables[0].texts if row[0] == PRIOR_ELSEWHERE)
+    assert row[1].startswith("1.00") and any(note.startswith(PRIOR_ELSEWHERE) for note in page.notes)
 
 
 def test_one_epoch_of_all_ranks_by_its_losses_and_says_its_cost(study: ValidationStudy) -> None:

@@ -100,24 +100,27 @@ def test_a_run_of_no_steps_scores_as_no_run() -> None:
     found = prediction(evidence.scored(still), pool, VALIDATION_LOSS, rule)
     assert found.score == found.start == rule.score(biased.f0[SIZE:], biased)
     assert found.gain.value == found.validation_gain == 0 and not found.moves
+    assert found.loss_gain.value <= 0 and not found.by_loss
     assert verdict(found) == "no"
 
 
 @pytest.mark.parametrize(
-    ("moves", "score", "gain", "word"),
+    ("moves", "score", "gain", "falls", "word"),
     [
-        (False, 0.9, Gain(0.1, 0.05, 0.2, 96), "no"),
-        (True, 0.9, Gain(0.1, 0.05, 0.2, 96), "help"),
-        (True, 0.7, Gain(0.1, 0.05, 0.2, 96), "may"),  # the test score does not rise
-        (True, 0.9, Gain(0.1, -0.01, 0.2, 96), "may"),
-        (True, 0.9, Gain(0.0, -0.001, 0.001, 9000), "may"),
-        (True, 0.7, Gain(0.0, -0.03, 0.03, 96), "cannot tell"),
-        (True, 0.7, Gain(0.0, -0.001, 0.001, 9000), "no"),
-        (True, 0.6, Gain(-0.1, -0.2, -0.05, 96), "no"),
+        (False, 0.9, Gain(0.1, 0.05, 0.2, 96), True, "no"),
+        (True, 0.9, Gain(0.1, 0.05, 0.2, 96), False, "help"),
+        (True, 0.7, Gain(0.1, 0.05, 0.2, 96), True, "may"),  # the test score does not rise
+        (True, 0.9, Gain(0.1, -0.01, 0.2, 96), True, "help"),
+        (True, 0.9, Gain(0.1, -0.01, 0.2, 96), False, "may"),
+        (True, 0.9, Gain(0.0, -0.001, 0.001, 9000), True, "may"),  # the loss alone is not the score
+        (True, 0.7, Gain(0.0, -0.03, 0.03, 96), True, "cannot tell"),
+        (True, 0.7, Gain(0.0, -0.001, 0.001, 9000), True, "no"),
+        (True, 0.6, Gain(-0.1, -0.2, -0.05, 96), True, "no"),
     ],
 )
-def test_the_verdict_is_one_of_four_words(moves: bool, score: float, gain: Gain, word: str) -> None:
-    predicted = Prediction(Score(score, 0.5, 1.0), Score(0.7, 0.5, 1.0), "in the linear regime", moves, gain, 0.1)
+def test_the_verdict_is_one_of_four_words(moves: bool, score: float, gain: Gain, falls: bool, word: str) -> None:
+    loss = Gain(0.02, 0.01 if falls else -0.01, 0.05, 96)
+    predicted = Prediction(Score(score, 0.5, 1.0), Score(0.7, 0.5, 1.0), "in the linear regime", moves, gain, loss, 0.1)
     assert verdict(predicted) == word
     for beats in (True, False, None):
         assert claim(word, beats_probing=beats)  # pyright: ignore[reportArgumentType]
@@ -229,10 +232,11 @@ def test_f1_of_three_labels_is_refused_in_the_library() -> None:
         forecast(replace(inputs, n_classes=3, metric="f1"), kernels)
 
 
-def test_nothing_to_gain_is_seldom_called_a_gain() -> None:
+@pytest.mark.parametrize("honest", [0.4, 1.0, 2.5])
+def test_nothing_to_gain_is_seldom_called_a_gain(honest: float) -> None:
     kernels, inputs = synthetic(margin=2.0)
     outputs = 2.0 * inputs.f0 / inputs.f0.std()
-    p, found = 1 / (1 + np.exp(-outputs[:, 0])), []
+    p, found = 1 / (1 + np.exp(-honest * outputs[:, 0])), []  # otherwise outputs are too sure, or not sure enough
     for seed in range(60):  # labels are drawn from the outputs before training: nothing is better than these
         y = (np.random.default_rng(seed).random(len(p)) < p).astype(int)
         pool = Pool(kernels, replace(inputs, f0=outputs, y=y), WEIGHTS, FAST)

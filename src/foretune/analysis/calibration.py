@@ -193,5 +193,8 @@ def loss_gained(
     """
     best = before / fitted_temperature(before, y).value
     fallen = LogLoss().values(best, labelled(best, y)) - LogLoss().values(after, labelled(after, y))
-    value, half = float(fallen.mean()), QUANTILE * float(fallen.std(ddof=1) / math.sqrt(len(y))) if len(y) > 1 else math.inf
+    value, half = (
+        float(fallen.mean()),
+        QUANTILE * float(fallen.std(ddof=1) / math.sqrt(len(y))) if len(y) > 1 else math.inf,
+    )
     return Gain(value, value - half, value + half, len(y))

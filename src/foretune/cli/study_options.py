@@ -181,6 +181,15 @@ class ValidateOptions:
             "--prodigy",
         ),
     ] = False
+    prior: Annotated[
+        str | None,
+        option(
+            Panel.RUN,
+            "Also rank by a prior of placements from other results of foretune validate, of other models or tasks: "
+            "folders or .json files.",
+        ),
+        Items("runs/other/validate"),
+    ] = None
     features: KernelFeatures = "auto"
     memory: KernelMemory = "2GiB"
     out: Annotated[

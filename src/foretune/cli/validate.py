@@ -7,6 +7,7 @@ OUT/validate/   the page: page.md, a .csv for each table, an .svg for each figur
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 
 import foretune
 from foretune.cli.data import chosen_sample
@@ -16,10 +17,12 @@ from foretune.cli.places import study_places
 from foretune.cli.prepare import loaded_model
 from foretune.cli.ranges import listed
 from foretune.cli.settings import typed_again
+from foretune.cli.show import kept_page
 from foretune.cli.study_options import ValidateOptions
 from foretune.cli.versions import versions
 from foretune.cli.worker_options import WorkerOptions
 from foretune.cli.workers import crew_for, source_of
+from foretune.errors import UsageError
 from foretune.experiment.plan import study_plan_page
 from foretune.experiment.sample import Full, Sampled
 from foretune.experiment.setting import PROBED_HEAD, PROMPT
@@ -30,6 +33,7 @@ from foretune.pages.folder import write_page
 from foretune.pages.progress import progress_bar
 from foretune.text.builtin import load_task
 from foretune.validation.data import validation_data
+from foretune.validation.elsewhere import Placed, placed, require_other_tasks
 from foretune.validation.items import carry_out_validation
 from foretune.validation.page import validation_page
 from foretune.validation.plan import validation_plan
@@ -60,6 +64,8 @@ def made_validation(
     output = _OUTPUTS[options.output]
     if options.prodigy:
         refuse_missing_prodigy()
+    studies = _studies(options)
+    require_other_tasks(studies, tasks)
     warm_up = listed(options, "warm_up")
     command = _command(model, options)
     places = study_places(
@@ -93,9 +99,23 @@ def made_validation(
             if crew is not None:
                 carry_out_validation(study, crew)
             cells = measured_candidates(study)
-    page = validation_page(validation_data(cells, versions()), study)
+    page = validation_page(validation_data(cells, versions(), studies), study)
     write_page(places.page, page, command, foretune.__version__)
     return MadePage(page, places.page, command)
+
+
+def _studies(options: ValidateOptions) -> tuple[Placed, ...]:
+    """The cells of the results that --prior names."""
+    found: list[Placed] = []
+    for place in listed(options, "prior"):
+        page = kept_page(Path(place))
+        if page.kind != _PAGE:
+            raise UsageError(
+                f"--prior {place} holds a result of `foretune {page.kind}`; expected one of `foretune validate`, such as "
+                "runs/validate/validate."
+            )
+        found += placed(page.data)
+    return tuple(found)
 
 
 def runs_grid(options: ValidateOptions) -> tuple[Training, ...]:

@@ -184,8 +184,8 @@ def regime(chosen: ScoredCandidate, predicted: Prediction, inputs: Inputs) -> tu
     if predicted.moves and gain.low <= 0:
         loss = predicted.loss_gain
         meant = (
-            f"their loss falls by {loss.value:.3f} ({loss.low:.3f} to {loss.high:.3f}) nats below what the best temperature "
-            "gives without training, which is more than chance."
+            f"their loss falls by {loss.value:.3f} ({loss.low:.3f} to {loss.high:.3f}) nats below what the best "
+            "temperature gives without training, which is more than chance."
             if predicted.by_loss
             else "it may be nothing."
         )

@@ -60,6 +60,7 @@ def validate(
     evaluate_every: int = 8,
     warm_up: str | int | Sequence[int] | None = None,
     prodigy: bool = False,
+    prior: str | Path | Sequence[str | Path] | None = None,
     features: Literal["auto", "exact", "sketched"] = "auto",
     memory: str = "2GiB",
     out: str | Path = "runs/validate",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from foretune.analysis.rank_statistics import Ceiling
 from foretune.validation.announced import Calls, ScoreCalibration, calibrations, calls
+from foretune.validation.elsewhere import Placed
 from foretune.validation.rankings import LOSS, SCORE, Ranking, ceilings, rankings
 from foretune.validation.rivals import best_rule, rivals
 from foretune.validation.runs import Measured
@@ -38,20 +39,23 @@ class ValidationData:
     cells: Sequence[Measured]
 
 
-def validation_data(cells: Sequence[Measured], versions: Mapping[str, str]) -> ValidationData:
+def validation_data(
+    cells: Sequence[Measured], versions: Mapping[str, str], studies: Sequence[Placed] = ()
+) -> ValidationData:
     """What follows from some cells, computed once.
 
     Args:
         cells: of all seeds and tasks, the same candidates in each.
         versions: of Python and of the packages that numbers depend on.
+        studies: cells of other studies, which a prior of placements learns from.
     """
     measures = (LOSS, SCORE)
-    best = {measure.name: best_rule(cells, measure) for measure in measures}
+    best = {measure.name: best_rule(cells, measure, studies) for measure in measures}
     given = {name: None if rule is None else rule.values for name, rule in best.items()}
     return ValidationData(
         versions,
         rankings={measure.name: rankings(cells, measure, given[measure.name]) for measure in measures},
-        rivals={measure.name: rivals(cells, measure, given[measure.name]) for measure in measures},
+        rivals={measure.name: rivals(cells, measure, given[measure.name], studies) for measure in measures},
         best_rules={name: None if rule is None else rule.name for name, rule in best.items()},
         calibrations=calibrations(cells),
         calls=calls(cells),

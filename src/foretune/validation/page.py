@@ -25,7 +25,7 @@ from foretune.validation.rankings import (
     tasks_of,
 )
 from foretune.validation.rates import losses_by_rate_table, rate_table, rules_table
-from foretune.validation.rivals import ONE_EPOCH
+from foretune.validation.rivals import ONE_EPOCH, PRIOR_ELSEWHERE
 from foretune.validation.runs import Measured, ValidationStudy
 from foretune.validation.stopped import seconds_within, stopped_findings, stopped_runs, stopped_table
 from foretune.validation.warm_up import warm_up_findings, warm_up_notes, warm_up_table
@@ -48,7 +48,7 @@ def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
     stopped = stopped_runs(cells)
     return Page(
         title=f"Does the forecast rank {len(cells[0].names)} candidates of {study.lm.name}?",
-        notes=(*_notes(study), *warm_up_notes(study), *_sketch_notes(cells)),
+        notes=(*_notes(study), *_prior_notes(data), *warm_up_notes(study), *_sketch_notes(cells)),
         tables=(
             _ranking_table(data, LOSS),
             _ranking_table(data, SCORE),
@@ -71,6 +71,16 @@ def validation_page(data: ValidationData, study: ValidationStudy) -> Page:
         ),
         kind="validate",
         data=data,
+    )
+
+
+def _prior_notes(data: ValidationData) -> tuple[str, ...]:
+    """What the prior from other studies is, where there is one."""
+    if all(found.score != PRIOR_ELSEWHERE for found in data.rivals[LOSS.name]):
+        return ()
+    return (
+        f"{PRIOR_ELSEWHERE}: layer, kind and size of the candidates of the studies that --prior names, regressed on the "
+        "ranks of their real results; what these have of a task is left out where that task is ranked.",
     )
 
 

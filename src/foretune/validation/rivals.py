@@ -4,7 +4,8 @@ Beside the rules of `candidates.rules`, which are scores as well:
 
     mean rank on other tasks   the mean rank of each candidate's real result over the cells of the study's other tasks
     placement prior            that mean rank, regressed on number of layer, feed-forward share and size (ridge of
-                               strength 1 on standardised columns): what carries over to other models
+                               strength 1 on standardised columns)
+    prior from other studies   the same, learned from results that `--prior` names, of other models or tasks
     one epoch of all           the lowest validation loss of each candidate within one pass over the training examples
                                (Mohan & Egele et al. 2024, arXiv 2404.04111: as good as every early-stopping method)
 
@@ -23,6 +24,7 @@ from scipy.stats import rankdata
 from foretune.analysis.rank_statistics import median_correlation
 from foretune.candidates.scores import DATA_FREE
 from foretune.shapes import Float64
+from foretune.validation.elsewhere import Placed, columns_of, prior_from
 from foretune.validation.rankings import (
     Measure,
     Ranking,
@@ -37,9 +39,8 @@ from foretune.validation.runs import Measured
 from foretune.validation.stopped import lowest_within
 
 OTHER_TASKS, PRIOR = "mean rank on other tasks", "placement prior, from other tasks"
+PRIOR_ELSEWHERE = "placement prior, from other studies"
 ONE_EPOCH = "one epoch of all, by validation loss"
-PLACE, KIND, SIZE = "shallow layers first", "feed-forward first", "parameter count"
-"""The columns of the prior."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +56,28 @@ class DataFreeRule:
     values: Float64[np.ndarray, "s k"]
 
 
-def rules(cells: Sequence[Measured], measure: Measure) -> dict[str, Float64[np.ndarray, "s k"]]:
+def rules(
+    cells: Sequence[Measured], measure: Measure, studies: Sequence[Placed] = ()
+) -> dict[str, Float64[np.ndarray, "s k"]]:
     """Name -> what each rule that looks at no data of the task says, a row a task and seed, larger is better.
 
     Args:
         cells: of all seeds and tasks, the same candidates in each.
         measure: test loss or test score; what the rules over other tasks learn from.
+        studies: cells of other studies.
     """
     found = {name: scores_of(cells, name) for name in DATA_FREE if name in cells[0].scores}
+    if studies:
+        found[PRIOR_ELSEWHERE] = prior_from(studies, cells, measure)
     if len(tasks_of(cells)) == 1:
         return found
     others = _others(cells, measure)
     return {**found, OTHER_TASKS: others, PRIOR: _prior(others, cells)}
 
 
-def best_rule(cells: Sequence[Measured], measure: Measure) -> DataFreeRule | None:
-    """The rule with the largest median correlation; None where no rule tells candidates apart."""
-    results, every = results_of(cells, measure), rules(cells, measure)
+def best_rule(cells: Sequence[Measured], measure: Measure, studies: Sequence[Placed] = ()) -> DataFreeRule | None:
+    """The rule with the largest median correlation; None where no rule tells candidates apart. Args: see `rules`."""
+    results, every = results_of(cells, measure), rules(cells, measure, studies)
     medians = {name: median_correlation(values, results).value for name, values in every.items()}
     known = {name: value for name, value in medians.items() if not np.isnan(value)}
     if not known:
@@ -81,15 +87,19 @@ def best_rule(cells: Sequence[Measured], measure: Measure) -> DataFreeRule | Non
 
 
 def rivals(
-    cells: Sequence[Measured], measure: Measure, given: Float64[np.ndarray, "s k"] | None = None
+    cells: Sequence[Measured],
+    measure: Measure,
+    given: Float64[np.ndarray, "s k"] | None = None,
+    studies: Sequence[Placed] = (),
 ) -> list[Ranking]:
     """What stands beside the scores: rules over other tasks, one epoch of all if all were evaluated then, and whole runs.
 
     Args:
         cells, measure, given: see `validation.rankings.rankings`.
+        studies: cells of other studies.
     """
     found: Mapping[str, Float64[np.ndarray, "s k"]] = {
-        name: values for name, values in rules(cells, measure).items() if name not in DATA_FREE
+        name: values for name, values in rules(cells, measure, studies).items() if name not in DATA_FREE
     }
     early = [lowest_within(cell.outcomes, cell.epoch) for cell in cells]
     if all(np.isfinite(values).any() for values in early):
@@ -107,14 +117,7 @@ def _others(cells: Sequence[Measured], measure: Measure) -> Float64[np.ndarray, 
 
 def _prior(others: Float64[np.ndarray, "s k"], cells: Sequence[Measured]) -> Float64[np.ndarray, "s k"]:
     """The same, smoothed by what is known of the candidates."""
-    return np.stack([_smoothed(values, _columns(cell)) for values, cell in zip(others, cells, strict=True)])
-
-
-def _columns(cell: Measured) -> Float64[np.ndarray, "k f"]:
-    """Number of layer, kind and size of each candidate, standardised."""
-    columns = np.array([cell.scores[PLACE], cell.scores[KIND], np.log1p(cell.scores[SIZE])]).T
-    spread = columns.std(0)
-    return (columns - columns.mean(0)) / np.where(spread > 0, spread, 1.0)
+    return np.stack([_smoothed(values, columns_of(cell.scores)) for values, cell in zip(others, cells, strict=True)])
 
 
 def _smoothed(values: Float64[np.ndarray, " k"], columns: Float64[np.ndarray, "k f"]) -> Float64[np.ndarray, " k"]:
