@@ -76,7 +76,9 @@ def test_the_gain_that_decides_is_on_all_rows_apart_from_training(found: ft.Fore
     gain, settings = found.gain, found.record["about"]["settings"]
     assert gain["low"] <= gain["value"] <= gain["high"]
     assert gain["examples"] == settings["test"] + 2 * settings["k"]
-    assert (found.verdict == "help") <= (gain["low"] > 0)
+    assert found.loss_gain["low"] <= found.loss_gain["value"] <= found.loss_gain["high"]
+    assert found.loss_gain["examples"] == gain["examples"]
+    assert (found.verdict == "help") <= (gain["low"] > 0 or found.loss_gain["low"] > 0)
 
 
 def test_function_and_command_give_the_same_numbers_to_the_last_digit(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import foretune
 from foretune.cli.data import chosen_sample
@@ -114,7 +115,8 @@ def _studies(options: ValidateOptions) -> tuple[Placed, ...]:
                 f"--prior {place} holds a result of `foretune {page.kind}`; expected one of `foretune validate`, such as "
                 "runs/validate/validate."
             )
-        found += placed(page.data)
+        record: Any = page.data
+        found += placed(record)
     return tuple(found)
 
 

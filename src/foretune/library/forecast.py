@@ -60,8 +60,20 @@ class Forecast(Result):
 
         `value`, its 95% interval `low` and `high` (of the metric, 0 to 1), and how many `examples`.
         """
+        return self._predicted["gain"]
+
+    @property
+    def loss_gain(self) -> Mapping[str, Any]:
+        """The fall of the loss of the same examples below that of the outputs before at their best temperature, in nats.
+
+        The fields are those of `gain`; it decides where the gain alone may be chance.
+        """
+        return self._predicted["loss_gain"]
+
+    @property
+    def _predicted(self) -> Mapping[str, Any]:
         found = self.record["forecast"]
-        return (found["recommended"] or found["advice"])["predicted"]["gain"]
+        return (found["recommended"] or found["advice"])["predicted"]
 
     @property
     def warnings(self) -> tuple[str, ...]:
