@@ -12,7 +12,8 @@ batches of 16, to the last step. Every task and seed is a cell, a few lines of J
 
     wrong       cleanlab on 5-fold probabilities of real runs, beside foretune, on rows and noises of `benchmarks.labels`
     next        accuracy of real runs on rows chosen at random, by the margin of a probe, and by foretune, in rounds of 32
-    curve       accuracy of real runs on N, 2 N and 4 N rows, beside the curve that foretune continues from N
+    curve       accuracy of real runs on N, 2 N and 4 N rows, beside what foretune says of them from N, with either kernel
+                (--real FILE takes the real runs from a file that it has written before)
     influence   rank correlation, over 60 halves of the rows, of real runs on a half with the summed influences of its rows
 """
 
@@ -39,7 +40,6 @@ from benchmarks.labels import FOLDS, SCORES, UNCLEAR, changed, every_row, rows_o
 from benchmarks.many_runs import BATCH, Wanted, many_runs
 from foretune.analysis.example_kernel import Factors, gaussian, kernel_factors
 from foretune.analysis.influence import row_influences
-from foretune.analysis.learning_curve import continued, part_errors
 from foretune.analysis.leave_one_out import ridge_left_out
 from foretune.analysis.losses import LogLoss, targets
 from foretune.experiment.experiment import Experiment, Work
@@ -51,6 +51,7 @@ from foretune.finetune.training import Training
 from foretune.kernels.compute import kernels_of
 from foretune.kernels.job import separate_job
 from foretune.kernels.sgd import SGD
+from foretune.labelling.budget import budget_of
 from foretune.labelling.kernel import label_kernel, row_kernel
 from foretune.labelling.next_rows import rows_to_label
 from foretune.labelling.rows import Row
@@ -134,15 +135,19 @@ def train_and_test(task: str, options: argparse.Namespace) -> tuple[list[dict], 
     return [*parts[0], *parts[1][: options.test]], len(parts[0])
 
 
-def cell_of(lm: LanguageModel, task: str, rows: list[dict], options: argparse.Namespace) -> Cell:
-    """Rows asked of a model with a random head, or by a prompt."""
+def setting_of(task: str, rows: list[dict], options: argparse.Namespace) -> Setting:
+    """All rows for training, and how they are asked."""
     plain = [{"text": row["text"], "label": row["label"]} for row in rows]
     if options.output == "prompt":
         source, question = DataSource(plain, task=task), Question(output="prompt", max_length=128)
     else:
         source, question = DataSource(plain), Question(output="head", head="random", max_length=64)
-    setting = Setting(source, test=None, question=question)
-    made, read = every_row(setting, lm, work=Work(memory=options.memory))
+    return Setting(source, test=None, question=question)
+
+
+def cell_of(lm: LanguageModel, task: str, rows: list[dict], options: argparse.Namespace) -> Cell:
+    """Rows asked of a model with a random head, or by a prompt."""
+    made, read = every_row(setting_of(task, rows, options), lm, work=Work(memory=options.memory))
     kernel = row_kernel(made, made.split.train)
     ordered = [rows[row.row] for row in read.rows]
     return Cell(made, ordered, read.y, read.labels, kernel.features, options.rate, options.epochs, options.at_once)
@@ -226,21 +231,37 @@ def next_rows(lm: LanguageModel, task: str, seed: int, options: argparse.Namespa
 
 
 def curve(lm: LanguageModel, task: str, seed: int, options: argparse.Namespace) -> Iterator[dict]:
-    """The continued curve of a kernel of features beside accuracies of real runs."""
+    """What `foretune labels` says of more labels, with either kernel, beside accuracies of real runs."""
     rows, n = train_and_test(task, options)
     order = np.random.default_rng(seed).permutation(n)
-    cell = cell_of(lm, task, [*(rows[i] for i in order), *rows[n:]], options)
-    test, count = np.arange(n, len(cell.y)), options.n
-    measured = part_errors(kernel_factors(gaussian(cell.features[:count])), cell.y[:count], cell.classes, seed)
-    beyond = continued(measured, TIMES, seed)
-    low, high = beyond.interval
-    for place, times in enumerate(TIMES):
-        if count * times <= n:
-            found = cell.accuracies([range(count * times)], test, options.runs)
+    ordered, count = [*(rows[i] for i in order), *rows[n:]], options.n
+    made, read = every_row(setting_of(task, ordered[:count], options), lm, work=Work(memory=options.memory))
+    start, told = time.process_time(), {}
+    for how in ("features", "gradients"):
+        kernel = label_kernel(made, made.split.train, how)
+        taken, start = time.process_time() - start, time.process_time()
+        told[how] = {point.times: point for point in budget_of(read, kernel, seed).points}, taken
+    real = known_runs(f"{task} {seed}", options.real)
+    if not real:
+        cell = cell_of(lm, task, ordered, options)
+        sets = {times: range(count * times) for times in TIMES if count * times <= n}
+        real = {
+            t: float(cell.accuracies([some], np.arange(n, len(cell.y)), options.runs).mean())
+            for t, some in sets.items()
+        }
+    for how, (points, seconds) in told.items():
+        for times, accuracy in real.items():
+            point = points[times]
             yield {
-                "times": times, "real": float(np.mean(found)), "predicted": 1 - float(beyond.mean[place]),
-                "low": 1 - float(high[place]), "high": 1 - float(low[place]),
+                "times": times, "real": accuracy, "kernel": how, "predicted": point.accuracy, "low": point.low,
+                "high": point.high, "can_tell": point.can_tell, "seconds": seconds,
             }  # fmt: skip
+
+
+def known_runs(cell: str, file: Path | None) -> dict[int, float]:
+    """Times of the rows -> accuracy of real runs of a cell in a file of `curve`."""
+    lines = [] if file is None else map(json.loads, file.read_text().splitlines())
+    return {line["times"]: line["real"] for line in lines if line["cell"] == cell}
 
 
 def summed(cell: Cell, n: int, options: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, float]]:
@@ -362,18 +383,28 @@ def next_table(lines: list[dict]) -> Iterator[str]:
 
 
 def curve_table(lines: list[dict]) -> Iterator[str]:
-    """How far continued curves are from real runs: as they stand, and moved to the real accuracy of all N rows."""
-    cells = _of(lines, "cell")
-    yield "\n| labels | median error | moved to the real accuracy of N | no change | interval holds it | cells |"
-    yield "|---|---|---|---|---|---|"
-    for times, found in _of(lines, "times").items():
-        first = [cells[each["cell"]][0] for each in found]
-        off = [each["predicted"] - each["real"] for each in found]
-        moved = [gap - (one["predicted"] - one["real"]) for gap, one in zip(off, first, strict=True)]
-        flat = [one["real"] - each["real"] for each, one in zip(found, first, strict=True)]
-        held = np.mean([each["low"] <= each["real"] <= each["high"] for each in found])
-        errors = " | ".join(f"{100 * np.median(np.abs(each)):.1f}" for each in (off, moved, flat))
-        yield f"| {times}x | {errors} | {held:.0%} | {len(found)} |"
+    """Every cell, and how far curves are from real runs: as they stand, and with the real share of errors of N rows."""
+    yield f"\n| cell | kernel | {' | '.join(f'{t}x: real, told (interval)' for t in TIMES)} |\n|{'---|' * (len(TIMES) + 2)}"
+    for cell, of_cell in _of(lines, "cell").items():
+        for kernel, found in _of(of_cell, "kernel").items():
+            numbers = ([100 * each[key] for key in ("real", "predicted", "low", "high")] for each in found)
+            shown = (f"{real:.1f}, {told:.1f} ({low:.0f} to {high:.0f})" for real, told, low, high in numbers)
+            yield f"| {cell} | {kernel} | {' | '.join(shown)} |"
+    yield "\n| kernel | labels | median error | moved by the errors of N | no change | interval holds it | cells |"
+    yield "|---|---|---|---|---|---|---|"
+    for kernel, of_kernel in _of(lines, "kernel").items():
+        cells = _of(of_kernel, "cell")
+        for times, found in _of(of_kernel, "times").items():
+            first = [cells[each["cell"]][0] for each in found]
+            off = [each["predicted"] - each["real"] for each in found]
+            moved = [
+                1 - (1 - each["predicted"]) * (1 - one["real"]) / (1 - one["predicted"]) - each["real"]
+                for each, one in zip(found, first, strict=True)
+            ]
+            flat = [one["real"] - each["real"] for each, one in zip(found, first, strict=True)]
+            held = sum(each["low"] <= each["real"] <= each["high"] for each in found)
+            errors = " | ".join(f"{100 * np.median(np.abs(each)):.1f}" for each in (off, moved, flat))
+            yield f"| {kernel} | {times}x | {errors} | {held} | {len(found)} |"
 
 
 def influence_table(lines: list[dict]) -> Iterator[str]:
@@ -405,6 +436,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=1000)
     parser.add_argument("--subsets", type=int, default=SUBSETS)
     parser.add_argument("--runs", type=int, default=2, help="of each set of rows")
+    parser.add_argument("--real", type=Path, help="curve: a file with the real runs")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--rates", type=lambda text: [float(each) for each in text.split(",")], default=[5e-4, 2e-3])
     parser.add_argument("--epochs", type=float, default=6)

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 
 import foretune as ft
+from foretune.experiment.data import found_examples
+from foretune.experiment.experiment import load_experiment
+from foretune.experiment.setting import DataSource, Question, Setting
 from foretune.kernels.block_kernel import BlockKernel
-from foretune.labelling.rows import Row
+from foretune.labelling import kernel
+from foretune.labelling.kernel import usual_kernel
+from foretune.labelling.rows import Row, as_training, labelled_rows
 from foretune.labelling.twins import contradicting_twins
 from tests.conftest import assert_refused, assert_valid, run_cli
 
@@ -138,6 +143,60 @@ def test_rows_of_several_files_and_of_many_classes_keep_their_numbers(bert_folde
     assert_refused(run_cli("labels", bert_folder, folder, "--write", tmp_path / "copy.jsonl"), 2, "Name one of them")
 
 
+@pytest.fixture
+def topics(tmp_path: Path) -> Path:
+    """Rows of three labels, one word of which says the label."""
+    file, words = tmp_path / "topics.csv", ("good", "bad", "day")
+    rows = [{"text": f"{SUBJECTS[n % 8]} {words[n % 3]} {n}", "label": words[n % 3]} for n in range(96)]
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, ("text", "label"))
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def test_the_curve_of_more_than_two_labels_is_that_of_training(
+    bert_folder: Path, topics: Path, few_reviews: Path
+) -> None:
+    found = ft.label_budget(bert_folder, topics)
+    budget = found.record["budget"]
+    assert found.record["kernel"] == budget["kernel"] == "gradients" and budget["tells"]
+    title = "Accuracy by the number of labels: training, by fits to gradients and features"
+    assert title in {table["caption"] for table in found.record["page"]["tables"]}
+    more = next(fact["text"] for fact in found.record["page"]["facts"] if fact["name"] == "More labels")
+    assert "training would reach" in more and "fit to the features" not in more
+    assert ft.label_budget(bert_folder, few_reviews).record["kernel"] == "features"  # two labels
+
+
+def test_a_fit_to_the_features_of_more_than_two_labels_says_nothing_of_training(
+    bert_folder: Path, topics: Path, few_reviews: Path
+) -> None:
+    result = run_cli("labels", bert_folder, topics, "--kernel", "features")
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stdout.split())
+    assert "cannot tell: with more than two labels" in said and "--kernel gradients" in said
+    budget = ft.label_budget(bert_folder, topics, kernel="features").record["budget"]
+    assert not budget["tells"] and not any(point["can_tell"] for point in budget["points"])
+    assert ft.label_budget(bert_folder, few_reviews).record["budget"]["tells"]  # two labels
+
+
+def test_gradients_that_take_long_are_computed_only_where_they_are_asked_for(
+    bert_folder: Path, topics: Path, few_reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usual(file: Path) -> str:
+        setting = Setting(DataSource(file), test=None, question=Question(output="head", head="random"))
+        found = found_examples(setting)
+        made = load_experiment(setting, bert_folder, found=as_training(found, labelled_rows(found)))
+        return usual_kernel(made, made.split.train)
+
+    assert (usual(topics), usual(few_reviews)) == ("gradients", "features")
+    monkeypatch.setattr(kernel, "MOST_UNASKED", 1e6)  # one row of this model
+    assert usual(topics) == "features"
+    monkeypatch.undo()
+    monkeypatch.setattr(kernel, "MOST_SQUARE", 4)
+    assert usual(topics) == "features"
+
+
 @pytest.mark.parametrize(
     ("file", "said"), [("clean.xlsx", "expected a name that ends in"), ("few.csv", "already exists")]
 )
@@ -240,6 +299,12 @@ def test_a_forecast_says_which_labels_of_its_sample_look_wrong(bert_folder: Path
         assert (rows[row["row"]]["text"], rows[row["row"]]["label"]) == (row["text"], row["label"])
     page = (out / "report.html").read_text()
     assert "The most suspicious labels" in page and "Accuracy by the number of labels" in page
+
+
+def test_a_forecast_of_more_than_two_labels_does_not_say_what_more_would_bring(bert_folder: Path, topics: Path) -> None:
+    result = run_cli("forecast", bert_folder, topics, "--output", "head", "--k", 8, "--layers", 0)
+    assert result.returncode == 0, result.stderr
+    assert "twice as many: cannot tell" in " ".join(result.stdout.split())
 
 
 def test_a_forecast_of_few_rows_says_nothing_of_their_labels(

@@ -8,6 +8,14 @@ floors c, each with its best a, is weighed by how well it fits the measured erro
 nat), and the weighed mean is the prediction. Its interval has two parts: rows are drawn again with repetition, as the rows
 are a sample themselves, and exponent and floor are drawn by their weights. A floor is at most half of the error at n: what
 more rows of the same kind cannot mend is rarely more, and a larger one made predictions on other data worse.
+
+Of training: fine-tuning changes the features, and the gradients before it know the first of these changes. Training is
+taken to go on from there. With f the error of a fit to the features and g that of a fit to the gradients,
+
+    error = g min(1, g / f)^u                   u = 1; for the interval, u from 0 to `FURTHEST`, each as likely
+
+so that it is g where gradients are no better than features. Its log-odds are spread by `SPREAD` for the interval, because
+runs differ from fits there too. No theory gives the two numbers: see docs/results/labels.md.
 """
 
 from __future__ import annotations
@@ -29,7 +37,11 @@ DEVIATION = 0.01
 EXPONENTS = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2])
 FLOORS = np.array([0.0, 0.25, 0.5])
 """Over the error at n."""
-_RESAMPLES, _OF_EACH = 200, 5
+FURTHEST = 2.0
+"""How far training goes beyond the gradients at most, over how far these go beyond the features (logarithms of errors)."""
+SPREAD = 0.15
+"""How far the error of training is from the one that fits tell: one standard deviation of its log-odds."""
+_MEASURED, _RESAMPLES, _OF_EACH = 400, 200, 5
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,11 @@ class PartErrors:
     def mean(self) -> Float64[np.ndarray, " s"]:
         """The error of each size."""
         return np.nanmean(self.errors, axis=1)
+
+    def curve(self, seed: int) -> ErrorCurve:
+        """The error of each size, and on rows drawn with repetition; the same seed draws the same rows for two kernels."""
+        generator = np.random.default_rng(seed)
+        return ErrorCurve(self.mean, np.array([self.resampled(generator) for _ in range(_MEASURED)]))
 
     def resampled(self, generator: np.random.Generator) -> Float64[np.ndarray, " s"]:
         """The error of each size on rows drawn with repetition."""
@@ -95,11 +112,11 @@ def _parts(generator: np.random.Generator, y: Int[np.ndarray, " n"], size: int) 
 
 
 @dataclass(frozen=True)
-class Continued:
-    """Errors beyond the rows there are.
+class ErrorCurve:
+    """Errors at some numbers of rows.
 
     Attributes:
-        mean: error at each multiple of the rows.
+        mean: error at each number of rows.
         draws: errors that are as likely, one row for each draw.
     """
 
@@ -113,7 +130,7 @@ class Continued:
         return low, high
 
 
-def continued(measured: PartErrors, multiples: Sequence[int | float], seed: int) -> Continued:
+def continued(measured: PartErrors, multiples: Sequence[int | float], seed: int) -> ErrorCurve:
     """The learning curve at multiples of the number of rows.
 
     Args:
@@ -127,7 +144,28 @@ def continued(measured: PartErrors, multiples: Sequence[int | float], seed: int)
         generator = np.random.default_rng([seed, number])
         drawn, likely = _curves(measured.sizes, measured.resampled(generator), at)
         draws.append(drawn[generator.choice(len(drawn), _OF_EACH, p=likely)])
-    return Continued(weights @ values, np.concatenate(draws))
+    return ErrorCurve(weights @ values, np.concatenate(draws))
+
+
+def of_training(gradients: ErrorCurve, features: ErrorCurve, seed: int) -> ErrorCurve:
+    """The errors that training is taken to have, from those of fits to gradients and to features.
+
+    Args:
+        gradients: errors of a fit to the gradients.
+        features: errors of a fit to the features, at the same numbers of rows and on the same rows drawn.
+        seed: of how far training goes in each draw.
+    """
+    generator, count = np.random.default_rng(seed), len(gradients.draws)
+    further = generator.uniform(0, FURTHEST, (count, 1))
+    odds = np.exp(generator.normal(0, SPREAD, (count, 1)))
+    draws = gradients.draws * _left(gradients.draws, features.draws) ** further
+    spread = draws * odds / (1 - draws + draws * odds)
+    return ErrorCurve(gradients.mean * _left(gradients.mean, features.mean), spread)
+
+
+def _left(errors: Float64[np.ndarray, "*s"], others: Float64[np.ndarray, "*s"]) -> Float64[np.ndarray, "*s"]:
+    """Errors over others; one where they are not smaller."""
+    return np.divide(errors, others, out=np.ones_like(errors), where=errors < others)
 
 
 def _curves(

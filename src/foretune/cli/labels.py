@@ -20,7 +20,7 @@ from foretune.experiment.experiment import Experiment, Work, load_experiment
 from foretune.experiment.folder import SETTINGS, command_of, folder_description
 from foretune.labelling.budget import budget_of
 from foretune.labelling.corrected import write_copy
-from foretune.labelling.kernel import MOST_SQUARE, RowKernel, kernel_with_others, label_kernel
+from foretune.labelling.kernel import MOST_SQUARE, RowKernel, kernel_with_others, label_kernel, usual_kernel
 from foretune.labelling.next_rows import NextRows, rows_to_label, unlabelled_rows
 from foretune.labelling.page import LabelsData, labels_page
 from foretune.labelling.rows import as_training
@@ -68,7 +68,7 @@ def made_labels(
     read = asked_rows(data, answer, errors, wanted.write)
     found = prepared_rows(asked, read, places, wanted, errors)
     with reported(found, "compare the rows", errors):
-        kernel = label_kernel(found, found.split.train, wanted.kernel)
+        kernel = label_kernel(found, found.split.train, wanted.kernel or usual_kernel(found, found.split.train))
     with found.work.stages.stage("compare each row with the others"), busy(errors, "compare each row with the others"):
         result = suspicion_of(read.rows, kernel)
     chosen = _next_rows(wanted, read, found, kernel)
@@ -97,7 +97,7 @@ def made_labels(
         about={"settings": repeatable(settings), **said(found), "versions": versions()},
         stages=found.work.stages.finished,
     )
-    page = labels_page(result, numbers, facts_of(found), kernel.notes, _next(asked, wanted, len(read.rows.rows)))
+    page = labels_page(result, numbers, facts_of(found), kernel.notes, _next(asked, wanted, kernel))
     if wanted.out is not None:
         write_text(wanted.out / SETTINGS, as_yaml("labels", settings))
         write_page_json(wanted.out / LABELS, page, foretune.__version__)
@@ -174,13 +174,13 @@ def prepared_rows(
     return load_experiment(setting, load, next(iter(places.folders), None), work, as_training(read.found, read.rows))
 
 
-def _next(asked: LabelsAsked, wanted: LabelsOptions, rows: int) -> tuple[str, ...]:
+def _next(asked: LabelsAsked, wanted: LabelsOptions, kernel: RowKernel) -> tuple[str, ...]:
     """The corrected copy, where none was written, and the slower kernel; of rows that have a name."""
     if isinstance(asked.model.model, Held) or isinstance(asked.data.data, Held):
         return ()
     command = ["foretune", "labels", *typed_again((asked.model, asked.data, asked.answer))]
     further = []
-    if wanted.kernel == "features" and rows <= MOST_SQUARE:
+    if kernel.how == "features" and len(kernel.features) <= MOST_SQUARE:
         further.append(["--kernel", "gradients"])
     if wanted.write is None:
         further.append(["--write", "corrected.csv"])

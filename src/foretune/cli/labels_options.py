@@ -17,14 +17,14 @@ LABELS = "labels.json"
 """The result in a folder of `labels`."""
 
 
+_KERNEL = "Compare rows by the model's features, or by its gradients: slower, and often better."
+
+
 @dataclass(frozen=True)
 class RowKernelOptions:
     """How rows are compared."""
 
-    kernel: Annotated[
-        Literal["features", "gradients"],
-        option(Panel.RUN, "Compare rows by the model's features, or by its gradients: slower, and often better."),
-    ] = "features"
+    kernel: Annotated[Literal["features", "gradients"], option(Panel.RUN, _KERNEL)] = "features"
     seed: Annotated[
         int, option(Panel.RUN, "Seed of what is drawn at random, such as the head for --kernel gradients."), SEED
     ] = 13
@@ -35,6 +35,13 @@ class RowKernelOptions:
 class LabelsOptions(RowKernelOptions):
     """How labels are looked at, and where the results go."""
 
+    kernel: Annotated[
+        Literal["features", "gradients"] | None,
+        option(
+            Panel.RUN,
+            f"{_KERNEL}  [default: features; for more than two labels gradients, where that takes minutes at most]",
+        ),
+    ] = None
     write: Annotated[
         Path | None,
         option(

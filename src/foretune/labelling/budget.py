@@ -1,4 +1,9 @@
-"""How many labels: the accuracy at parts of the rows, measured, and at multiples of them, continued."""
+"""How many labels: the accuracy at parts of the rows, measured, and at multiples of them, continued.
+
+With gradients, the accuracy is that of training (`analysis.learning_curve.of_training`). With features, it is that of a fit
+to them. With two labels, training agreed with such a fit. With more, it was far above it in some tasks, so that the fit
+says nothing of training.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from foretune.analysis.example_kernel import Factors
-from foretune.analysis.learning_curve import Continued, PartErrors, continued, part_errors
+from foretune.analysis.learning_curve import ErrorCurve, PartErrors, continued, of_training, part_errors
 from foretune.labelling.kernel import RowKernel, feature_kernel
 from foretune.labelling.rows import RowsToAsk
 
@@ -29,7 +34,7 @@ class BudgetPoint:
         low: lower end of its 95% interval.
         high: upper end of its 95% interval.
         measured: whether there are as many rows; otherwise it is continued.
-        can_tell: whether the interval is narrow enough to say anything.
+        can_tell: whether the curve tells what training would reach, in an interval that is narrow enough to say anything.
     """
 
     rows: int
@@ -47,7 +52,7 @@ class Adapting:
 
     Attributes:
         times: number of rows over those there are.
-        gain: accuracy of the kernel of gradients less that of features.
+        gain: accuracy of training, from gradients and features, less that of a fit to the features.
         low: lower end of its 95% interval.
         high: upper end of its 95% interval.
         better: `adapting`, `probe`, or `cannot tell` where the interval holds zero.
@@ -66,12 +71,14 @@ class LabelBudget:
 
     Attributes:
         points: parts of the rows, all of them, and multiples.
-        kernel: what it is made of, `gradients` or `features`.
-        adapting: gradients against features at these rows and at multiples; empty without gradients.
+        kernel: what it is made of, `features`, or `gradients` beside features.
+        tells: whether it tells what training would reach; a fit to features alone does not with more than two labels.
+        adapting: training against a fit to the features at these rows and at multiples; empty without gradients.
     """
 
     points: tuple[BudgetPoint, ...]
     kernel: str
+    tells: bool
     adapting: tuple[Adapting, ...]
 
 
@@ -83,58 +90,50 @@ def budget_of(found: RowsToAsk, kernel: RowKernel, seed: int) -> LabelBudget:
         kernel: between them.
         seed: of the parts.
     """
-    measured = _errors(found, kernel.factors, seed)
-    beyond = continued(measured, MULTIPLES, seed)
+    errors = _errors(found, kernel.factors, seed)
+    measured, beyond = errors.curve(seed), continued(errors, MULTIPLES, seed)
     adapting: tuple[Adapting, ...] = ()
+    tells = len(found.labels) == 2
     if kernel.how == "gradients":
-        probe = _errors(found, feature_kernel(kernel.features), seed)
-        adapting = _compared(beyond, continued(probe, MULTIPLES, seed))
-    return LabelBudget((*_measured_points(measured, seed), *_beyond(measured, beyond)), kernel.how, adapting)
+        of_features = _errors(found, feature_kernel(kernel.features), seed)
+        probe = continued(of_features, MULTIPLES, seed)
+        measured = of_training(measured, of_features.curve(seed), seed)
+        beyond = of_training(beyond, probe, seed)
+        adapting, tells = _compared(beyond, probe), True
+    n, points = len(found.y), []
+    for place, size in enumerate(errors.sizes):
+        if size == n or min(abs(size - n / part) for part in (2, 4, 8)) < 1:
+            points.append(_point(int(size), n, measured, place, tells=tells, measured=True))
+    for place, times in enumerate(MULTIPLES):
+        if times > 1:
+            points.append(_point(round(n * times), n, beyond, place, tells=tells, measured=False))
+    return LabelBudget(tuple(points), kernel.how, tells, adapting)
 
 
 def _errors(found: RowsToAsk, factors: Factors, seed: int) -> PartErrors:
     return part_errors(factors, found.y, len(found.labels), seed)
 
 
-def _measured_points(measured: PartErrors, seed: int) -> tuple[BudgetPoint, ...]:
-    """The sizes up to all rows, by halves."""
-    generator = np.random.default_rng(seed)
-    low, high = np.percentile([measured.resampled(generator) for _ in range(400)], [2.5, 97.5], axis=0)
-    n, made = int(measured.sizes[-1]), []
-    for place, size in enumerate(measured.sizes):
-        if size == n or min(abs(size - n / part) for part in (2, 4, 8)) < 1:
-            ends = (1 - float(high[place]), 1 - float(low[place]))
-            made.append(_point(int(size), n, 1 - float(measured.mean[place]), ends, measured=True))
-    return tuple(made)
-
-
-def _beyond(measured: PartErrors, beyond: Continued) -> tuple[BudgetPoint, ...]:
-    n, (low, high) = int(measured.sizes[-1]), beyond.interval
-    return tuple(
-        _point(
-            round(n * times),
-            n,
-            1 - float(beyond.mean[place]),
-            (1 - float(high[place]), 1 - float(low[place])),
-            measured=False,
-        )
-        for place, times in enumerate(MULTIPLES)
-        if times > 1
+def _point(rows: int, n: int, errors: ErrorCurve, place: int, *, tells: bool, measured: bool) -> BudgetPoint:
+    low, high = (min(max(1 - float(end[place]), 0.0), 1.0) for end in reversed(errors.interval))
+    return BudgetPoint(
+        rows=rows,
+        times=rows / n,
+        accuracy=1 - float(errors.mean[place]),
+        low=low,
+        high=high,
+        measured=measured,
+        can_tell=tells and high - low <= WIDEST,
     )
 
 
-def _point(rows: int, n: int, accuracy: float, ends: tuple[float, float], *, measured: bool) -> BudgetPoint:
-    low, high = (min(max(end, 0.0), 1.0) for end in ends)
-    return BudgetPoint(rows, rows / n, accuracy, low, high, measured, high - low <= WIDEST)
-
-
-def _compared(gradients: Continued, features: Continued) -> tuple[Adapting, ...]:
-    """Gradients against features on the same rows drawn."""
-    gains = features.draws - gradients.draws
+def _compared(training: ErrorCurve, features: ErrorCurve) -> tuple[Adapting, ...]:
+    """Training against a fit to the features on the same rows drawn."""
+    gains = features.draws - training.draws
     low, high = np.percentile(gains, [2.5, 97.5], axis=0)
     made = []
     for place, times in enumerate(MULTIPLES):
         better: Comparison = "adapting" if low[place] > 0 else "probe" if high[place] < 0 else "cannot tell"
-        gain = float(features.mean[place] - gradients.mean[place])
+        gain = float(features.mean[place] - training.mean[place])
         made.append(Adapting(times, gain, float(low[place]), float(high[place]), better))
     return tuple(made)

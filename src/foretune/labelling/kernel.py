@@ -45,6 +45,8 @@ from foretune.text.example import Example
 How = Literal["features", "gradients"]
 MOST_SQUARE = 4000
 """Rows up to which a square kernel is decomposed."""
+MOST_UNASKED = 5e11
+"""Tokens times parameters times outputs up to which gradients are computed unasked: about two minutes of one core."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,21 @@ class RowKernel:
     how: str
     features: Float64[np.ndarray, "n i"]
     notes: tuple[str, ...]
+
+
+def usual_kernel(experiment: Experiment, examples: Sequence[Example]) -> How:
+    """What labels are asked with where nothing else is said: gradients for more than two labels, unless that takes long.
+
+    Args:
+        experiment: the model, and the labels.
+        examples: the rows.
+    """
+    if len(experiment.task.labels) == 2 or len(examples) > MOST_SQUARE:
+        return "features"
+    outputs = single_output(experiment.outputs, experiment.setting.seed)
+    parameters = sum(each.numel() for each in outputs.parameters().values())
+    tokens = sum(len(outputs.encode(each).ids) for each in examples)
+    return "gradients" if tokens * parameters * outputs.n_outputs <= MOST_UNASKED else "features"
 
 
 def label_kernel(experiment: Experiment, examples: Sequence[Example], how: How = "features") -> RowKernel:

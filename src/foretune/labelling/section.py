@@ -96,5 +96,7 @@ def _doubled(budget: LabelBudget | None) -> str:
     """What twice as many labels would bring."""
     if budget is None:
         return ""
+    if not budget.tells:
+        return "; twice as many: cannot tell"
     point = next(point for point in budget.points if point.times == 2)
     return f"; twice as many: {point.accuracy:.2f} ({Span(point.low, point.high)})"

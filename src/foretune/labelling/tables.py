@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from foretune.labelling.budget import LabelBudget
+from foretune.labelling.budget import BudgetPoint, LabelBudget
 from foretune.labelling.rows import Row
 from foretune.labelling.suspicious import SuspiciousRow
 from foretune.labelling.twins import Twins
@@ -80,15 +80,19 @@ def twin_tables(twins: Sequence[Twins], *, details: bool = False) -> tuple[Table
 def budget_facts(budget: LabelBudget) -> list[Fact]:
     """What more labels would bring, and what they would change."""
     now = next(point for point in budget.points if point.times == 1)
-    more = [point for point in budget.points if point.times > 1]
-    told = [
-        f"{point.accuracy:.2f} ({point.low:.2f} to {point.high:.2f}) with {point.times:g} times as many"
-        for point in more[:2]
-    ]
-    if not all(point.can_tell for point in more[:2]):
-        text = f"{now.accuracy:.2f} now by a fit to the {budget.kernel}; cannot tell what more would bring: {told[0]}"
+    more = [point for point in budget.points if point.times > 1][:2]
+    told = [f"{_with_interval(point)} with {point.times:g} times as many" for point in more]
+    fit = f"a fit to the features ({now.accuracy:.2f} now)"
+    if budget.kernel == "gradients":
+        start, end = f"by gradients, training would reach {_with_interval(now)} now", ""
     else:
-        text = f"{now.accuracy:.2f} now by a fit to the {budget.kernel}, {', '.join(told)}; training can reach more"
+        start, end = f"{now.accuracy:.2f} now by a fit to the features", "; training can reach more"
+    if not budget.tells:
+        text = f"cannot tell: with more than two labels, training can be far above {fit}"
+    elif not all(point.can_tell for point in more):
+        text = f"{start}; cannot tell what more would bring: {told[0]}"
+    else:
+        text = f"{start}, {', '.join(told)}{end}"
     found = [Fact("More labels", text)]
     if budget.adapting:
         words = {"adapting": "beats", "probe": "loses to", "cannot tell": "cannot be told from"}
@@ -101,6 +105,10 @@ def budget_facts(budget: LabelBudget) -> list[Fact]:
             )
         )
     return found
+
+
+def _with_interval(point: BudgetPoint) -> str:
+    return f"{point.accuracy:.2f} ({point.low:.2f} to {point.high:.2f})"
 
 
 def budget_tables(budget: LabelBudget | None) -> tuple[Table, ...]:
@@ -118,11 +126,12 @@ def budget_tables(budget: LabelBudget | None) -> tuple[Table, ...]:
             point.rows,
             point.accuracy,
             Span(point.low, point.high),
-            ("rows there are" if point.measured else "continued") + ("" if point.can_tell else ", cannot tell"),
+            ("rows there are" if point.measured else "continued")
+            + ("" if point.can_tell or not budget.tells else ", cannot tell"),
         )
         for point in budget.points
     ]
-    return (Table(columns, tuple(rows), "Accuracy by the number of labels", details=True),)
+    return (Table(columns, tuple(rows), _curve_title(budget), details=True),)
 
 
 def budget_figures(budget: LabelBudget | None) -> tuple[Figure, ...]:
@@ -134,7 +143,14 @@ def budget_figures(budget: LabelBudget | None) -> tuple[Figure, ...]:
         Curve(name, np.array([getattr(point, part) for point in budget.points]), at)
         for name, part in (("accuracy", "accuracy"), ("lower end", "low"), ("upper end", "high"))
     ]
-    return (Figure("label-budget", "Accuracy by the number of labels", "labelled rows", "accuracy", tuple(curves)),)
+    return (Figure("label-budget", _curve_title(budget), "labelled rows", "accuracy", tuple(curves)),)
+
+
+def _curve_title(budget: LabelBudget) -> str:
+    """With what the accuracies are of."""
+    fit = "a fit to the features" + ", not training" * (not budget.tells)
+    basis = fit if budget.kernel == "features" else "training, by fits to gradients and features"
+    return f"Accuracy by the number of labels: {basis}"
 
 
 def short_text(row: Row) -> str:

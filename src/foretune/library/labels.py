@@ -116,7 +116,7 @@ def suspicious_labels(
     first_piece: bool = False,
     pooling: Literal["mean", "cls", "last"] | None = None,
     max_length: int | None = None,
-    kernel: Literal["features", "gradients"] = "features",
+    kernel: Literal["features", "gradients"] | None = None,
     write: str | Path | None = None,
     unlabelled: str | Path | None = None,
     batch: int | None = None,
