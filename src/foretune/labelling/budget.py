@@ -102,11 +102,10 @@ def budget_of(found: RowsToAsk, kernel: RowKernel, seed: int) -> LabelBudget:
         adapting, tells = _compared(beyond, probe), True
     n, points = len(found.y), []
     for place, size in enumerate(errors.sizes):
-        if size == n or min(abs(size - n / part) for part in (2, 4, 8)) < 1:
+        if min(abs(size - n / part) for part in (2, 4, 8)) < 1:
             points.append(_point(int(size), n, measured, place, tells=tells, measured=True))
-    for place, times in enumerate(MULTIPLES):
-        if times > 1:
-            points.append(_point(round(n * times), n, beyond, place, tells=tells, measured=False))
+    for place, times in enumerate(MULTIPLES):  # all rows too: one fit to all is known less well than the curve
+        points.append(_point(round(n * times), n, beyond, place, tells=tells, measured=times == 1))
     return LabelBudget(tuple(points), kernel.how, tells, adapting)
 
 
