@@ -11,7 +11,8 @@ DATA has a folder for each task with train.jsonl and test.jsonl, CLEANLAB a fold
 batches of 16, to the last step. Every task and seed is a cell, a few lines of JSON in OUT; `table` joins all files there.
 
     wrong       cleanlab on 5-fold probabilities of real runs, beside foretune, on rows and noises of `benchmarks.labels`
-    next        accuracy of real runs on rows chosen at random, by the margin of a probe, and by foretune, in rounds of 32
+    next        accuracy of real runs on rows chosen at random, by the margin of a probe, and by foretune, in rounds of 32;
+                --ways names others: `both` is on features and gradients together, with balanced classes
     curve       accuracy of real runs on N, 2 N and 4 N rows, beside what foretune says of them from N, with either kernel
                 (--real FILE takes the real runs from a file that it has written before)
     influence   rank correlation, over 60 halves of the rows, of real runs on a half with the summed influences of its rows
@@ -24,7 +25,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.model_selection import StratifiedKFold
 
+from benchmarks.balanced_rows import balanced_rows
 from benchmarks.labels import FOLDS, SCORES, UNCLEAR, changed, every_row, rows_of
 from benchmarks.many_runs import BATCH, Wanted, many_runs
 from foretune.analysis.example_kernel import Factors, gaussian, kernel_factors
@@ -76,6 +78,7 @@ class Cell:
     rate: float
     epochs: float
     at_once: int
+    pool: int = 0
 
     @property
     def classes(self) -> int:
@@ -86,6 +89,12 @@ class Cell:
     def encoded(self) -> list[Encoded]:
         """The rows as the model reads them."""
         return [self.made.outputs.encode(example) for example in self.made.split.train]
+
+    @cached_property
+    def both(self) -> np.ndarray:
+        """The mean of the kernels of features and of gradients between the rows of the pool."""
+        gradients = label_kernel(self.made, self.made.split.train[: self.pool], "gradients").factors
+        return (kernel_factors(gaussian(self.features[: self.pool])).matrix + gradients.matrix) / 2
 
     def steps(self, n: int) -> int:
         """Of a run on n rows."""
@@ -205,17 +214,27 @@ def by_foretune(cell: Cell, known: list[int], left: np.ndarray) -> np.ndarray:
     return np.array([row.row for row in found.rows])
 
 
-WAYS: dict[str, Callable[[Cell, list[int], np.ndarray], np.ndarray]] = {"margin": by_margin, "foretune": by_foretune}
+def by_both(cell: Cell, known: list[int], left: np.ndarray) -> np.ndarray:
+    """By gradients and features together, all classes balanced."""
+    every = [*known, *left]
+    return left[balanced_rows(cell.both[np.ix_(every, every)], cell.y[known], cell.classes, ROUND)]
+
+
+WAYS: dict[str, Callable[[Cell, list[int], np.ndarray], np.ndarray]] = {
+    "margin": by_margin,
+    "foretune": by_foretune,
+    "both": by_both,
+}
 
 
 def next_rows(lm: LanguageModel, task: str, seed: int, options: argparse.Namespace) -> Iterator[dict]:
     """Accuracies of real runs on rows that were chosen."""
     rows, n = train_and_test(task, options)
     order = np.random.default_rng(seed).permutation(n)[: options.pool]
-    cell = cell_of(lm, task, [*(rows[i] for i in order), *rows[n:]], options)
+    cell = replace(cell_of(lm, task, [*(rows[i] for i in order), *rows[n:]], options), pool=len(order))
     pool, test = np.arange(len(order)), np.arange(len(order), len(cell.y))
     found: dict[str, dict[int, list]] = defaultdict(dict)
-    for name in [f"random {draw}" for draw in range(DRAWN)] + list(WAYS):
+    for name in [f"random {draw}" for draw in range(DRAWN)] + options.ways.split(","):
         known, generator = list(pool[:ROUND]), np.random.default_rng([seed, len(name), ord(name[-1])])
         while len(known) < SIZES[-1]:
             left = np.setdiff1d(pool, known)
@@ -440,6 +459,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--rates", type=lambda text: [float(each) for each in text.split(",")], default=[5e-4, 2e-3])
     parser.add_argument("--epochs", type=float, default=6)
+    parser.add_argument("--ways", default="margin,foretune", help="of `next`, beside random rows")
     parser.add_argument("--at-once", type=int, default=10, help="runs in one pass")
     parser.add_argument("--memory", default="2GiB")
     parser.add_argument("--device", default="cpu")
