@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def jacobian_kernel(outputs, rows, columns=None) -> dict[str, np.ndarray]:
@@ -59,3 +60,14 @@ def untouched(folder, outputs, rows) -> tuple[torch.Tensor, dict[str, torch.Tens
 def left_out_one_by_one(n: int, fit) -> np.ndarray:
     """What `fit(kept, row)` predicts for each of n rows, from all the others."""
     return np.array([fit(np.delete(np.arange(n), row), row) for row in range(n)])
+
+
+def head_on_first_order_features(outputs, started, batch) -> torch.Tensor:
+    """head(phi(W0) + J(W0) s B A), W0 of `outputs`, the rest of `started`: a product of the whole model in forward mode."""
+    layers = started.module.model.get_base_model().named_modules()
+    step = {f"{name}.weight": layer.get_delta_weight("default") for name, layer in layers if hasattr(layer, "lora_A")}
+    start = {name: outputs.parameters()[name].detach() for name in step}
+    head = {name: started.parameters()[name] for name in ("head.weight", "head.bias")}
+    with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels have no forward-mode rule
+        value, moved = torch.func.jvp(lambda at: outputs.logits({**at, **head}, batch), (start,), (step,))
+    return value + moved
