@@ -1,12 +1,13 @@
-"""Which approximation loses the truth of real LoRA runs: four rungs between the kernel at the start and the run itself.
+"""Which approximation loses the truth of real LoRA runs: rungs between the model at the start and the run itself.
 
     PYTHONPATH=src python -m benchmarks.ladder minilm --data DATA --tasks trec --seeds 13 --out OUT
     PYTHONPATH=src python -m benchmarks.ladder table --out OUT
 
 DATA has a folder for each task. Every task and seed is a cell: real LoRA runs of some placements (AdamW at --rate), and
-the same runs in four models that are linear in something. f is the model with its head, phi the features that the head
+the same runs in models that are linear in something. f is the model with its head, phi the features that the head
 reads, J a Jacobian at the weights that are named, s B A what the adapters add to the weights:
 
+    start           no training: the head of linear probing, with which every run begins
     function space  gradient descent with the kernel at the start, each block scaled as Adam steps in it: what a forecast
                     simulates (`candidates.adam`)
     replay          f = head(phi(W0) + J(W0) s B A): first order in the weights, bilinear in A and B. The head is trained,
@@ -42,10 +43,9 @@ from foretune.analysis.dynamics import GradientDescent, curves
 from foretune.analysis.rank_statistics import rank_correlation
 from foretune.analysis.scores import predicted_classes, score
 from foretune.candidates.adam import adam_kernel
-from foretune.candidates.candidate import Candidate, parameter_sizes
+from foretune.candidates.candidate import ALPHA, Candidate, parameter_sizes
 from foretune.candidates.evidence import Pool
 from foretune.candidates.joint import function_space
-from foretune.candidates.pool import pool_kernels
 from foretune.candidates.rules import shallowness
 from foretune.experiment.experiment import EVALUATION, Experiment, Work, load_experiment
 from foretune.experiment.sample import Sampled
@@ -58,10 +58,12 @@ from foretune.finetune.optimisers import AdamWOptimiser
 from foretune.finetune.quiet import restored_global_state
 from foretune.finetune.training import Training
 from foretune.finetune.tuned import Tuned
+from foretune.kernels.lora import LoRA
+from foretune.kernels.sgd import SGD
 from foretune.model.load import load_model
 from foretune.validation.runs import named_of
 
-RUNGS = ("function space", "replay", "third", "end")
+RUNGS = ("start", "function space", "replay", "third", "end")
 LAYERS = "layer encoder.layer.0,layer encoder.layer.2,layer encoder.layer.5"
 PLACEMENTS = f"{LAYERS},attention.self.query,intermediate.dense,all linear"
 
@@ -103,6 +105,28 @@ def trained(tuned: Tuned, cell: Experiment, run: Training, *callbacks: TrainerCa
     )
 
 
+def untrained(cell: Experiment) -> Reached:
+    """What the head of linear probing has before the run."""
+    inputs, y = cell.inputs, cell.labels("test")
+    validation = slice(inputs.n_train, inputs.n_train + inputs.n_validation)
+    f0 = inputs.f0[validation.stop :]
+    return Reached(
+        accuracy=score(y, predicted_classes(f0), cell.task.metric),
+        test_loss=cross_entropy(f0, y),
+        validation_loss=cross_entropy(inputs.f0[validation], cell.labels("validation")),
+        step=0,
+        seconds=0.0,
+    )
+
+
+def lora_pool(cell: Experiment, chosen: Sequence[Candidate]) -> Pool:
+    """The kernels that the simulated runs of some candidates need: of their adapters and of the head."""
+    adapted = {name for item in chosen for name in item.blocks}
+    kernels = cell.kernels([LoRA(chosen[0].rank or 0, ALPHA)], EVALUATION, sorted(adapted))
+    kernels |= cell.kernels([SGD()], EVALUATION, list(chosen[0].head))
+    return Pool.sized(kernels, cell.inputs, parameter_sizes(cell.outputs))
+
+
 def simulated(pool: Pool, chosen: Candidate, run: Training) -> Reached:
     """The run in function space."""
     start, inputs, of = time.process_time(), pool.inputs, pool.evidence(chosen)
@@ -127,13 +151,13 @@ def measured(cell: Experiment, chosen: Sequence[Candidate], run: Training, third
         print(cell.task.name, cell.setting.seed, item.label, name, told, flush=True)
 
     start = clock()
-    kernels = pool_kernels(cell, chosen[0].rank, None, EVALUATION)
-    pool = Pool.sized(kernels, cell.inputs, parameter_sizes(cell.outputs))
+    pool = lora_pool(cell, chosen)
     shared["function space"] = clock() - start
     shallow = [shallowness(pool.evidence(item)) for item in chosen]
     for item in chosen:
+        note("start", item, untrained(cell))
         note("function space", item, simulated(pool, item, run))
-    del kernels, pool  # activations need the memory
+    del pool  # activations need the memory
     for item in chosen:
         real = real_start(cell.outputs, item.tuning)
         end = AtEnd(real)

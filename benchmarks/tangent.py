@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from foretune.model.batches import batches
 from foretune.model.encoding import Batch
-from foretune.model.head import HeadLogits
-from foretune.model.outputs import base_of, body_of
+from foretune.model.outputs import Outputs, base_of, body_of
 from foretune.shapes import Float
 from foretune.text.example import Example
 
@@ -75,7 +74,7 @@ class KeptBert:
     """
 
     @torch.no_grad()
-    def __init__(self, outputs: HeadLogits, rows: Sequence[Example]) -> None:
+    def __init__(self, outputs: Outputs, rows: Sequence[Example]) -> None:
         body: Any = body_of(base_of(outputs.module.model))
         self.count, self.layers = body.config.num_attention_heads, len(body.encoder.layer)
         modules = {name: body.get_submodule(name) for i in range(self.layers) for name in names_of(i)}
@@ -94,7 +93,7 @@ class KeptBert:
             elif not name.endswith((QUERY, KEY, VALUE)):
                 del self.y[name]
 
-    def _passed(self, outputs: HeadLogits, modules: Mapping[str, nn.Module], rows: Sequence[Example]) -> Tensor:
+    def _passed(self, outputs: Outputs, modules: Mapping[str, nn.Module], rows: Sequence[Example]) -> Tensor:
         """The features of all rows; inputs and outputs of every module are kept."""
         seen: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         mask, found, count = torch.zeros(0, dtype=torch.bool), [], 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.ladder import numbers, table
+from benchmarks.ladder import RUNGS, numbers, table
 from benchmarks.linear_runs import AroundEnd, Replayed, real_start
 from benchmarks.tangent import KeptBert
 from torch import Tensor
@@ -153,7 +153,7 @@ def test_a_cell_is_told_by_its_distances_and_ranks() -> None:
         return [{"accuracy": a, "test_loss": x, "validation_loss": 1 - x, "step": 1, "seconds": 2.0} for a, x in pairs]
 
     real, off = runs([0.5, 0.6, 0.7], [0.3, 0.2, 0.1]), runs([0.6, 0.6, 0.6], [0.1, 0.2, 0.3])
-    names = ("real", "function space", "replay", "third", "end")
+    names = ("real", *RUNGS)
     made = {name: off if name == "third" else real for name in names}
     cell = {"cell": ["made up", 13, 3], "shallow": [0.0, 1.0, 2.0], "shared": {"third": 4.0}, "runs": made}
     found = numbers(cell)
