@@ -16,9 +16,11 @@ reads, J a Jacobian at the weights that are named, s B A what the adapters add t
                     adapters and --third-rate
     end             f = f(theta_T) + J(theta_T) (theta - theta_T), where theta is A, B and the head of a placement, and
                     theta_T where its own real run ended: an oracle, which asks whether any linear model would do
+    end, weights    f = head(phi(W_T) + J(W_T) (W0 + s B A - W_T)): the replay around the weights at that end. It is
+                    bilinear in A and B, and its head is not linearized
 
-The last three are trained as the real run is: AdamW, the same batches in the same order, the same A. Every run is read at
-its own lowest validation loss. Seconds are those of the processor.
+All but the first two are trained as the real run is: AdamW, the same batches in the same order, the same A. Every run is
+read at its own lowest validation loss. Seconds are those of the processor.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from benchmarks.level import after_a_third
-from benchmarks.linear_runs import AroundEnd, Replayed, real_start
+from benchmarks.linear_runs import AroundEnd, AroundWeights, Replayed, real_start
 from benchmarks.tangent import KeptBert
 from foretune.analysis.calibration import cross_entropy
 from foretune.analysis.dynamics import GradientDescent, curves
@@ -63,7 +65,7 @@ from foretune.kernels.sgd import SGD
 from foretune.model.load import load_model
 from foretune.validation.runs import named_of
 
-RUNGS = ("start", "function space", "replay", "third", "end")
+RUNGS = ("start", "function space", "replay", "third", "end", "end, weights")
 LAYERS = "layer encoder.layer.0,layer encoder.layer.2,layer encoder.layer.5"
 PLACEMENTS = f"{LAYERS},attention.self.query,intermediate.dense,all linear"
 
@@ -164,11 +166,12 @@ def measured(cell: Experiment, chosen: Sequence[Candidate], run: Training, third
         note("real", item, trained(real, cell, run, end))
         real.load_state_dict(end.theta)
         start = clock()
-        around = AroundEnd(cell.outputs, item.tuning, real, KeptBert(real.outputs, rows))
+        kept = KeptBert(real.outputs, rows)
         passed = clock() - start
-        reached = trained(around, cell, run)
-        note("end", item, replace(reached, seconds=reached.seconds + passed))
-        del around
+        for name, model in (("end", AroundEnd), ("end, weights", AroundWeights)):
+            reached = trained(model(cell.outputs, item.tuning, real, kept), cell, run)
+            note(name, item, replace(reached, seconds=reached.seconds + passed))
+        del kept
     start = clock()
     kept = KeptBert(cell.outputs, rows)
     shared["replay"] = clock() - start
@@ -211,19 +214,21 @@ def numbers(cell: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Means over cells, then every cell."""
+    """Means over the cells that have a rung, then every cell."""
     each = {f"{cell['cell'][0]} {cell['cell'][1]}": numbers(cell) for cell in cells}
     shown = {"points": ".1f", "bias": "+.1f", "nats": ".3f", "bias in nats": "+.3f", "rank": ".2f", "cost": ".1f"}
-    yield f"| rung | {' | '.join(shown)} |\n|{'---|' * (1 + len(shown))}"
+    yield f"| rung | cells | {' | '.join(shown)} |\n|{'---|' * (2 + len(shown))}"
     for name in RUNGS:
-        means = {key: np.mean([of[name][key] for of in each.values()]) for key in shown}
-        yield f"| {name} | {' | '.join(f'{means[key]:{form}}' for key, form in shown.items())} |"
+        having = [of[name] for of in each.values() if name in of]
+        means = {key: np.mean([of[key] for of in having]) for key in shown}
+        yield f"| {name} | {len(having)} | {' | '.join(f'{means[key]:{form}}' for key, form in shown.items())} |"
     for name in ("real", "depth"):
         yield f"\n{name}: mean rank {np.mean([of[name]['rank'] for of in each.values()]):.2f}"
     yield f"\n| cell | {' | '.join(RUNGS)} | real validation loss | shallow layers first |\n|{'---|' * (3 + len(RUNGS))}"
     for at, of in each.items():
-        rungs = (f"{of[name]['points']:.1f}, {of[name]['nats']:.3f}, {of[name]['rank']:.2f}" for name in RUNGS)
-        yield f"| {at} | {' | '.join(rungs)} | {of['real']['rank']:.2f} | {of['depth']['rank']:.2f} |"
+        found = [of.get(name) for name in RUNGS]
+        told = ("" if it is None else f"{it['points']:.1f}, {it['nats']:.3f}, {it['rank']:.2f}" for it in found)
+        yield f"| {at} | {' | '.join(told)} | {of['real']['rank']:.2f} | {of['depth']['rank']:.2f} |"
 
 
 def main() -> None:

@@ -35,6 +35,11 @@ class _Adapter:
     def __call__(self, x: Float[Tensor, "s i"]) -> Float[Tensor, "s o"]:
         return self.scale * (x @ self.a.mT @ self.b.mT)
 
+    def since(self, there: _Adapter) -> Change:
+        """x -> s (B A - B_T A_T) x."""
+        a, b = there.a.detach().clone(), there.b.detach().clone()
+        return lambda x: self(x) - self.scale * (x @ a.mT @ b.mT)
+
     def around(self, a: Tensor, b: Tensor) -> Change:
         """x -> s (dB A + B dA) x."""
         return lambda x: self.scale * (x @ a.mT @ (self.b - b).mT + x @ (self.a - a).mT @ b.mT)
@@ -69,6 +74,21 @@ class Replayed(Tuned):
     def answered(self, logits: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
         """The outputs, of two classes their difference."""
         return logits[:, 1:] - logits[:, :1] if self.outputs.difference else logits
+
+
+class AroundWeights(Replayed):
+    """head(phi(W_T) + J(W_T) (s B A - s B_T A_T)): the replay around the weights of a real run at its end.
+
+    Args:
+        outputs, method: as in `Replayed`.
+        end: the real run at its end, which stays there.
+        kept: the model there with its activations.
+    """
+
+    def __init__(self, outputs: Outputs, method: Method, end: Tuned, kept: KeptBert) -> None:
+        super().__init__(outputs, method, kept)
+        there = adapters_of(end.outputs)
+        self.changes = {name: adapter.since(there[name]) for name, adapter in adapters_of(self.outputs).items()}
 
 
 class AroundEnd(Replayed):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from benchmarks.ladder import RUNGS, numbers, table
-from benchmarks.linear_runs import AroundEnd, Replayed, real_start
+from benchmarks.linear_runs import AroundEnd, AroundWeights, Replayed, real_start
 from benchmarks.tangent import KeptBert
 from torch import Tensor
 
@@ -145,6 +145,24 @@ def test_the_model_around_the_end_begins_at_the_start_and_meets_the_real_one_at_
     for each in (tuned, true):
         each.load_state_dict(end)
     assert_alike(tuned.values(asked.batch), tuned, true.values(asked.batch), true)
+
+
+@torch.no_grad()
+def test_the_replay_around_the_end_meets_the_real_run_at_its_end_and_leaves_it_by_the_square_of_a_step(
+    asked: Asked,
+) -> None:
+    true = asked.real()
+    end = moved(values_of(true), 0.3)
+    true.load_state_dict(end)
+    tuned = AroundWeights(asked.outputs, asked.method, true, KeptBert(true.outputs, asked.rows))
+    gaps = []
+    for size in (0.0, 1e-2, 1e-3):
+        theta = moved(end, size, seed=2)
+        for each in (tuned, true):
+            each.load_state_dict(theta)
+        gaps.append(float((tuned.values(asked.batch) - true.values(asked.batch)).abs().max()))
+    assert gaps[0] < 1e-12
+    assert 50 < gaps[1] / gaps[2] < 200
 
 
 def test_a_cell_is_told_by_its_distances_and_ranks() -> None:
