@@ -15,7 +15,7 @@ reads, J a Jacobian at the weights that are named, s B A what the adapters add t
     third           the same around the model after a third of a real run on all linear layers, adapters merged, with fresh
                     adapters and --third-rate
     end             f = f(theta_T) + J(theta_T) (theta - theta_T), where theta is A, B and the head of a placement, and
-                    theta_T where its own real run ended: an oracle, which asks whether any linear model would do
+                    theta_T where its own real run ended: an oracle, which asks whether a better point to expand around would do
     end, weights    f = head(phi(W_T) + J(W_T) (W0 + s B A - W_T)): the replay around the weights at that end. It is
                     bilinear in A and B, and its head is not linearized
 
@@ -219,16 +219,22 @@ def table(cells: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     shown = {"points": ".1f", "bias": "+.1f", "nats": ".3f", "bias in nats": "+.3f", "rank": ".2f", "cost": ".1f"}
     yield f"| rung | cells | {' | '.join(shown)} |\n|{'---|' * (2 + len(shown))}"
     for name in RUNGS:
-        having = [of[name] for of in each.values() if name in of]
-        means = {key: np.mean([of[key] for of in having]) for key in shown}
-        yield f"| {name} | {len(having)} | {' | '.join(f'{means[key]:{form}}' for key, form in shown.items())} |"
+        if having := [of[name] for of in each.values() if name in of]:
+            means = (told(float(np.mean([of[key] for of in having])), form) for key, form in shown.items())
+            yield f"| {name} | {len(having)} | {' | '.join(means)} |"
     for name in ("real", "depth"):
         yield f"\n{name}: mean rank {np.mean([of[name]['rank'] for of in each.values()]):.2f}"
     yield f"\n| cell | {' | '.join(RUNGS)} | real validation loss | shallow layers first |\n|{'---|' * (3 + len(RUNGS))}"
     for at, of in each.items():
-        found = [of.get(name) for name in RUNGS]
-        told = ("" if it is None else f"{it['points']:.1f}, {it['nats']:.3f}, {it['rank']:.2f}" for it in found)
-        yield f"| {at} | {' | '.join(told)} | {of['real']['rank']:.2f} | {of['depth']['rank']:.2f} |"
+        three = [(key, shown[key]) for key in ("points", "nats", "rank")]
+        found = ([told(of[name][key], form) for key, form in three] if name in of else [] for name in RUNGS)
+        rungs = " | ".join(", ".join(filter(None, each)) for each in found)
+        yield f"| {at} | {rungs} | {of['real']['rank']:.2f} | {of['depth']['rank']:.2f} |"
+
+
+def told(number: float, form: str) -> str:
+    """A number; nothing where it is undefined, as the rank of a rung that tells all placements the same."""
+    return "" if np.isnan(number) else f"{number:{form}}"
 
 
 def main() -> None:
@@ -282,12 +288,8 @@ def main() -> None:
 def with_validation(cell: Experiment, most: int) -> Experiment:
     """The cell with fewer validation rows; these and the test rows by length, so that their batches have few pads."""
     parts = {"validation": cell.split.validation[:most], "test": cell.split.test}
-    return replace(
-        cell,
-        split=replace(
-            cell.split, **{name: sorted(rows, key=lambda row: len(row.text)) for name, rows in parts.items()}
-        ),
-    )
+    ordered: dict[str, Any] = {name: sorted(rows, key=lambda row: len(row.text)) for name, rows in parts.items()}
+    return replace(cell, split=replace(cell.split, **ordered))
 
 
 if __name__ == "__main__":
