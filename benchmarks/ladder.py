@@ -15,7 +15,7 @@ reads, J a Jacobian at the weights that are named, s B A what the adapters add t
     third           the same around the model after a third of a real run on all linear layers, adapters merged, with fresh
                     adapters and --third-rate
     end             f = f(theta_T) + J(theta_T) (theta - theta_T), where theta is A, B and the head of a placement, and
-                    theta_T where its own real run ended: an oracle, which asks whether a better point to expand around would do
+                    theta_T where its own real run ended: an oracle, which asks whether a better point would do
     end, weights    f = head(phi(W_T) + J(W_T) (W0 + s B A - W_T)): the replay around the weights at that end. It is
                     bilinear in A and B, and its head is not linearized
 
