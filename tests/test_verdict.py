@@ -90,6 +90,15 @@ def test_the_rule_is_the_better_one_on_validation_examples() -> None:
     assert rule_for(replace(shifted, f0=np.zeros((6, 2)))) == ClassRule()
 
 
+def test_what_a_threshold_mends_is_no_fall_of_the_loss() -> None:
+    y = np.arange(4 + 40 + 40) % 2
+    known = np.where(y == 1, 1.0, -1.0)[:, None] + np.random.default_rng(0).normal(size=(len(y), 1))
+    inputs = Inputs(y, known + 3.0, np.zeros((len(y), 1)), 4, 40, 2, {}, "accuracy")
+    before, after = inputs.f0[4:], known[4:]  # a run that does nothing but take the shift away
+    assert ClassRule().loss_gain(before, after, inputs).low > 0
+    assert ClassRule(thresholded=True).loss_gain(before, after, inputs).low <= 0
+
+
 def test_a_run_of_no_steps_scores_as_no_run() -> None:
     kernels, inputs = synthetic()
     biased = replace(inputs, f0=inputs.f0 + 1.0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.calibration import loss_gained
 from foretune.analysis.scores import Gain, Score, best_threshold, gained, predicted_classes, score, scored
 from foretune.experiment.inputs import Inputs
 from foretune.shapes import Float64
@@ -49,6 +50,10 @@ class ClassRule:
         """The gain of outputs of validation, then test examples, over others, on all of them together."""
         first, second = (predicted_classes(f, self.threshold(f, inputs)) for f in (before, after))
         return gained(inputs.y[inputs.n_train :], first, second, inputs.metric)
+
+    def loss_gain(self, before: Float64[np.ndarray, "w c"], after: Float64[np.ndarray, "w c"], inputs: Inputs) -> Gain:
+        """The fall of the loss on the same; the outputs before get the threshold and their best temperature."""
+        return loss_gained(inputs.y[inputs.n_train :], before - self.threshold(before, inputs), after)
 
     @property
     def words(self) -> str:

@@ -31,7 +31,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from foretune.analysis.calibration import loss_gained
 from foretune.analysis.scores import Gain, Score
 from foretune.candidates.baseline import ClassRule
 from foretune.candidates.candidate import PROBING
@@ -50,7 +49,8 @@ class Prediction:
         by: what predicts it, in words.
         moves: whether some simulated step lowers the validation loss; nothing is gained where none does.
         gain: of the simulated run over the outputs before it, on validation and test examples together.
-        loss_gain: the fall of its loss below that of the outputs before it at their best temperature, on the same, nats.
+        loss_gain: the fall of its loss below that of the outputs before it, with the rule's threshold and at their best
+            temperature, on the same, nats.
         validation_gain: the same on validation examples alone, for choices, in which test examples have no say.
     """
 
@@ -84,7 +84,7 @@ def prediction(
     run = (evidence.run if evidence.lowest.steps else None) if probing else evidence.adam_run
     before = inputs.f0[inputs.n_train :]
     after = before if run is None else run.outputs[inputs.n_train :]
-    gain, fallen = rule.gain(before, after, inputs), loss_gained(inputs.y[inputs.n_train :], before, after)
+    gain, fallen = rule.gain(before, after, inputs), rule.loss_gain(before, after, inputs)
     chosen_by = rule.validation_score(after, inputs) - rule.validation_score(before, inputs)
     start, simulated = rule.score(before, inputs), rule.score(after, inputs)
     if criterion is not LABEL_ERROR or probing:
