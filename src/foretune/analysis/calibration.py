@@ -96,7 +96,11 @@ def cross_entropy(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"]) -> fl
     Raises:
         UsageError: no examples, another number of labels, or a class number without an output.
     """
-    return float(LogLoss().values(f, labelled(f, y)).mean())
+    return float(_each_loss(f, y).mean())
+
+
+def _each_loss(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"]) -> Float64[np.ndarray, " n"]:
+    return LogLoss().values(f, labelled(f, y))
 
 
 def calibration(f: Float64[np.ndarray, "n c"], y: Int[np.ndarray, " m"], bins: int = BINS) -> Calibration:
@@ -191,10 +195,7 @@ def loss_gained(
     Raises:
         UsageError: as in `cross_entropy`.
     """
-    best = before / fitted_temperature(before, y).value
-    fallen = LogLoss().values(best, labelled(best, y)) - LogLoss().values(after, labelled(after, y))
-    value, half = (
-        float(fallen.mean()),
-        QUANTILE * float(fallen.std(ddof=1) / math.sqrt(len(y))) if len(y) > 1 else math.inf,
-    )
-    return Gain(value, value - half, value + half, len(y))
+    fallen, n = _each_loss(before / fitted_temperature(before, y).value, y) - _each_loss(after, y), len(y)
+    value = float(fallen.mean())
+    half = QUANTILE * float(fallen.std(ddof=1)) / math.sqrt(n) if n > 1 else math.inf
+    return Gain(value, value - half, value + half, n)

@@ -1,7 +1,7 @@
 """A prior of placements from other studies: what was best for other models and tasks, by layer, kind and size.
 
 A study is a result of `foretune validate`. Candidates of another model have other names, but every one has a place, a kind
-and a size among the candidates beside it. Those columns (`validation.rivals`), standardised in each cell, are regressed on
+and a size among the candidates beside it. Those columns, standardised in each cell, are regressed on
 the ranks of the real results by a ridge of strength 1 a cell. Cells of the task at hand have no part in what is said of it.
 """
 
@@ -92,7 +92,14 @@ def prior_from(studies: Sequence[Placed], cells: Sequence[Measured], measure: Me
 def _weights(studies: Sequence[Placed], measure: Measure) -> Float64[np.ndarray, " f"]:
     columns = np.concatenate([each.columns for each in studies])
     ranks = np.concatenate([each.ranks[measure.name] for each in studies])
-    return np.linalg.solve(columns.T @ columns + len(studies) * np.eye(columns.shape[1]), columns.T @ ranks)
+    return ridge_weights(columns, ranks, len(studies))
+
+
+def ridge_weights(
+    columns: Float64[np.ndarray, "k f"], values: Float64[np.ndarray, " k"], strength: float
+) -> Float64[np.ndarray, " f"]:
+    """The weights of ridge regression of values on columns, without an intercept."""
+    return np.linalg.solve(columns.T @ columns + strength * np.eye(columns.shape[1]), columns.T @ values)
 
 
 def _centred(values: Float64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:

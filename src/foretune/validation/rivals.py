@@ -24,7 +24,7 @@ from scipy.stats import rankdata
 from foretune.analysis.rank_statistics import median_correlation
 from foretune.candidates.scores import DATA_FREE
 from foretune.shapes import Float64
-from foretune.validation.elsewhere import Placed, columns_of, prior_from
+from foretune.validation.elsewhere import Placed, columns_of, prior_from, ridge_weights
 from foretune.validation.rankings import (
     Measure,
     Ranking,
@@ -121,5 +121,4 @@ def _prior(others: Float64[np.ndarray, "s k"], cells: Sequence[Measured]) -> Flo
 
 
 def _smoothed(values: Float64[np.ndarray, " k"], columns: Float64[np.ndarray, "k f"]) -> Float64[np.ndarray, " k"]:
-    weights = np.linalg.solve(columns.T @ columns + np.eye(columns.shape[1]), columns.T @ (values - values.mean()))
-    return columns @ weights
+    return columns @ ridge_weights(columns, values - values.mean(), 1.0)
