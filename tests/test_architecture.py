@@ -85,6 +85,18 @@ def test_only_pages_imports_rich() -> None:
             assert not any(name.split(".")[0] == "rich" for name in modules), file
 
 
+def test_dense_linear_algebra_is_that_of_numpy_alone() -> None:
+    """Scipy brings a library of its own, whose threads wait by running and take the cores from numpy's."""
+    for file in MODULES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                assert "scipy.linalg" not in {alias.name for alias in node.names}, file
+            elif isinstance(node, ast.ImportFrom) and node.module == "scipy.linalg":
+                assert {alias.name for alias in node.names} <= {"hadamard"}, file
+            elif isinstance(node, ast.ImportFrom) and node.module == "scipy":
+                assert "linalg" not in {alias.name for alias in node.names}, file
+
+
 def test_every_command_hands_on_how_much_progress_was_asked_for() -> None:
     calls = [
         node

@@ -193,6 +193,43 @@ def test_non_finite_weights_are_reported_by_module() -> None:
         ft.block_kernels(outputs_of(lm), ROWS)
 
 
+def test_non_finite_numbers_of_a_later_batch_are_reported_by_module() -> None:
+    outputs = ft.HeadLogits(language_model(LLAMA))
+    examples = [ft.Example.of(row) for row in ROWS]
+    source = GradientSource(outputs, examples, list(outputs.parameters()))
+    shortest = min(range(len(examples)), key=source.lengths.__getitem__)
+    others = {token for place, item in enumerate(source.encoded) if place != shortest for token in item.ids}
+    others.add(outputs.lm.tokenizer.pad_token_id)
+    own = next(token for token in source.encoded[shortest].ids if token not in others)
+    with torch.no_grad():
+        outputs.module.get_parameter("model.model.embed_tokens.weight")[own] = float("nan")
+    with pytest.raises(ft.ForetuneError, match=r"module 'model\.embed_tokens' is infinite or undefined"):
+        source.capture(range(len(examples)), 2)
+    finite = [place for place in range(len(examples)) if place != shortest]
+    assert sum(len(batch.positions) for batch in source.capture(finite, 2)) == len(finite)
+
+
+def test_a_gradient_that_is_not_finite_is_reported_by_module() -> None:
+    outputs = outputs_of(language_model(LLAMA))
+    layer = outputs.module.model.model.layers[0].mlp.down_proj
+    layer.register_forward_hook(lambda _module, _args, out: out + (out - out.detach()).abs().sqrt())  # 0, its slope inf
+    with pytest.raises(ft.ForetuneError, match=r"The gradient at module 'model\.layers\.0\.mlp\.down_proj'"):
+        ft.block_kernels(outputs, ROWS)
+
+
+def test_numbers_that_are_not_finite_by_chance_are_refused_too() -> None:
+    outputs = outputs_of(language_model(LLAMA))
+    next_time: list[float] = []
+    outputs.module.model.model.layers[0].mlp.down_proj.register_forward_hook(
+        lambda _module, _args, out: out * next_time.pop() if next_time else out
+    )
+    source = GradientSource(outputs, [ft.Example.of(row) for row in ROWS], list(outputs.parameters()))
+    source.capture(range(len(ROWS)), 8)
+    next_time.append(float("nan"))
+    with pytest.raises(ft.ForetuneError, match=r"are not when they are computed again.*model\.eval\(\)"):
+        source.capture(range(len(ROWS)), 8)
+
+
 def test_float32_agrees_with_float64() -> None:
     for case in (LLAMA, BERT):
         exact = ft.block_kernels(outputs_of(language_model(case)), ROWS)

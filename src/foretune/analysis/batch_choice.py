@@ -14,7 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from foretune.shapes import Float64, Int
 
@@ -45,7 +44,7 @@ def chosen_batch(
         count: rows to choose, at most all unlabelled ones.
     """
     known, across = kernel[:labelled, :labelled], kernel[:labelled, labelled:]
-    solved = scipy.linalg.solve(known + ridge * np.eye(labelled), across, assume_a="pos")
+    solved = np.linalg.solve(known + ridge * np.eye(labelled), across)
     variance = kernel[labelled:, labelled:] - across.T @ solved
     total, left = float(weights @ np.diag(variance)), np.ones(len(variance), dtype=bool)
     places, gains = [], []

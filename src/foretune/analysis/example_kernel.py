@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from foretune.analysis.spectrum import spectrum
 from foretune.errors import UsageError
@@ -74,7 +73,7 @@ def feature_factors(features: Float64[np.ndarray, "n i"]) -> Factors:
     Raises:
         UsageError: all examples have the same features.
     """
-    vectors, roots, _ = scipy.linalg.svd(features - features.mean(0), full_matrices=False)
+    vectors, roots, _ = np.linalg.svd(features - features.mean(0), full_matrices=False)
     return _with_constant(roots**2, vectors, len(features))
 
 

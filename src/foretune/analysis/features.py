@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from foretune.errors import UsageError
 from foretune.shapes import Float64, Int
@@ -100,7 +99,7 @@ def fisher_ratio(features: Float64[np.ndarray, "n i"], y: Int[np.ndarray, " n"],
     if not np.trace(within) > 0:
         return float("inf") if between.any() else 0.0
     within += ridge * np.trace(within) / width * np.eye(width)
-    return float((between.T * scipy.linalg.solve(within, between.T, assume_a="pos")).sum())
+    return float((between.T * np.linalg.solve(within, between.T)).sum())
 
 
 def _directions(features: Float64[np.ndarray, "n i"]) -> Float64[np.ndarray, "n i"]:

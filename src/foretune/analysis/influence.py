@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from foretune.shapes import Float64
 
@@ -46,7 +45,7 @@ def row_influences(
         wanted: targets.
         ridge: s, above zero.
     """
-    inverse = scipy.linalg.inv(train + ridge * np.eye(len(train)))
+    inverse = np.linalg.inv(train + ridge * np.eye(len(train)))
     alpha = inverse @ wanted
     shares = asked[:, :, None] * alpha
     removals = (asked @ inverse)[:, :, None] * (alpha / np.diag(inverse)[:, None])

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from foretune.analysis.example_kernel import Factors, kernel_factors
 from foretune.analysis.leave_one_out import left_out, ridge_left_out
@@ -94,8 +93,8 @@ def part_errors(factors: Factors, y: Int[np.ndarray, " n"], classes: int, seed: 
         wrong, asked = np.zeros(n), np.zeros(n)
         for part in parts:
             others = np.setdiff1d(np.arange(n), part)
-            solved = scipy.linalg.cho_factor(kernel[np.ix_(part, part)] + ridge * np.eye(size))
-            outputs = kernel[np.ix_(others, part)] @ scipy.linalg.cho_solve(solved, wanted[part])
+            solved = np.linalg.solve(kernel[np.ix_(part, part)] + ridge * np.eye(size), wanted[part])
+            outputs = kernel[np.ix_(others, part)] @ solved
             wrong[others] += outputs.argmax(1) != y[others]
             asked[others] += 1
         found.append(np.divide(wrong, asked, out=np.full(n, np.nan), where=asked > 0))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
 from foretune.analysis.spectrum import largest_eigenvalue
@@ -55,5 +54,4 @@ class Resolvent:
     def _inner(self, y: Float64[np.ndarray, " j"], sigma: float) -> Float64[np.ndarray, " j"]:
         shifted = self.matrix.copy()
         shifted[np.diag_indices(len(shifted))] += sigma
-        lower = scipy.linalg.cho_factor(shifted, lower=True, overwrite_a=True, check_finite=False)
-        return scipy.linalg.cho_solve(lower, y, check_finite=False)
+        return np.linalg.solve(shifted, y)

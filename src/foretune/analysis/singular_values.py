@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 
 from foretune.errors import UsageError
 from foretune.shapes import Float64
@@ -62,7 +61,7 @@ def singular_values(kernel: Float64[np.ndarray, "n c m d"]) -> SingularValues:
             f"The kernel of shape {kernel.shape} has {int((~np.isfinite(kernel)).sum())} undefined entries."
         )
     n, c, m, d = kernel.shape
-    return SingularValues(np.asarray(scipy.linalg.svdvals(kernel.reshape(n * c, m * d))))
+    return SingularValues(np.asarray(np.linalg.svd(kernel.reshape(n * c, m * d), compute_uv=False)))
 
 
 @dataclass(frozen=True)

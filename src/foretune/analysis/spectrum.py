@@ -11,7 +11,6 @@ import contextlib
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from scipy.sparse.linalg import ArpackError, eigsh
 
 from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
@@ -126,7 +125,7 @@ def spectrum(matrix: Matrix) -> Spectrum:
         )
     if not symmetric(matrix):
         raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
-    values, vectors = scipy.linalg.eigh((matrix + matrix.T) / 2)
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     return Spectrum(values, vectors)
 
 
@@ -135,7 +134,7 @@ def _of_features(matrix: FeatureMatrix) -> Spectrum:
         raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
     if matrix.left.shape[1] >= len(matrix):
         return spectrum(matrix.dense())
-    values, turned = scipy.linalg.eigh(matrix.gram)
+    values, turned = np.linalg.eigh(matrix.gram)
     kept = values > len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     return Spectrum(values[kept], turned[:, kept] / np.sqrt(values[kept]), matrix.left)
 
@@ -155,7 +154,7 @@ def largest_eigenvalue(matrix: Matrix) -> float:
         start = np.random.default_rng(0).standard_normal(size)
         with contextlib.suppress(ArpackError):  # else by the safe way
             return max(float(eigsh(matrix, k=1, which="LA", v0=start, tol=0, return_eigenvectors=False)[0]), 0.0)
-    return max(float(scipy.linalg.eigvalsh(matrix, subset_by_index=[size - 1, size - 1])[0]), 0.0)
+    return max(float(np.linalg.eigvalsh(matrix)[-1]), 0.0)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from scipy.optimize import minimize_scalar
 
 from foretune.analysis.feature_kernel import Kernel, centred, frobenius
@@ -43,7 +42,7 @@ def log_evidence(features: Float64[np.ndarray, "n i"], y: Int[np.ndarray, " m"])
     classes = _classes(features, y)
     if not np.isfinite(features).all() or not features.any():
         raise UsageError("LogME needs finite features that are not all zero; expected those of a pretrained model.")
-    values, vectors = scipy.linalg.eigh(features @ features.T)
+    values, vectors = np.linalg.eigh(features @ features.T)
     eigen = np.clip(values, 0, None) / values[-1]  # the evidence does not depend on the unit of the features
     return float(np.mean([_best_evidence(eigen, (vectors.T @ (y == k)) ** 2) for k in classes]))
 

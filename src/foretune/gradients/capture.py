@@ -18,7 +18,7 @@ from foretune.errors import NonFiniteError
 from foretune.gradients.factors import Dense, Factor, FactorBatch, joined, joins
 from foretune.gradients.recorder import Recorder
 from foretune.gradients.uses import Derivatives, Use
-from foretune.shapes import Float
+from foretune.shapes import Bool, Float
 
 
 class UnruledError(Exception):
@@ -43,7 +43,9 @@ def capture(
     parameters: Mapping[str, Tensor],
     direct: frozenset[str] = frozenset(),
     matrices: Mapping[str, bool] = MappingProxyType({}),
-) -> FactorBatch:
+    *,
+    searching: bool = False,
+) -> tuple[FactorBatch, Bool[Tensor, ""]]:
     """The gradient factors of `parameters` for the examples of one batch.
 
     Args:
@@ -51,14 +53,16 @@ def capture(
         parameters: name -> tensor.
         direct: names whose gradient autograd materialises instead; needs a batch of one example.
         matrices: weights of linear layers -> whether they are (inputs, outputs), as GPT-2's Conv1D holds them.
+        searching: look for the first number that is not finite.
 
     Returns:
-        The factors; parameters without any influence on the outputs are absent.
+        The factors; parameters without any influence on the outputs are absent. Then whether all outputs and derivatives
+        are finite: on the device, which would have to finish first to be asked.
 
     Raises:
         UnruledError: a parameter enters an operation without a rule.
         NotPerExampleError: the model mixes or flattens examples; run them one at a time.
-        NonFiniteError: an infinite or undefined number, with the module where it first appears.
+        NonFiniteError: only where `searching`: an infinite or undefined number, with the module where it first appears.
     """
     n = len(run.positions)
     recorder = Recorder(parameters, n, run.tokens, skip=direct)
@@ -69,9 +73,14 @@ def capture(
                 logits = run.forward()  # (n, c)
             if recorder.unruled:
                 raise UnruledError(recorder.unruled)
-            _refuse_non_finite(logits, recorder.uses)
+            if searching:
+                _refuse_non_finite(logits, recorder.uses)
+            for use in recorder.uses:
+                del use.result
             with torch.autocast(logits.device.type, enabled=False):
-                dense = _backward(logits, recorder, materialised)
+                dense, finite = _backward(logits, recorder, materialised)
+                if searching and not all(finite):
+                    raise _gradient_error(recorder.uses)  # what goes wrong anywhere flows to where the graph starts
                 taken = ((use, g) for use in recorder.uses if (g := use.derivatives()) is not None)  # else no influence
                 factors = {name: joined(uses) for name, uses in factors_by_name(taken).items()}
         for name, values in zip(sorted(direct), dense, strict=True):
@@ -80,28 +89,35 @@ def capture(
         recorder.release()
         for tensor in materialised:
             tensor.requires_grad_(False)
-    return FactorBatch(run.positions, logits.detach(), factors)
+    finite = [each.to(logits.device) for each in (*finite, torch.isfinite(logits).all())]
+    return FactorBatch(run.positions, logits.detach(), factors), torch.stack(finite).all()
 
 
-def _backward(logits: Tensor, recorder: Recorder, materialised: list[Tensor]) -> list[Float[Tensor, "n c p"]]:
-    """Run one backward pass per output; the uses receive their share, materialised gradients are returned."""
+def _backward(
+    logits: Tensor, recorder: Recorder, materialised: list[Tensor]
+) -> tuple[list[Float[Tensor, "n c p"]], list[Bool[Tensor, ""]]]:
+    """Run one backward pass per output; the uses receive their share.
+
+    Returns:
+        Materialised gradients, and whether the derivatives are finite where the graph starts.
+    """
     c = logits.shape[1]
     targets = recorder.leaves + materialised
     dense = [tensor.new_zeros(1, c, tensor.numel()) for tensor in materialised]
+    finite: list[Tensor] = []
     if not logits.requires_grad:
-        return dense
+        return dense, finite
     for use in recorder.uses:
         use.outputs = c
     for output in range(c):
         for use in recorder.uses:
             use.output = output
         grads = torch.autograd.grad(logits[:, output].sum(), targets, retain_graph=output < c - 1, allow_unused=True)
-        if not all(torch.isfinite(grad).all() for grad in grads if grad is not None):
-            raise _gradient_error(recorder.uses)  # what goes wrong anywhere flows to where the graph starts
+        finite += [torch.isfinite(grad).all() for grad in grads if grad is not None]
         for values, grad in zip(dense, grads[len(recorder.leaves) :], strict=True):
             if grad is not None:
                 values[0, output] = grad.reshape(-1)
-    return dense
+    return dense, finite
 
 
 def _whole(values: Float[Tensor, "n c p"], parameter: Tensor, turned: bool | None) -> Dense:
@@ -147,7 +163,6 @@ def _refuse_non_finite(logits: Tensor, uses: list[Use]) -> None:
                 f"The result of module {module_of(use.name)!r} is infinite or undefined. Try dtype float32 or float64, "
                 "or check the weights and the inputs of this module."
             )
-        del use.result
     if not finite:
         raise NonFiniteError("The model's outputs are infinite or undefined although every layer's result is finite.")
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from foretune.errors import UsageError
+from foretune.errors import NonFiniteError, UsageError
 from foretune.gradients.capture import Pass, UnruledError, capture
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.footprint import footprint
@@ -79,18 +79,23 @@ class GradientSource:
         begun, self._begun = self._begun, None
         ordered = self._ordered(positions)
         batches: list[FactorBatch] = []
+        finite: list[tuple[tuple[int, ...], Tensor]] = []
         start = 0
         while start < len(ordered):
             part = self._part(ordered[start:], batch)
             direct = self.direct
-            found = begun if begun is not None and begun.positions == part else self._attempt(part, self._captured)
-            if found is None:  # again, one example at a time or with gradients from autograd
+            if begun is not None and begun.positions == part:
+                batches.append(begun)
+            elif (found := self._attempt(part, self._captured)) is not None:
+                batches.append(found[0])
+                finite.append((part, found[1]))
+            else:  # again, one example at a time or with gradients from autograd
                 if direct != self.direct:
-                    batches, start, begun = [], 0, None  # factors of one parameter are of one kind
+                    batches, finite, start, begun = [], [], 0, None  # factors of one parameter are of one kind
                 continue
-            batches.append(found)
             start += len(part)
             done(len(part))
+        self._refuse_non_finite(finite)
         return batches
 
     def first_batch(self, positions: Iterable[int], batch: int) -> FactorBatch:
@@ -100,8 +105,10 @@ class GradientSource:
         found = None
         while found is None:
             found = self._attempt(self._part(ordered, batch), self._captured)
-        self._begun = found
-        return found
+        begun, finite = found
+        self._refuse_non_finite([(begun.positions, finite)])
+        self._begun = begun
+        return begun
 
     def one_by_one(self) -> None:
         """Take examples through the model one at a time from now on."""
@@ -127,8 +134,26 @@ class GradientSource:
             found = self._attempt((place,), lambda run: footprint(run, self.parameters, self.direct, weights))
         return found
 
-    def _captured(self, run: Pass) -> FactorBatch:
+    def _captured(self, run: Pass) -> tuple[FactorBatch, Tensor]:
         return capture(run, self.parameters, self.direct, self.matrices)
+
+    def _refuse_non_finite(self, batches: Sequence[tuple[tuple[int, ...], Tensor]]) -> None:
+        """See that batches are finite: asked once for all of them, so that a GPU runs ahead of Python until then.
+
+        Args:
+            batches: places, and whether what was captured of them is finite.
+
+        Raises:
+            NonFiniteError: one is not; with the module where it starts.
+        """
+        if not batches or torch.stack([finite for _, finite in batches]).all():
+            return
+        places = next(places for places, finite in batches if not finite)
+        self._attempt(places, lambda run: capture(run, self.parameters, self.direct, self.matrices, searching=True))
+        raise NonFiniteError(
+            "The model's outputs or gradients were infinite or undefined, and are not when they are computed again. Set "
+            "the model to evaluation (model.eval()), or try dtype float32 or float64."
+        )
 
     def _refuse_thawed(self) -> None:
         """See that no weight requires a gradient: the graph would start there, and what is captured begins behind it.

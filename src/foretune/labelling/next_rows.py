@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
 from scipy.special import softmax
 
 from foretune.analysis.batch_choice import chosen_batch
@@ -79,7 +78,7 @@ def rows_to_label(
     """
     kernel, n = factors.matrix, len(y)
     fit = ridge_left_out(kernel_factors(kernel[:n, :n]), y, classes)
-    alpha = scipy.linalg.solve(kernel[:n, :n] + fit.strength * np.eye(n), np.eye(classes)[y], assume_a="pos")
+    alpha = np.linalg.solve(kernel[:n, :n] + fit.strength * np.eye(n), np.eye(classes)[y])
     unclear = 1 - (softmax(fit.sharpness * (kernel[n:, :n] @ alpha), axis=1) ** 2).sum(1)
     found = chosen_batch(kernel, n, fit.strength, np.maximum(unclear, LEAST_UNCLEAR), count)
     pairs = zip(found.places, found.gains, strict=True)

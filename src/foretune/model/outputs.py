@@ -200,9 +200,9 @@ class Outputs:
 
     def _parts(self, batch: Batch) -> list[Batch]:
         """The batch itself; its examples one by one and unpadded for a model that reads padding."""
-        lengths = batch["attention_mask"].sum(1).tolist()
-        if not self.alone or len(lengths) == 1:
+        if not self.alone or len(batch["attention_mask"]) == 1:
             return [batch]
+        lengths = batch["attention_mask"].sum(1).tolist()
         return [
             {
                 key: value[row : row + 1, :length] if value.dim() > 1 else value[row : row + 1]

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import scipy.linalg
 from sklearn.metrics import accuracy_score
 
 from foretune.analysis.feature_kernel import Matrix, dense
@@ -147,7 +146,7 @@ class AsymmetricKernel(KernelSolver):
         kernel = dense(problem.matrix)
         plain = np.linalg.svd(kernel, compute_uv=False)
         matrix = kernel + self.strength * plain[0] * np.eye(len(plain))
-        left, values, right = scipy.linalg.svd(matrix)
+        left, values, right = np.linalg.svd(matrix)
         return ShiftedDecomposition(plain, matrix, left, values, right.T)
 
     def _solve(self, problem: Problem, factors: ShiftedDecomposition, start: KernelSolver | None) -> None:
