@@ -26,6 +26,8 @@ from torch import Tensor
 
 import foretune as ft
 from benchmarks.case import Case, in_a_process
+from foretune.kernels.feature_pass import tangent_features
+from foretune.kernels.sketch import Sketch
 from foretune.model.outputs import Outputs
 from foretune.progress import peak_memory
 from foretune.text.example import Example
@@ -39,7 +41,8 @@ in an environment of its own). The kernel of the weights of all linear layers, f
 snippets; median of {repeats} processes, ways taking turns. A way starts from the loaded model and ends with the
 kernel. Where a package can take gradients of frozen layers, only the table of tokens is trained, so that autograd
 forms no gradient of a weight. Peak is above the loaded model. *Off* is the relative distance from foretune's kernel.
-bergson's sketch is an approximation, everything else is exact.
+Sketches are approximations, everything else is exact. Up to 64 examples the directions of foretune's default sketch are
+made of all of them, so that little is off; of other examples docs/results/scale.md tells.
 """
 
 
@@ -58,11 +61,21 @@ def linear_layers(outputs: Outputs) -> dict[str, torch.nn.Linear]:
     return {name: m for name, m in found.items() if m.weight.data_ptr() not in tables}
 
 
+def linear_weights(outputs: Outputs) -> set[str]:
+    """The names of their weights as foretune has them."""
+    weights = {layer.weight.data_ptr() for layer in linear_layers(outputs).values()}
+    return {name for name, tensor in outputs.parameters().items() if tensor.data_ptr() in weights}
+
+
 def own(outputs: Outputs, examples: list[Example]) -> np.ndarray:
     """Foretune's kernel of the weights of linear layers."""
-    weights = {layer.weight.data_ptr() for layer in linear_layers(outputs).values()}
-    named = {name for name, tensor in outputs.parameters().items() if tensor.data_ptr() in weights}
-    return ft.block_kernels(outputs, examples, blocks=named.__contains__).matrix()
+    return ft.block_kernels(outputs, examples, blocks=linear_weights(outputs).__contains__).matrix()
+
+
+def sketched(outputs: Outputs, examples: list[Example], sketch: Sketch) -> np.ndarray:
+    """Foretune's sketch of the same weights, then products."""
+    job = ft.separate_job(outputs, examples, None, linear_weights(outputs).__contains__)
+    return tangent_features(job, [ft.SGD()], sketch)["sgd"].matrix()
 
 
 def restored(kernel: Tensor, batches: list[tuple[list[int], dict[str, Tensor]]]) -> np.ndarray:
@@ -179,6 +192,8 @@ WAYS: dict[str, Callable[[Outputs, list[Example]], np.ndarray]] = {
     "foretune": own,
     "dattri": dattri,
     "bergson": bergson,
+    "sketch": partial(sketched, sketch=Sketch()),
+    "small-sketch": partial(sketched, sketch=Sketch(256, directions=0)),
     "bergson-sketch": partial(bergson, projection=16),
     "backpack": backpack,
 }
@@ -186,7 +201,9 @@ NAMES = {
     "foretune": "**foretune**, linear weights",
     "dattri": "dattri-LLM 0.1.0, factorized, `similarity`",
     "bergson": "bergson 2.5.1, no projection, then products",
-    "bergson-sketch": "bergson 2.5.1, its default sketch",
+    "sketch": "foretune, its default sketch (512 numbers and 64 directions a layer)",
+    "small-sketch": "foretune, a sketch of 256 numbers a layer alone",
+    "bergson-sketch": "bergson 2.5.1, its default sketch (256 numbers a layer)",
     "backpack": "BackPACK 1.7.1, `BatchGrad`, then products",
 }
 

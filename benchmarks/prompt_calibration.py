@@ -66,6 +66,7 @@ def studies(lm: LanguageModel, k: int, options: argparse.Namespace) -> Iterator[
             output=PROMPT,
             prodigy=options.prodigy,
             memory=options.memory,
+            announce=not options.unannounced,
         )
 
 
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--memory", default="4GiB")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prodigy", action="store_true", help="one more run of each placement, by Prodigy")
+    parser.add_argument("--unannounced", action="store_true", help="scores and rates alone, without announcements")
     parser.add_argument(
         "--join", type=Path, nargs="+", help="compute nothing: one page of the cells of these page.json"
     )

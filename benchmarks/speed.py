@@ -24,16 +24,23 @@ from benchmarks.methods import METHODS
 REPEATS = 3
 WITHOUT_TABLES = "factors-without-tables"
 CASES: dict[str, tuple[Case, tuple[str, ...]]] = {
-    "minilm-16": (Case("minilm", 16), ("jvp", "vmap", "nngeometry", "factors", "factors-without-tables", "passes")),
-    "minilm-32": (Case("minilm", 32), ("jvp", "vmap", "nngeometry", "factors", "factors-without-tables", "passes")),
-    "minilm-64": (Case("minilm", 64), ("jvp", "vmap", "factors", "passes")),
+    "minilm-16": (
+        Case("minilm", 16),
+        ("jvp", "jvp-16", "vmap", "nngeometry", "factors", "factors-without-tables", "passes"),
+    ),
+    "minilm-32": (
+        Case("minilm", 32),
+        ("jvp", "jvp-16", "vmap", "nngeometry", "factors", "factors-without-tables", "passes"),
+    ),
+    "minilm-64": (Case("minilm", 64), ("jvp", "jvp-16", "vmap", "factors", "passes")),
     "minilm-64-difference": (Case("minilm", 64, difference=True), ("factors", "passes")),
-    "smollm2-8": (Case("smollm2", 8), ("jvp", "vmap", "factors", "passes")),
-    "smollm2-16": (Case("smollm2", 16), ("jvp", "factors", "passes")),
+    "smollm2-8": (Case("smollm2", 8), ("jvp", "jvp-16", "vmap", "factors", "passes")),
+    "smollm2-16": (Case("smollm2", 16), ("jvp", "jvp-16", "factors", "passes")),
     "smollm2-16-difference": (Case("smollm2", 16, difference=True), ("factors", "passes")),
 }
 NAMES = {
     "jvp": "(a) Jacobian + jvp, batch 1",
+    "jvp-16": "(a) the same, batch 16",
     "vmap": "(b) vmap(jacrev) + products",
     "nngeometry": "(c) nngeometry 0.4, no embeddings",
     "factors": "**foretune**",

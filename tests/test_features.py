@@ -20,6 +20,7 @@ from foretune.analysis.resolvent import Resolvent
 from foretune.analysis.solvers import joint_data, named_solver, solve_on_grid
 from foretune.analysis.spectrum import largest_eigenvalue, spectrum
 from foretune.analysis.transferability import kernel_target_alignment
+from foretune.candidates import comparison as candidates_compared
 from foretune.candidates import joint
 from foretune.candidates.candidate import formulas_for, parameter_sizes
 from foretune.candidates.comparison import comparison
@@ -343,6 +344,24 @@ def test_evidence_in_the_primal_is_that_of_the_array(monkeypatch) -> None:
         found.append([[each.exact_risk, each.labels.error, *runs] for each, runs in zip(seen, stable, strict=True)])
     # rates below the largest stable one: above it rounding grows with every step
     np.testing.assert_allclose(found[0], found[1], rtol=2e-3, atol=1e-5)
+
+
+def test_features_of_candidates_that_fall_back_are_dropped_and_change_nothing(monkeypatch) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")), head=True)
+    job = job_of(outputs)
+    kernels = tangent_features(job, formulas_of(job), Sketch(16))
+    f0 = np.linspace(-0.1, 0.1, len(ROWS) * outputs.n_outputs).reshape(len(ROWS), -1)
+    sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
+    inputs = Inputs(np.arange(len(ROWS)) % 2, f0, np.eye(len(ROWS)), N, 1, 2, sizes, "accuracy", head="probed")
+    monkeypatch.setattr(joint, "DENSE", 0)
+    found, held = [], []
+    for drop in (candidates_compared._drop_features, lambda *_: None):
+        monkeypatch.setattr(candidates_compared, "_drop_features", drop)
+        pool = Pool(kernels, inputs, parameter_sizes(outputs), Effort(steps=20, compared=2, resamples=2))
+        found.append(comparison(pool).candidates)
+        held.append(sum("kernel" in vars(evidence) for evidence in pool._known.values()))
+    assert found[0] == found[1]
+    assert held[0] <= 8 < held[1]  # two, their blocks in full, linear probing and the smallest loss
 
 
 def test_the_risk_of_the_first_rows_is_the_same_from_features(monkeypatch) -> None:

@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ import pytest
 import torch
 
 import foretune as ft
-from foretune.store.arrays import read_array, write_array
+from foretune.store.arrays import check_array, read_array, write_array
 from foretune.store.atomic import check_file, new_folder, replacing, replacing_folder, write_text
 from foretune.store.cached import cached_folder
 from foretune.store.kept import DamagedError, read_kept, write_kept
@@ -388,6 +389,37 @@ def test_an_array_in_another_ones_place_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(DamagedError):
         read_array(tmp_path / "array", "that")
     assert np.array_equal(np.load(tmp_path / "array"), ARRAY)  # numpy alone reads it
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.float32(3.5),
+        np.zeros((0, 4)),
+        np.arange(6).reshape(2, 3).T,
+        np.arange(20.0)[::3],
+        np.array([True, False]),
+        np.arange(4, dtype=">i4"),
+    ],
+    ids=["a number", "nothing", "turned", "with steps", "truths", "big-endian"],
+)
+def test_arrays_of_every_layout_come_back_and_numpy_reads_them(array: np.ndarray, tmp_path: Path) -> None:
+    write_array(tmp_path / "array", array, "this")
+    for found in (read_array(tmp_path / "array", "this"), np.load(tmp_path / "array")):
+        assert (
+            np.array_equal(found, array) and found.shape == np.shape(array) and found.dtype == np.asarray(array).dtype
+        )
+
+
+def test_an_array_is_written_and_checked_without_a_copy_of_it(tmp_path: Path) -> None:
+    array = np.ones(2**22)  # 32 MiB
+    tracemalloc.start()
+    write_array(tmp_path / "array", array, "this")
+    check_array(tmp_path / "array", "this")
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < array.nbytes / 4
+    assert held < 2**20
 
 
 def test_values_for_readers_are_left_out_of_the_checksum(tmp_path: Path) -> None:

@@ -92,6 +92,12 @@ def test_a_task_is_stretched_by_what_the_others_needed_and_not_by_itself() -> No
     assert alone.factor == 0
 
 
+def test_a_cell_without_announcements_takes_no_part() -> None:
+    told, silent = cell("mr", [(0.8, 0.05, "go")], [0.82]), cell("subj", [], [0.9])
+    assert [found.name for found in calibrations([told, silent])] == ["mr"]
+    assert calibrations([silent]) == [] == calls([silent])
+
+
 def test_decisions_are_right_where_the_real_run_gains_as_called() -> None:
     told: list[tuple[float, float, Decision]] = [
         (0.7, 0.1, "go"), (0.7, 0.1, "go"), (0.5, 0.1, "no-go"), (0.5, 0.1, "cannot tell")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from foretune.analysis.feature_kernel import FeatureKernel
 from foretune.analysis.selection import CorrectedLoss, corrected_loss
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.effort import limits
@@ -35,13 +37,25 @@ class Comparison:
 
 def comparison(pool: Pool) -> Comparison:
     """Every candidate of a pool, simulated and compared."""
-    scored = [pool.evidence(item).scored(item) for item in promising(pool)]
-    criterion = criterion_of(pool)
-    ranked = with_spreads(sorted(scored, key=lambda item: sort_key(item, criterion)), pool, criterion)
+    criterion, scored = criterion_of(pool), []
+    for item in promising(pool):
+        scored = sorted([*scored, pool.evidence(item).scored(item)], key=lambda item: sort_key(item, criterion))
+        _drop_features(pool, scored[pool.effort.compared :])
+    ranked = with_spreads(scored, pool, criterion)
     rows, every = pool.inputs.f0.shape[1] * pool.inputs.n_train, len(pool.candidates)
     smallest = corrected_loss([pool.evidence(item).by_fold for item in ranked])
     compared = sum(item.spread is not None for item in ranked)
     return Comparison(tuple(ranked), every, limits(pool.effort, every, rows, compared), criterion, smallest)
+
+
+def _drop_features(pool: Pool, candidates: Sequence[ScoredCandidate]) -> None:
+    """Drop the features of candidates that will hardly be asked again; if they are, features are put together anew."""
+    for item in candidates:
+        own = pool.evidence(item)
+        for evidence in (own, own.in_full):
+            if isinstance(vars(evidence).get("kernel"), FeatureKernel):
+                for name in ("kernel", "spectrum", "space"):
+                    vars(evidence).pop(name, None)
 
 
 def criterion_of(pool: Pool) -> Criterion:

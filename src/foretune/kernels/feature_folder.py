@@ -22,7 +22,7 @@ from foretune.kernels.features import Chunk, TangentFeatures
 from foretune.kernels.folder import FEATURES_FILE, WAIT
 from foretune.kernels.passing import chunks_of
 from foretune.shapes import Float32
-from foretune.store.arrays import read_array, refuse_foreign_parts, write_array
+from foretune.store.arrays import check_array, refuse_foreign_parts, write_array
 from foretune.store.kept import DamagedError, FolderKind, identity_hash
 from foretune.store.lock import held
 from foretune.store.workspace import sweep
@@ -74,7 +74,7 @@ class FeatureFolder:
         if not file.exists():
             return None
         try:
-            read_array(file, self._of(places, kinds))
+            check_array(file, self._of(places, kinds))
         except DamagedError as error:
             warnings.warn(f"{error} It is computed again.", stacklevel=2)
             return None
@@ -145,7 +145,7 @@ def read_features(folder: str | Path) -> dict[str, TangentFeatures]:
 
     def checked() -> None:
         for places, file in files:
-            read_array(file, _chunk_hash(described["hash"], places, described[_FINISHED]))
+            check_array(file, _chunk_hash(described["hash"], places, described[_FINISHED]))
 
     FEATURES.whole(path, checked)
     chunks = [Chunk(file, len(places), c) for places, file in files]

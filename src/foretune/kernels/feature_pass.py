@@ -269,8 +269,13 @@ class FeaturePass:
             for captured in each_batch(self.job, places, self.batch):
                 order.extend(captured.positions)
                 made.append(self.maker.features(captured))
-        back = np.argsort(order)
-        return np.concatenate([np.concatenate(parts)[back].ravel() for parts in zip(*made, strict=True)])
+        back, start = np.argsort(order), 0
+        found = np.empty(sum(part.size for parts in made for part in parts), np.float32)
+        for parts in zip(*made, strict=True):
+            block = np.concatenate(parts)[back]
+            found[start : start + block.size] = block.ravel()
+            start += block.size
+        return found
 
 
 @dataclass

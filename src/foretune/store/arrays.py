@@ -16,7 +16,7 @@ import numpy as np
 
 from foretune.errors import StorageError
 from foretune.store.atomic import check_own_file, move_command, replacing
-from foretune.store.kept import DamagedError, checksum, refuse_streams, whole
+from foretune.store.kept import DamagedError, checksum, file_checksum, refuse_streams, whole
 
 _TRAILER = b"\nforetune:"
 _TRAILER_LENGTH = len(_TRAILER) + 32 + 1
@@ -35,13 +35,32 @@ def write_array(file: Path, array: np.ndarray, of: str) -> None:
         StorageError: the disk is full or the place cannot be written.
     """
     check_own_file(file)
-    with replacing(file) as temporary:
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        content = buffer.getbuffer()
-        with temporary.open("wb") as opened:
-            opened.write(content)
-            opened.write(_TRAILER + checksum(of.encode(), content).encode() + b"\n")
+    numbers, head = np.asarray(array, order="C"), io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(numbers))
+    content = (head.getvalue(), numbers.reshape(-1).view(np.uint8).data)
+    with replacing(file) as temporary, temporary.open("wb") as opened:
+        for part in content:
+            opened.write(part)
+        opened.write(_TRAILER + checksum(of.encode(), *content).encode() + b"\n")
+
+
+def check_array(file: Path, of: str) -> None:
+    """See that a file holds what `write_array` wrote, a part in memory at a time.
+
+    Raises:
+        DamagedError: it cannot be read, or is not what was written there.
+    """
+    refuse_streams(file)
+
+    def fits() -> bool:
+        length = max(0, file.stat().st_size - _TRAILER_LENGTH)
+        with file.open("rb") as opened:
+            opened.seek(length)
+            trailer = opened.read()
+        return trailer == _TRAILER + file_checksum(file, of.encode(), length).encode() + b"\n"
+
+    if not whole(file, fits):
+        raise DamagedError(file, "its checksum does not fit its values")
 
 
 def read_array(file: Path, of: str) -> np.ndarray:
@@ -50,12 +69,8 @@ def read_array(file: Path, of: str) -> np.ndarray:
     Raises:
         DamagedError: it cannot be read, or is not what was written there.
     """
-    refuse_streams(file)
-    written = whole(file, file.read_bytes)
-    content, trailer = written[:-_TRAILER_LENGTH], written[-_TRAILER_LENGTH:]
-    if trailer != _TRAILER + checksum(of.encode(), content).encode() + b"\n":
-        raise DamagedError(file, "its checksum does not fit its values")
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    check_array(file, of)
+    return whole(file, lambda: np.load(file, allow_pickle=False))
 
 
 def parts(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -234,16 +234,23 @@ def checksum(*parts: bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-def file_checksum(file: Path) -> str:
-    """The checksum of a file's bytes.
+def file_checksum(file: Path, before: bytes = b"", length: int | None = None) -> str:
+    """The checksum of a file's bytes, a part in memory at a time.
+
+    Args:
+        file: which.
+        before: what it covers first.
+        length: how many of the bytes; all when left out.
 
     Raises:
         OSError: it cannot be read.
     """
-    digest = xxhash.xxh3_128()
+    digest = xxhash.xxh3_128(before)
     with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
+        left = file.stat().st_size if length is None else length
+        while block := opened.read(max(0, min(left, 1 << 20))):
             digest.update(block)
+            left -= len(block)
     return digest.hexdigest()
 
 

@@ -74,14 +74,15 @@ class Calls:
 
 
 def calibrations(cells: Sequence[Measured]) -> list[ScoreCalibration]:
-    """Task by task, and all together; none where nothing was announced.
+    """Task by task, and all together, of the cells that were announced something; none where nothing was.
 
     Args:
         cells: of all seeds and tasks.
     """
-    told = [_Told.of(cell) for cell in cells]
-    if not all(len(each.real) for each in told):
+    cells = [cell for cell in cells if len(_Told.of(cell).real)]
+    if not cells:
         return []
+    told = [_Told.of(cell) for cell in cells]
     tasks = tasks_of(cells)
     groups = {task: places_of(cells, task) for task in tasks}
     splits = list(groups.values()) if len(tasks) > 1 else [[place] for place in range(len(cells))]

@@ -61,6 +61,7 @@ class ValidationStudy:
         prodigy: whether every candidate is trained by Prodigy too, which finds its own rate.
         memory: budget of kernels above the model's own memory.
         features: whether kernels are `exact`, `sketched`, or sketched where exact ones do not fit (`auto`).
+        announce: whether what a forecast announces is compared too, which takes kernels with test examples.
         progress: called as the work goes on.
     """
 
@@ -79,6 +80,7 @@ class ValidationStudy:
     prodigy: bool = False
     memory: str = "2GiB"
     features: Features = "auto"
+    announce: bool = True
     progress: Progress | None = None
 
     @property
@@ -319,7 +321,7 @@ def measured_cell(study: ValidationStudy, cell: Experiment, chosen: Sequence[Can
         warm_up_seconds=seconds,
         epoch=max(math.ceil(n / training.batch_of(n)) for training in study.grid),
         prodigy=tuple(prodigy),
-        announced=replace(kept).announced,
+        announced=replace(kept).announced if study.announce else (),
         sketched=kept.sketched,
     )
 
