@@ -185,9 +185,12 @@ def test_a_full_disk_leaves_nothing_half_written(llama_folder: Path, data_file: 
     if not full.exists():
         pytest.fail("this test needs /dev/full")
     code = (
-        "import sys, errno, pathlib, numpy as np; import foretune.kernels.folder as f\n"
-        "def save(*a, **k): raise OSError(errno.ENOSPC, 'No space left on device')\n"
-        "f.np.save = save\nfrom foretune.cli.main import main\nmain()"
+        "import foretune.store.arrays as a; from contextlib import contextmanager; real = a.replacing\n"
+        "@contextmanager\n"
+        "def full(file):\n"
+        "    with real(file) as temporary:\n"
+        "        temporary.unlink(); temporary.symlink_to('/dev/full'); yield temporary\n"
+        "a.replacing = full\nfrom foretune.cli.main import main\nmain()"
     )
     out = tmp_path / "run"
     result = run_code(code, "kernel", llama_folder, data_file, WORDS, "--k", 4, "--out", out)

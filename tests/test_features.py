@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import foretune as ft
+from foretune.analysis.batch_choice import chosen_batch
 from foretune.analysis.dynamics import FunctionSpace, GradientDescent, best_run, curves
-from foretune.analysis.feature_kernel import FeatureKernel, gradient_squares, side_by_side, weighted_sum
+from foretune.analysis.feature_kernel import FeatureKernel, FeatureMatrix, gradient_squares, side_by_side, weighted_sum
+from foretune.analysis.influence import row_influences
 from foretune.analysis.label_regression import label_regression
 from foretune.analysis.resolvent import Resolvent
 from foretune.analysis.solvers import joint_data, named_solver, solve_on_grid
@@ -325,14 +327,18 @@ def test_a_forecast_from_features_is_that_of_exact_kernels() -> None:
         assert other.score.change == pytest.approx(one.score.change, rel=5e-2), one.title
 
 
-def test_evidence_in_the_primal_is_that_of_the_array(monkeypatch) -> None:
+def sketched_case(f0: np.ndarray) -> tuple[ft.HeadLogits, dict[str, ft.TangentFeatures], Inputs]:
+    """A model with a head, its sketched kernels, and inputs with these outputs before training."""
     outputs = outputs_of(language_model(family("bert-encoder")), head=True)
     job = job_of(outputs)
     kernels = tangent_features(job, formulas_of(job), Sketch(16))
-    f0 = np.linspace(-0.1, 0.1, len(ROWS) * outputs.n_outputs).reshape(len(ROWS), -1)
     sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
-    y = np.arange(len(ROWS)) % 2
-    inputs = Inputs(y, f0, np.eye(len(ROWS)), N, 1, 2, sizes, "accuracy", head="probed")
+    y, start = np.arange(len(ROWS)) % 2, np.resize(f0, (len(ROWS), outputs.n_outputs))
+    return outputs, kernels, Inputs(y, start, np.eye(len(ROWS)), N, 1, 2, sizes, "accuracy", head="probed")
+
+
+def test_evidence_in_the_primal_is_that_of_the_array(monkeypatch) -> None:
+    outputs, kernels, inputs = sketched_case(np.linspace(-0.1, 0.1, len(ROWS)))
     found = []
     for rows in (1024, 0):
         monkeypatch.setattr(joint, "DENSE", rows)
@@ -347,12 +353,7 @@ def test_evidence_in_the_primal_is_that_of_the_array(monkeypatch) -> None:
 
 
 def test_features_of_candidates_that_fall_back_are_dropped_and_change_nothing(monkeypatch) -> None:
-    outputs = outputs_of(language_model(family("bert-encoder")), head=True)
-    job = job_of(outputs)
-    kernels = tangent_features(job, formulas_of(job), Sketch(16))
-    f0 = np.linspace(-0.1, 0.1, len(ROWS) * outputs.n_outputs).reshape(len(ROWS), -1)
-    sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
-    inputs = Inputs(np.arange(len(ROWS)) % 2, f0, np.eye(len(ROWS)), N, 1, 2, sizes, "accuracy", head="probed")
+    outputs, kernels, inputs = sketched_case(np.linspace(-0.1, 0.1, len(ROWS)))
     monkeypatch.setattr(joint, "DENSE", 0)
     found, held = [], []
     for drop in (candidates_compared._drop_features, lambda *_: None):
@@ -365,12 +366,7 @@ def test_features_of_candidates_that_fall_back_are_dropped_and_change_nothing(mo
 
 
 def test_the_risk_of_the_first_rows_is_the_same_from_features(monkeypatch) -> None:
-    outputs = outputs_of(language_model(family("bert-encoder")), head=True)
-    job = job_of(outputs)
-    kernels = tangent_features(job, formulas_of(job), Sketch(16))
-    f0 = np.zeros((len(ROWS), outputs.n_outputs))
-    sizes = {name: tensor.numel() for name, tensor in outputs.parameters().items()}
-    inputs = Inputs(np.arange(len(ROWS)) % 2, f0, np.eye(len(ROWS)), N, 1, 2, sizes, "accuracy", head="probed")
+    outputs, kernels, inputs = sketched_case(np.zeros(1))
     found = []
     for rows in (256, 0):
         monkeypatch.setattr(joint, "_FEW", rows)
@@ -541,3 +537,22 @@ def test_a_plan_prefers_what_takes_less_time() -> None:
     assert one_pass_batch(footprint, 40, 2**30, 0, single=True) == 1
     with pytest.raises(UsageError, match="Use --memory"):
         one_pass_batch(replace(footprint, graph=2.0**30), 40, 2**30, 0, single=False, sizes=Sizes())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("k", [5, 40, 200])
+def test_numbers_that_are_not_finite_are_refused_before_anything_is_decomposed(k: int, bad: float) -> None:
+    features = np.random.default_rng(0).standard_normal((60, k)).astype(np.float32)
+    features[7, 3] = bad
+    matrix = FeatureMatrix(features, features)
+    with np.errstate(all="ignore"):
+        kernel = features.astype(np.float64) @ features.T
+    for refused in (
+        lambda: spectrum(matrix),
+        lambda: Resolvent.of(matrix),
+        lambda: Resolvent.of(kernel),
+        lambda: row_influences(kernel[:40, :40], kernel[40:, :40], np.eye(40), 1.0),
+        lambda: chosen_batch(kernel, 40, 1.0, np.ones(20), 3),
+    ):
+        with pytest.raises(ft.ForetuneError, match="undefined entries"):
+            refused()

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.feature_kernel import refuse_undefined
 from foretune.shapes import Float64, Int
 
 
@@ -42,7 +43,11 @@ def chosen_batch(
         ridge: s, above zero.
         weights: w of the unlabelled rows, some of them above zero.
         count: rows to choose, at most all unlabelled ones.
+
+    Raises:
+        UsageError: infinite or undefined entries.
     """
+    refuse_undefined(kernel)
     known, across = kernel[:labelled, :labelled], kernel[:labelled, labelled:]
     solved = np.linalg.solve(known + ridge * np.eye(labelled), across)
     variance = kernel[labelled:, labelled:] - across.T @ solved

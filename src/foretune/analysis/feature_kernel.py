@@ -163,6 +163,18 @@ def centred(kernel: Kernel) -> Kernel:
     return found - found.mean(2, keepdims=True)
 
 
+def refuse_undefined(kernel: np.ndarray | FeatureKernel | FeatureMatrix) -> None:
+    """See that every number of a kernel is finite: numpy's decompositions answer with what is not.
+
+    Raises:
+        UsageError: one is not.
+    """
+    held = [kernel.left, kernel.right] if isinstance(kernel, FeatureKernel | FeatureMatrix) else [kernel]
+    undefined = sum(int((~np.isfinite(each)).sum()) for each in held)
+    if undefined:
+        raise UsageError(f"The kernel of shape {kernel.shape} has {undefined} undefined entries.")
+
+
 def dense(kernel: Kernel | Matrix) -> np.ndarray:
     """The array."""
     return kernel.dense() if isinstance(kernel, FeatureKernel | FeatureMatrix) else kernel

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from foretune.analysis.feature_kernel import refuse_undefined
 from foretune.shapes import Float64
 
 
@@ -44,7 +45,12 @@ def row_influences(
         asked: kernel of the other rows against them.
         wanted: targets.
         ridge: s, above zero.
+
+    Raises:
+        UsageError: infinite or undefined entries.
     """
+    refuse_undefined(train)
+    refuse_undefined(asked)
     inverse = np.linalg.inv(train + ridge * np.eye(len(train)))
     alpha = inverse @ wanted
     shares = asked[:, :, None] * alpha

@@ -1,4 +1,4 @@
-r"""Ridge solves with a training kernel of which no spectrum is known: a triangular factorisation for each ridge.
+r"""Ridge solves with a training kernel of which no spectrum is known: one linear system for each ridge.
 
     (K + sigma I)^-1 y,    and for features K = Phi Phi'    (y - Phi (Phi'Phi + sigma I)^-1 Phi'y) / sigma
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
+from foretune.analysis.feature_kernel import FeatureMatrix, Matrix, refuse_undefined
 from foretune.analysis.spectrum import largest_eigenvalue
 from foretune.shapes import Float, Float64
 
@@ -32,7 +32,12 @@ class Resolvent:
 
     @classmethod
     def of(cls, kernel: Matrix) -> Resolvent:
-        """Of a kernel: the smaller of itself and the Gram of its features."""
+        """Of a kernel: the smaller of itself and the Gram of its features.
+
+        Raises:
+            UsageError: an infinite or undefined entry.
+        """
+        refuse_undefined(kernel)
         features = None
         if isinstance(kernel, FeatureMatrix):
             features = kernel.left if kernel.left.shape[1] < len(kernel) else None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.errors import UsageError
+from foretune.analysis.feature_kernel import refuse_undefined
 from foretune.shapes import Float64
 
 
@@ -56,10 +56,7 @@ def singular_values(kernel: Float64[np.ndarray, "n c m d"]) -> SingularValues:
     Raises:
         UsageError: infinite or undefined entries.
     """
-    if not np.isfinite(kernel).all():
-        raise UsageError(
-            f"The kernel of shape {kernel.shape} has {int((~np.isfinite(kernel)).sum())} undefined entries."
-        )
+    refuse_undefined(kernel)
     n, c, m, d = kernel.shape
     return SingularValues(np.asarray(np.linalg.svd(kernel.reshape(n * c, m * d), compute_uv=False)))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.linalg import ArpackError, eigsh
 
-from foretune.analysis.feature_kernel import FeatureMatrix, Matrix
+from foretune.analysis.feature_kernel import FeatureMatrix, Matrix, refuse_undefined
 from foretune.errors import UsageError
 from foretune.shapes import Float, Float64
 
@@ -119,10 +119,7 @@ def spectrum(matrix: Matrix) -> Spectrum:
         return _of_features(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise UsageError(f"A spectrum needs a square kernel matrix, got shape {matrix.shape}.")
-    if not np.isfinite(matrix).all():
-        raise UsageError(
-            f"The kernel of shape {matrix.shape} has {int((~np.isfinite(matrix)).sum())} undefined entries."
-        )
+    refuse_undefined(matrix)
     if not symmetric(matrix):
         raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
@@ -132,6 +129,7 @@ def spectrum(matrix: Matrix) -> Spectrum:
 def _of_features(matrix: FeatureMatrix) -> Spectrum:
     if not matrix.square:
         raise UsageError("A spectrum needs a symmetric kernel: examples against themselves.")
+    refuse_undefined(matrix)
     if matrix.left.shape[1] >= len(matrix):
         return spectrum(matrix.dense())
     values, turned = np.linalg.eigh(matrix.gram)

@@ -10,7 +10,7 @@ from foretune.analysis.selection import CorrectedLoss, corrected_loss
 from foretune.candidates.candidate import PROBING, Candidate
 from foretune.candidates.effort import limits
 from foretune.candidates.evidence import Pool
-from foretune.candidates.resampling import with_spreads
+from foretune.candidates.resampling import compared_places, with_spreads
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS, Criterion
 
@@ -40,7 +40,7 @@ def comparison(pool: Pool) -> Comparison:
     criterion, scored = criterion_of(pool), []
     for item in promising(pool):
         scored = sorted([*scored, pool.evidence(item).scored(item)], key=lambda item: sort_key(item, criterion))
-        _drop_features(pool, scored[pool.effort.compared :])
+        _drop_features(pool, scored, criterion)
     ranked = with_spreads(scored, pool, criterion)
     rows, every = pool.inputs.f0.shape[1] * pool.inputs.n_train, len(pool.candidates)
     smallest = corrected_loss([pool.evidence(item).by_fold for item in ranked])
@@ -48,12 +48,14 @@ def comparison(pool: Pool) -> Comparison:
     return Comparison(tuple(ranked), every, limits(pool.effort, every, rows, compared), criterion, smallest)
 
 
-def _drop_features(pool: Pool, candidates: Sequence[ScoredCandidate]) -> None:
-    """Drop the features of candidates that will hardly be asked again; if they are, features are put together anew."""
-    for item in candidates:
+def _drop_features(pool: Pool, ranked: Sequence[ScoredCandidate], criterion: Criterion) -> None:
+    """Drop the features of candidates that would not be compared by now; if asked again, they are put together anew."""
+    kept = [pool.evidence(ranked[place]) for place in compared_places(ranked, pool.effort, criterion)]
+    held = {id(each) for own in kept for each in (own, own.in_full, own.head_alone)}
+    for item in ranked:
         own = pool.evidence(item)
         for evidence in (own, own.in_full):
-            if isinstance(vars(evidence).get("kernel"), FeatureKernel):
+            if id(evidence) not in held and isinstance(vars(evidence).get("kernel"), FeatureKernel):
                 for name in ("kernel", "spectrum", "space"):
                     vars(evidence).pop(name, None)
 

@@ -43,7 +43,7 @@ def with_spreads(ranked: Sequence[ScoredCandidate], pool: Pool, criterion: Crite
     """
     inputs, effort = pool.inputs, pool.effort
     draws = resamples(inputs, effort)
-    places = _compared(ranked, effort, distinct=criterion is LABEL_ERROR)
+    places = compared_places(ranked, effort, criterion)
     seen = {place: pool.evidence(ranked[place]) for place in places}
     losses = {place: resampled_losses(found.space, draws, effort, found.typical_rate) for place, found in seen.items()}
     probing = next((losses[place] for place in places if ranked[place].kind == PROBING), None)
@@ -56,8 +56,9 @@ def with_spreads(ranked: Sequence[ScoredCandidate], pool: Pool, criterion: Crite
     ]
 
 
-def _compared(ranked: Sequence[ScoredCandidate], effort: Effort, *, distinct: bool) -> list[int]:
-    """Places of the candidates that are compared: the first, one rank of a set where asked, and those that always are."""
+def compared_places(ranked: Sequence[ScoredCandidate], effort: Effort, criterion: Criterion) -> list[int]:
+    """Places of the candidates that are compared: the first, one rank of a set where ranks tie, those that always are."""
+    distinct = criterion is LABEL_ERROR
     firsts: dict[object, int] = {}
     for place, item in enumerate(ranked):
         firsts.setdefault((frozenset(item.blocks), item.rank is None) if distinct else place, place)

@@ -95,7 +95,7 @@ class GradientSource:
                 continue
             start += len(part)
             done(len(part))
-        self._refuse_non_finite(finite)
+        self._refuse_non_finite(finite, batches)
         return batches
 
     def first_batch(self, positions: Iterable[int], batch: int) -> FactorBatch:
@@ -137,18 +137,22 @@ class GradientSource:
     def _captured(self, run: Pass) -> tuple[FactorBatch, Tensor]:
         return capture(run, self.parameters, self.direct, self.matrices)
 
-    def _refuse_non_finite(self, batches: Sequence[tuple[tuple[int, ...], Tensor]]) -> None:
+    def _refuse_non_finite(
+        self, finite: Sequence[tuple[tuple[int, ...], Tensor]], held: list[FactorBatch] | None = None
+    ) -> None:
         """See that batches are finite: asked once for all of them, so that a GPU runs ahead of Python until then.
 
         Args:
-            batches: places, and whether what was captured of them is finite.
+            finite: places, and whether what was captured of them is finite.
+            held: what was captured; emptied before a batch runs again, for want of memory.
 
         Raises:
             NonFiniteError: one is not; with the module where it starts.
         """
-        if not batches or torch.stack([finite for _, finite in batches]).all():
+        if not finite or torch.stack([found for _, found in finite]).all():
             return
-        places = next(places for places, finite in batches if not finite)
+        (held or []).clear()
+        places = next(places for places, found in finite if not found)
         self._attempt(places, lambda run: capture(run, self.parameters, self.direct, self.matrices, searching=True))
         raise NonFiniteError(
             "The model's outputs or gradients were infinite or undefined, and are not when they are computed again. Set "

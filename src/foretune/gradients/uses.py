@@ -47,7 +47,7 @@ class Use:
     Attributes:
         name: the parameter.
         rule: turns the derivatives into factors.
-        result: what the call returned, kept only until the forward pass is known to be finite.
+        result: what the call returned, kept only until the forward pass has ended.
     """
 
     def __init__(self, name: str, rule: Rule, result: Tensor) -> None:

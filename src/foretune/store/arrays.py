@@ -10,14 +10,17 @@ import io
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from foretune.errors import StorageError
 from foretune.store.atomic import check_own_file, move_command, replacing
-from foretune.store.kept import DamagedError, checksum, file_checksum, refuse_streams, whole
+from foretune.store.kept import DamagedError, checksum, refuse_streams, stream_checksum, whole
 
+Found = TypeVar("Found")
 _TRAILER = b"\nforetune:"
 _TRAILER_LENGTH = len(_TRAILER) + 32 + 1
 _PART = re.compile(r"\d+-\d+\.npy")
@@ -51,16 +54,7 @@ def check_array(file: Path, of: str) -> None:
         DamagedError: it cannot be read, or is not what was written there.
     """
     refuse_streams(file)
-
-    def fits() -> bool:
-        length = max(0, file.stat().st_size - _TRAILER_LENGTH)
-        with file.open("rb") as opened:
-            opened.seek(length)
-            trailer = opened.read()
-        return trailer == _TRAILER + file_checksum(file, of.encode(), length).encode() + b"\n"
-
-    if not whole(file, fits):
-        raise DamagedError(file, "its checksum does not fit its values")
+    whole(file, lambda: _checked(file, of, lambda _: None))
 
 
 def read_array(file: Path, of: str) -> np.ndarray:
@@ -69,8 +63,21 @@ def read_array(file: Path, of: str) -> np.ndarray:
     Raises:
         DamagedError: it cannot be read, or is not what was written there.
     """
-    check_array(file, of)
-    return whole(file, lambda: np.load(file, allow_pickle=False))
+    refuse_streams(file)
+    return whole(file, lambda: _checked(file, of, lambda opened: np.load(opened, allow_pickle=False)))
+
+
+def _checked(file: Path, of: str, read: Callable[[BinaryIO], Found]) -> Found:
+    """What is read from a file once its checksum fits."""
+    with file.open("rb") as opened:
+        length = max(0, opened.seek(0, io.SEEK_END) - _TRAILER_LENGTH)
+        opened.seek(length)
+        trailer = opened.read()
+        opened.seek(0)
+        if trailer != _TRAILER + stream_checksum(opened, of.encode(), length).encode() + b"\n":
+            raise DamagedError(file, "its checksum does not fit its values")
+        opened.seek(0)
+        return read(opened)
 
 
 def parts(folder: Path) -> tuple[list[Path], list[Path]]:

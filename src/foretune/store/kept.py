@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import xxhash
 
@@ -234,23 +235,32 @@ def checksum(*parts: bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-def file_checksum(file: Path, before: bytes = b"", length: int | None = None) -> str:
-    """The checksum of a file's bytes, a part in memory at a time.
-
-    Args:
-        file: which.
-        before: what it covers first.
-        length: how many of the bytes; all when left out.
+def file_checksum(file: Path) -> str:
+    """The checksum of a file's bytes.
 
     Raises:
         OSError: it cannot be read.
     """
-    digest = xxhash.xxh3_128(before)
     with file.open("rb") as opened:
-        left = file.stat().st_size if length is None else length
-        while block := opened.read(max(0, min(left, 1 << 20))):
-            digest.update(block)
-            left -= len(block)
+        return stream_checksum(opened)
+
+
+def stream_checksum(opened: BinaryIO, before: bytes = b"", length: int | None = None) -> str:
+    """The checksum of what is read from an open file, a part in memory at a time.
+
+    Args:
+        opened: where it is read.
+        before: what it covers first.
+        length: how many bytes are read; all when left out.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest, part = xxhash.xxh3_128(before), 1 << 20
+    left = math.inf if length is None else length
+    while block := opened.read(int(min(left, part))):
+        digest.update(block)
+        left -= len(block)
     return digest.hexdigest()
 
 

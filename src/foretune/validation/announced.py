@@ -141,9 +141,10 @@ def calibration_table(found: Sequence[ScoreCalibration]) -> Table:
         for each in found
     ]
     caption = (
-        "Announced against real test scores of every run: root mean square distance, and how often the announced "
-        f"interval holds the real score; then the same interval stretched by the factor with which {LEVEL:.0%} of those of "
-        "the other tasks (with one task: of the other seeds) would have held. A dash: too few of them"
+        "Announced against real test scores of every run that was announced: root mean square distance, and how often the "
+        "announced interval holds the real score; then the same interval stretched by the factor with which "
+        f"{LEVEL:.0%} of those of the other tasks (with one task: of the other seeds) would have held. A dash: too few of "
+        "them"
     )
     return Table(header, tuple(rows), caption)
 
@@ -159,7 +160,7 @@ def calls_table(found: Sequence[Calls]) -> Table:
         for each in found
     ]
     caption = (
-        "Whether to tune at all, called for every candidate of every task and seed, and whether the real run's test score "
+        "Whether to tune at all, called for every run that was announced, and whether the real run's test score "
         f"lies above that before training. A go is right where it does, a no-go where it does not by more than {WORTH:g}"
     )
     return Table(("called", "runs", "gained", f"by more than {WORTH:g}", "right"), tuple(rows), caption)

@@ -94,6 +94,10 @@ def _notes(study: ValidationStudy) -> tuple[str, ...]:
     what = "full tuning" if study.rank is None else f"LoRA, rank {study.rank}, alpha 16"
     rates = ", ".join(f"{point.optimiser.learning_rate:g}" for point in study.grid)
     length = f"{first.steps} steps" if first.epochs is None else f"{first.epochs:g} epochs"
+    announced = (
+        f"What a forecast announces is made with {ANNOUNCED} test examples, as `foretune forecast` does; the real score is "
+        "that of all test examples."
+    )
     return (
         f"Model {study.lm.name}, {study.output}; {what}, and the head where there is one. Tasks {', '.join(study.tasks)}; "
         f"sample {study.sample.label}; seeds {', '.join(map(str, study.seeds))}, each with training and validation "
@@ -112,8 +116,7 @@ def _notes(study: ValidationStudy) -> tuple[str, ...]:
         "with several tasks, the mean rank of a candidate on the others, and that rank by layer, kind and size (the "
         "placement prior). Partial: the rank correlation that is left once the best of these rules, known afterwards, is "
         "taken out of score and result.",
-        f"What a forecast announces is made with {ANNOUNCED} test examples, as `foretune forecast` does; the real score is "
-        "that of all test examples.",
+        *((announced,) if study.announce else ()),
         f"{ONE_EPOCH}: fine-tune every candidate for one pass over the training examples at every rate, and keep the one "
         "with the lowest validation loss; the seconds are those of all these runs for a task and a seed.",
         f"{EXHAUSTIVE}: fine-tune every candidate and keep the one with the lowest validation loss.",
