@@ -40,7 +40,8 @@ def comparison(pool: Pool) -> Comparison:
     criterion, scored = criterion_of(pool), []
     for item in promising(pool):
         scored = sorted([*scored, pool.evidence(item).scored(item)], key=lambda item: sort_key(item, criterion))
-        _drop_features(pool, scored, criterion)
+        if isinstance(pool.evidence(item).kernel, FeatureKernel):
+            _drop_features(pool, scored, criterion)
     ranked = with_spreads(scored, pool, criterion)
     rows, every = pool.inputs.f0.shape[1] * pool.inputs.n_train, len(pool.candidates)
     smallest = corrected_loss([pool.evidence(item).by_fold for item in ranked])

@@ -53,7 +53,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
         """Run the call; record it when a watched parameter takes part."""
         kwargs = kwargs or {}
-        found = self._among(args) + self._among(kwargs.values()) if kwargs else self._among(args)
+        found = [self.watched[id(a)] for a in _tensors((*args, *kwargs.values())) if id(a) in self.watched]
         if not found or not torch.is_grad_enabled():  # under no_grad nothing flows back
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -70,18 +70,6 @@ class Recorder(TorchFunctionMode):
         if written or not self._view(func, found, args, kwargs, result):
             self.unruled |= {watched.name for watched in found if watched.name not in self.skip}
         return result
-
-    def _among(self, values: Iterable[object]) -> list[Watched]:
-        """The watched tensors among arguments. Every call of a forward pass comes through here: it must be quick."""
-        found, watched = [], self.watched
-        for value in values:
-            if id(value) in watched:
-                found.append(watched[id(value)])
-            elif isinstance(value, (tuple, list)):
-                found += self._among(value)
-            elif isinstance(value, dict):
-                found += self._among(value.values())
-        return found
 
     def _view(self, func: object, found: list[Watched], args: tuple, kwargs: dict, result: object) -> bool:
         """Note that `result` stands for a parameter too; False when it does not."""

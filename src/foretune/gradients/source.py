@@ -106,7 +106,7 @@ class GradientSource:
         while found is None:
             found = self._attempt(self._part(ordered, batch), self._captured)
         begun, finite = found
-        self._refuse_non_finite([(begun.positions, finite)])
+        self._refuse_non_finite([(begun.positions, finite)], [])
         self._begun = begun
         return begun
 
@@ -137,9 +137,7 @@ class GradientSource:
     def _captured(self, run: Pass) -> tuple[FactorBatch, Tensor]:
         return capture(run, self.parameters, self.direct, self.matrices)
 
-    def _refuse_non_finite(
-        self, finite: Sequence[tuple[tuple[int, ...], Tensor]], held: list[FactorBatch] | None = None
-    ) -> None:
+    def _refuse_non_finite(self, finite: Sequence[tuple[tuple[int, ...], Tensor]], held: list[FactorBatch]) -> None:
         """See that batches are finite: asked once for all of them, so that a GPU runs ahead of Python until then.
 
         Args:
@@ -151,7 +149,7 @@ class GradientSource:
         """
         if not finite or torch.stack([found for _, found in finite]).all():
             return
-        (held or []).clear()
+        held.clear()
         places = next(places for places, found in finite if not found)
         self._attempt(places, lambda run: capture(run, self.parameters, self.direct, self.matrices, searching=True))
         raise NonFiniteError(

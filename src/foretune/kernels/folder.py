@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from foretune.errors import KernelFolderError, StorageError
-from foretune.store.arrays import parts, read_array, refuse_foreign_parts, write_array
+from foretune.store.arrays import bytes_of, parts, read_array, refuse_foreign_parts, write_array
 from foretune.store.atomic import new_folder
 from foretune.store.kept import DamagedError, FolderKind, checksum, identity_hash, refuse_streams, whole
 from foretune.store.lock import held
@@ -176,7 +176,7 @@ class KernelFolder:
 
 
 def _array_checksum(array: np.ndarray) -> str:
-    return checksum(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return checksum(bytes_of(array))
 
 
 def _drop_tiles(path: Path) -> None:

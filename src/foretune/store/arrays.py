@@ -26,6 +26,11 @@ _TRAILER_LENGTH = len(_TRAILER) + 32 + 1
 _PART = re.compile(r"\d+-\d+\.npy")
 
 
+def bytes_of(array: np.ndarray) -> memoryview:
+    """The numbers of an array as bytes, row by row, without a copy where they lie so already."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def write_array(file: Path, array: np.ndarray, of: str) -> None:
     """Write an array that `np.load` reads, with its checksum, whole or not at all.
 
@@ -40,7 +45,7 @@ def write_array(file: Path, array: np.ndarray, of: str) -> None:
     check_own_file(file)
     numbers, head = np.asarray(array, order="C"), io.BytesIO()
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(numbers))
-    content = (head.getvalue(), numbers.reshape(-1).view(np.uint8).data)
+    content = (head.getvalue(), bytes_of(numbers))
     with replacing(file) as temporary, temporary.open("wb") as opened:
         for part in content:
             opened.write(part)
@@ -53,8 +58,7 @@ def check_array(file: Path, of: str) -> None:
     Raises:
         DamagedError: it cannot be read, or is not what was written there.
     """
-    refuse_streams(file)
-    whole(file, lambda: _checked(file, of, lambda _: None))
+    _checked(file, of, lambda _: None)
 
 
 def read_array(file: Path, of: str) -> np.ndarray:
@@ -63,21 +67,25 @@ def read_array(file: Path, of: str) -> np.ndarray:
     Raises:
         DamagedError: it cannot be read, or is not what was written there.
     """
-    refuse_streams(file)
-    return whole(file, lambda: _checked(file, of, lambda opened: np.load(opened, allow_pickle=False)))
+    return _checked(file, of, lambda opened: np.load(opened, allow_pickle=False))
 
 
 def _checked(file: Path, of: str, read: Callable[[BinaryIO], Found]) -> Found:
-    """What is read from a file once its checksum fits."""
-    with file.open("rb") as opened:
-        length = max(0, opened.seek(0, io.SEEK_END) - _TRAILER_LENGTH)
-        opened.seek(length)
-        trailer = opened.read()
-        opened.seek(0)
-        if trailer != _TRAILER + stream_checksum(opened, of.encode(), length).encode() + b"\n":
-            raise DamagedError(file, "its checksum does not fit its values")
-        opened.seek(0)
-        return read(opened)
+    """What is read from a file once its checksum fits. Raises as `check_array` does."""
+
+    def checked() -> Found:
+        with file.open("rb") as opened:
+            length = max(0, opened.seek(0, io.SEEK_END) - _TRAILER_LENGTH)
+            opened.seek(length)
+            trailer = opened.read()
+            opened.seek(0)
+            if trailer != _TRAILER + stream_checksum(opened, of.encode(), length).encode() + b"\n":
+                raise DamagedError(file, "its checksum does not fit its values")
+            opened.seek(0)
+            return read(opened)
+
+    refuse_streams(file)
+    return whole(file, checked)
 
 
 def parts(folder: Path) -> tuple[list[Path], list[Path]]:
