@@ -38,8 +38,10 @@ def main() -> None:
     parser.add_argument("--model", default="minilm")
     parser.add_argument("--seeds", default="0,1,2")
     asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
     texts = texts_of(asked.folder)
+    if len(texts) < ROWS:
+        parser.error(f"{asked.folder} has {len(texts)} texts; expected {ROWS} at least, as LABEL/NAME.txt.")
+    asked.out.mkdir(parents=True, exist_ok=True)
     labels = sorted({label for _, _, label in texts})
     print(f"| texts | seed | of {WRONG} in the first {WRONG} | in the first {2 * WRONG} | seconds |")
     print("|---|---|---|---|---|")
