@@ -64,6 +64,16 @@ def _kernel(formulas: str, n: int, words: int = 0) -> Callable[[], tuple[float, 
     return measured
 
 
+def _last_layers() -> tuple[float, float]:
+    """The kernel of SmolLM2's last two layers, in so little memory that rows come again."""
+    import foretune as ft
+    from benchmarks.case import Case
+
+    outputs, examples = Case("smollm2", 96, difference=True).outputs()
+    blocks = ["*layers.28.*", "*layers.29.*"]
+    return _timed(lambda: float(ft.block_kernels(outputs, examples, blocks=blocks, memory="250MiB").array.sum()))
+
+
 def _planned() -> tuple[float, float]:
     """The tiles of a kernel of 1,000 x 2,064 examples."""
     from foretune.kernels.memory_plan import Footprint, tile_plan
@@ -127,6 +137,7 @@ CASES: dict[str, tuple[str, Callable[[], tuple[float, float]]]] = {
     "sgd": ("SGD kernel, 64 snippets", _kernel("sgd", 64)),
     "lora": ("LoRA kernels of four ranks, 64 snippets", _kernel("lora", 64)),
     "sketch": ("Kronecker sketch, k = 512, 64 snippets", _kernel("sketch", 64)),
+    "last-layers": ("SGD kernel of SmolLM2's last two layers, 96 snippets in 250 MiB", _last_layers),
     "forecast-64": ("forecast after the kernels, 64 training examples", _forecast(64)),
     "forecast-320": ("forecast after the kernels, 320 training examples", _forecast(320)),
     "tasks": ("foretune tasks", _command("tasks")),

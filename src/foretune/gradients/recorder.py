@@ -53,7 +53,7 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
         """Run the call; record it when a watched parameter takes part."""
         kwargs = kwargs or {}
-        found = [self.watched[id(a)] for a in _tensors((*args, *kwargs.values())) if id(a) in self.watched]
+        found = [self.watched[id(a)] for a in tensors_in((*args, *kwargs.values())) if id(a) in self.watched]
         if not found or not torch.is_grad_enabled():  # under no_grad nothing flows back
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
@@ -65,7 +65,7 @@ class Recorder(TorchFunctionMode):
         before = _versions((*args, *kwargs.values()))
         result = func(*args, **kwargs)
         written = any(tensor._version != version for tensor, version in before)
-        if not written and not any(True for _ in _tensors((result,))):
+        if not written and not any(True for _ in tensors_in((result,))):
             return result  # shape, dtype, device: nothing flows
         if written or not self._view(func, found, args, kwargs, result):
             self.unruled |= {watched.name for watched in found if watched.name not in self.skip}
@@ -142,20 +142,20 @@ class Recorder(TorchFunctionMode):
         raise NotPerExampleError(f"shape {tuple(tensor.shape)} in a batch of {self.n} examples")
 
 
-def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+def tensors_in(values: Iterable[object]) -> Iterator[Tensor]:
     """The tensors among arguments or results, also those in lists, tuples and dictionaries."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
         elif isinstance(value, (tuple, list)):
-            yield from _tensors(value)
+            yield from tensors_in(value)
         elif isinstance(value, dict):
-            yield from _tensors(value.values())
+            yield from tensors_in(value.values())
 
 
 def _versions(values: Iterable[object]) -> list[tuple[Tensor, int]]:
     """How often each tensor has been written to, so that a call which writes shows."""
-    return [(tensor, tensor._version) for tensor in _tensors(values) if not tensor.is_inference()]
+    return [(tensor, tensor._version) for tensor in tensors_in(values) if not tensor.is_inference()]
 
 
 def _adds_constant(args: tuple, kwargs: dict) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -13,6 +15,7 @@ from foretune.errors import NonFiniteError, UsageError
 from foretune.gradients.capture import Pass, UnruledError, capture
 from foretune.gradients.factors import FactorBatch
 from foretune.gradients.footprint import footprint
+from foretune.gradients.prefix import PrefixError, prefix_of
 from foretune.gradients.uses import NotPerExampleError
 from foretune.model.encoding import Batch, Encoded
 from foretune.model.outputs import Outputs
@@ -60,6 +63,7 @@ class GradientSource:
         self.single = False
         self.matrices = outputs.matrices()
         self._begun: FactorBatch | None = None
+        self._prefix = prefix_of(outputs.module, list(self.parameters.values()))
 
     def capture(
         self, positions: Iterable[int], batch: int, done: Callable[[int], None] = lambda _: None
@@ -124,6 +128,32 @@ class GradientSource:
         count = 1 if self.single else _batch_that_shapes_can_tell(min(batch, len(ordered)), self.lengths[ordered[0]])
         return tuple(ordered[:count])
 
+    def keep(self, room: int) -> None:
+        """Keep what enters the first wanted layer, so that a batch that comes again begins there; the bits are the same.
+
+        Args:
+            room: bytes for it; batches for which there is none left are run whole each time. None is kept with 0.
+        """
+        if self._prefix is not None:
+            self._prefix.limit(room)
+
+    @contextmanager
+    def keeping(self, room: int) -> Iterator[None]:
+        """`keep` for a while."""
+        self.keep(room)
+        try:
+            yield
+        finally:
+            self.keep(0)
+
+    def kept(self, place: int) -> int:
+        """Bytes that are kept of one example by `keeping`; 0 where nothing can be."""
+        if self._prefix is None:
+            return 0
+        with self.keeping(sys.maxsize), torch.no_grad():
+            self._attempt((place,), lambda run: run.forward())
+            return self._prefix.used
+
     def footprint(self, place: int) -> tuple[int, int]:
         """Bytes of the factors of one example, and of what lives besides them while they are being computed."""
         self._refuse_thawed()
@@ -182,6 +212,8 @@ class GradientSource:
             if self.single:
                 raise
             self.single = True
+        except PrefixError:
+            pass  # the layers in front are run from now on
         except UnruledError as error:
             if error.names <= self.direct:
                 raise
@@ -194,7 +226,14 @@ class GradientSource:
             )
         return None
 
-    def _forward(self, batch: Batch, positions: Sequence[int]) -> Float[Tensor, "n c"]:
+    def _forward(self, batch: Batch, positions: tuple[int, ...]) -> Float[Tensor, "n c"]:
+        if self._prefix is not None and positions in self._prefix:
+            return self._prefix.past(positions, lambda: self.outputs.forward(batch))
+        if self._prefix is not None:
+            return self._prefix.through(positions, lambda: self._read(batch, positions))
+        return self._read(batch, positions)
+
+    def _read(self, batch: Batch, positions: Sequence[int]) -> Float[Tensor, "n c"]:
         if self.readings is None:
             return self.outputs.forward(batch)
         return self.readings.forward(batch, [self.examples[place] for place in positions])

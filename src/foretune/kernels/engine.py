@@ -156,7 +156,7 @@ def _carry_out(job: Job, plan: TilePlan, targets: Sequence[KernelTarget], piece:
     projected = [target for target in targets if isinstance(target.formula, Projection)]
     walked = [target for target in targets if not isinstance(target.formula, Projection)]
     if walked:
-        with in_pieces_of(piece):
+        with in_pieces_of(piece), job.source.keeping(plan.front):
             _fill(job, plan, walked, progress)
     if projected:
         _multiply(job, plan.batch, projected, piece, progress)

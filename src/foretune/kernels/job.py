@@ -55,7 +55,8 @@ class Job:
         fixed = sum(t.numel() * t.element_size() * c for t in vectors)
         fixed += sum(self.source.parameters[name].numel() * 4 * c for name in self.source.direct)
         fixed = min(fixed, held)
-        return Footprint(fixed, (held - fixed) / lengths[longest], graph / lengths[longest])
+        front = self.source.kept(longest)
+        return Footprint(fixed, *(size / lengths[longest] for size in (held - fixed, graph, front)))
 
     def array_bytes(self, formula: Formula) -> int:
         """Bytes of the kernel of one formula."""

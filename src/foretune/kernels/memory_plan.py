@@ -34,6 +34,8 @@ BATCH = 8
 """Examples per forward pass: small enough that similar lengths meet, large enough for efficient products."""
 _ALLOCATOR = 0.85
 """Share of the budget that tensors may fill; the rest is what the allocator keeps between them."""
+_FRONT = 0.125
+"""Share of the budget for what enters the first wanted layer: an eighth more passes at most, each of which costs half."""
 _PIECES = 8
 """Pieces of work kept free for chunks of formed gradients, products and the allocator."""
 AUTO = "auto"
@@ -70,11 +72,13 @@ class Footprint:
         fixed: bytes of factors whatever the length (biases, norm weights, materialised blocks).
         token: bytes of factors per token.
         graph: bytes per token that live besides the factors while these are being computed.
+        front: bytes per token of what enters the first wanted layer, where it is worth keeping; else 0.
     """
 
     fixed: int
     token: float
     graph: float
+    front: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class TilePlan:
         rows, columns: examples per tile; `columns` covers all of them when everything fits.
         passes: how many examples go through the model in all.
         peak: bytes of factors, activations and work space at most.
+        front: how many of them are for what enters the first wanted layer of examples that come again.
     """
 
     batch: int
@@ -118,6 +123,7 @@ class TilePlan:
     columns: int
     passes: int
     peak: int
+    front: int = 0
 
 
 def tile_plan(
@@ -150,6 +156,7 @@ def tile_plan(
     streamed = [part for part in (columns[n:] if overlap else columns,) if part]  # the rows are held already
     reserve, most = sizes.reserve + sizes.pair * n * m, sizes.batch
     longest = max((*rows, *columns))
+    padded = sum(max(columns[start : start + most]) * most for start in range(0, m, most))  # in any tiles, at most
     plans = []
     for batch in [1] if single else sizes.batches:
         graph = int(batch * longest * footprint.graph)
@@ -163,10 +170,11 @@ def tile_plan(
         if beside:
             peak = held + _largest(footprint, streamed, beside, most) + graph + reserve
             plans.append(TilePlan(batch, n, beside, m if overlap else n + m, peak))
-        half = _widest(footprint, [rows, *streamed], room // 2, batch, most)
+        front = min(int(budget * _FRONT), int(footprint.front * padded))
+        half = _widest(footprint, [rows, *streamed], (room - front) // 2, batch, most)
         if half:
-            peak = 2 * _largest(footprint, [rows, *streamed], half, most) + graph + reserve
-            plans.append(TilePlan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak))
+            peak = 2 * _largest(footprint, [rows, *streamed], half, most) + graph + reserve + front
+            plans.append(TilePlan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak, front))
     if plans and arrays <= budget // 2:
         mean = sum(columns) / m
         return min(plans, key=lambda plan: (plan.passes * (mean + _PASS_TOKENS / plan.batch), -plan.batch))

@@ -148,6 +148,7 @@ class TileMaker:
     def __post_init__(self) -> None:
         self.targets, plan = begun_targets(self.job, self.formulas, self.out)
         self.work = TileWork(self.job, plan, lambda *_: None, 0)
+        self.job.source.keep(plan.front)
         self._left: tuple[int, Tile] | None = None
 
     @torch.inference_mode(False)
