@@ -22,7 +22,7 @@ from benchmarks.case import Case, Measured
 from foretune.gradients.factors import Products
 from foretune.gradients.source import GradientSource
 from foretune.kernels.cost import product_rate
-from foretune.kernels.sgd import contraction_flops
+from foretune.kernels.inner_product import contraction_flops
 from foretune.model.outputs import Outputs
 from foretune.progress import peak_memory
 from foretune.text.example import Example

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,23 @@ def test_a_forked_command_prints_and_writes_what_a_fresh_one_does(
         shutil.rmtree(folder)
     assert seen[0] == seen[1]
     assert seen[0][1] or seen[0][2]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_soon_sleep_unless_the_user_says_otherwise(given: dict[str, str], found: str) -> None:
+    code = (
+        "import os, sys; sys.argv = ['foretune', 'tasks']\n"
+        "from foretune.cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    known = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**known, **given}
+    )
+    assert result.stdout.splitlines()[-1] == f"{found} False"
 
 
 def test_a_forked_process_ends_as_its_code_does() -> None:

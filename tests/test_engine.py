@@ -13,7 +13,7 @@ import torch
 import foretune as ft
 from foretune.errors import UsageError
 from foretune.gradients.source import GradientSource
-from foretune.kernels import sgd, tile
+from foretune.kernels import inner_product, tile
 from foretune.kernels.job import Job
 from foretune.kernels.memory_plan import Footprint, TilePlan, machine_memory, memory_bytes, refuse_too_large, tile_plan
 from foretune.progress import peak_memory
@@ -58,13 +58,38 @@ def test_both_contractions_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     outputs = outputs_of(language_model(LLAMA), difference=False)
     kernels = []
     for gram in (True, False):
-        monkeypatch.setattr(sgd, "contraction_flops", lambda *_, gram=gram, **__: (0.0, 1.0) if gram else (1.0, 0.0))
+        monkeypatch.setattr(
+            inner_product, "contraction_flops", lambda *_, gram=gram, **__: (0.0, 1.0) if gram else (1.0, 0.0)
+        )
         for chunk in (2**9, 2**22):
             monkeypatch.setattr(tile, "CHUNK_BYTES", chunk)
             kernels.append(ft.block_kernels(outputs, ROWS).array)
             kernels[-1][:, :3, :, 3:] = ft.block_kernels(outputs, ROWS[:3], ROWS[3:]).array
     for kernel in kernels[1:]:
         np.testing.assert_allclose(kernel, kernels[0], rtol=0, atol=1e-12 * np.abs(kernels[0]).max())
+
+
+@pytest.mark.parametrize("difference", [True, False])
+@pytest.mark.parametrize("name", ["llama-causal", "gpt2-causal", "mixtral-causal"])
+def test_adapters_beside_token_grams_have_the_kernels_that_they_have_by_themselves(
+    name: str, difference: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = outputs_of(language_model(family(name)), difference=difference)
+    train, evaluation = [[ft.Example.of(row) for row in part] for part in (ROWS[:4], ROWS[4:])]
+    target = {"llama-causal": "down_proj", "gpt2-causal": "c_fc", "mixtral-causal": "q_proj"}[name]
+    adapters = [ft.LoRA(1), ft.LoRA(4), ft.LoRA(3, targets=(target,)), ft.LoRA(2, init="gaussian", seed=5)]
+    alone = {each.label: ft.joint_kernels(outputs, train, evaluation, each) for each in adapters}
+    job = ft.joint_job(outputs, train, evaluation)
+    whole = ft.kernels_of(job, [ft.SGD()])["sgd"]
+    for beside, apart in ((0.0, 1e30), (1e30, 0.0)):
+        monkeypatch.setattr(inner_product, "adapter_flops", lambda *_, found=(beside, apart), **__: found)
+        found = ft.kernels_of(job, [ft.SGD(), *adapters])
+        np.testing.assert_allclose(found["sgd"].array, whole.array, rtol=0, atol=1e-12 * np.abs(whole.array).max())
+        for label, kernel in alone.items():
+            assert found[label].names == kernel.names
+            np.testing.assert_allclose(
+                found[label].array, kernel.array, rtol=0, atol=1e-12 * np.abs(kernel.array).max(), err_msg=label
+            )
 
 
 @pytest.mark.parametrize("plan", [TilePlan(2, 2, 2, 0, 0), TilePlan(1, 4, 3, 0, 0), TilePlan(3, 5, 9, 0, 0)], ids=str)

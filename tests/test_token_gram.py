@@ -11,7 +11,7 @@ from foretune.gradients.factors import FactorBatch, Products
 from foretune.kernels import tile as tiles_of
 from foretune.kernels.materialised import materialised_kernel
 from foretune.kernels.tile import Workspace
-from foretune.kernels.token_gram import token_gram_kernels
+from foretune.kernels.token_gram import Seen, token_gram_kernels
 
 BLOCKS = ("query", "key", "expert")
 
@@ -70,19 +70,32 @@ def test_packed_tokens_give_the_products_of_whole_gradients(seed, c, left, right
     rows = _tile(seed, c, left)
     columns = rows if right is None else _tile(seed + 1, c, right)
     space = Workspace(rows[0].outputs)
+    a = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    seen = {"query": Seen(a, [1, 2, 5]), "key": Seen(a[:2], [2])}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles_of, "CHUNK_BYTES", chunk)
-        found = dict(token_gram_kernels(BLOCKS, rows, columns, space, same=right is None))
-    for name in BLOCKS:
-        expected = torch.einsum("ncsoi,mdsoi->ncmd", _gradients(rows, name, c), _gradients(columns, name, c))
-        torch.testing.assert_close(found[name], expected, rtol=1e-12, atol=1e-12)
+        found = token_gram_kernels(BLOCKS, rows, columns, space, seen.get, same=right is None)
+        by_name = {name: (kernel, by_rank) for name, kernel, by_rank in found}
+    for name, (kernel, by_rank) in by_name.items():
+        left_gradients, right_gradients = (_gradients(tile, name, c) for tile in (rows, columns))
+        expected = torch.einsum("ncsoi,mdsoi->ncmd", left_gradients, right_gradients)
+        torch.testing.assert_close(kernel, expected, rtol=1e-12, atol=1e-12)
+        assert list(by_rank) == (seen[name].ranks if name in seen else [])
+        for rank, through in by_rank.items():
+            rows_of_a = seen[name].a[:rank]
+            expected = torch.einsum("ncsor,mdsor->ncmd", left_gradients @ rows_of_a.T, right_gradients @ rows_of_a.T)
+            torch.testing.assert_close(through, expected, rtol=1e-12, atol=1e-12)
+    assert list(by_name) == list(BLOCKS)
 
 
 def test_a_block_without_any_gradient_has_a_zero_kernel() -> None:
     (batch,) = _tile(0, 2, [(3, 4)])
     factor = batch.factors["query"]
     batch.factors["query"] = Products(factor.x, tuple(torch.zeros_like(g) for g in factor.g))
-    found = dict(token_gram_kernels(BLOCKS, [batch], [batch], Workspace(batch.outputs), same=True))
+    found = {
+        name: kernel
+        for name, kernel, _ in token_gram_kernels(BLOCKS, [batch], [batch], Workspace(batch.outputs), same=True)
+    }
     assert not found["query"].any()
     assert found["key"].any()
 
@@ -90,7 +103,7 @@ def test_a_block_without_any_gradient_has_a_zero_kernel() -> None:
 def test_both_ways_to_a_kernel_agree() -> None:
     rows, columns = _tile(3, 2, [(4, 5), (2, 3), (3, 2)]), _tile(4, 2, [(2, 6)])
     space = Workspace(rows[0].outputs)
-    for name, kernel in token_gram_kernels(BLOCKS, rows, columns, space, same=False):
+    for name, kernel, _ in token_gram_kernels(BLOCKS, rows, columns, space, same=False):
         torch.testing.assert_close(
             kernel, materialised_kernel(name, rows, columns, Workspace(rows[0].outputs), same=False)
         )

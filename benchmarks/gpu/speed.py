@@ -20,10 +20,10 @@ from benchmarks.gpu.models import SIZES, SMALL_SIZES, Model, chosen, examples
 from benchmarks.gpu.record import Record, Table
 from foretune.gradients.factors import Products
 from foretune.kernels.formula import Formula, contracted
+from foretune.kernels.inner_product import contraction_flops
 from foretune.kernels.job import Job, job_description
 from foretune.kernels.law import check_law
 from foretune.kernels.memory_plan import AUTO
-from foretune.kernels.sgd import contraction_flops
 from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.model.outputs import Outputs
 

@@ -17,6 +17,7 @@ from foretune.errors import ForetuneError
 from foretune.naming import one_line
 
 _INTERRUPTED = 130  # what typer makes of Ctrl-C, and what shells expect
+_LOOKS = "2000"  # no slower on idle cores, and soon enough on busy ones
 _SOON = 0.02  # seconds: longer than a destructor takes
 _RESUMABLE = (["tune"], ["reproduce"], ["validate"])
 _WHOLE = (["behaviour"], ["behavior"], ["solve"])
@@ -27,6 +28,7 @@ def main() -> None:
     """Run the command line."""
     debug = "--debug" in sys.argv
     sys.unraisablehook = _interrupted_again
+    _let_others_run()
     try:
         if not debug:
             _quiet()
@@ -50,6 +52,16 @@ def main() -> None:
 
         message, code = refusal(error, sys.argv[1:])
         _end(f"Error: {message}" if message else "", code)
+
+
+def _let_others_run() -> None:
+    """Let torch's threads sleep sooner when they wait for each other, unless the user has said how they wait.
+
+    GNU OpenMP looks 300,000 times before a thread sleeps. Beside any other busy program a thread then waits, at every
+    small operation, for one that is not running; read when torch is imported (docs/results/speed.md).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _LOOKS)
 
 
 def _interrupted_again(lost: sys.UnraisableHookArgs) -> None:

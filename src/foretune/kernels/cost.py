@@ -12,9 +12,10 @@ from foretune.gradients.factors import Products
 from foretune.kernels.budget import device_bytes
 from foretune.kernels.feature_pass import FeatureMaker, pass_sizes
 from foretune.kernels.formula import Formula, contracted
+from foretune.kernels.inner_product import contraction_flops
 from foretune.kernels.job import Job
 from foretune.kernels.passing import CHUNK, each_batch
-from foretune.kernels.sgd import SGD, contraction_flops
+from foretune.kernels.sgd import SGD
 from foretune.kernels.sketch import Sketch
 from foretune.kernels.tile import Tile, in_pieces_of
 from foretune.model.device import clock

@@ -29,7 +29,7 @@ from foretune.gradients.source import GradientSource
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula, overflow
 from foretune.kernels.formula_laws import formula_errors, sampled
-from foretune.kernels.sgd import sgd_kernels
+from foretune.kernels.inner_product import sgd_kernels
 from foretune.kernels.signs import uncancelled_size
 from foretune.kernels.tile import Tile
 from foretune.model.padding import working_precision

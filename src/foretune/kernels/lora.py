@@ -13,31 +13,21 @@ all ranks are running sums over the columns of one gradient of rank R: a product
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from foretune.errors import UsageError, nearest
-from foretune.gradients.factors import Dense, Factor, FactorBatch, Products
-from foretune.kernels.adapter import Adapter
-from foretune.kernels.draws import draws
-from foretune.kernels.formula import Formula
-from foretune.kernels.materialised import gradient_chunks, side_of
-from foretune.kernels.products import add_product, add_triangle, mirror
-from foretune.kernels.tile import Tile, Workspace, by_precision, zero_kernel
+from foretune.kernels.adapter import Adapter, drawn_rows
+from foretune.kernels.inner_product import InnerProduct, Through
 from foretune.model.bypassed import BYPASSED
-from foretune.shapes import Float, Float64
+from foretune.shapes import Float64
 
 
 @dataclass(frozen=True)
-class LoRA(Adapter, Formula):
+class LoRA(Adapter, InnerProduct):
     """The kernel of LoRA adapters with B = 0 (Malladi et al. 2023, Lemma E.4), one block for each adapted weight.
 
     For a trained or loaded adapter pass the peft model itself: its A and B are parameters like any other. The attributes
@@ -48,6 +38,11 @@ class LoRA(Adapter, Formula):
     def label(self) -> str:
         """A short name for folders and tables."""
         return f"lora-r{self.rank}"
+
+    @property
+    def through(self) -> Through:
+        """What gradients are seen through."""
+        return Through(self.init, self.seed, self.rank, (self.scaling * self.unit) ** 2)
 
     def matrix(self, block: str, inputs: int) -> Float64[np.ndarray, "r i"]:
         """A for one adapted weight with `inputs` input features."""
@@ -97,96 +92,3 @@ class LoRA(Adapter, Formula):
         if target == self.targets:
             return [name for name, module in modules.items() if re.fullmatch(target, module)]
         return [name for name, module in modules.items() if f".{module}".endswith(f".{target}")]
-
-    @classmethod
-    def together(
-        cls, formulas: Sequence[Any], rows: Tile, columns: Tile, names: Mapping[Formula, Sequence[str]]
-    ) -> Iterator[tuple[Formula, str, Float[Tensor, "n c m d"]]]:
-        """See `Formula.together`."""
-        alike: dict[tuple[str, int], list[LoRA]] = {}
-        for formula in formulas:
-            alike.setdefault((formula.init, formula.seed), []).append(formula)
-        for members in alike.values():
-            wanted = dict.fromkeys(name for formula in members for name in names[formula])
-            for blocks, space in by_precision(wanted, rows, columns).values():
-                for name in blocks:
-                    users = [formula for formula in members if name in names[formula]]
-                    by_rank = _kernels(name, users, rows, columns, space)
-                    for formula in users:
-                        yield formula, name, by_rank[formula.rank] * (formula.scaling * formula.unit) ** 2
-
-
-def drawn_rows(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
-    """The first rows of the common drawing; one row after the other, so that ranks are nested."""
-    generator = draws(seed, "lora", init, block)
-    if init == "gaussian":
-        return generator.standard_normal((rank, inputs))
-    bound = 1 / math.sqrt(inputs)
-    return generator.uniform(-bound, bound, (rank, inputs))
-
-
-def _kernels(
-    name: str, formulas: Sequence[LoRA], rows: Tile, columns: Tile, space: Workspace
-) -> dict[int, Float[Tensor, "n c m d"]]:
-    """Kernels of one block by rank, before scaling: each adds the columns between the next smaller rank and its own."""
-    ranks = sorted({formula.rank for formula in formulas})
-    kernel = zero_kernel(rows, columns)
-    n, c, m, d = kernel.shape
-    found = kernel.new_zeros(len(ranks), n * c, m * d)
-    same = rows is columns
-    factors = (batch.factors.get(name) for batch in (*rows, *columns))
-    inputs = next((input_features(name, factor) for factor in factors if factor is not None), 0)
-    if inputs:
-        drawn = torch.from_numpy(drawn_rows(formulas[0].init, formulas[0].seed, name, ranks[-1], inputs))
-        a = drawn.to(kernel.device, space.like.dtype)  # (r, i)
-        left = side_of(name, _adapted(name, rows, a))
-        right = left if same else side_of(name, _adapted(name, columns, a))
-        for _, first, second in gradient_chunks(left, right, space):
-            for matrix, (begin, end) in zip(found, pairwise((0, *ranks)), strict=True):
-                part = _of_columns(first, ranks[-1], begin, end)
-                if same:
-                    add_triangle(matrix, part)
-                else:
-                    add_product(matrix, part, _of_columns(second, ranks[-1], begin, end))
-    for before, matrix in pairwise(found):
-        matrix += before
-    if same:
-        for matrix in found:
-            mirror(matrix)
-    return {rank: part.view_as(kernel) for rank, part in zip(ranks, found, strict=True)}
-
-
-def _of_columns(chunk: Float[Tensor, "k p"], rank: int, begin: int, end: int) -> Float[Tensor, "k q"]:
-    """The columns `begin:end` of gradients (outputs, rank), some of whose rows are laid end to end."""
-    return chunk.view(len(chunk), -1, rank)[:, :, begin:end].flatten(1)
-
-
-def _adapted(name: str, tile: Tile, a: Float[Tensor, "r i"]) -> list[FactorBatch]:
-    """The factors of B: the layer's inputs, or a gradient from autograd, seen through A."""
-    found = []
-    for batch in tile:
-        factor = batch.factors.get(name)
-        factors: dict[str, Factor] = {}
-        if isinstance(factor, Products):
-            factors = {name: replace(factor, x=factor.x @ a.T.to(factor.x.dtype))}
-        elif isinstance(factor, Dense) and factor.inputs is not None:
-            matrix = factor.values.unflatten(-1, (-1, factor.inputs))  # (n, c, o, i)
-            factors = {name: Dense.whole((matrix @ a.T.to(matrix.dtype)).flatten(2))}
-        found.append(replace(batch, factors=factors))
-    return found
-
-
-def input_features(name: str, factor: Factor) -> int:
-    """Input features of an adapted weight.
-
-    Raises:
-        UsageError: the weight is used in a way that no adapter has.
-    """
-    if isinstance(factor, Products):
-        return factor.x.shape[-1]
-    if isinstance(factor, Dense) and factor.inputs is not None:
-        return factor.inputs
-    raise UsageError(
-        f"LoRA has no kernel for {name!r}: this model uses the weight as a table, not as a linear layer. Name other "
-        "modules: LoRA(targets=...), or --target-modules."
-    )

@@ -33,10 +33,12 @@ from torch import Tensor
 
 from foretune.errors import UsageError
 from foretune.gradients.factors import Factor, FactorBatch
+from foretune.kernels.adapter import drawn_rows
 from foretune.kernels.directions import Directions
 from foretune.kernels.draws import draws
 from foretune.kernels.formula import Formula
-from foretune.kernels.lora import LoRA, drawn_rows, input_features
+from foretune.kernels.inner_product import input_features
+from foretune.kernels.lora import LoRA
 from foretune.kernels.sgd import SGD
 from foretune.kernels.sides import LayerInputs, OneHot, PlainInputs, Sides, SlicedInputs, derivatives, layer_inputs
 from foretune.shapes import Float, Int

@@ -2,14 +2,18 @@ r"""Kernels of linear blocks by token Grams.
 
 K[n, c, m, d] = sum_{t, s} (x[n, t] . x'[m, s]) (g[n, c, t] . g'[m, d, s])
 
+Through the matrix A of an adapter the first factor is (A x[n, t] . A x'[m, s]), and the second is the same: the kernels
+of all ranks take it from there.
+
 Tokens without a gradient (padding; all but the answer's in a last layer) are left out, so that the products run over
 the tokens of all examples laid end to end. For a symmetric kernel the columns of some examples end with themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,9 +30,28 @@ _MOST_SUMS, _GPU_MOST_SUMS = 16, 256
 """Examples times outputs of a piece: summing its tokens costs so many multiplications an entry."""
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The matrix A that the inputs of a block are seen through.
+
+    Attributes:
+        a: its rows.
+        ranks: how many of them are used, ascending; the last is all.
+    """
+
+    a: Float[Tensor, "r i"]
+    ranks: Sequence[int]
+
+
 def token_gram_kernels(
-    names: Sequence[str], rows: Tile, columns: Tile, space: Workspace, *, same: bool
-) -> Iterator[tuple[str, Float[Tensor, "n c m d"]]]:
+    names: Sequence[str],
+    rows: Tile,
+    columns: Tile,
+    space: Workspace,
+    seen: Callable[[str], Seen | None] = lambda _: None,
+    *,
+    same: bool,
+) -> Iterator[tuple[str, Float[Tensor, "n c m d"], dict[int, Float[Tensor, "n c m d"]]]]:
     """Kernels of linear blocks by token Grams: some rows against all columns at once.
 
     Blocks with the same input (q, k and v) share its token Gram.
@@ -37,23 +60,27 @@ def token_gram_kernels(
         names: linear blocks.
         rows, columns: gradient factors.
         space: the packed factors and the products live here.
+        seen: what a block's kernels through A are made with; None where they are not wanted.
         same: the columns are the rows: one triangle is computed.
 
     Yields:
-        Name and kernel, float64.
+        Name, kernel and kernels through A by rank, float64.
     """
     left = Packer(rows, space, "rows")
     right = left if same else Packer(columns, space, "columns")
     shared = _Shared(same=same)
     for name in names:
-        kernel = zero_kernel(rows, columns)
+        adapters = seen(name)
+        ranks = () if adapters is None else adapters.ranks
+        kernel, *through = (zero_kernel(rows, columns) for _ in range(1 + len(ranks)))
         first = left.packed(name)
         second = first if same else right.packed(name)
         if first is not None and second is not None:
-            _fill(kernel, first, second, shared, space)
+            _fill(kernel, through, first, second, adapters, shared, space)
         if same:
-            mirror(kernel.view(kernel.shape[0] * kernel.shape[1], -1))
-        yield name, kernel
+            for each in (kernel, *through):
+                mirror(each.view(each.shape[0] * each.shape[1], -1))
+        yield name, kernel, dict(zip(ranks, through, strict=True))
 
 
 @dataclass(frozen=True)
@@ -137,16 +164,46 @@ def _pieces(first: Packed, columns: PackedLayout, *, same: bool) -> Iterator[_Pi
             yield _Piece(begin, end, slice(ends[begin], ends[end]), last, columns.ends[last], members)
 
 
-def _fill(kernel: Float64[Tensor, "n c m d"], first: Packed, second: Packed, shared: _Shared, space: Workspace) -> None:
-    """The kernel of one block."""
+def _fill(
+    kernel: Float64[Tensor, "n c m d"],
+    through: Sequence[Float64[Tensor, "n c m d"]],
+    first: Packed,
+    second: Packed,
+    seen: Seen | None,
+    shared: _Shared,
+    space: Workspace,
+) -> None:
+    """The kernel of one block, and those through A."""
     c = first.layout.c
+    left, right = (None, None) if seen is None else (first.x @ seen.a.T, second.x @ seen.a.T)  # (t, r), (s, r)
     for piece in shared.pieces_of(first, second):
         gram = shared.gram(first, second, piece)  # (t, s)
         entries = space.matrices("entries", c, *gram.shape)
         lengths = second.layout.lengths[: piece.last]
         for output, others in enumerate(second.g):
             torch.bmm(first.g[:, piece.rows], others[: piece.width].T.expand(c, -1, -1), out=entries)
+            if seen is not None and left is not None and right is not None:
+                weighted, grown = space.matrices("weighted", *entries.shape), space.matrices("through A", *gram.shape)
+                grams = _growing(left[piece.rows], right[: piece.width], seen.ranks, grown)
+                for part, of_rank in zip(through, grams, strict=True):
+                    _sum_tokens(part, output, torch.mul(entries, of_rank, out=weighted), piece, lengths)
             entries *= gram
-            of_examples = (piece.members @ entries).permute(2, 1, 0).double()  # (s, n, c)
-            summed = torch.segment_reduce(of_examples, "sum", lengths=lengths, unsafe=True)  # (m, n, c)
-            kernel[piece.begin : piece.end, :, : piece.last, output] = summed.permute(1, 2, 0)
+            _sum_tokens(kernel, output, entries, piece, lengths)
+
+
+def _growing(
+    left: Float[Tensor, "t r"], right: Float[Tensor, "s r"], ranks: Sequence[int], into: Float[Tensor, "t s"]
+) -> Iterator[Float[Tensor, "t s"]]:
+    """The products of tokens over the first columns, rank by rank, in the same memory."""
+    into.zero_()
+    for begin, end in pairwise((0, *ranks)):
+        yield into.addmm_(left[:, begin:end], right[:, begin:end].T)
+
+
+def _sum_tokens(
+    kernel: Float64[Tensor, "n c m d"], output: int, entries: Float[Tensor, "c t s"], piece: _Piece, lengths: Tensor
+) -> None:
+    """Put the sums over the tokens of each pair of examples where they belong."""
+    of_examples = (piece.members @ entries).permute(2, 1, 0).double()  # (s, n, c)
+    summed = torch.segment_reduce(of_examples, "sum", lengths=lengths, unsafe=True)  # (m, n, c)
+    kernel[piece.begin : piece.end, :, : piece.last, output] = summed.permute(1, 2, 0)
