@@ -64,6 +64,17 @@ def _kernel(formulas: str, n: int, words: int = 0) -> Callable[[], tuple[float, 
     return measured
 
 
+def _prompted() -> tuple[float, float]:
+    """The kernels of a forecast of SmolLM2 with a prompt: full tuning and adapters of four ranks."""
+    import foretune as ft
+    from benchmarks.case import Case
+
+    outputs, examples = Case("smollm2", 64, difference=True).outputs()
+    job = ft.joint_job(outputs, examples[:32], examples[32:])
+    formulas = [ft.SGD(), *(ft.LoRA(rank) for rank in (1, 4, 16, 64))]
+    return _timed(lambda: float(sum(kernel.array.sum() for kernel in ft.kernels_of(job, formulas).values())))
+
+
 def _last_layers() -> tuple[float, float]:
     """The kernel of SmolLM2's last two layers, in so little memory that rows come again."""
     import foretune as ft
@@ -137,6 +148,10 @@ CASES: dict[str, tuple[str, Callable[[], tuple[float, float]]]] = {
     "sgd": ("SGD kernel, 64 snippets", _kernel("sgd", 64)),
     "lora": ("LoRA kernels of four ranks, 64 snippets", _kernel("lora", 64)),
     "sketch": ("Kronecker sketch, k = 512, 64 snippets", _kernel("sketch", 64)),
+    "prompt": (
+        "kernels of a forecast with a prompt (SmolLM2, 32 x 64 snippets, full tuning and four ranks)",
+        _prompted,
+    ),
     "last-layers": ("SGD kernel of SmolLM2's last two layers, 96 snippets in 250 MiB", _last_layers),
     "forecast-64": ("forecast after the kernels, 64 training examples", _forecast(64)),
     "forecast-320": ("forecast after the kernels, 320 training examples", _forecast(320)),

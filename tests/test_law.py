@@ -20,7 +20,7 @@ from foretune.gradients import rules
 from foretune.gradients.factors import Products
 from foretune.gradients.plain import visit_gradients
 from foretune.gradients.source import GradientSource
-from foretune.kernels import formula_laws, law, lora
+from foretune.kernels import formula_laws, inner_product, law
 from foretune.kernels.signs import SignFormula
 from tests.cases import ROWS, TASK, language_model, outputs_of, tokenizer
 from tests.conftest import family
@@ -216,7 +216,7 @@ def test_a_formula_that_drops_a_contribution_stops_the_run(formula, monkeypatch:
     outputs = outputs_of(language_model(family("bert-encoder")))
     if isinstance(formula, ft.LoRA):
         monkeypatch.setattr(
-            lora, "_adapted", lambda _name, tile, _a: [dataclasses.replace(b, factors={}) for b in tile]
+            inner_product, "_adapted", lambda _name, tile, _a: [dataclasses.replace(b, factors={}) for b in tile]
         )
     elif isinstance(formula, SignFormula):
         whole = SignFormula.together.__func__

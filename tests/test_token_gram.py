@@ -11,7 +11,7 @@ from foretune.gradients.factors import FactorBatch, Products
 from foretune.kernels import tile as tiles_of
 from foretune.kernels.materialised import materialised_kernel
 from foretune.kernels.tile import Workspace
-from foretune.kernels.token_gram import Seen, token_gram_kernels
+from foretune.kernels.token_gram import Seeing, token_gram_kernels
 
 BLOCKS = ("query", "key", "expert")
 
@@ -71,7 +71,7 @@ def test_packed_tokens_give_the_products_of_whole_gradients(seed, c, left, right
     columns = rows if right is None else _tile(seed + 1, c, right)
     space = Workspace(rows[0].outputs)
     a = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    seen = {"query": Seen(a, [1, 2, 5]), "key": Seen(a[:2], [2])}
+    seen = {"query": Seeing(a, [1, 2, 5]), "key": Seeing(a[:2], [2])}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiles_of, "CHUNK_BYTES", chunk)
         found = token_gram_kernels(BLOCKS, rows, columns, space, seen.get, same=right is None)

@@ -32,7 +32,7 @@ from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, materialised_kernel, side_of
 from foretune.kernels.products import add_product, add_triangle, mirror
 from foretune.kernels.tile import Tile, Workspace, by_precision, linear_factors, zero_kernel
-from foretune.kernels.token_gram import Seen, token_gram_kernels
+from foretune.kernels.token_gram import Seeing, token_gram_kernels
 from foretune.shapes import Float
 
 _FORM_COST = 2.0
@@ -124,11 +124,11 @@ class _Alike:
         """The ranks wanted of a block, ascending."""
         return sorted({through.rank for _, through in self._users.get(name, ())})
 
-    def seen(self, name: str, inputs: int, like: Tensor) -> Seen:
+    def seen(self, name: str, inputs: int, like: Tensor) -> Seeing:
         """The matrix A of a block, and the ranks wanted of it."""
         ranks = self.ranks(name)
         drawn = torch.from_numpy(drawn_rows(self.init, self.seed, name, ranks[-1], inputs))
-        return Seen(drawn.to(like.device, like.dtype), ranks)
+        return Seeing(drawn.to(like.device, like.dtype), ranks)
 
     def of(
         self, name: str, by_rank: Mapping[int, Float[Tensor, "n c m d"]]
@@ -163,7 +163,7 @@ def _whole_kernels(
             name: _by_gram(name, rows, columns, beside.ranks(name) if beside else [], same=same) for name in members
         }
 
-        def seen(name: str, ways: Mapping[str, tuple[bool, bool]] = ways, like: Tensor = space.like) -> Seen | None:
+        def seen(name: str, ways: Mapping[str, tuple[bool, bool]] = ways, like: Tensor = space.like) -> Seeing | None:
             if beside is None or not ways[name][1]:
                 return None
             return beside.seen(name, linear_factors(name, rows)[0].x.shape[-1], like)

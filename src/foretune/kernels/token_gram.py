@@ -31,7 +31,7 @@ _MOST_SUMS, _GPU_MOST_SUMS = 16, 256
 
 
 @dataclass(frozen=True)
-class Seen:
+class Seeing:
     """The matrix A that the inputs of a block are seen through.
 
     Attributes:
@@ -48,7 +48,7 @@ def token_gram_kernels(
     rows: Tile,
     columns: Tile,
     space: Workspace,
-    seen: Callable[[str], Seen | None] = lambda _: None,
+    seen: Callable[[str], Seeing | None] = lambda _: None,
     *,
     same: bool,
 ) -> Iterator[tuple[str, Float[Tensor, "n c m d"], dict[int, Float[Tensor, "n c m d"]]]]:
@@ -169,7 +169,7 @@ def _fill(
     through: Sequence[Float64[Tensor, "n c m d"]],
     first: Packed,
     second: Packed,
-    seen: Seen | None,
+    seen: Seeing | None,
     shared: _Shared,
     space: Workspace,
 ) -> None:
