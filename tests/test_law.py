@@ -20,7 +20,7 @@ from foretune.gradients import rules
 from foretune.gradients.factors import Products
 from foretune.gradients.plain import visit_gradients
 from foretune.gradients.source import GradientSource
-from foretune.kernels import formula_laws, inner_product, law
+from foretune.kernels import formula_laws, inner_product, law, token_gram
 from foretune.kernels.signs import SignFormula
 from tests.cases import ROWS, TASK, language_model, outputs_of, tokenizer
 from tests.conftest import family
@@ -235,6 +235,17 @@ def test_a_formula_that_drops_a_contribution_stops_the_run(formula, monkeypatch:
         )  # fmt: skip
     with pytest.raises(KernelLawError, match=formula.label):
         ft.block_kernels(outputs, TEXTS[:4], formula=formula)
+
+
+def test_adapters_beside_a_token_gram_are_held_against_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = outputs_of(language_model(family("bert-encoder")))
+    job = ft.separate_job(outputs, TEXTS[:4], None, None)
+    ft.kernels_of(job, [ft.SGD(), ft.LoRA(3)])
+    growing = token_gram._growing
+    monkeypatch.setattr(token_gram, "_growing", lambda *args: (0.5 * part for part in growing(*args)))
+    ft.kernels_of(job, [ft.LoRA(3)])
+    with pytest.raises(KernelLawError, match="lora-r3"):
+        ft.kernels_of(job, [ft.SGD(), ft.LoRA(3)])
 
 
 def test_the_plain_pass_leaves_the_model_as_it_was_and_gives_what_autograd_gives() -> None:

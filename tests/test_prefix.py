@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import foretune as ft
-from foretune.kernels import memory_plan
+from foretune.errors import NonFiniteError, UsageError
+from foretune.gradients.prefix import prefix_of
+from foretune.kernels import law, memory_plan
 from foretune.kernels.job import Job
 from foretune.kernels.memory_plan import Footprint, TilePlan, tile_plan
 from foretune.kernels.tile_work import TileMaker
@@ -48,7 +53,8 @@ class Runs:
 
 def last_layer(outputs: Outputs) -> list[str]:
     """The parameters of a tiny model's second layer."""
-    found = [name for name in outputs.parameters() if any(part in name for part in (".1.", "layers.1."))]
+    places = {name: re.search(r"(?:block|layers?|h)\.(\d+)\.", name) for name in outputs.parameters()}
+    found = [name for name, place in places.items() if place is not None and place[1] == "1"]
     assert found
     return found
 
@@ -66,6 +72,7 @@ def test_the_kernel_of_the_last_layer_is_the_same_bits(case: Family, monkeypatch
     outputs = outputs_of(language_model(case))
     _, whole = kernels(outputs, 0, monkeypatch, last_layer(outputs))
     job, short = kernels(outputs, ROOM, monkeypatch, last_layer(outputs))
+    assert prefix_of(outputs.module, list(job.source.parameters.values())) is not None
     for label, kernel in whole.items():
         np.testing.assert_array_equal(short[label].array, kernel.array)
         assert np.abs(kernel.array).max() > 0
@@ -111,9 +118,9 @@ def test_nothing_is_kept_where_the_graph_begins_in_front(monkeypatch: pytest.Mon
     outputs = outputs_of(language_model(LLAMA))
     names = [*last_layer(outputs), "model.embed_tokens.weight"]
     _, whole = kernels(outputs, 0, monkeypatch, names)
-    job, same = kernels(outputs, ROOM, monkeypatch, names)
+    assert ft.separate_job(outputs, ROWS, None, names).source.kept(0) == 0
+    _, same = kernels(outputs, ROOM, monkeypatch, names)
     np.testing.assert_array_equal(same["sgd"].array, whole["sgd"].array)
-    assert job.source.kept(0) == 0
 
 
 def test_a_model_that_reads_a_layer_in_front_elsewhere_is_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +140,30 @@ def test_a_model_that_reads_a_layer_in_front_elsewhere_is_run_whole(monkeypatch:
     assert job.source.kept(0) == 0
 
 
+def test_a_batch_that_differs_late_is_run_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = outputs_of(language_model(LLAMA))
+    body, left = outputs.module.body, []
+    body.layers[0].mlp.register_forward_hook(lambda _, _args, out: left.append(out if out.shape[1] < 10 else 0 * out))
+    body.norm.register_forward_pre_hook(lambda _, args: (args[0] + left[-1].mean(), *args[1:]))
+    _, whole = kernels(outputs, 0, monkeypatch, last_layer(outputs))
+    left.clear()
+    _, same = kernels(outputs, ROOM, monkeypatch, last_layer(outputs))
+    np.testing.assert_array_equal(same["sgd"].array, whole["sgd"].array)
+
+
+def test_numbers_that_are_not_finite_are_named_as_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = []
+    for front in (0, ROOM):
+        lm = language_model(LLAMA)
+        outputs = outputs_of(lm)
+        lm.module.model.layers[0].mlp.down_proj.weight.data[0, 0] = float("nan")
+        monkeypatch.setattr(law, "CHECKED", False)
+        with pytest.raises(NonFiniteError) as caught:
+            kernels(outputs, front, monkeypatch, last_layer(outputs))
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
 def test_layers_are_as_before_after_an_error() -> None:
     outputs = outputs_of(language_model(LLAMA))
     job = ft.separate_job(outputs, ROWS, None, last_layer(outputs))
@@ -140,7 +171,7 @@ def test_layers_are_as_before_after_an_error() -> None:
     with job.source.keeping(ROOM):
         job.source.capture([0], 1)
         broken = layers[1].register_forward_hook(lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # by the whole model, too
             job.source.capture([0], 1)
         broken.remove()
     assert "forward" not in vars(layers[0])
@@ -184,3 +215,24 @@ def test_a_plan_keeps_hidden_states_only_where_examples_come_again() -> None:
         assert plan.front <= 2**30 * memory_plan._FRONT
         assert plan.peak <= 2**30
     assert again
+
+
+@given(
+    token=st.sampled_from([2.0**12, 2.0**14, 2.0**16]), front=st.sampled_from([2.0**9, 2.0**11, 2.0**13]),
+    examples=st.integers(2, 120), tokens=st.integers(4, 512), mib=st.integers(100, 2000), overlap=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_keeping_never_needs_a_larger_budget_nor_costs_more(token, front, examples, tokens, mib, overlap) -> None:
+    sides = ([tokens] * examples, [tokens] * examples)
+
+    def plan(kept: float) -> TilePlan | None:
+        try:
+            footprint = Footprint(0, token, token / 6, front=kept)
+            return tile_plan(footprint, sides, mib * 2**20, overlap=overlap, single=False)
+        except UsageError:
+            return None
+
+    without, with_it = plan(0.0), plan(front)
+    assert (without is None) == (with_it is None)
+    if without is not None and with_it is not None:
+        assert with_it.passes <= without.passes * 1.5 or with_it.batch > without.batch

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foretune.errors import ModelError
 from foretune.gradients.recorder import tensors_in
+from foretune.gradients.uses import NotPerExampleError
 from foretune.shapes import Float
 
 LEAST = 0.5
@@ -82,7 +82,6 @@ class Prefix:
         self.room, self.used, self.usable = 0, 0, True
         self._kept: dict[tuple[int, ...], _Kept] = {}
         self._forms: list[int | None] = [None] * len(layers)
-        self._checked = False
 
     @property
     def weight(self) -> int:
@@ -131,7 +130,7 @@ class Prefix:
             batch, run: see `through`; the pass is on the same batch.
 
         Raises:
-            PrefixError: once, where the outputs are not those of the whole model; nothing is kept from then on.
+            PrefixError: the outputs are not those of the whole model; nothing is kept from then on.
         """
         kept = self._kept[batch]
         with ExitStack() as changed:
@@ -143,19 +142,18 @@ class Prefix:
             )
             changed.callback(hook.remove)
             outputs = self._tried(run)
-        if not self._checked and not torch.equal(outputs.detach(), kept.outputs):
+        if not torch.allclose(outputs.detach(), kept.outputs, rtol=0, atol=0, equal_nan=True):
             self._give_up()
             raise PrefixError
-        self._checked = True
         return outputs
 
     def _tried(self, run: Callable[[], Float[Tensor, "n c"]]) -> Float[Tensor, "n c"]:
-        """The outputs; a model that cannot compute them so, the first time, will be run whole."""
+        """The outputs; a model that cannot compute them so is run whole, where an error of its own comes again."""
         try:
             return run()
-        except (ModelError, AttributeError, LookupError) as error:  # it misses what a layer in front leaves elsewhere
-            if self._checked:
-                raise
+        except (torch.OutOfMemoryError, NotPerExampleError):
+            raise
+        except Exception as error:  # it misses what a layer in front leaves elsewhere
             self._give_up()
             raise PrefixError from error
 

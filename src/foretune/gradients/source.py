@@ -150,9 +150,15 @@ class GradientSource:
         """Bytes that are kept of one example by `keeping`; 0 where nothing can be."""
         if self._prefix is None:
             return 0
-        with self.keeping(sys.maxsize), torch.no_grad():
-            self._attempt((place,), lambda run: run.forward())
+        with self.keeping(sys.maxsize):
+            for _ in range(2):  # where the layers in front cannot be passed by, nothing is kept
+                self._attempt((place,), self._captured)
             return self._prefix.used
+
+    @property
+    def held_in_front(self) -> int:
+        """Bytes that `keeping` holds now."""
+        return 0 if self._prefix is None else self._prefix.used
 
     def footprint(self, place: int) -> tuple[int, int]:
         """Bytes of the factors of one example, and of what lives besides them while they are being computed."""
@@ -180,6 +186,7 @@ class GradientSource:
         if not finite or torch.stack([found for _, found in finite]).all():
             return
         held.clear()
+        self.keep(0)  # the whole model is searched
         places = next(places for places, found in finite if not found)
         self._attempt(places, lambda run: capture(run, self.parameters, self.direct, self.matrices, searching=True))
         raise NonFiniteError(

@@ -69,11 +69,11 @@ def kernel_cost(job: Job, formulas: Sequence[Formula], memory: str | int) -> Ker
         start = clock(job.device)
         tile = source.capture(places, plan.batch)
         first = again = clock(job.device) - start
-        if plan.front:
-            source.capture(places, plan.batch)  # outputs are compared once
+        if source.held_in_front:
+            kept = min(1.0, plan.front / (source.held_in_front / len(places) * len(job.columns)))
             start = clock(job.device)
             source.capture(places, plan.batch)
-            again = clock(job.device) - start
+            again = kept * (clock(job.device) - start) + (1 - kept) * first
     capture_seconds = (first * len(lengths) + again * (plan.passes - len(lengths))) / len(places)
     with in_pieces_of(job.sizes(memory).piece):
         contraction = sum(_contraction_seconds(formula, job, tile, plan.passes) for formula in formulas)

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from foretune.gradients.factors import Dense, Factor, FactorBatch, Products, RowFactor
 from foretune.kernels.formula import Formula
+from foretune.kernels.inner_product import kernel_beside
 from foretune.kernels.lora import LoRA
 from foretune.kernels.materialised import gradient_chunks, side_of
 from foretune.kernels.projection import Projection
+from foretune.kernels.sgd import SGD
 from foretune.kernels.signs import SignFormula, signs_of, units_of
 from foretune.kernels.tile import Tile, Workspace
 from foretune.shapes import Float64
@@ -68,7 +70,8 @@ def formula_errors(
     entries = _entries(gradient, factor)
     for formula, names in blocks.items():
         if isinstance(formula, LoRA) and name in names:
-            yield formula, _lora_error(formula, name, entries, alone, weights)
+            beside = any(isinstance(other, SGD) and name in theirs for other, theirs in blocks.items())
+            yield formula, _lora_error(formula, name, entries, alone, weights, beside=beside)
         elif isinstance(formula, SignFormula) and name in names:
             yield formula, _sign_error(formula, name, entries, alone, weights)
         elif isinstance(formula, Projection):
@@ -92,12 +95,20 @@ def _share(found: Tensor, expected: Tensor) -> float:
 
 
 def _lora_error(
-    formula: LoRA, name: str, entries: Float64[Tensor, "e o i"], alone: Tile, weights: Float64[Tensor, " k"]
+    formula: LoRA,
+    name: str,
+    entries: Float64[Tensor, "e o i"],
+    alone: Tile,
+    weights: Float64[Tensor, " k"],
+    *,
+    beside: bool,
 ) -> float:
+    """The larger of the errors of the ways in which the kernel can be made; `beside`: the SGD kernel is made, too."""
     a = torch.from_numpy(formula.matrix(name, entries.shape[-1])).to(entries.device)  # (r, i)
     expected = formula.scaling**2 * (entries @ a.T).square().sum()
-    _, _, kernel = next(LoRA.together([formula], alone, alone, {formula: [name]}))
-    return _share(weights @ kernel.reshape(len(weights), -1) @ weights, expected)
+    kernels = [next(LoRA.together([formula], alone, alone, {formula: [name]}))[2]]
+    kernels += [kernel] if beside and (kernel := kernel_beside(formula, name, alone, alone)) is not None else []
+    return max(_share(weights @ kernel.reshape(len(weights), -1) @ weights, expected) for kernel in kernels)
 
 
 def _sign_error(

@@ -175,6 +175,32 @@ def _whole_kernels(
                 yield name, materialised_kernel(name, rows, columns, space, same=same), {}
 
 
+def kernel_beside(formula: InnerProduct, name: str, rows: Tile, columns: Tile) -> Float[Tensor, "n c m d"] | None:
+    """The kernel of an adapter as it is made beside a token Gram; None where it never is.
+
+    Args:
+        formula: of the adapter.
+        name: the block.
+        rows, columns: gradient factors.
+    """
+    linear, through = linear_factors(name, rows), formula.through
+    if through is None or not linear or not _may_be_beside(linear[0]):
+        return None
+    alike = _Alike(through.init, through.seed, [formula], {formula: [name]})
+    for _, space in by_precision([name], rows, columns).values():
+        seeing = alike.seen(name, linear[0].x.shape[-1], space.like)
+        for _, _, by_rank in token_gram_kernels(
+            [name], rows, columns, space, lambda _, seeing=seeing: seeing, same=rows is columns
+        ):
+            return by_rank[through.rank] * through.strength
+    return None
+
+
+def _may_be_beside(factor: Products) -> bool:
+    """Whether adapters' kernels can be made beside the token Gram of a block: not on a GPU, where it was not measured."""
+    return factor.group is None and factor.x.device.type == "cpu"
+
+
 def _by_gram(name: str, rows: Tile, columns: Tile, ranks: Sequence[int], *, same: bool) -> tuple[bool, bool]:
     """Whether the token Gram of a linear block costs fewer multiplications than materialising; adapters' with it, too."""
     left, right = linear_factors(name, rows), linear_factors(name, columns)
@@ -183,7 +209,7 @@ def _by_gram(name: str, rows: Tile, columns: Tile, ranks: Sequence[int], *, same
     if left[0].group is not None:
         return True, False
     gram, materialise = contraction_flops(left, right, same=same)
-    if ranks and left[0].x.device.type == "cpu":  # not measured on a GPU
+    if ranks and _may_be_beside(left[0]):
         beside, apart = adapter_flops(left, right, ranks, same=same)
         if gram + beside < min(gram, materialise) + apart:
             return True, True

@@ -35,7 +35,9 @@ BATCH = 8
 _ALLOCATOR = 0.85
 """Share of the budget that tensors may fill; the rest is what the allocator keeps between them."""
 _FRONT = 0.125
-"""Share of the budget for what enters the first wanted layer: an eighth more passes at most, each of which costs half."""
+"""Share of the budget for what enters the first wanted layer, at most."""
+_SAVED = 1 / 3
+"""Share of a pass that it saves at least: half of the layers' forward passes of these and as much again behind them."""
 _PIECES = 8
 """Pieces of work kept free for chunks of formed gradients, products and the allocator."""
 AUTO = "auto"
@@ -170,14 +172,20 @@ def tile_plan(
         if beside:
             peak = held + _largest(footprint, streamed, beside, most) + graph + reserve
             plans.append(TilePlan(batch, n, beside, m if overlap else n + m, peak))
-        front = min(int(budget * _FRONT), int(footprint.front * padded))
-        half = _widest(footprint, [rows, *streamed], (room - front) // 2, batch, most)
-        if half:
-            peak = 2 * _largest(footprint, [rows, *streamed], half, most) + graph + reserve + front
-            plans.append(TilePlan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak, front))
+        for front in {0, min(int(budget * _FRONT), int(footprint.front * padded))}:
+            half = _widest(footprint, [rows, *streamed], (room - front) // 2, batch, most)
+            if half:
+                peak = 2 * _largest(footprint, [rows, *streamed], half, most) + graph + reserve + front
+                plans.append(TilePlan(batch, min(n, half), min(m, half), n + -(-n // half) * m, peak, front))
     if plans and arrays <= budget // 2:
         mean = sum(columns) / m
-        return min(plans, key=lambda plan: (plan.passes * (mean + _PASS_TOKENS / plan.batch), -plan.batch))
+        once = m if overlap else n + m
+
+        def cost(plan: TilePlan) -> float:
+            saved = _SAVED * plan.front / (footprint.front * padded) if plan.front else 0.0
+            return (plan.passes - saved * (plan.passes - once)) * (mean + _PASS_TOKENS / plan.batch)
+
+        return min(plans, key=lambda plan: (cost(plan), -plan.batch))
     pair = reserve + footprint.graph * longest + 2 * (footprint.fixed + footprint.token * longest)
     needed = max(2 * arrays, arrays + pair / _ALLOCATOR)
     raise UsageError(

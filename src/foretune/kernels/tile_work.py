@@ -1,7 +1,7 @@
 """The tiles of a job: which there are, where each stands in a kernel, and the making of one by itself.
 
 A tile is a row tile against a column tile; its file in a kernel's folder is written whole. Whoever makes tiles one by one
-(`TileMaker`) writes the same bits as whoever makes all of them, for the same plan and number of threads.
+(`TileMaker`) writes the same bits as whoever makes all of them, for the same plan, formulas and number of threads.
 """
 
 from __future__ import annotations
