@@ -9,11 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from foretune.errors import UsageError
-from foretune.kernels.draws import draws
-from foretune.shapes import Float64
 
 Initialisation = Literal["kaiming", "gaussian"]
 
@@ -54,12 +50,3 @@ class Adapter:
     def scaling(self) -> float:
         """What multiplies B A x."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
-
-def drawn_rows(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
-    """The first rows of the common drawing; one row after the other, so that ranks are nested."""
-    generator = draws(seed, "lora", init, block)
-    if init == "gaussian":
-        return generator.standard_normal((rank, inputs))
-    bound = 1 / math.sqrt(inputs)
-    return generator.uniform(-bound, bound, (rank, inputs))

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from foretune.errors import UsageError
 from foretune.gradients.factors import Dense, Factor, FactorBatch, Products, live_tokens
-from foretune.kernels.adapter import Initialisation, drawn_rows
+from foretune.kernels.adapter import Initialisation
+from foretune.kernels.draws import drawn_rows
 from foretune.kernels.formula import Formula
 from foretune.kernels.materialised import gradient_chunks, materialised_kernel, side_of
 from foretune.kernels.products import add_product, add_triangle, mirror
@@ -43,7 +44,7 @@ _ENTRY_COST = 24.0
 
 @dataclass(frozen=True)
 class Through:
-    """What gradients are seen through: the first rows of a common drawing, as `adapter.drawn_rows` makes it.
+    """What gradients are seen through: the first rows of a common drawing, as `draws.drawn_rows` makes it.
 
     Attributes:
         init, seed: of the drawing.

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.errors import UsageError, nearest
-from foretune.kernels.adapter import Adapter, drawn_rows
+from foretune.kernels.adapter import Adapter
+from foretune.kernels.draws import drawn_rows
 from foretune.kernels.inner_product import InnerProduct, Through
 from foretune.model.bypassed import BYPASSED
 from foretune.shapes import Float64

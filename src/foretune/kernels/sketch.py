@@ -33,9 +33,8 @@ from torch import Tensor
 
 from foretune.errors import UsageError
 from foretune.gradients.factors import Factor, FactorBatch
-from foretune.kernels.adapter import drawn_rows
 from foretune.kernels.directions import Directions
-from foretune.kernels.draws import draws
+from foretune.kernels.draws import drawn_rows, draws
 from foretune.kernels.formula import Formula
 from foretune.kernels.inner_product import input_features
 from foretune.kernels.lora import LoRA
