@@ -17,7 +17,7 @@ def draws(seed: int, *key: str | int) -> np.random.Generator:
 
 
 def drawn_rows(init: str, seed: int, block: str, rank: int, inputs: int) -> Float64[np.ndarray, "r i"]:
-    """The first rows of the matrices A of LoRA, a common drawing for all ranks; one row after the other, so that ranks are nested."""
+    """The first rows of LoRA's matrix A, a common drawing: one row after the other, so that ranks are nested."""
     generator = draws(seed, "lora", init, block)
     if init == "gaussian":
         return generator.standard_normal((rank, inputs))
