@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -188,13 +188,10 @@ def kernel_beside(formula: InnerProduct, name: str, rows: Tile, columns: Tile) -
     if through is None or not linear or not _may_be_beside(linear[0]):
         return None
     alike = _Alike(through.init, through.seed, [formula], {formula: [name]})
-    for _, space in by_precision([name], rows, columns).values():
-        seeing = alike.seen(name, linear[0].x.shape[-1], space.like)
-        for _, _, by_rank in token_gram_kernels(
-            [name], rows, columns, space, lambda _, seeing=seeing: seeing, same=rows is columns
-        ):
-            return by_rank[through.rank] * through.strength
-    return None
+    [(_, space)] = by_precision([name], rows, columns).values()
+    seeing = alike.seen(name, linear[0].x.shape[-1], space.like)
+    [(_, _, by_rank)] = token_gram_kernels([name], rows, columns, space, lambda _: seeing, same=rows is columns)
+    return by_rank[through.rank] * through.strength
 
 
 def _may_be_beside(factor: Products) -> bool:
@@ -217,6 +214,30 @@ def _by_gram(name: str, rows: Tile, columns: Tile, ranks: Sequence[int], *, same
     return gram < materialise, False
 
 
+class _Work(NamedTuple):
+    """How often something is multiplied in one block between two tiles, half of it for a tile against itself.
+
+    Attributes:
+        token_pairs: tokens of the rows times tokens of the columns.
+        pairs: examples and outputs of the rows times those of the columns.
+        formed: tokens and outputs that are summed into gradients.
+    """
+
+    token_pairs: float
+    pairs: float
+    formed: int
+
+    @classmethod
+    def between(cls, left: Sequence[Products], right: Sequence[Products], *, same: bool) -> _Work:
+        """That of two sides."""
+        tokens_left = live_tokens(left)
+        tokens_right = tokens_left if same else live_tokens(right)
+        rows, columns = (sum(len(f.x) * len(f.g) for f in side) for side in (left, right))
+        triangle = 0.5 if same else 1.0
+        formed = tokens_left * len(left[0].g) + (0 if same else tokens_right * len(right[0].g))
+        return cls(tokens_left * tokens_right * triangle, rows * columns * triangle, formed)
+
+
 def contraction_flops(
     left: Sequence[Products], right: Sequence[Products], *, same: bool, weighted: bool = True
 ) -> tuple[float, float]:
@@ -224,16 +245,10 @@ def contraction_flops(
 
     Weighted, those that run below the rate of a large matrix product count for more, which is what the choice needs.
     """
-    c, inputs, features = len(left[0].g), left[0].x.shape[-1], left[0].features
-    d = len(right[0].g)
-    tokens_left = live_tokens(left)
-    tokens_right = tokens_left if same else live_tokens(right)
-    rows, columns = (sum(len(f.x) * len(f.g) for f in side) for side in (left, right))
-    triangle = 0.5 if same else 1.0
+    work, inputs, features = _Work.between(left, right, same=same), left[0].x.shape[-1], left[0].features
     entry, form = (_ENTRY_COST, _FORM_COST) if weighted else (0.0, 1.0)
-    gram = tokens_left * tokens_right * (inputs + c * d * (features + entry)) * triangle
-    forming = form * (tokens_left * c + (0 if same else tokens_right * d)) * inputs * features
-    return gram, forming + rows * columns * inputs * features * triangle
+    gram = work.token_pairs * (inputs + len(left[0].g) * len(right[0].g) * (features + entry))
+    return gram, (form * work.formed + work.pairs) * inputs * features
 
 
 def adapter_flops(
@@ -245,14 +260,9 @@ def adapter_flops(
         left, right, same: see `contraction_flops`.
         ranks: of the adapters, ascending.
     """
-    c, d, features = len(left[0].g), len(right[0].g), left[0].features
-    tokens_left = live_tokens(left)
-    tokens_right = tokens_left if same else live_tokens(right)
-    rows, columns = (sum(len(f.x) * len(f.g) for f in side) for side in (left, right))
-    triangle = 0.5 if same else 1.0
-    beside = tokens_left * tokens_right * d * (ranks[-1] + c * _ENTRY_COST * len(ranks)) * triangle
-    forming = _FORM_COST * (tokens_left * c + (0 if same else tokens_right * d)) * ranks[-1] * features
-    return beside, forming + rows * columns * ranks[-1] * features * triangle
+    work = _Work.between(left, right, same=same)
+    beside = work.token_pairs * len(right[0].g) * (ranks[-1] + len(left[0].g) * _ENTRY_COST * len(ranks))
+    return beside, (_FORM_COST * work.formed + work.pairs) * ranks[-1] * left[0].features
 
 
 def _adapter_kernels(

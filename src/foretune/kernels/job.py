@@ -45,18 +45,23 @@ class Job:
         kinds = self.source.outputs.kinds()
         return {name: kinds[name] for name in self.source.parameters}
 
+    @property
+    def _longest(self) -> int:
+        """The place of the longest example."""
+        lengths = self.source.lengths
+        return max(range(len(lengths)), key=lengths.__getitem__)
+
     def footprint(self) -> Footprint:
         """Bytes per example and token, measured on the longest example."""
         lengths = self.source.lengths
-        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        longest = self._longest
         held, graph = self.source.footprint(longest)
         c = self.source.outputs.n_outputs
         vectors = [t for t in self.source.parameters.values() if t.dim() == 1]
         fixed = sum(t.numel() * t.element_size() * c for t in vectors)
         fixed += sum(self.source.parameters[name].numel() * 4 * c for name in self.source.direct)
         fixed = min(fixed, held)
-        front = self.source.kept(longest)
-        return Footprint(fixed, *(size / lengths[longest] for size in (held - fixed, graph, front)))
+        return Footprint(fixed, (held - fixed) / lengths[longest], graph / lengths[longest])
 
     def array_bytes(self, formula: Formula) -> int:
         """Bytes of the kernel of one formula."""
@@ -97,6 +102,8 @@ class Job:
         lengths = self.source.lengths
         sides = (lengths[: self.n], [lengths[place] for place in self.columns])
         footprint, budget = self.footprint(), device_bytes(memory, self.device)
+        front = self.source.kept(self._longest) / lengths[self._longest]  # only in tiles do examples come again
+        footprint = replace(footprint, front=front)
         if self.device.type == "cuda":
             refuse_beyond_host(arrays)
             arrays = 0
