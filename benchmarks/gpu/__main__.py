@@ -33,21 +33,20 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="tiny models only, to see that it runs")
     parser.add_argument("--seconds", type=float, default=450.0, help="of all sections together")
     parser.add_argument("--sections", default=",".join(SECTIONS), help=", ".join(SECTIONS))
-    parser.add_argument("--models", default="", help="speed: only models whose name has one of these in it")
+    parser.add_argument("--models", default="", help="exactness, speed: models with these in their names; by ;")
     parser.add_argument("--most", type=int, default=0, help="speed: no more examples than these")
     asked = parser.parse_args(given)
     record = Record(asked.out, asked.seconds, _about(asked.device))
     record.say(str(record.about))
-    wanted = asked.sections.split(",")
+    wanted, names = asked.sections.split(","), [part for part in asked.models.split(";") if part]
     if "exactness" in wanted:
         with record.guarded("exactness"):
-            exactness(record, asked.device, small=asked.small)
+            exactness(record, asked.device, small=asked.small, names=names)
     if "commands" in wanted:
         with record.guarded("commands"):
             commands(record, asked.device, small=asked.small)
     if "speed" in wanted:
         with record.guarded("speed"):
-            names = [part for part in asked.models.split(",") if part]
             speed(record, asked.device, small=asked.small, names=names, least=asked.most)
     record.say(f"{len(record.failures)} failures, {len(record.misses)} misses")
     print(record.page)

@@ -6,7 +6,7 @@ CPU makes in float32; signs of entries near zero turn over, so that sign kernels
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import foretune as ft
-from benchmarks.gpu.models import TASK, TINY, Model, examples, with_weights_of
+from benchmarks.gpu.models import TASK, TINY, Model, chosen, examples, with_weights_of
 from benchmarks.gpu.record import Record, Table
 from foretune.finetune.methods import FullTuning, LoRATuning, Method
 from foretune.finetune.optimisers import AdamWOptimiser
@@ -46,7 +46,7 @@ _HALVES = ("bfloat16 on the card", "bfloat16 on the CPU")
 Values = dict[str, np.ndarray]
 
 
-def exactness(record: Record, device: str, *, small: bool) -> None:
+def exactness(record: Record, device: str, *, small: bool, names: Sequence[str] = ()) -> None:
     """The section: kernels, features, the law, training, warm-up and linearization on tiny random models."""
     table = Table(
         "Exactness",
@@ -56,11 +56,11 @@ def exactness(record: Record, device: str, *, small: bool) -> None:
         ],
     )
     record.tables.append(table)
-    names = list(TINY)[:2] if small else list(TINY)
-    for name in names:
+    known = list(chosen(names, TINY))[: 2 if small else None]
+    for name in known:
         with record.guarded(f"kernels of {name}"):
             _compared(record, table, name, device, lambda outputs: _kernels(outputs, few=small), halves=True)
-    for name in names[:1] if small else ("llama, prompt", "bert, head"):
+    for name in known[:1] if small else [name for name in ("llama, prompt", "bert, head") if name in known]:
         for what, values in _TRAINING.items():
             with record.guarded(f"{what}, {name}"):
                 _compared(record, table, name, device, values)
