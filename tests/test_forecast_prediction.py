@@ -12,9 +12,11 @@ from foretune.analysis.scores import scored
 from foretune.candidates.adam import planned_run
 from foretune.candidates.baseline import ClassRule, rule_for
 from foretune.candidates.candidate import PROBING, ParameterSizes, candidate
+from foretune.candidates.comparison import criterion_of
 from foretune.candidates.evidence import Pool
-from foretune.candidates.prediction import prediction
-from foretune.candidates.scores import LABEL_ERROR, VALIDATION_LOSS
+from foretune.candidates.prediction import OFF, prediction
+from foretune.candidates.scored import ScoredCandidate
+from foretune.candidates.scores import LABEL_ERROR
 from foretune.forecasting.forecast import pool_forecast
 from tests.test_forecast_heads import HEAD, NAMES, QUICK, SIGNAL, SIZE, WEIGHTS, by_heart, pool_of, synthetic
 
@@ -46,17 +48,51 @@ def test_two_predictions_that_agree_keep_their_interval() -> None:
     assert prediction(found, pool, LABEL_ERROR).score == found.score.score
 
 
-def test_what_the_simulation_is_exact_for_or_ranks_is_predicted_by_it() -> None:
+def test_what_the_simulation_is_exact_for_is_predicted_by_it() -> None:
     kernels, inputs = synthetic()
-    for kind in (PROBING, "layer"):
-        item = candidate("some", kind, [] if kind == PROBING else [SIGNAL], None, WEIGHTS, HEAD)
-        pool = pool_of(kernels, inputs)
-        evidence = pool.evidence(item)
-        announced = prediction(evidence.scored(item), pool, LABEL_ERROR if kind == PROBING else VALIDATION_LOSS)
-        run = evidence.run if kind == PROBING else evidence.adam_run
-        assert run is not None
-        assert announced.score == ClassRule().score(run.outputs[SIZE:], inputs)
-        assert announced.by == "in the linear regime"
+    pool = pool_of(kernels, inputs)
+    item = candidate("some", PROBING, [], None, WEIGHTS, HEAD)
+    evidence = pool.evidence(item)
+    announced = prediction(evidence.scored(item), pool, LABEL_ERROR)
+    assert announced.score == ClassRule().score(evidence.run.outputs[SIZE:], inputs)
+    assert announced.by == "in the linear regime"
+
+
+def prompted(seed: int = 0) -> tuple[Pool, ScoredCandidate]:
+    """A pool of a model that answers by words, which has no head, and a candidate that gains."""
+    kernels, inputs = synthetic(seed=seed)
+    headless = ParameterSizes({name: WEIGHTS.shapes[name] for name in NAMES}, WEIGHTS.norms, WEIGHTS.widths)
+    pool = Pool({label: kernel.select("model.*") for label, kernel in kernels.items()}, inputs, headless, QUICK)
+    item = candidate("signal", "layer", [SIGNAL], 4, headless)
+    return pool, pool.evidence(item).scored(item)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_a_prompt_the_larger_of_simulation_and_label_regression_is_announced_with_room_for_its_own_error(
+    seed: int,
+) -> None:
+    pool, found = prompted(seed)
+    evidence, rule = pool.evidence(found), rule_for(pool.inputs)
+    assert evidence.adam_run is not None
+    both = [rule.score(f, pool.inputs) for f in (evidence.adam_run.outputs[SIZE:], evidence.labels.outputs)]
+    larger = max(both, key=lambda score: score.value)
+    announced = prediction(found, pool, criterion_of(pool), rule).score
+    assert announced.value == larger.value
+    assert larger.low - announced.low > 0.005 or announced.low == 0
+    assert announced.high - larger.high > 0.005 or announced.high == 1
+    assert announced.low <= announced.value - 1.96 * OFF + 1e-6 or announced.low == 0
+
+
+def test_with_a_prompt_and_nothing_that_lowers_the_loss_the_score_before_is_announced() -> None:
+    pool, found = prompted()
+    y = pool.inputs.y.copy()
+    y[SIZE : 2 * SIZE] = 1 - y[SIZE : 2 * SIZE]  # validation examples contradict the training examples
+    pool = replace(pool, inputs=replace(pool.inputs, y=y))
+    found = pool.evidence(found).scored(found)
+    assert pool.evidence(found).adam_run is None
+    announced = prediction(found, pool, criterion_of(pool))
+    assert announced.score == announced.start
+    assert not announced.moves
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
@@ -88,5 +124,7 @@ def test_the_answer_says_what_predicts_its_score() -> None:
     simulated = pool_forecast(pool := Pool(bodies, inputs, headless, QUICK))
     run = pool.evidence(simulated.advice.candidate).adam_run
     assert run is not None
-    assert simulated.advice.predicted.score == rule.score(run.outputs[SIZE:], inputs)
-    assert "predicted in the linear regime for" in simulated.answer
+    assert (
+        f"predicted as the larger of a simulated run ({rule.score(run.outputs[SIZE:], inputs).value:.2f})"
+        in simulated.answer
+    )

@@ -55,6 +55,11 @@ def scored(y: Int[np.ndarray, " n"], predictions: Int[np.ndarray, " n"], metric:
     return Score(value, float(low), float(high), score(y, predictions, "accuracy"))
 
 
+def least_score(metric: str) -> float:
+    """The smallest value that a metric can have."""
+    return -1.0 if metric == "matthews" else 0.0
+
+
 @dataclass(frozen=True)
 class Gain:
     """How much better one set of outputs is than another on the same examples.

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from foretune.analysis.conformal import ConformalInterval, conformal_factor, needed_factors, stretched
-from foretune.analysis.scores import Score
+from foretune.analysis.scores import Score, least_score
 from foretune.candidates.verdict import Decision
 from foretune.finetune.report import RunReport
 from foretune.store.atomic import library_writes
@@ -211,9 +211,7 @@ def tracked_interval(score: Score, metric: str) -> ConformalInterval | None:
     if math.isinf(found.factor):
         return None
     low, high = stretched(score.value, score.low, score.high, found.factor)
-    return ConformalInterval(
-        max(low, -1.0 if metric == "matthews" else 0.0), min(high, 1.0), found.factor, len(found.runs)
-    )
+    return ConformalInterval(max(low, least_score(metric)), min(high, 1.0), found.factor, len(found.runs))
 
 
 def _records() -> list[Path]:

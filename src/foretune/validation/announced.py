@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from foretune.analysis.conformal import LEVEL, conformal_factor, needed_factors, stretched
+from foretune.analysis.scores import least_score
 from foretune.candidates.verdict import EXIT_CODES, WORTH, Decision
 from foretune.page import Quantity, Table
 from foretune.shapes import Float64
@@ -206,7 +207,7 @@ class _Told:
             if outcome.failure is None
         ]
         columns = np.array([(real, told.value, told.low, told.high) for told, real in pairs], dtype=float)
-        return cls(*columns.reshape(-1, 4).T, least=-1.0 if cell.metric == "matthews" else 0.0)
+        return cls(*columns.reshape(-1, 4).T, least=least_score(cell.metric))
 
     @property
     def factors(self) -> Float64[np.ndarray, " k"]:

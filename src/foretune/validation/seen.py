@@ -12,6 +12,7 @@ from foretune.candidates.announced import ANNOUNCED, Announced, announced, annou
 from foretune.candidates.candidate import Candidate
 from foretune.candidates.evidence import Evidence, Pool
 from foretune.candidates.pool import pool_blocks, pool_formulas, pool_of
+from foretune.candidates.prediction import OFF
 from foretune.candidates.scores import SCORES, determinants, warmed_name
 from foretune.candidates.sketched import NOT_MEASURED, measured_error
 from foretune.experiment.experiment import Experiment
@@ -69,7 +70,8 @@ class KeptEvidence:
     @property
     def announced(self) -> tuple[Announced, ...]:
         """What a forecast announces for each candidate, from some test examples too; kept."""
-        found = self._kept("announced", self._announced, {"test": ANNOUNCED, "run": "AdamW", "together": TOGETHER})
+        rests_on = {"test": ANNOUNCED, "run": "AdamW", "together": TOGETHER, "off": OFF}
+        found = self._kept("announced", self._announced, rests_on)
         return tuple(Announced(**each) for each in found)
 
     @property
