@@ -35,20 +35,21 @@ class Announced:
 
 
 def announcing_pool(
-    cell: Experiment, rank: int | None, sketch: Sketch | None = None, run: Training | None = None
+    cell: Experiment, rank: int | None, sketch: Sketch | None = None, run: Training | None = None, test: int = ANNOUNCED
 ) -> Pool:
-    """The pool of a cell with its first `ANNOUNCED` test examples, in a folder inside that of the cell.
+    """The pool of a cell with its first test examples, in a folder inside that of the cell.
 
     Args:
         cell: model and data.
         rank: of LoRA; None for full tuning.
         sketch: how kernels are sketched; None for exact ones.
         run: the run that is to be made; its rate does not matter. `planned_run(n)` where nobody says.
+        test: how many of them.
     """
-    split = replace(cell.split, test=cell.split.test[:ANNOUNCED])
+    split = replace(cell.split, test=cell.split.test[:test])
     few = replace(cell, split=split, folder=None, known=cell.readings)
     if cell.folder is not None:
-        few = few.kept_in(Inside(cell.folder / f"announced-{ANNOUNCED}"))
+        few = few.kept_in(Inside(cell.folder / f"announced-{test}"))
     kernels = pool_kernels(few, rank, sketch, EVALUATION)
     return Pool.sized(kernels, few.inputs, parameter_sizes(few.outputs), run=run)
 
