@@ -6,6 +6,7 @@ CPU makes in float32; signs of entries near zero turn over, so that sign kernels
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from unittest.mock import patch
@@ -44,6 +45,8 @@ FORMULAS: tuple[Formula, ...] = (
 _FLOOR, _SIGNS, _TIMES = 1e-5, 0.02, 10
 _HALVES = ("bfloat16 on the card", "bfloat16 on the CPU")
 Values = dict[str, np.ndarray]
+_LAST = re.compile(r"\.(?:layers?|h)\.1\.")
+"""Parameters of the second of two layers."""
 
 
 def exactness(record: Record, device: str, *, small: bool, names: Sequence[str] = ()) -> None:
@@ -121,6 +124,10 @@ def _kernels(outputs: Outputs, *, few: bool) -> Values:
     if not few:
         with patch.object(Job, "plan", lambda *_, **__: TilePlan(batch=2, rows=3, columns=4, passes=0, peak=0)):
             found["sgd, in tiles"] = ft.kernels_of(job, formulas[:1])["sgd"].array
+        last = ft.joint_job(outputs, train, others, [name for name in outputs.parameters() if _LAST.search(name)])
+        kept = TilePlan(batch=2, rows=3, columns=4, passes=0, peak=0, front=2**30)
+        with patch.object(Job, "plan", lambda *_, **__: kept):
+            found["sgd, layers in front kept"] = ft.kernels_of(last, formulas[:1])["sgd"].array
     inputs = outputs_and_features(outputs, [*train, *others])
     return {**found, "outputs": inputs.outputs, "features": inputs.features}
 
