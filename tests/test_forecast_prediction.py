@@ -35,7 +35,9 @@ def test_with_a_head_the_announced_score_is_the_mean_of_simulation_and_label_reg
     assert evidence.adam_run is not None
     simulated = rule_for(hidden).score(evidence.adam_run.outputs[SIZE:], hidden)
     assert simulated.high < labels.value  # the run does not leave a head that has learnt the examples by heart
-    announced = prediction(found, pool, LABEL_ERROR).score
+    predicted = prediction(found, pool, LABEL_ERROR)
+    announced = predicted.score
+    assert predicted.higher == (announced.value > predicted.start.value) and predicted.room == 0
     assert announced.value == pytest.approx((simulated.value + labels.value) / 2)
     assert announced.low <= simulated.value < labels.value <= announced.high
 
@@ -76,7 +78,10 @@ def test_with_a_prompt_the_larger_of_simulation_and_label_regression_is_announce
     assert evidence.adam_run is not None
     both = [rule.score(f, pool.inputs) for f in (evidence.adam_run.outputs[SIZE:], evidence.labels.outputs)]
     larger = max(both, key=lambda score: score.value)
-    announced = prediction(found, pool, criterion_of(pool), rule).score
+    predicted = prediction(found, pool, criterion_of(pool), rule)
+    announced = predicted.score
+    assert predicted.drawn == larger and predicted.room == OFF
+    assert predicted.higher == (both[0].value > predicted.start.value)  # the verdict reads the simulated run alone
     assert announced.value == larger.value
     assert larger.low - announced.low > 0.005 or announced.low == 0
     assert announced.high - larger.high > 0.005 or announced.high == 1
@@ -91,8 +96,8 @@ def test_with_a_prompt_and_nothing_that_lowers_the_loss_the_score_before_is_anno
     found = pool.evidence(found).scored(found)
     assert pool.evidence(found).adam_run is None
     announced = prediction(found, pool, criterion_of(pool))
-    assert announced.score == announced.start
-    assert not announced.moves
+    assert announced.score == announced.drawn == announced.start
+    assert not announced.moves and not announced.higher and announced.room == 0
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

@@ -129,7 +129,8 @@ def test_a_run_of_no_steps_scores_as_no_run() -> None:
 )
 def test_the_verdict_is_one_of_four_words(moves: bool, score: float, gain: Gain, falls: bool, word: str) -> None:
     loss = Gain(0.02, 0.01 if falls else -0.01, 0.05, 96)
-    predicted = Prediction(Score(score, 0.5, 1.0), Score(0.7, 0.5, 1.0), "in the linear regime", moves, gain, loss, 0.1)
+    found, start = Score(score, 0.5, 1.0), Score(0.7, 0.5, 1.0)
+    predicted = Prediction(found, found, start, "in the linear regime", moves, score > 0.7, gain, loss, 0.1)
     assert verdict(predicted) == word
     for beats in (True, False, None):
         assert claim(word, beats_probing=beats)  # pyright: ignore[reportArgumentType]

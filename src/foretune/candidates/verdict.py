@@ -2,8 +2,9 @@
 
 help          the simulated run gains on validation and test examples, and that is more than chance: the interval of the
               gain lies above zero, or that of the fall of the loss, row by row and below that of the outputs before at
-              their best temperature; the predicted score lies above that before training
-may           it gains, or the predicted score lies above that before training, and the rest is missing
+              their best temperature; the predicted score (with a prompt that of the simulated run) lies above that before
+              training
+may           it gains, or that score lies above that before training, and the rest is missing
 no            no simulated step lowers the validation loss; or nothing is gained, and the interval excludes `WORTH`
 cannot tell   nothing is gained, and the examples are too few to exclude `WORTH`
 
@@ -55,7 +56,7 @@ def verdict(predicted: Prediction) -> Verdict:
     Args:
         predicted: what training would reach.
     """
-    gain, higher = predicted.gain, predicted.score.value > predicted.start.value
+    gain, higher = predicted.gain, predicted.higher
     if not predicted.moves:
         return "no"
     if higher and (gain.low > 0 or predicted.by_loss):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from foretune.analysis.conformal import LEVEL, ConformalInterval
-from foretune.analysis.scores import Score, chance
+from foretune.analysis.scores import QUANTILE, Score, chance
+from foretune.candidates.prediction import Prediction
 from foretune.candidates.scored import ScoredCandidate
 from foretune.candidates.verdict import Decision, Verdict
 from foretune.experiment.page import stage_table
@@ -148,15 +150,16 @@ def _facts(found: PoolForecast, costs: ForecastCost, seen: Seen) -> tuple[Fact, 
 
 def _sure(found: PoolForecast, seen: Seen) -> str:
     """How many examples it rests on, and the first reason to doubt it."""
-    return " ".join([_tested(found.predicted.score, seen), *_by_track(seen.tracked), *_doubts(found)[:1]])
+    return " ".join([_tested(found.predicted, seen), *_by_track(seen.tracked), *_doubts(found)[:1]])
 
 
-def _tested(score: Score, seen: Seen) -> str:
+def _tested(predicted: Prediction, seen: Seen) -> str:
     """How many examples it rests on, and what --test would make it surer, where there are rows for that."""
-    n = seen.sizes["test"]
-    sure = (more for more in _NUMBERS if chance(score, seen.metric, n, more) <= _SURE)
+    n, drawn = seen.sizes["test"], predicted.drawn
+    sure = (more for more in _NUMBERS if chance(drawn, seen.metric, n, more) <= _SURE)
     more = min(next(sure, _NUMBERS[-1]), n + seen.spare)
-    now, then = (f"{100 * chance(score, seen.metric, n, size):.0f}" for size in (n, more))
+    halves = (math.hypot(chance(drawn, seen.metric, n, size), QUANTILE * predicted.room) for size in (n, more))
+    now, then = (f"{100 * half:.0f}" for half in halves)
     if more <= n or now == then:
         return f"{n} test and {seen.sizes['validation']} validation examples."
     return f"{n} test examples: ±{now} points, ±{then} with --test {more}."

@@ -186,7 +186,8 @@ def _gains(cells: Sequence[Measured], task: str, measure: Measure) -> tuple[floa
     chosen = [cells[place] for place in places_of(cells, task)]
     starts = [-cell.start_loss if measure is LOSS else cell.start_score for cell in chosen]
     gains = np.mean([measure.of(cell) - start for cell, start in zip(chosen, starts, strict=True)], axis=0)
-    return measure.scale * abs(float(np.mean(starts))), measure.scale * gains
+    start = -np.mean(starts) if measure is LOSS else np.mean(starts)
+    return measure.scale * float(start), measure.scale * gains
 
 
 def _curve_table(cells: Sequence[Measured]) -> Table:
