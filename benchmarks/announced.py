@@ -54,11 +54,11 @@ class Announcement:
 def announcements(study: ValidationStudy, cell: Measured, tests: list[int]) -> Iterator[tuple[int, str, Announcement]]:
     """For each number of test examples and each run: every way to announce it."""
     experiment = study.cell(cell.task, cell.seed)
+    if experiment.outputs.n_outputs != 1:
+        return
     pool = announcing_pool(experiment, study.rank, study.sketch(experiment), study.grid[0], max(tests))
     known = {item.label: item for item in named_of(experiment, study.rank)}
     first = pool.inputs.n_train + pool.inputs.n_validation
-    if pool.inputs.f0.shape[1] != 1:
-        return
     for name, outcome in zip(cell.names, cell.outcomes, strict=True):
         if outcome.failure is not None:
             continue
@@ -91,13 +91,13 @@ def _value(score: Score) -> float:
 
 def _nearest(evidence: Evidence, test: int, real: float) -> Score:
     """The score on the test examples nearest to the real one, of ridges on the kernel with any strength and threshold."""
-    inputs, kernel = evidence.inputs, np.asarray(evidence.kernel)
+    inputs, eigen = evidence.inputs, evidence.spectrum
     n, first = inputs.n_train, inputs.n_train + inputs.n_validation
-    joint = kernel.reshape(n, -1)
-    values, vectors = np.linalg.eigh(joint[:, :n])
+    joint = np.asarray(evidence.kernel).reshape(n, -1)
+    labels = eigen.coordinates(2.0 * inputs.y[:n] - 1)
     y, reached = inputs.y[first : first + test], []
-    for strength in STRENGTHS * values[-1]:
-        coefficients = (vectors / (values + strength)) @ (vectors.T @ (2.0 * inputs.y[:n] - 1))
+    for strength in STRENGTHS * eigen.largest:
+        coefficients = eigen.combined(labels / (eigen.values + strength))
         f = (coefficients @ joint)[first : first + test, None]
         reached += [scored(y, predicted_classes(f, float(threshold)), "accuracy") for threshold in np.sort(f[::4, 0])]
     return min(reached, key=lambda score: abs(score.value - real))

@@ -122,10 +122,9 @@ def _kernels(outputs: Outputs, *, few: bool) -> Values:
     check_law(job.source, {formula: formula.blocks(job.kinds) for formula in formulas}, range(job.n), BATCH)
     found: Values = {label: kernel.array for label, kernel in ft.kernels_of(job, formulas).items()}
     if not few:
-        with patch.object(Job, "plan", lambda *_, **__: TilePlan(batch=2, rows=3, columns=4, passes=0, peak=0)):
-            found["sgd, in tiles"] = ft.kernels_of(job, formulas[:1])["sgd"].array
+        found["sgd, in tiles"] = _in_tiles(job)
         last = ft.joint_job(outputs, train, others, [name for name in outputs.parameters() if _LAST.search(name)])
-        whole, kept = (_of_last_layer(last, front) for front in (0, 2**30))
+        whole, kept = (_in_tiles(last, front) for front in (0, 2**30))
         if not np.array_equal(whole, kept):
             raise RuntimeError("The kernel of the last layer is not the same bits where what enters it is kept.")
         found["sgd, layers in front kept"] = kept
@@ -133,9 +132,10 @@ def _kernels(outputs: Outputs, *, few: bool) -> Values:
     return {**found, "outputs": inputs.outputs, "features": inputs.features}
 
 
-def _of_last_layer(job: Job, front: int) -> np.ndarray:
-    """Its kernel in tiles, with so many bytes for what enters it."""
-    with patch.object(Job, "plan", lambda *_, **__: TilePlan(2, 3, 4, passes=0, peak=0, front=front)):
+def _in_tiles(job: Job, front: int = 0) -> np.ndarray:
+    """The kernel in tiles of three examples against four, with so many bytes for what enters the first wanted layer."""
+    plan = TilePlan(batch=2, rows=3, columns=4, passes=0, peak=0, front=front)
+    with patch.object(Job, "plan", lambda *_, **__: plan):
         return ft.kernels_of(job, [ft.SGD()])["sgd"].array
 
 
